@@ -1,0 +1,169 @@
+"""The tiny Qwen2.5-VL of the toy world: its configuration, tokenizer and processor, all in transformers' own classes.
+
+A temporal step of a 112x112 clip is 4x4 video tokens, one per 28x28 cell of the world's grid.
+"""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+)
+
+from gazeqwen.toyworld.world import COLORS, FRAME_PX, NOUN_OF, SHAPES
+
+BACKBONE_DIR = Path(__file__).parent / "backbone"
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+PLACES = ("top", "bottom", "left", "right", "middle", "corner")
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
+ANSWER_WORDS = (*NOUN_OF.values(), *COLORS, *SHAPES, *NUMBERS, *PLACES, "Yes", "No", "yes", "no", "none")
+PROMPT_WORDS = """
+Question Options The best option is system user assistant You are a helpful
+Which What Among Is Was Does Did When Where How Monitor Watch Answer Look
+object objects color shape this that these those thing user person viewer camera wearer someone
+currently now right then there ever never not before after first last next again still always once step time moment
+did does do was were has have be been being will would can could should who whom where when how many which what
+gaze gazes gazing gazed look looks looking looked watch watches watching watched see sees seen stare staring stared
+fixate fixates fixating fixated view viewing viewed eye eyes
+point points pointing pointed hold holds holding held touch touches touching touched reach reaches reaching reached
+ring rings ringed mark marks marked marking circled highlight highlights highlighted tag tagged choose chosen pick
+picked picking name names named show shows shown showing says say select selected
+in on at of to from for by with and or the an its it he she they my me and into as if than out up down
+visible scene background image video picture frame seen appears appear appeared vanish vanished move moved moving
+alert remind transition pattern sequence matches match best gaze's user's following based recent action
+present past future among between during while until since group other another same different
+only letter given list correct wrong true false option
+""".split()
+
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+<|im_start|>{{ message['role'] }}
+{% if message['content'] is string -%}
+{{ message['content'] }}
+{%- else -%}
+{%- for item in message['content'] -%}
+{%- if item['type'] == 'video' or 'video' in item -%}
+<|vision_start|><|video_pad|><|vision_end|>
+{%- elif item['type'] == 'image' or 'image' in item or 'image_url' in item -%}
+<|vision_start|><|image_pad|><|vision_end|>
+{%- elif 'text' in item -%}
+{{ item['text'] }}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt -%}
+<|im_start|>assistant
+{% endif -%}
+"""
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE whose vocabulary is the 256 bytes, the toy world's words (with and without a leading space), and
+    Qwen's special tokens. A known word is one token, anything else falls back to bytes, so every text tokenizes."""
+    words = dict.fromkeys([*ANSWER_WORDS, *PROMPT_WORDS])
+    pieces = [byte for byte in sorted(pre_tokenizers.ByteLevel.alphabet())]
+    pieces += [f"Ġ{word}" for word in words] + [word for word in words if len(word) > 1]
+    pieces += [f"Ġ{letter}" for letter in string.ascii_uppercase[:8]] + ["Ġ{", "},", "ĊĊ"]
+    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges=[], ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=[token for token in SPECIAL_TOKENS if token not in ("<|im_end|>", "<|endoftext|>")],
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+        model_max_length=4096,
+    )
+
+
+def make_processor() -> Qwen2_5_VLProcessor:
+    """A real Qwen2_5_VLProcessor that keeps 112x112 frames as they are."""
+    size = {"shortest_edge": FRAME_PX * FRAME_PX, "longest_edge": FRAME_PX * FRAME_PX}
+    return Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(size=size),
+        tokenizer=make_tokenizer(),
+        video_processor=Qwen2VLVideoProcessor(size=size, cap_pixels_per_frame=True),
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
+    """Hidden 96, 6 layers, 4 heads; vision 2 blocks of 64: about 0.95 M parameters."""
+    token_id = tokenizer.convert_tokens_to_ids
+    return Qwen2_5_VLConfig(
+        text_config=dict(
+            vocab_size=-(-len(tokenizer) // 16) * 16,
+            hidden_size=96,
+            intermediate_size=256,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=4096,
+            rms_norm_eps=1e-6,
+            rope_parameters={"rope_type": "default", "rope_theta": 100.0, "mrope_section": [4, 4, 4]},
+            bos_token_id=token_id("<|endoftext|>"),
+            eos_token_id=token_id("<|im_end|>"),
+            pad_token_id=token_id("<|endoftext|>"),
+            tie_word_embeddings=True,
+        ),
+        vision_config=dict(
+            depth=2,
+            hidden_size=64,
+            intermediate_size=160,
+            num_heads=4,
+            out_hidden_size=96,
+            patch_size=14,
+            spatial_merge_size=2,
+            temporal_patch_size=2,
+            window_size=112,
+            fullatt_block_indexes=[0, 1],
+            tokens_per_second=2,
+        ),
+        image_token_id=token_id("<|image_pad|>"),
+        video_token_id=token_id("<|video_pad|>"),
+        vision_start_token_id=token_id("<|vision_start|>"),
+        vision_end_token_id=token_id("<|vision_end|>"),
+        tie_word_embeddings=True,
+    )
+
+
+def make_backbone(seed: int = 0) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
+    """A randomly initialised backbone and its processor."""
+    processor = make_processor()
+    config = make_config(processor.tokenizer)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config.do_sample = False
+    model.generation_config.eos_token_id = config.text_config.eos_token_id
+    model.generation_config.pad_token_id = config.text_config.pad_token_id
+    return model.eval(), processor
+
+
+def save_backbone(folder: str | Path, model, processor) -> None:
+    """Write everything that `from_pretrained(folder)` needs."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
