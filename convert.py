@@ -1,0 +1,182 @@
+"""Turns official checkpoints into folders that `from_pretrained` loads.
+
+    python convert.py vjepa2_1 vjepa2_1_vitb_dist_vitG_384.pt OUT
+    python convert.py vjepa2_1 tiny.pt OUT --num_attention_heads 2
+
+Runs on the CPU. The checkpoint is memory-mapped, so it takes the memory of the encoder alone, not of the file.
+Foreign pickles are read here and nowhere else, always with `weights_only=True`: one that holds code is refused.
+"""
+
+import argparse
+import pickle
+import re
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import torch
+from gazeqwen.modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
+
+# The order in which the official hub code looks: B and L are read from `ema_encoder`, g and G from `target_encoder`.
+VJEPA21_CHECKPOINT_KEYS = ("ema_encoder", "target_encoder", "encoder")
+
+# (hidden size, layers) -> released name and attention heads, the one size that no tensor's shape tells.
+# From facebookresearch/vjepa2, `app/vjepa_2_1/models/vision_transformer.py` and `src/hub/backbones.py`.
+VJEPA21_PRESETS = {
+    (768, 12): ("vjepa2_1_vit_base_384", 12),
+    (1024, 24): ("vjepa2_1_vit_large_384", 16),
+    (1408, 40): ("vjepa2_1_vit_giant_384", 22),
+    (1664, 48): ("vjepa2_1_vit_gigantic_384", 26),
+}
+VJEPA21_PRETRAIN_SIZE_PX = 256
+
+
+def load_checkpoint(path: str | Path) -> dict:
+    """Reads a pickle of tensors and plain values on the CPU.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a torch checkpoint, not a dict, or a pickle that holds anything but tensors and plain values.
+    """
+    try:
+        # Files of torch < 1.6 are no zip archives and cannot be memory-mapped.
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:  # the last: a broken zip archive
+        # torch's own message advises weights_only=False, which would run the code in the file: not repeated here.
+        raise ValueError(f"{path}: refused, not a checkpoint of tensors and plain values only") from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path}: got a {type(checkpoint).__name__}, expected a dict")
+    return checkpoint
+
+
+def vjepa2_1_config(
+    state: dict[str, torch.Tensor], num_attention_heads: int | None = None, image_size: int = 384
+) -> VJEPA21Config:
+    """Reads the encoder's sizes off its tensors (official names without prefix).
+
+    Raises:
+        ValueError: a tensor that tells a size is missing or has the wrong rank, or the sizes are none of
+            `VJEPA21_PRESETS` and no number of heads is given.
+    """
+    patch = state.get("patch_embed.proj.weight")
+    layers = [int(match[1]) for name in state if (match := re.match(r"blocks\.(\d+)\.", name))]
+    mlp = [t.shape[0] for name, t in state.items() if re.fullmatch(r"blocks\.\d+\.mlp\.fc1\.weight", name) and t.ndim]
+    if patch is None or not layers or not mlp:
+        raise ValueError(
+            "not a V-JEPA 2.1 encoder: expected patch_embed.proj.weight and blocks.N.mlp.fc1.weight, "
+            f"got {len(state)} tensors: {sorted(state)[:5]} ..."
+        )
+    if patch.ndim != 5 or patch.shape[3] != patch.shape[4]:
+        raise ValueError(
+            f"patch_embed.proj.weight: got shape {tuple(patch.shape)}, "
+            "expected (hidden, channels, tubelet, patch, patch)"
+        )
+    hidden_size, num_channels, tubelet_size, patch_size, _ = patch.shape
+    num_layers = max(layers) + 1
+    if num_attention_heads is None:
+        if (hidden_size, num_layers) not in VJEPA21_PRESETS:
+            raise ValueError(
+                f"got hidden size {hidden_size} and {num_layers} layers, expected one of {list(VJEPA21_PRESETS)} "
+                "or the number of heads (--num_attention_heads)"
+            )
+        num_attention_heads = VJEPA21_PRESETS[hidden_size, num_layers][1]
+    return VJEPA21Config(
+        hidden_size=hidden_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_attention_heads,
+        intermediate_size=Counter(mlp).most_common(1)[0][0],
+        num_channels=num_channels,
+        patch_size=patch_size,
+        tubelet_size=tubelet_size,
+        pretrain_grid_size=VJEPA21_PRETRAIN_SIZE_PX // patch_size,
+        image_size=image_size,
+    )
+
+
+def check_tensors(state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Raises a ValueError that lists every missing, unknown and misshapen tensor, and mixed or integer dtypes."""
+    problems = [f"missing: {name} {tuple(expected[name].shape)}" for name in sorted(expected.keys() - state.keys())]
+    problems += [f"unknown: {name} {tuple(state[name].shape)}" for name in sorted(state.keys() - expected.keys())]
+    problems += [
+        f"misshapen: {name} got {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in sorted(expected.keys() & state.keys())
+        if state[name].shape != expected[name].shape
+    ]
+    dtypes = {tensor.dtype for tensor in state.values()}
+    if len(dtypes) != 1 or not next(iter(dtypes)).is_floating_point:
+        problems.append(f"dtypes: got {sorted(map(str, dtypes))}, expected one floating-point dtype")
+    if problems:
+        raise ValueError("\n  ".join(["the checkpoint does not fit the model:", *problems]))
+
+
+def convert_vjepa2_1(
+    checkpoint: str | Path, out: str | Path, num_attention_heads: int | None = None, image_size: int = 384
+) -> VJEPA21Model:
+    """Converts an official V-JEPA 2.1 checkpoint into a folder for `VJEPA21Model.from_pretrained(out)`.
+
+    Args:
+        checkpoint: file with `{"ema_encoder": {"module.backbone.<name>": tensor}}`; `target_encoder` and `encoder`
+            are taken where the former are absent. Predictor and optimizer states beside them are left out.
+        out: folder to write: config.json, model.safetensors (the checkpoint's dtype), the code file.
+        num_attention_heads: needed for sizes other than the four released ones, which are recognised.
+        image_size: side of the square input the encoder is meant for, pixels; the released four take 384.
+
+    Returns:
+        The model that was saved.
+
+    Raises:
+        ValueError: a refused pickle, no encoder in it, unknown sizes, or unknown, missing or misshapen tensors.
+    """
+    content = load_checkpoint(checkpoint)
+    key = next((key for key in VJEPA21_CHECKPOINT_KEYS if key in content), None)
+    if key is None:
+        raise ValueError(f"{checkpoint}: got keys {list(content)[:8]}, expected one of {VJEPA21_CHECKPOINT_KEYS}")
+    entries = content[key]
+    not_tensors = [name for name, value in entries.items() if not isinstance(value, torch.Tensor)]
+    if not_tensors:
+        raise ValueError(f"{checkpoint}: {key} holds entries that are no tensors: {not_tensors[:8]}")
+    state = {re.sub(r"^(module\.)?(backbone\.)?", "", name): tensor for name, tensor in entries.items()}
+    if len(state) != len(entries):
+        raise ValueError(f"{checkpoint}: got {len(entries)} tensors, {len(state)} names once prefixes are stripped")
+
+    config = vjepa2_1_config(state, num_attention_heads, image_size)
+    with torch.device("meta"):
+        model = VJEPA21Model(config)
+    check_tensors(state, model.state_dict())
+    model.load_state_dict(state, strict=True, assign=True)
+    config.dtype = model.dtype
+    Path(out).mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    return model
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    vjepa = commands.add_parser("vjepa2_1", help="an official V-JEPA 2.1 encoder checkpoint")
+    vjepa.add_argument("checkpoint", help="official .pt file")
+    vjepa.add_argument("out", help="folder to write")
+    vjepa.add_argument("--num_attention_heads", type=int, help="needed unless it is one of the four released sizes")
+    vjepa.add_argument("--image_size", type=int, default=384, help="input side in pixels, default %(default)s")
+    vjepa.set_defaults(run=run_vjepa2_1)
+
+    args = parser.parse_args(argv)
+    try:
+        args.run(args)
+    except (ValueError, OSError) as error:
+        parser.exit(1, f"convert.py: {error}\n")
+
+
+def run_vjepa2_1(args: argparse.Namespace) -> None:
+    model = convert_vjepa2_1(args.checkpoint, args.out, args.num_attention_heads, args.image_size)
+    config = model.config
+    name, _ = VJEPA21_PRESETS.get((config.hidden_size, config.num_hidden_layers), ("custom size", 0))
+    print(
+        f"{name}: {config.hidden_size} wide, {config.num_hidden_layers} layers, {config.num_attention_heads} heads, "
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, {model.dtype} -> {args.out}"
+    )
+
+
+if __name__ == "__main__":
+    main()
