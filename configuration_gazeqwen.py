@@ -1,0 +1,142 @@
+"""GazeQwenConfig: which base model, which video encoder, and how gaze enters."""
+
+import math
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from .modeling_vjepa2_1 import VJEPA21Config
+
+GAZE_ENCODINGS = ("foveated", "coord_pe")
+
+
+def _check(condition: bool, name: str, got, expected: str) -> None:
+    if not condition:
+        raise ValueError(f"{name}: got {got!r}, expected {expected}")
+
+
+class GazeQwenConfig(PreTrainedConfig):
+    """
+    Holds ids and revisions, never a backbone's constants: hidden sizes and layer counts are read from the base model's
+    and the video encoder's own configs (`load_backbone_config`, `load_video_encoder_config`).
+
+    Args:
+        base_model_name_or_path: Hub id or folder of a Qwen2.5-VL, with its `base_model_revision`.
+        video_encoder_name_or_path: Hub id or folder of a V-JEPA 2.1 encoder (see `convert.py`), with its
+            `video_encoder_revision`.
+        gaze_encoding: `"foveated"`, position-aware (docs: gaze-encodings), or `"coord_pe"`, the paper's equation 2.
+            Foveated is the default because equation 2 adds the same vector to every visual key, so that gaze cannot
+            favour the tokens near the fixation.
+        gaze_coordinate_scale: what `coord_pe` multiplies normalised coordinates by before the sinusoid: 1.0 as in the
+            reference's checkpoints, 2 * pi as in DETR.
+        foveal_sigmas: widths of the `foveated` Gaussians, in cells of the visual token grid.
+        injection_layers: decoder layers whose output receives a residual. Default: `floor(i * depth / 4)`, four evenly
+            spaced layers that can all reach the answer (28 layers: 0, 7, 14, 21). The paper's 6, 13, 20, 27 end on the
+            last layer, after which no attention carries a video token's state to the answer.
+        share_resampler: one resampler for all injection layers instead of one each (paper, Table 2).
+        num_latents, latent_dim, num_blocks: size of the resampler (paper section 2.2).
+        backbone_config, video_encoder_config: the configs themselves, for models built without a Hub id or folder.
+    """
+
+    model_type = "gazeqwen"
+
+    base_model_name_or_path: str | None = None
+    base_model_revision: str | None = None
+    video_encoder_name_or_path: str | None = None
+    video_encoder_revision: str | None = None
+    gaze_encoding: str = "foveated"
+    gaze_coordinate_scale: float = 1.0
+    foveal_sigmas: list[float] | tuple[float, ...] = (0.5, 1.0, 2.0)
+    injection_layers: list[int] | None = None
+    share_resampler: bool = False
+    num_latents: int = 32
+    latent_dim: int = 256
+    num_blocks: int = 2
+    backbone_config: dict | PreTrainedConfig | None = None
+    video_encoder_config: dict | PreTrainedConfig | None = None
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if isinstance(self.backbone_config, dict):
+            self.backbone_config = AutoConfig.for_model(**self.backbone_config)
+        if isinstance(self.video_encoder_config, dict):
+            self.video_encoder_config = VJEPA21Config(**self.video_encoder_config)
+        self.foveal_sigmas = list(self.foveal_sigmas)
+        _check(self.gaze_encoding in GAZE_ENCODINGS, "gaze_encoding", self.gaze_encoding, f"one of {GAZE_ENCODINGS}")
+        _check(
+            math.isfinite(self.gaze_coordinate_scale) and self.gaze_coordinate_scale > 0,
+            "gaze_coordinate_scale",
+            self.gaze_coordinate_scale,
+            "a positive number",
+        )
+        _check(
+            len(self.foveal_sigmas) > 0 and all(sigma > 0 for sigma in self.foveal_sigmas),
+            "foveal_sigmas",
+            self.foveal_sigmas,
+            "at least one positive width in token-grid cells",
+        )
+        for name in ("num_latents", "latent_dim", "num_blocks"):
+            value = getattr(self, name)
+            _check(isinstance(value, int) and value > 0, name, value, "a positive integer")
+        _check(
+            self.gaze_encoding != "coord_pe" or self.latent_dim % 4 == 0,
+            "latent_dim",
+            self.latent_dim,
+            "a multiple of 4 for coord_pe (a sine and a cosine for x and for y)",
+        )
+        if self.injection_layers is not None:
+            layers = list(self.injection_layers)
+            _check(
+                len(layers) > 0 and layers == sorted(set(layers)) and layers[0] >= 0,
+                "injection_layers",
+                layers,
+                "increasing layer indices from 0, without repeats",
+            )
+            self.injection_layers = layers
+
+    def load_backbone_config(self) -> PreTrainedConfig:
+        """The base model's config, read by id and revision the first time."""
+        if self.backbone_config is None:
+            _check(self.base_model_name_or_path is not None, "base_model_name_or_path", None, "an id or a folder")
+            self.backbone_config = AutoConfig.from_pretrained(
+                self.base_model_name_or_path, revision=self.base_model_revision or "main"
+            )
+        return self.backbone_config
+
+    def load_video_encoder_config(self) -> PreTrainedConfig:
+        """The video encoder's config, read by id and revision the first time."""
+        if self.video_encoder_config is None:
+            _check(
+                self.video_encoder_name_or_path is not None, "video_encoder_name_or_path", None, "an id or a folder"
+            )
+            self.video_encoder_config = VJEPA21Config.from_pretrained(
+                self.video_encoder_name_or_path, revision=self.video_encoder_revision or "main"
+            )
+        return self.video_encoder_config
+
+    def resolved_injection_layers(self) -> list[int]:
+        """`injection_layers`, or the default four for the base model's depth; refuses layers it does not have."""
+        depth = self.load_backbone_config().get_text_config().num_hidden_layers
+        layers = self.injection_layers
+        if layers is None:
+            layers = sorted({i * depth // 4 for i in range(4)})
+        _check(layers[-1] < depth, "injection_layers", layers, f"indices below the base model's {depth} layers")
+        return layers
+
+    def get_text_config(self, *args, **kwargs) -> PreTrainedConfig:
+        return self.load_backbone_config().get_text_config(*args, **kwargs)
+
+    def to_dict(self) -> dict:
+        """As saved: what can be read by id and revision is not repeated."""
+        output = super().to_dict()
+        for part, source in (
+            ("backbone_config", "base_model_name_or_path"),
+            ("video_encoder_config", "video_encoder_name_or_path"),
+        ):
+            if output.get(source) is not None:
+                output.pop(part, None)
+        return output
+
+
+GazeQwenConfig.register_for_auto_class()
+
+__all__ = ["GAZE_ENCODINGS", "GazeQwenConfig"]

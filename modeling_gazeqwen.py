@@ -1,0 +1,594 @@
+"""
+GazeQwenForConditionalGeneration: a frozen Qwen2.5-VL, a frozen video encoder, and a small trained module between them.
+
+The model adds `amplitude_l * R_l` to the hidden states of the video tokens after decoder layer `l` (paper, equation 6).
+All residuals of a call depend on video and gaze alone, so they are computed once, before the decoder runs, and travel
+to the layers as a keyword argument of the call: forward hooks on the layers add them. Gradient checkpointing keeps a
+layer's keyword arguments for its second run, so a hook sees the same residuals there.
+"""
+
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, Qwen2_5_VLForConditionalGeneration
+from transformers.utils import cached_file
+
+from .configuration_gazeqwen import GazeQwenConfig
+from .modeling_vjepa2_1 import VJEPA21Model
+from .resampler_gazeqwen import GazeResampler, align_video_features
+
+try:
+    from peft import LoraConfig, PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft.tuners.tuners_utils import BaseTunerLayer
+except ImportError:  # only models with LoRA need it
+    LoraConfig = None
+
+# The Qwen-VL families that can be wrapped, by model_type. All have `model.language_model.layers` and `video_token_id`.
+BACKBONES = {"qwen2_5_vl": Qwen2_5_VLForConditionalGeneration}
+
+LORA_FOLDER = "lora"
+LORA_TARGETS = r".*language_model\.layers\.\d+\.self_attn\.(q_proj|v_proj)"
+AUTO_CLASSES = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+
+# Arguments that Auto classes add to every `from_pretrained` and that mean nothing here.
+_AUTO_KEYWORDS = ("_from_auto", "_commit_hash", "adapter_kwargs", "trust_remote_code", "code_revision", "weights_only")
+
+
+@dataclass
+class GazeInjection:
+    """
+    What one call adds to the decoder. `read` (layers or 1, V, T, N, K) and `values` (layers, V, T, K, D) are the
+    residuals' factors and `valid` (V, T, N) their rows that are tokens. `rows` (B, L) says which of those rows each
+    position of the prompt receives, -1 for none; `lora_gate` (B,) is 1 for samples with gaze. Videos without gaze have
+    no rows.
+    """
+
+    rows: torch.Tensor
+    lora_gate: torch.Tensor
+    read: torch.Tensor | None = None
+    values: torch.Tensor | None = None
+    valid: torch.Tensor | None = None
+
+    def at(self, past_length: int, batch_size: int, length: int) -> "GazeInjection":
+        """The same for `length` positions after the first `past_length`, each sample repeated to fill `batch_size`."""
+        if batch_size % len(self.rows):
+            raise ValueError(
+                f"got a batch of {batch_size}, expected a multiple of the {len(self.rows)} prompts with gaze"
+            )
+        repeats = batch_size // len(self.rows)
+        rows = self.rows[:, past_length : past_length + length]
+        rows = nn.functional.pad(rows, (0, length - rows.shape[1]), value=-1)
+        return replace(
+            self, rows=rows.repeat_interleave(repeats, 0), lora_gate=self.lora_gate.repeat_interleave(repeats, 0)
+        )
+
+    def add_to(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
+        """`hidden_states` (B, L, D) with the residuals of injection layer number `index` added, out of place."""
+        residual = self.read[index if len(self.read) > 1 else 0] @ self.values[index]  # (V, T, N, D)
+        residual = residual[self.valid].to(hidden_states)  # (rows, D)
+        rows = self.rows.flatten().to(hidden_states.device)
+        positions = (rows >= 0).nonzero().squeeze(-1)
+        flat = hidden_states.flatten(0, 1).index_add(0, positions, residual[rows[positions]])
+        return flat.view_as(hidden_states)
+
+
+class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """
+    `backbone` (an untouched Qwen2.5-VL), `video_encoder` and `resampler`. The first two are frozen and never saved.
+
+    Built from a bare config, backbone and encoder have random weights; `from_pretrained` loads a trained adapter and
+    both by id and revision; `from_base` starts a new adapter on them. Without gaze (`scanpaths=None`) the model is
+    exactly its base model, also where LoRA was trained.
+    """
+
+    config_class = GazeQwenConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    input_modalities = ("image", "video", "text")
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(
+        self, config: GazeQwenConfig, backbone: nn.Module | None = None, video_encoder: nn.Module | None = None
+    ):
+        super().__init__(config)
+        self.resampler = GazeResampler(config)
+        self.post_init()
+        self.backbone = backbone if backbone is not None else _backbone_class(config)(config.load_backbone_config())
+        self.video_encoder = video_encoder or VJEPA21Model(config.load_video_encoder_config())
+        self.backbone.requires_grad_(False)
+        self.video_encoder.requires_grad_(False).eval()
+        self.generation_config = self.backbone.generation_config
+        self._gaze_enabled = True
+        self._call: GazeInjection | None = None  # of the running forward or generate, and only then
+        self._lora_gate: torch.Tensor | None = None  # of the running attention layer, and only then
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self.attach_gaze()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, GazeResampler):
+            module.reset_parameters()
+
+    # ---------------------------------------------------------------- building, loading, saving
+    @classmethod
+    def from_base(
+        cls,
+        base_model: str,
+        video_encoder: str,
+        base_model_revision: str | None = None,
+        video_encoder_revision: str | None = None,
+        dtype: torch.dtype | str = "auto",
+        base_kwargs: dict | None = None,
+        **config_kwargs,
+    ) -> "GazeQwenForConditionalGeneration":
+        """A new adapter on a base model and a video encoder, each a Hub id or a folder; the rest configures gaze."""
+        config = GazeQwenConfig(
+            base_model_name_or_path=_absolute_if_folder(base_model),
+            base_model_revision=base_model_revision,
+            video_encoder_name_or_path=_absolute_if_folder(video_encoder),
+            video_encoder_revision=video_encoder_revision,
+            **config_kwargs,
+        )
+        return cls._with_pretrained_parts(config, dtype, {}, base_kwargs or {})
+
+    @classmethod
+    def _with_pretrained_parts(cls, config, dtype, hub_kwargs: dict, base_kwargs: dict):
+        backbone = _backbone_class(config).from_pretrained(
+            config.base_model_name_or_path,
+            revision=config.base_model_revision or "main",
+            dtype=dtype,
+            **hub_kwargs,
+            **base_kwargs,
+        )
+        video_encoder = VJEPA21Model.from_pretrained(
+            config.video_encoder_name_or_path,
+            revision=config.video_encoder_revision or "main",
+            dtype=dtype,
+            **hub_kwargs,
+        )
+        model = cls(config, backbone=backbone, video_encoder=video_encoder)
+        model.video_encoder.to(backbone.device)
+        model.resampler.to(backbone.device)
+        return model.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path,
+        *args,
+        config: GazeQwenConfig | None = None,
+        dtype: torch.dtype | str = "auto",
+        revision: str = "main",
+        cache_dir: str | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        **base_kwargs,
+    ) -> "GazeQwenForConditionalGeneration":
+        """
+        Load a trained adapter, and its base model and video encoder by the ids and revisions in its config.
+
+        `dtype` and everything not named (`device_map`, `attn_implementation`, `quantization_config`, ...) go to the
+        base model; the resampler stays float32. Raises ValueError that lists every missing or unexpected key of the
+        resampler or LoRA.
+        """
+        for name in _AUTO_KEYWORDS:
+            base_kwargs.pop(name, None)
+        if "torch_dtype" in base_kwargs:
+            dtype = base_kwargs.pop("torch_dtype")
+        hub_kwargs = {
+            "cache_dir": cache_dir,
+            "force_download": force_download,
+            "local_files_only": local_files_only,
+            "token": token,
+        }
+        here = {**hub_kwargs, "revision": revision}
+        source = pretrained_model_name_or_path
+        if config is None:
+            config = cls.config_class.from_pretrained(source, **here)
+        model = cls._with_pretrained_parts(config, dtype or "auto", hub_kwargs, base_kwargs)
+
+        weights = load_file(cached_file(source, "model.safetensors", **here))
+        own = {f"resampler.{name}" for name in model.resampler.state_dict()}
+        _check_keys(f"{source}/model.safetensors", own, set(weights))
+        model.resampler.load_state_dict({name.removeprefix("resampler."): value for name, value in weights.items()})
+
+        optional = {**here, "_raise_exceptions_for_missing_entries": False}
+        if cached_file(source, f"{LORA_FOLDER}/adapter_config.json", **optional) is not None:
+            lora_weights = cached_file(source, f"{LORA_FOLDER}/adapter_model.safetensors", **here)
+            model._load_lora(Path(lora_weights).parent)
+        if cached_file(source, "generation_config.json", **optional) is not None:
+            model.generation_config = GenerationConfig.from_pretrained(source, **here)
+            model.backbone.generation_config = model.generation_config
+        model.name_or_path = str(source)
+        return model
+
+    def save_pretrained(self, save_directory, **kwargs) -> None:
+        """
+        Save what was trained and how to find the rest: `config.json`, `model.safetensors` (keys `resampler.*`),
+        `lora/` where LoRA was added, and the code files that `trust_remote_code` runs. No base weights.
+        """
+        for name in ("base_model_name_or_path", "video_encoder_name_or_path"):
+            if getattr(self.config, name) is None:
+                raise ValueError(
+                    f"config.{name} is None: base weights are not saved, so give the id or folder they are to be loaded from"
+                )
+        if self.is_remote_code():
+            module = type(self).__module__.split(".")[-1]
+            self.config.auto_map = {name: f"{module}.{type(self).__name__}" for name in AUTO_CLASSES}
+        kwargs["state_dict"] = {f"resampler.{name}": value for name, value in self.resampler.state_dict().items()}
+        super().save_pretrained(save_directory, **kwargs)
+        if self.has_lora:
+            folder = Path(save_directory) / LORA_FOLDER
+            config = self.backbone.peft_config["default"]
+            config.base_model_name_or_path = self.config.base_model_name_or_path
+            config.revision = self.config.base_model_revision
+            config.save_pretrained(folder)
+            weights = {f"base_model.model.{name}": value.contiguous() for name, value in self._lora_state().items()}
+            save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+    # ---------------------------------------------------------------- LoRA (paper, stage 2)
+    @property
+    def has_lora(self) -> bool:
+        return getattr(self.backbone, "_hf_peft_config_loaded", False)
+
+    def add_lora(self, rank: int = 8, alpha: float = 16, dropout: float = 0.0) -> None:
+        """Give the language model's query and value projections a new LoRA (PEFT), trainable, zero at first."""
+        if LoraConfig is None:
+            raise ImportError("LoRA needs PEFT: pip install peft")
+        if self.has_lora:
+            raise ValueError("this model has LoRA already")
+        self._inject_lora(
+            LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=LORA_TARGETS, bias="none")
+        )
+
+    def _inject_lora(self, config) -> None:
+        self.backbone.add_adapter(config)
+        self.detach_gaze()
+        self.attach_gaze()  # hooks on the new modules too
+
+    def _lora_state(self) -> dict[str, torch.Tensor]:
+        return get_peft_model_state_dict(self.backbone, adapter_name="default")
+
+    def _load_lora(self, folder: Path) -> None:
+        if LoraConfig is None:
+            raise ImportError(f"{folder}: this adapter has LoRA, which needs PEFT: pip install peft")
+        config = PeftConfig.from_pretrained(str(folder))
+        config.inference_mode = False
+        self._inject_lora(config)
+        weights = load_file(folder / "adapter_model.safetensors")
+        weights = {name.removeprefix("base_model.model."): value for name, value in weights.items()}
+        _check_keys(f"{folder}/adapter_model.safetensors", set(self._lora_state()), set(weights))
+        set_peft_model_state_dict(self.backbone, weights, adapter_name="default")
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """By name, what training changes: the resampler, and LoRA where it was added."""
+        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+
+    # ---------------------------------------------------------------- hooks
+    @property
+    def _decoder(self) -> nn.Module:
+        return self.backbone.model.language_model
+
+    def attach_gaze(self) -> None:
+        """Register the hooks. They stay until `detach_gaze`, through backward."""
+        if self._hooks:
+            return
+        register = self._hooks.append
+        register(self._decoder.register_forward_pre_hook(self._hand_to_layers, with_kwargs=True))
+        for layer in self._decoder.layers:
+            register(layer.self_attn.register_forward_pre_hook(self._take_from_attention, with_kwargs=True))
+        for index, layer_index in enumerate(self.config.resolved_injection_layers()):
+            layer = self._decoder.layers[layer_index]
+            register(layer.register_forward_hook(self._make_layer_hook(index), with_kwargs=True))
+        if self.has_lora:
+            for module in self.backbone.modules():
+                if isinstance(module, BaseTunerLayer):
+                    register(module.lora_B["default"].register_forward_hook(self._gate_lora))
+            self.backbone.enable_adapters()
+
+    def detach_gaze(self) -> None:
+        """Remove the hooks and switch LoRA off: `backbone` is the base model again. `attach_gaze` undoes it."""
+        while self._hooks:
+            self._hooks.pop().remove()
+        if self.has_lora:
+            self.backbone.disable_adapters()
+
+    @contextmanager
+    def gaze_disabled(self):
+        """Within this context the model is exactly its base model, whatever scanpaths it is given."""
+        before, self._gaze_enabled = self._gaze_enabled, False
+        try:
+            yield self
+        finally:
+            self._gaze_enabled = before
+
+    def _hand_to_layers(self, decoder, args, kwargs):
+        if self._call is None:
+            return None
+        cache, (batch_size, length) = kwargs.get("past_key_values"), kwargs["inputs_embeds"].shape[:2]
+        past_length = 0 if cache is None else int(cache.get_seq_length())
+        return args, {**kwargs, "gaze_injection": self._call.at(past_length, batch_size, length)}
+
+    def _take_from_attention(self, attention, args, kwargs):
+        injection = kwargs.pop("gaze_injection", None)  # attention kernels know nothing of it
+        self._lora_gate = None if injection is None or bool(injection.lora_gate.all()) else injection.lora_gate
+        return args, kwargs
+
+    def _gate_lora(self, module, args, output):
+        return None if self._lora_gate is None else output * self._lora_gate.to(output)[:, None, None]
+
+    @staticmethod
+    def _make_layer_hook(index: int):
+        def add_residual(layer, args, kwargs, output):
+            injection = kwargs.get("gaze_injection")
+            return None if injection is None or injection.read is None else injection.add_to(output, index)
+
+        return add_residual
+
+    # ---------------------------------------------------------------- gaze of a call
+    def _encode_video(self, pixel_values: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
+        """
+        Frozen features on the visual token grids. `pixel_values` (V, F, 3, S, S), `grids` (V, 3) = T, H, W of visual
+        tokens -> (V, T_max, N_max, D_v), zero-padded. Videos of equal grid are encoded together.
+        """
+        frames_per_step = self.backbone.config.vision_config.temporal_patch_size
+        max_steps, max_tokens = int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max())
+        if pixel_values.shape[1] != max_steps * frames_per_step:
+            raise ValueError(
+                f"video_encoder_pixel_values have {pixel_values.shape[1]} frames, expected {max_steps * frames_per_step}: "
+                f"{frames_per_step} for each of the {max_steps} temporal steps"
+            )
+        features = pixel_values.new_zeros(len(grids), max_steps, max_tokens, self.video_encoder.config.hidden_size)
+        for grid in grids.unique(dim=0):
+            same = (grids == grid).all(-1)
+            steps, height, width = grid.tolist()
+            frames = pixel_values[same, : steps * frames_per_step].to(self.video_encoder.dtype)
+            tokens = self.video_encoder(frames).last_hidden_state
+            tokens = tokens.unflatten(1, self.video_encoder.token_grid(frames.shape[1], *frames.shape[-2:]))
+            aligned = align_video_features(tokens, (steps, height, width)).to(features.dtype)
+            features[same, :steps, : height * width] = aligned
+        return features
+
+    def token_grids(self, video_grid_thw: torch.Tensor) -> torch.Tensor:
+        """(V, 3) T, H, W of visual tokens from Qwen's (V, 3) grid of patches."""
+        merge = self.backbone.config.vision_config.spatial_merge_size
+        return video_grid_thw // torch.tensor([1, merge, merge], device=video_grid_thw.device)
+
+    @torch.no_grad()
+    def encode_video(self, video_encoder_pixel_values: torch.Tensor, video_grid_thw: torch.Tensor) -> torch.Tensor:
+        """
+        The frozen `video_encoder_features` (V, T, H*W, D_v) of `video_encoder_pixel_values` (V, F, 3, S, S), to be
+        computed once and given instead of the pixels.
+        """
+        return self._encode_video(video_encoder_pixel_values, self.token_grids(video_grid_thw))
+
+    def _gaze_of_call(
+        self,
+        input_ids,
+        video_grid_thw,
+        video_encoder_pixel_values,
+        video_encoder_features,
+        scanpaths,
+        scanpath_mask,
+        has_scanpath,
+        step_spans_s,
+    ) -> GazeInjection | None:
+        if scanpaths is None or not self._gaze_enabled:
+            if not self.has_lora:
+                return None
+            if input_ids is None:
+                raise ValueError("without scanpaths LoRA is switched off per sample, which needs input_ids")
+            return GazeInjection(torch.full_like(input_ids, -1), input_ids.new_zeros(len(input_ids)))
+        if input_ids is None or video_grid_thw is None:
+            raise ValueError("scanpaths need input_ids and video_grid_thw, to find the video tokens")
+        num_videos = len(video_grid_thw)
+        if step_spans_s is None:
+            raise ValueError("scanpaths need step_spans_s (videos, T, 2), the seconds that each temporal step spans")
+        if video_encoder_features is None and video_encoder_pixel_values is None:
+            raise ValueError("scanpaths need video_encoder_pixel_values or video_encoder_features")
+        given = {
+            "scanpaths": scanpaths,
+            "scanpath_mask": scanpath_mask,
+            "has_scanpath": has_scanpath,
+            "step_spans_s": step_spans_s,
+            "video_encoder_pixel_values": video_encoder_pixel_values,
+            "video_encoder_features": video_encoder_features,
+        }
+        for name, value in given.items():
+            if value is not None and len(value) != num_videos:
+                raise ValueError(f"{name} has {len(value)} rows, expected one for each of the {num_videos} videos")
+        if not torch.isfinite(scanpaths).all():
+            raise ValueError("scanpaths hold values that are not finite")
+
+        grids = self.token_grids(video_grid_thw).to(input_ids.device)  # (V, 3)
+        is_video = input_ids == self.backbone.config.video_token_id  # (B, L)
+        sizes = grids.prod(-1)
+        if int(is_video.sum()) != int(sizes.sum()):
+            raise ValueError(
+                f"the prompts hold {int(is_video.sum())} video tokens, but video_grid_thw stands for {int(sizes.sum())}"
+            )
+        has = torch.ones(num_videos, dtype=torch.bool) if has_scanpath is None else has_scanpath
+        has = has.to(input_ids.device).bool()
+        gate = torch.zeros(len(input_ids), device=input_ids.device)
+        rows = torch.full_like(input_ids, -1)
+        if not has.any():
+            return GazeInjection(rows, gate)
+
+        video_of_token = torch.repeat_interleave(torch.arange(num_videos, device=has.device), sizes)
+        with_gaze = has[video_of_token]  # (video tokens,): in the order of the prompts
+        rows[is_video] = torch.where(with_gaze, with_gaze.cumsum(0) - 1, -1)
+        gate[(rows >= 0).any(-1)] = 1
+
+        device = self.resampler.amplitude.device
+        if video_encoder_features is None:
+            with torch.no_grad():
+                features = self._encode_video(video_encoder_pixel_values[has].to(device), grids[has])
+        else:
+            features = video_encoder_features[has].to(device)
+        grids = grids[has].to(device)
+        steps, tokens = int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max())
+        if features.shape[1] < steps or features.shape[2] < tokens or step_spans_s.shape[1] < steps:
+            raise ValueError(
+                f"video features {tuple(features.shape)} and step_spans_s {tuple(step_spans_s.shape)} are too small for "
+                f"{steps} temporal steps of {tokens} visual tokens"
+            )
+        features, spans = features[:, :steps, :tokens], step_spans_s[has].to(device)[:, :steps]
+        if scanpath_mask is None:
+            scanpath_mask = torch.ones(scanpaths.shape[:2], dtype=torch.bool)
+        read, values = self.resampler.factors(
+            features, scanpaths[has].to(device), scanpath_mask[has].to(device).bool(), spans, grids[:, 1:]
+        )
+        step, token = torch.arange(steps, device=device), torch.arange(tokens, device=device)
+        valid = (step < grids[:, :1])[:, :, None] & (token < grids[:, 1:].prod(-1, keepdim=True))[:, None]
+        return GazeInjection(rows, gate, read, values, valid)
+
+    @contextmanager
+    def _during_call(self, injection: GazeInjection | None):
+        if injection is not None and not self._hooks:
+            injection = None  # detached: the base model
+        self._call = injection
+        try:
+            yield
+        finally:
+            self._call = self._lora_gate = None
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values=None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.FloatTensor | None = None,
+        image_grid_thw: torch.LongTensor | None = None,
+        video_grid_thw: torch.LongTensor | None = None,
+        second_per_grid_ts: torch.Tensor | None = None,
+        mm_token_type_ids: torch.IntTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        video_encoder_pixel_values: torch.FloatTensor | None = None,
+        video_encoder_features: torch.FloatTensor | None = None,
+        scanpaths: torch.FloatTensor | None = None,
+        scanpath_mask: torch.BoolTensor | None = None,
+        has_scanpath: torch.BoolTensor | None = None,
+        step_spans_s: torch.FloatTensor | None = None,
+        **kwargs,
+    ):
+        """
+        Qwen2.5-VL's forward, plus gaze. V is the number of videos in the batch, in the order of `video_grid_thw`.
+
+        Args:
+            video_encoder_pixel_values: (V, F, 3, S, S) frames for the video encoder, padded to the longest video; or
+            video_encoder_features: (V, T, N, D_v) its features on the visual token grid (`encode_video`).
+            scanpaths: (V, F, 4) `x_norm, y_norm, t_mid_s, duration_s`; `None`: no gaze, exactly the base model.
+            scanpath_mask: (V, F), False for padding rows. A video with no True row has an empty scanpath.
+            has_scanpath: (V,), False for videos without gaze; default all True.
+            step_spans_s: (V, T, 2) begin and end of each temporal step, seconds of the source video.
+
+        Raises ValueError, with both numbers, for shapes and counts that do not fit each other.
+        """
+        injection = self._gaze_of_call(
+            input_ids,
+            video_grid_thw,
+            video_encoder_pixel_values,
+            video_encoder_features,
+            scanpaths,
+            scanpath_mask,
+            has_scanpath,
+            step_spans_s,
+        )
+        with self._during_call(injection):
+            return self.backbone(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                inputs_embeds=inputs_embeds,
+                labels=labels,
+                use_cache=use_cache,
+                pixel_values=pixel_values,
+                pixel_values_videos=pixel_values_videos,
+                image_grid_thw=image_grid_thw,
+                video_grid_thw=video_grid_thw,
+                second_per_grid_ts=second_per_grid_ts,
+                mm_token_type_ids=mm_token_type_ids,
+                logits_to_keep=logits_to_keep,
+                **kwargs,
+            )
+
+    @torch.no_grad()
+    def generate(self, inputs: torch.LongTensor | None = None, generation_config=None, **kwargs):
+        """
+        The base model's `generate` with the residuals added to the prompt's video tokens. Takes the gaze inputs of
+        `forward` beside everything that Qwen2.5-VL's `generate` takes.
+        """
+        input_ids = inputs if inputs is not None else kwargs.get("input_ids")
+        names = (
+            "video_encoder_pixel_values",
+            "video_encoder_features",
+            "scanpaths",
+            "scanpath_mask",
+            "has_scanpath",
+            "step_spans_s",
+        )
+        gaze = {name: kwargs.pop(name, None) for name in names}
+        injection = self._gaze_of_call(input_ids, kwargs.get("video_grid_thw"), **gaze)
+        if generation_config is not None:
+            kwargs["generation_config"] = generation_config
+        with self._during_call(injection):
+            return self.backbone.generate(inputs, **kwargs)
+
+    # ---------------------------------------------------------------- what callers expect of a transformers model
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.backbone.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.backbone.device
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.backbone.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.backbone.get_output_embeddings()
+
+    def train(self, mode: bool = True) -> "GazeQwenForConditionalGeneration":
+        super().train(mode)
+        if "video_encoder" in self._modules:
+            self.video_encoder.eval()
+        return self
+
+
+def _backbone_class(config) -> type:
+    model_type = config.load_backbone_config().model_type
+    if model_type not in BACKBONES:
+        raise ValueError(f"base model: got model_type {model_type!r}, expected one of {sorted(BACKBONES)}")
+    return BACKBONES[model_type]
+
+
+def _absolute_if_folder(name: str) -> str:
+    return str(Path(name).resolve()) if Path(name).is_dir() else str(name)
+
+
+def _check_keys(source: str, expected: set[str], found: set[str]) -> None:
+    if expected != found:
+        raise ValueError(
+            f"{source} does not fit this model: missing {sorted(expected - found)}, unexpected {sorted(found - expected)}"
+        )
+
+
+GazeQwenForConditionalGeneration.register_for_auto_class("AutoModel")
+
+__all__ = ["GazeQwenForConditionalGeneration"]

@@ -1,0 +1,312 @@
+"""
+Gaze encodings and the GazeResampler (paper section 2.2): pure tensor maths, no I/O.
+
+Shapes: V videos, T temporal steps, H x W visual tokens per step (N = H * W, raster order), F fixations, D_v features of
+the video encoder, d latent width, K latents, L resamplers (one per injection layer, or 1 if shared), D hidden size.
+Everything carries L and V as leading axes, so all layers, videos and steps are one computation.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+_FOVEAL_GAIN, _GLOBAL_GAIN = 4.0, 0.05  # initial gains of the two halves of the latents on foveal tokens
+
+
+# ------------------------------------------------------------------ video features on the visual token grid
+def align_video_features(tokens: torch.Tensor, size: tuple[int, int, int]) -> torch.Tensor:
+    """
+    Interpolate video-encoder tokens to the visual token grid: trilinear in time where the number of steps differs,
+    then bilinear in space. `tokens` (..., t, h, w, D_v), `size` (T, H, W) -> (..., T, H*W, D_v).
+    """
+    *lead, t, h, w, dim = tokens.shape
+    steps, height, width = size
+    x = tokens.reshape(-1, t, h, w, dim).permute(0, 4, 1, 2, 3).float()  # (V, D_v, t, h, w)
+    if t != steps:
+        x = F.interpolate(x, size=(steps, h, w), mode="trilinear", align_corners=False)
+    if (h, w) != (height, width):
+        x = x.transpose(1, 2).flatten(0, 1)  # (V*T, D_v, h, w)
+        x = F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
+        x = x.unflatten(0, (-1, steps)).transpose(1, 2)  # (V, D_v, T, H, W)
+    x = x.permute(0, 2, 3, 4, 1).flatten(2, 3)  # (V, T, H*W, D_v)
+    return x.reshape(*lead, steps, height * width, dim).to(tokens.dtype)
+
+
+# ------------------------------------------------------------------ which fixation counts when
+def fixation_shares(scanpaths: torch.Tensor, step_spans_s: torch.Tensor) -> torch.Tensor:
+    """
+    Share of each temporal step's span that each fixation covers, 0 to 1.
+    `scanpaths` (..., F, 4) = x_norm, y_norm, t_mid_s, duration_s; `step_spans_s` (..., T, 2) -> (..., T, F).
+    """
+    mid, half = scanpaths[..., None, :, 2], scanpaths[..., None, :, 3] / 2
+    begin, end = step_spans_s[..., :, None, 0], step_spans_s[..., :, None, 1]
+    covered = (torch.minimum(mid + half, end) - torch.maximum(mid - half, begin)).clamp(min=0)
+    return covered / (end - begin).clamp(min=1e-6)
+
+
+def fixations_active(scanpaths: torch.Tensor, times_s: torch.Tensor) -> torch.Tensor:
+    """
+    Whether each fixation is active at each time: |t - t_mid| <= duration / 2 (the paper's A_t).
+    `scanpaths` (..., F, 4), `times_s` (..., T) -> bool (..., T, F).
+    """
+    return (times_s[..., :, None] - scanpaths[..., None, :, 2]).abs() <= scanpaths[..., None, :, 3] / 2
+
+
+# ------------------------------------------------------------------ gaze encodings
+def coordinate_encoding(xy_norm: torch.Tensor, dim: int, scale: float = 1.0) -> torch.Tensor:
+    """
+    Sinusoidal encoding of points (..., 2) -> (..., dim): the first half encodes x, the second y, each as alternating
+    sine and cosine at frequencies 10000^(-2i / (dim/2)) of `scale * coordinate` (paper, equation 1).
+    """
+    half = dim // 2
+    frequency = 10000.0 ** (-torch.arange(0, half, 2, device=xy_norm.device, dtype=xy_norm.dtype) / half)
+    angle = scale * xy_norm[..., None] * frequency  # (..., 2, dim/4)
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-3)
+
+
+def mean_coordinate_encoding(
+    scanpaths: torch.Tensor, present: torch.Tensor, step_spans_s: torch.Tensor, dim: int, scale: float
+) -> torch.Tensor:
+    """
+    The paper's gaze vector per temporal step: mean encoding of the fixations active at the centre of the step's span,
+    zeros where none is. `scanpaths` (V, F, 4), `present` (V, F), `step_spans_s` (V, T, 2) -> (V, T, dim).
+    """
+    active = fixations_active(scanpaths, step_spans_s.mean(-1)) & present[:, None]
+    encoding = coordinate_encoding(scanpaths[..., :2], dim, scale)  # (V, F, dim)
+    return active.to(encoding.dtype) @ encoding / active.sum(-1, keepdim=True).clamp(min=1)
+
+
+def foveal_heat(
+    scanpaths: torch.Tensor,
+    present: torch.Tensor,
+    step_spans_s: torch.Tensor,
+    grids: torch.Tensor,
+    num_tokens: int,
+    sigmas: torch.Tensor,
+) -> torch.Tensor:
+    """
+    How foveal each visual token is in each temporal step, at each scale: the sum over fixations of the share of the
+    step they cover times exp(-distance^2 / (2 sigma^2)), distances in token-grid cells from the token's centre.
+    `grids` (V, 2) = H, W; `sigmas` (S,) -> (V, T, num_tokens, S).
+    """
+    height, width = grids[:, 0, None], grids[:, 1, None]  # (V, 1)
+    index = torch.arange(num_tokens, device=scanpaths.device)[None]
+    row, column = index // width + 0.5, index % width + 0.5  # (V, N): cell centres
+    dx = column[:, None] - (scanpaths[..., 0] * width)[..., None]  # (V, F, N)
+    dy = row[:, None] - (scanpaths[..., 1] * height)[..., None]
+    kernel = torch.exp(-(dx**2 + dy**2)[..., None] / (2 * sigmas**2))  # (V, F, N, S)
+    shares = fixation_shares(scanpaths, step_spans_s) * present[:, None]  # (V, T, F)
+    return torch.einsum("vtf,vfns->vtns", shares, kernel)
+
+
+# ------------------------------------------------------------------ layers that hold the weights of L resamplers
+class LayerwiseLinear(nn.Module):
+    """L linear maps side by side: (L, M, in) -> (L, M, out)."""
+
+    def __init__(self, num_layers: int, in_features: int, out_features: int, bias: bool = True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_layers, out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(num_layers, out_features)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        bound = 1 / math.sqrt(self.weight.shape[-1])
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shape = x.shape
+        x = x.flatten(1, -2)
+        y = x @ self.weight.mT
+        if self.bias is not None:
+            y = y + self.bias[:, None]
+        return y.view(*shape[:-1], -1)
+
+
+class LayerwiseNorm(nn.Module):
+    """L LayerNorms side by side, over the last axis of (L, ..., d)."""
+
+    def __init__(self, num_layers: int, dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_layers, dim))
+        self.bias = nn.Parameter(torch.zeros(num_layers, dim))
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        over_rows = (-1,) + (1,) * (x.dim() - 2) + (x.shape[-1],)
+        return F.layer_norm(x, x.shape[-1:]) * self.weight.view(over_rows) + self.bias.view(over_rows)
+
+
+class ResamplerBlock(nn.Module):
+    """
+    One forward cross-attention of the latents over [visual tokens; latents], then a feed-forward (paper, equations
+    3 and 4). Keys and values of the visual tokens are never formed: `q W_K` meets the tokens, and `softmax(.) X` meets
+    `W_V`. Terms that are the same for every key drop out of the softmax: of the gaze projection only `g W_G` remains.
+    """
+
+    def __init__(self, num_layers: int, dim: int, broadcast_gaze: bool):
+        super().__init__()
+        self.query = LayerwiseLinear(num_layers, dim, dim)
+        self.key = LayerwiseLinear(num_layers, dim, dim)
+        self.value = LayerwiseLinear(num_layers, dim, dim)
+        self.gaze = LayerwiseLinear(num_layers, dim, dim) if broadcast_gaze else None
+        # These two add the same to every key, so the softmax never sees them: kept as the paper has them, not trained.
+        for projection in (self.key, self.gaze):
+            if projection is not None:
+                projection.bias.requires_grad_(False)
+        self.feed_forward_norm = LayerwiseNorm(num_layers, dim)
+        self.feed_forward_up = LayerwiseLinear(num_layers, dim, 4 * dim)
+        self.feed_forward_down = LayerwiseLinear(num_layers, 4 * dim, dim)
+        self.norm = LayerwiseNorm(num_layers, dim)
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        visual: torch.Tensor,
+        visual_bias: torch.Tensor | None = None,
+        gaze: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """
+        `latents` (L, B, K, d), `visual` (L, B, N, d), with B = V * T. `visual_bias` (L or 1, B, K or 1, N) is added to
+        the latents' logits on visual tokens; `gaze` (B, d) is the broadcast gaze vector of equation 2.
+        """
+        query = self.query(latents)  # (L, B, K, d)
+        scale = 1 / math.sqrt(query.shape[-1])
+        key_query = (query.flatten(1, 2) @ self.key.weight).view_as(query)  # q W_K
+        on_visual = key_query @ visual.mT * scale  # (L, B, K, N)
+        on_latents = key_query @ latents.mT * scale  # (L, B, K, K)
+        if self.gaze is not None:
+            gaze_query = (query.flatten(1, 2) @ self.gaze.weight).view_as(query)  # q W_G
+            on_visual = on_visual + torch.einsum("lbkd,bd->lbk", gaze_query, gaze)[..., None] * scale
+        if visual_bias is not None:
+            on_visual = on_visual + visual_bias
+        weights = torch.cat([on_visual, on_latents], dim=-1).softmax(-1)
+        on_visual, on_latents = weights.split([visual.shape[-2], latents.shape[-2]], dim=-1)
+        latents = latents + self.value(on_visual @ visual + on_latents @ latents)
+        latents = latents + self.feed_forward_down(F.gelu(self.feed_forward_up(self.feed_forward_norm(latents))))
+        return self.norm(latents)
+
+
+class GazeResampler(nn.Module):
+    """
+    Turns video features and gaze into residuals for the video tokens of every injection layer (paper section 2.2).
+
+    `config` is a GazeQwenConfig. Deviations of the default (`foveated`) from the paper: gaze enters the latents' logits
+    as a per-token bias with a learned non-negative gain per latent and scale, where equation 2 adds one vector to all
+    visual keys and so cannot favour any of them; and the reverse read (equation 5) sees the same foveal map, where the
+    paper's sees token content alone.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.gaze_encoding = config.gaze_encoding
+        self.gaze_coordinate_scale = config.gaze_coordinate_scale
+        self.num_injection_layers = len(config.resolved_injection_layers())
+        num_layers = 1 if config.share_resampler else self.num_injection_layers
+        dim, num_latents = config.latent_dim, config.num_latents
+        feature_dim = config.load_video_encoder_config().hidden_size
+        hidden_size = config.get_text_config().hidden_size
+
+        self.latents = nn.Parameter(torch.empty(num_layers, num_latents, dim))
+        self.proj_in = LayerwiseLinear(num_layers, feature_dim, dim, bias=False)
+        self.blocks = nn.ModuleList(
+            ResamplerBlock(num_layers, dim, broadcast_gaze=self.gaze_encoding == "coord_pe")
+            for _ in range(config.num_blocks)
+        )
+        self.proj_out = LayerwiseLinear(num_layers, dim, hidden_size, bias=False)
+        self.amplitude = nn.Parameter(torch.empty(self.num_injection_layers))
+        if self.gaze_encoding == "foveated":
+            self.register_buffer("sigmas", torch.tensor(config.foveal_sigmas), persistent=False)
+            num_scales = len(config.foveal_sigmas)
+            self.foveal_gain = nn.Parameter(torch.empty(num_layers, config.num_blocks, num_latents, num_scales))
+            self.foveal_query = nn.Parameter(torch.empty(num_layers, num_scales, dim))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Random weights, but a zero `proj_out`: a new resampler adds nothing."""
+        for module in self.modules():
+            if isinstance(module, (LayerwiseLinear, LayerwiseNorm)):
+                module.reset_parameters()
+        nn.init.normal_(self.latents, std=1.0)
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.ones_(self.amplitude)
+        if self.gaze_encoding == "foveated":
+            gain = torch.full_like(self.foveal_gain, _GLOBAL_GAIN)
+            gain[:, :, : gain.shape[2] // 2] = _FOVEAL_GAIN
+            self.foveal_gain.copy_(gain.expm1().log())  # softplus(foveal_gain) == gain
+            nn.init.normal_(self.foveal_query, std=1.0)
+
+    def forward(
+        self, features: torch.Tensor, scanpath: torch.Tensor, step_spans_s: torch.Tensor, grid: tuple[int, int]
+    ) -> torch.Tensor:
+        """
+        The dense residual of one video, amplitude included. `features` (T, H*W, D_v), `scanpath` (F, 4),
+        `step_spans_s` (T, 2), `grid` (H, W) -> (injection layers, T, H*W, D). `coord_pe` looks at each span's centre.
+        """
+        read, values = self.factors(
+            features[None],
+            scanpath[None],
+            torch.ones(1, scanpath.shape[0], dtype=torch.bool, device=scanpath.device),
+            step_spans_s[None],
+            torch.tensor([grid], device=features.device),
+        )
+        return (read @ values).squeeze(1)
+
+    def factors(
+        self,
+        features: torch.Tensor,
+        scanpaths: torch.Tensor,
+        present: torch.Tensor,
+        step_spans_s: torch.Tensor,
+        grids: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        The residuals as two factors, `read @ values`, for all injection layers and videos at once: a step's residual
+        has rank K at most, so its H*W rows are never formed here.
+
+        `features` (V, T, N, D_v), `scanpaths` (V, F, 4), `present` (V, F) bool, `step_spans_s` (V, T, 2),
+        `grids` (V, 2) = H, W; steps and tokens beyond a video's own are padding: never attended to, and their rows mean
+        nothing. Returns `read` (layers or 1, V, T, N, K) and `values` (layers, V, T, K, D), float32.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            num_videos, steps, tokens, _ = features.shape
+            features, scanpaths, step_spans_s = features.float(), scanpaths.float(), step_spans_s.float()
+            num_layers, num_latents, dim = self.latents.shape
+            visual = features.flatten(0, 2) @ self.proj_in.weight.mT  # (L, V*T*N, d)
+            visual = visual.view(num_layers, num_videos * steps, tokens, dim)
+
+            padding = torch.arange(tokens, device=grids.device) >= grids.prod(-1, keepdim=True)  # (V, N)
+            mask = torch.zeros_like(padding, dtype=torch.float32).masked_fill(padding, -math.inf)
+            mask = mask.repeat_interleave(steps, 0)[None, :, None]  # (1, V*T, 1, N)
+
+            heat = gaze = None
+            if self.gaze_encoding == "foveated":
+                heat = foveal_heat(scanpaths, present, step_spans_s, grids, tokens, self.sigmas).flatten(0, 1)
+            else:
+                gaze = mean_coordinate_encoding(scanpaths, present, step_spans_s, dim, self.gaze_coordinate_scale)
+                gaze = gaze.flatten(0, 1)
+
+            latents = self.latents[:, None].expand(-1, num_videos * steps, -1, -1)
+            for index, block in enumerate(self.blocks):
+                bias = mask
+                if heat is not None:
+                    gain = F.softplus(self.foveal_gain[:, index])  # (L, K, S)
+                    bias = mask + torch.einsum("lks,bns->lbkn", gain, heat)
+                latents = block(latents, visual, bias, gaze)
+
+            logits = visual @ latents.mT  # (L, V*T, N, K)
+            if heat is not None:  # queries X_i + sum_s heat_s(i) u_s
+                logits = logits + heat @ (self.foveal_query[:, None] @ latents.mT)
+            read = (logits / math.sqrt(dim)).softmax(-1)
+            values = self.proj_out(latents) * self.amplitude[:, None, None, None]
+            return read.unflatten(1, (num_videos, steps)), values.unflatten(1, (num_videos, steps))
+
+
+__all__ = ["GazeResampler", "align_video_features", "fixation_shares"]
