@@ -1,0 +1,291 @@
+"""GazeQwenProcessor: text + video + scanpath -> the inputs of GazeQwenForConditionalGeneration."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import BatchFeature, Qwen2_5_VLProcessor
+from transformers.image_utils import load_image
+
+from .scanpath_gazeqwen import Scanpath, as_scanpath
+from .video_gazeqwen import Clip, read_clip
+
+# V-JEPA 2.1 was pretrained on frames normalised with ImageNet's statistics.
+_VIDEO_ENCODER_MEAN = (0.485, 0.456, 0.406)
+_VIDEO_ENCODER_STD = (0.229, 0.224, 0.225)
+
+# Times and places keep float32: in bfloat16 a time of 700 s is only known to 4 s.
+_KEEP_FLOAT32 = ("scanpaths", "step_spans_s", "second_per_grid_ts")
+
+
+class GazeQwenInputs(BatchFeature):
+    """Model inputs; `to(dtype=...)` casts pixels and features, never times or gaze."""
+
+    def to(self, *args, **kwargs) -> "GazeQwenInputs":
+        exact = {name: self.data.pop(name) for name in _KEEP_FLOAT32 if name in self.data}
+        super().to(*args, **kwargs)
+        device = next((value.device for value in self.data.values() if isinstance(value, torch.Tensor)), None)
+        self.data.update({name: value.to(device) for name, value in exact.items()})
+        return self
+
+
+class GazeQwenProcessor(Qwen2_5_VLProcessor):
+    """
+    Qwen2.5-VL's processor, which also reads video files with true timestamps and aligns gaze to them.
+
+    Args:
+        video_encoder_size: side S in pixels of the square frames for the video encoder.
+        num_frames, fps, max_frames: how clips are sampled unless a call says otherwise (see `sample_times`). With
+            neither `num_frames` nor `fps`: StreamGaze's frame rates by clip length.
+    """
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        video_processor=None,
+        chat_template=None,
+        video_encoder_size: int = 384,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        max_frames: int = 64,
+        **kwargs,
+    ):
+        super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template, **kwargs)
+        self.video_encoder_size = video_encoder_size
+        self.num_frames = num_frames
+        self.fps = fps
+        self.max_frames = max_frames
+
+    @classmethod
+    def from_base(cls, base_model: str, revision: str | None = None, **settings) -> "GazeQwenProcessor":
+        """The processor of a Qwen2.5-VL by id or folder, with this class's own `settings`."""
+        base = Qwen2_5_VLProcessor.from_pretrained(base_model, revision=revision or "main")
+        parts = (base.image_processor, base.tokenizer, base.video_processor)
+        return cls(*parts, chat_template=base.chat_template, **settings)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        own = ["video_encoder_pixel_values", "scanpaths", "scanpath_mask", "has_scanpath", "step_spans_s"]
+        return super().model_input_names + own
+
+    # ---------------------------------------------------------------- video
+    def read_clip(
+        self,
+        path,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        max_frames: int | None = None,
+    ) -> Clip:
+        """`read_clip` of a video file, sampled as this processor is set unless told otherwise."""
+        if num_frames is None and fps is None:
+            num_frames, fps = self.num_frames, self.fps
+        return read_clip(path, start_s, end_s, num_frames, fps, max_frames or self.max_frames)
+
+    def process_clip(self, clip: Clip) -> dict[str, torch.Tensor]:
+        """
+        What one clip gives, whatever is asked about it: `pixel_values_videos` (patches, dim), `video_grid_thw` (3,),
+        `second_per_grid_ts` (), `step_spans_s` (T, 2), `video_encoder_pixel_values` (F, 3, S, S). Both kinds of pixels
+        show the same frames, so that the encoder's tubelets and Qwen's temporal steps are the same moments.
+        """
+        frames_per_step = self.video_processor.temporal_patch_size
+        clip = clip.padded(frames_per_step)
+        frames = torch.from_numpy(np.ascontiguousarray(clip.frames)).permute(0, 3, 1, 2)  # (F, 3, H, W)
+        qwen = self.video_processor(
+            videos=[frames], do_sample_frames=False, cap_pixels_per_frame=True, return_tensors="pt"
+        )
+        size = (self.video_encoder_size, self.video_encoder_size)
+        encoder_frames = F.interpolate(frames.float(), size=size, mode="bilinear", align_corners=False) / 255
+        mean, std = (torch.tensor(x)[:, None, None] for x in (_VIDEO_ENCODER_MEAN, _VIDEO_ENCODER_STD))
+        return {
+            "pixel_values_videos": qwen["pixel_values_videos"],
+            "video_grid_thw": qwen["video_grid_thw"][0],
+            "second_per_grid_ts": torch.tensor(clip.seconds_per_step(frames_per_step), dtype=torch.float32),
+            "step_spans_s": torch.tensor(clip.step_spans_s(frames_per_step), dtype=torch.float32),
+            "video_encoder_pixel_values": (encoder_frames - mean) / std,
+        }
+
+    # ---------------------------------------------------------------- text, and everything together
+    def _expand(self, texts: list[str], token: str, counts: list[int], kind: str) -> list[str]:
+        """Each placeholder `token`, in order over all texts, repeated as often as its image or video has tokens."""
+        found = sum(text.count(token) for text in texts)
+        if found != len(counts):
+            raise ValueError(f"the text holds {found} {kind} placeholders ({token}), got {len(counts)} {kind}s")
+        remaining = iter(counts)
+        expanded = []
+        for text in texts:
+            head, *tails = text.split(token)
+            expanded.append(head + "".join(token * next(remaining) + tail for tail in tails))
+        return expanded
+
+    def collate(
+        self,
+        texts: list[str],
+        clips: Sequence[dict[str, torch.Tensor]],
+        scanpaths: Sequence[Scanpath | None] | None = None,
+        images: dict[str, torch.Tensor] | None = None,
+        padding_side: str | None = None,
+    ) -> GazeQwenInputs:
+        """
+        A batch from prompts and processed clips (`process_clip`), one scanpath per clip. Scanpaths are cut to their
+        clip. A clip may hold `video_encoder_features` (T, N, D_v) in place of `video_encoder_pixel_values`.
+        """
+        merge = self.video_processor.merge_size**2
+        counts = [int(clip["video_grid_thw"].prod()) // merge for clip in clips]
+        texts = self._expand(texts, self.video_token, counts, "video")
+        image_counts = [] if images is None else [int(grid.prod()) // merge for grid in images["image_grid_thw"]]
+        texts = self._expand(texts, self.image_token, image_counts, "image")
+        encoded = self.tokenizer(
+            texts, padding=len(texts) > 1, padding_side=padding_side, return_tensors="pt", add_special_tokens=False
+        )
+        ids = encoded["input_ids"]
+        types = (ids == self.image_token_id).int() + 2 * (ids == self.video_token_id).int()
+        data = {"input_ids": ids, "attention_mask": encoded["attention_mask"], "mm_token_type_ids": types}
+        data.update(images or {})
+        if not clips:
+            if scanpaths:
+                raise ValueError(f"got {len(scanpaths)} scanpaths without a video")
+            return GazeQwenInputs(data)
+
+        data["pixel_values_videos"] = torch.cat([clip["pixel_values_videos"] for clip in clips])
+        for name in ("video_grid_thw", "second_per_grid_ts"):
+            data[name] = torch.stack([clip[name] for clip in clips])
+        if scanpaths is None:
+            return GazeQwenInputs(data)
+        if len(scanpaths) != len(clips):
+            raise ValueError(f"got {len(scanpaths)} scanpaths for {len(clips)} videos, expected one each (or None)")
+        if all(scanpath is None for scanpath in scanpaths):
+            return GazeQwenInputs(data)
+
+        tables = []
+        for scanpath, clip in zip(scanpaths, clips, strict=True):
+            spans = clip["step_spans_s"]
+            table = (
+                np.zeros((0, 4)) if scanpath is None else scanpath.clip(float(spans[0, 0]), float(spans[-1, 1])).table
+            )
+            tables.append(torch.tensor(table, dtype=torch.float32))
+        data["scanpaths"] = _stack_padded(tables)
+        data["scanpath_mask"] = _stack_padded([torch.ones(len(table), dtype=torch.bool) for table in tables])
+        data["has_scanpath"] = torch.tensor([scanpath is not None for scanpath in scanpaths])
+        data["step_spans_s"] = _stack_padded([clip["step_spans_s"] for clip in clips])
+        name = "video_encoder_features" if "video_encoder_features" in clips[0] else "video_encoder_pixel_values"
+        data[name] = _stack_padded([clip[name] for clip in clips])
+        return GazeQwenInputs(data)
+
+    def __call__(
+        self,
+        images=None,
+        text: str | list[str] | None = None,
+        videos=None,
+        scanpaths=None,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        max_frames: int | None = None,
+        padding_side: str | None = None,
+        **kwargs,
+    ) -> GazeQwenInputs:
+        """
+        Args:
+            text: prompts with one placeholder per image and video (`apply_chat_template` writes them).
+            videos: paths of video files, or `Clip`s, in the order of their placeholders.
+            scanpaths: one per video: a path to a fixation table, a `Scanpath`, an (F, 4) array, or `None`.
+            num_frames, fps, max_frames: how files are sampled, in place of this processor's settings.
+
+        Raises ValueError or FileNotFoundError naming file, row and value for what cannot be read.
+        """
+        unknown = set(kwargs) - {
+            "return_tensors",
+            "padding",
+            "add_special_tokens",
+            "do_sample_frames",
+            "return_mm_token_type_ids",
+        }
+        if unknown or kwargs.get("return_tensors", "pt") not in ("pt", None):
+            raise ValueError(f"got {kwargs}, expected no other arguments than return_tensors='pt' and padding")
+        if text is None:
+            raise ValueError("text: got None, expected a prompt with a placeholder for each video")
+        texts = [text] if isinstance(text, str) else list(text)
+        clips = [
+            video if isinstance(video, Clip) else self.read_clip(video, 0.0, None, num_frames, fps, max_frames)
+            for video in _flatten(videos)
+        ]
+        if scanpaths is not None:
+            scanpaths = [as_scanpath(scanpath) for scanpath in scanpaths]
+        image_inputs = None
+        if images is not None and (images := _flatten(images)):
+            image_inputs = dict(self.image_processor(images=images, return_tensors="pt"))
+        return self.collate(texts, [self.process_clip(clip) for clip in clips], scanpaths, image_inputs, padding_side)
+
+    def apply_chat_template(
+        self,
+        conversation,
+        chat_template: str | None = None,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        processor_kwargs: dict | None = None,
+        **kwargs,
+    ):
+        """
+        As in transformers, with video items such as
+        `{"type": "video", "video": "clip.mp4", "scanpath": "fixations.csv", "start_s": 0, "end_s": 276}`.
+        `end_s` is the query time: neither frames nor gaze after it are used. `scanpath` may be left out.
+        """
+        options = dict(processor_kwargs or {})
+        names = ("num_frames", "fps", "max_frames", "padding_side", "return_tensors", "padding")
+        options.update({name: kwargs.pop(name) for name in names if name in kwargs})
+        prompt = super().apply_chat_template(conversation, chat_template, tokenize=False, **kwargs)
+        if not tokenize:
+            return prompt
+        chats = [conversation] if isinstance(conversation[0], dict) else conversation
+        items = [
+            item
+            for chat in chats
+            for message in chat
+            if not isinstance(message["content"], str)
+            for item in message["content"]
+        ]
+        images = [load_image(_source(item, "image")) for item in items if item["type"] == "image"]
+        clips, scanpaths = [], []
+        sampling = {name: options.pop(name, None) for name in ("num_frames", "fps", "max_frames")}
+        for item in items:
+            if item["type"] != "video":
+                continue
+            video = _source(item, "video")
+            if not isinstance(video, Clip):
+                video = self.read_clip(video, item.get("start_s", 0.0), item.get("end_s"), **sampling)
+            clips.append(video)
+            scanpaths.append(item.get("scanpath"))
+        inputs = self(images=images or None, text=prompt, videos=clips, scanpaths=scanpaths or None, **options)
+        return inputs if return_dict else inputs["input_ids"]
+
+
+def _source(item: dict, kind: str):
+    for name in (kind, "path", "url"):
+        if item.get(name) is not None:
+            return item[name]
+    raise ValueError(f"got the item {item}, expected a {kind} under one of the keys {kind!r}, 'path', 'url'")
+
+
+def _flatten(values) -> list:
+    if values is None:
+        return []
+    if not isinstance(values, (list, tuple)):
+        return [values]
+    return [leaf for value in values for leaf in _flatten(value)]
+
+
+def _stack_padded(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """Stack tensors of equal rank, each zero-padded at the end of every axis to the largest."""
+    shape = [max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)]
+    stacked = tensors[0].new_zeros(len(tensors), *shape)
+    for row, tensor in zip(stacked, tensors, strict=True):
+        row[tuple(slice(size) for size in tensor.shape)] = tensor
+    return stacked
+
+
+GazeQwenProcessor.register_for_auto_class("AutoProcessor")
+
+__all__ = ["GazeQwenInputs", "GazeQwenProcessor"]
