@@ -9,6 +9,7 @@ import string
 from pathlib import Path
 
 import torch
+from gazeqwen.toyworld.world import COLORS, FRAME_PX, NOUN_OF, SHAPES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     PreTrainedTokenizerFast,
@@ -18,8 +19,6 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
 )
-
-from gazeqwen.toyworld.world import COLORS, FRAME_PX, NOUN_OF, SHAPES
 
 BACKBONE_DIR = Path(__file__).parent / "backbone"
 
@@ -35,7 +34,7 @@ SPECIAL_TOKENS = (
 PLACES = ("top", "bottom", "left", "right", "middle", "corner")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
 ANSWER_WORDS = (*NOUN_OF.values(), *COLORS, *SHAPES, *NUMBERS, *PLACES, "Yes", "No", "yes", "no", "none")
-PROMPT_WORDS = """
+_PROMPT_TEXT = """
 Question Options The best option is system user assistant You are a helpful
 Which What Among Is Was Does Did When Where How Monitor Watch Answer Look
 object objects color shape this that these those thing user person viewer camera wearer someone
@@ -51,7 +50,8 @@ visible scene background image video picture frame seen appears appear appeared 
 alert remind transition pattern sequence matches match best gaze's user's following based recent action
 present past future among between during while until since group other another same different
 only letter given list correct wrong true false option
-""".split()
+"""
+PROMPT_WORDS = tuple(_PROMPT_TEXT.split())
 
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
@@ -81,7 +81,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE whose vocabulary is the 256 bytes, the toy world's words (with and without a leading space), and
     Qwen's special tokens. A known word is one token, anything else falls back to bytes, so every text tokenizes."""
     words = dict.fromkeys([*ANSWER_WORDS, *PROMPT_WORDS])
-    pieces = [byte for byte in sorted(pre_tokenizers.ByteLevel.alphabet())]
+    pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces += [f"Ġ{word}" for word in words] + [word for word in words if len(word) > 1]
     pieces += [f"Ġ{letter}" for letter in string.ascii_uppercase[:8]] + ["Ġ{", "},", "ĊĊ"]
     vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
@@ -114,34 +114,34 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
     """Hidden 96, 6 layers, 4 heads; vision 2 blocks of 64: about 0.95 M parameters."""
     token_id = tokenizer.convert_tokens_to_ids
     return Qwen2_5_VLConfig(
-        text_config=dict(
-            vocab_size=-(-len(tokenizer) // 16) * 16,
-            hidden_size=96,
-            intermediate_size=256,
-            num_hidden_layers=6,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            max_position_embeddings=4096,
-            rms_norm_eps=1e-6,
-            rope_parameters={"rope_type": "default", "rope_theta": 100.0, "mrope_section": [4, 4, 4]},
-            bos_token_id=token_id("<|endoftext|>"),
-            eos_token_id=token_id("<|im_end|>"),
-            pad_token_id=token_id("<|endoftext|>"),
-            tie_word_embeddings=True,
-        ),
-        vision_config=dict(
-            depth=2,
-            hidden_size=64,
-            intermediate_size=160,
-            num_heads=4,
-            out_hidden_size=96,
-            patch_size=14,
-            spatial_merge_size=2,
-            temporal_patch_size=2,
-            window_size=112,
-            fullatt_block_indexes=[0, 1],
-            tokens_per_second=2,
-        ),
+        text_config={
+            "vocab_size": -(-len(tokenizer) // 16) * 16,
+            "hidden_size": 96,
+            "intermediate_size": 256,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [4, 4, 4]},
+            "bos_token_id": token_id("<|endoftext|>"),
+            "eos_token_id": token_id("<|im_end|>"),
+            "pad_token_id": token_id("<|endoftext|>"),
+            "tie_word_embeddings": True,
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 64,
+            "intermediate_size": 160,
+            "num_heads": 4,
+            "out_hidden_size": 96,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "window_size": 112,
+            "fullatt_block_indexes": [0, 1],
+            "tokens_per_second": 2,
+        },
         image_token_id=token_id("<|image_pad|>"),
         video_token_id=token_id("<|video_pad|>"),
         vision_start_token_id=token_id("<|vision_start|>"),

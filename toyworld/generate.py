@@ -1,4 +1,4 @@
-"""Write a toy world in StreamGaze's release layout: `python -m gazeqwen.toyworld.generate OUT --train 160 --seed 0`."""
+"""Write a toy world in StreamGaze's release layout: `python -m gazeqwen.toyworld.generate OUT --seed 0`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
-
 from gazeqwen.toyworld.questions import CLIP_S, NEVER, TASKS, gaze_questions
 from gazeqwen.toyworld.viewer import Fixation, simulate_viewer, write_fixations
 from gazeqwen.toyworld.world import Scene, draw_frame, frame_times_s, make_scene, write_video
+from tqdm import tqdm
 
 SOURCE = "toyworld"
 SPLITS = ("train", "val", "test")

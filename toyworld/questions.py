@@ -15,7 +15,6 @@ from collections import Counter
 from itertools import combinations
 
 import numpy as np
-
 from gazeqwen.toyworld.viewer import Fixation
 from gazeqwen.toyworld.world import Scene
 
@@ -129,15 +128,15 @@ def gaze_questions(scene: Scene, fixations: list[Fixation], rng: np.random.Gener
 
     def add(task, time_s, question, options, answer, index, **extra):
         questions.append(
-            dict(
-                task=task,
-                time_s=time_s,
-                question=question,
-                options=options,
-                answer=answer,
-                fixation=index,
-                extra=extra,
-            )
+            {
+                "task": task,
+                "time_s": time_s,
+                "question": question,
+                "options": options,
+                "answer": answer,
+                "fixation": index,
+                "extra": extra,
+            }
         )
 
     for index, time_s in question_times_s(fixations):

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
 from gazeqwen.toyworld.world import FRAME_PX, Scene
 
 NOISE_PX = 1.7
-COLUMNS = (
+_HEADER = (
     "start_time,end_time,center_x,center_y,duration,start_time_seconds,end_time_seconds,fixation_id,duration_seconds"
-).split(",")
+)
+COLUMNS = tuple(_HEADER.split(","))
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,10 @@ class Fixation:
     object_index: int
 
 
-def simulate_viewer(scene: Scene, rng: np.random.Generator) -> list[Fixation]:
-    """Fixations of about 1.2 to 4 s, each on an object drawn evenly from those visible all through it.
+def simulate_viewer(
+    scene: Scene, rng: np.random.Generator, duration_s: tuple[float, float] = (1.2, 4.0)
+) -> list[Fixation]:
+    """Fixations of about `duration_s` (least, most), each on an object drawn evenly from those visible all through it.
 
     Between them lie saccades (0.1 to 0.25 s) and sometimes lost gaze (0.2 to 1.5 s). A moving object is followed, and
     the table holds the mean place. Fixations end within 0.35 s after a whole second, so that StreamGaze's whole-second
@@ -37,7 +39,7 @@ def simulate_viewer(scene: Scene, rng: np.random.Generator) -> list[Fixation]:
     fixations = []
     time_s = float(rng.uniform(0, 0.4))
     while True:
-        end_s = round(time_s + float(rng.uniform(1.2, 4.0))) + float(rng.uniform(0.02, 0.35))
+        end_s = round(time_s + float(rng.uniform(*duration_s))) + float(rng.uniform(0.02, 0.35))
         start_s, end_s = round(time_s, 3), round(end_s, 3)
         if end_s > scene.duration_s:
             return fixations

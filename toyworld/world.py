@@ -210,7 +210,7 @@ def frame_times_s(scene: Scene) -> np.ndarray:
 
 
 def write_video(path: str | Path, frames: list[np.ndarray], fps: int = FPS) -> None:
-    """Write uint8 (H, W, 3) frames as h264 in mp4: constant rate, frame k at k / fps seconds, yuv420p, near lossless."""
+    """Write uint8 (H, W, 3) frames as h264 in mp4: constant rate, frame k at k / fps s, yuv420p, near lossless."""
     if not frames:
         raise ValueError(f"no frames to write to {path}")
     with av.open(str(path), "w") as container:

@@ -1,0 +1,31 @@
+"""
+Write `toyworld/video_encoder`: a tiny V-JEPA 2.1 with random weights.
+
+    python -m gazeqwen.toyworld.random_video_encoder toyworld/video_encoder --seed 0
+
+It stands for V-JEPA 2.1 where no weights can be downloaded. Random weights keep what each patch shows (position,
+colour, shape) in a fixed random code, which is all that the toy world's gaze module needs; they know nothing of video.
+"""
+
+import argparse
+
+import torch
+
+from gazeqwen.modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
+
+
+def random_video_encoder(seed: int = 0) -> VJEPA21Model:
+    """48 wide, 2 layers, for 64x64 frames: 4x4 tokens per step, the visual token grid of 112x112 frames."""
+    torch.manual_seed(seed)
+    config = VJEPA21Config(
+        hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, image_size=64
+    )
+    return VJEPA21Model(config).eval()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("out")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    random_video_encoder(arguments.seed).save_pretrained(arguments.out)
