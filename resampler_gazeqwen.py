@@ -54,6 +54,16 @@ def fixations_active(scanpaths: torch.Tensor, times_s: torch.Tensor) -> torch.Te
     return (times_s[..., :, None] - scanpaths[..., None, :, 2]).abs() <= scanpaths[..., None, :, 3] / 2
 
 
+def fixation_weights(gaze_encoding: str, scanpaths: torch.Tensor, step_spans_s: torch.Tensor) -> torch.Tensor:
+    """
+    How much each fixation counts in each temporal step: the share of the span that it covers, or, for `coord_pe`,
+    whether it is active at the span's centre. `scanpaths` (..., F, 4), `step_spans_s` (..., T, 2) -> (..., T, F).
+    """
+    if gaze_encoding == "coord_pe":
+        return fixations_active(scanpaths, step_spans_s.mean(-1)).to(scanpaths.dtype)
+    return fixation_shares(scanpaths, step_spans_s)
+
+
 # ------------------------------------------------------------------ gaze encodings
 def coordinate_encoding(xy_norm: torch.Tensor, dim: int, scale: float = 1.0) -> torch.Tensor:
     """
@@ -73,9 +83,9 @@ def mean_coordinate_encoding(
     The paper's gaze vector per temporal step: mean encoding of the fixations active at the centre of the step's span,
     zeros where none is. `scanpaths` (V, F, 4), `present` (V, F), `step_spans_s` (V, T, 2) -> (V, T, dim).
     """
-    active = fixations_active(scanpaths, step_spans_s.mean(-1)) & present[:, None]
+    active = fixation_weights("coord_pe", scanpaths, step_spans_s) * present[:, None]  # (V, T, F)
     encoding = coordinate_encoding(scanpaths[..., :2], dim, scale)  # (V, F, dim)
-    return active.to(encoding.dtype) @ encoding / active.sum(-1, keepdim=True).clamp(min=1)
+    return active @ encoding / active.sum(-1, keepdim=True).clamp(min=1)
 
 
 def foveal_heat(
@@ -97,7 +107,7 @@ def foveal_heat(
     dx = column[:, None] - (scanpaths[..., 0] * width)[..., None]  # (V, F, N)
     dy = row[:, None] - (scanpaths[..., 1] * height)[..., None]
     kernel = torch.exp(-(dx**2 + dy**2)[..., None] / (2 * sigmas**2))  # (V, F, N, S)
-    shares = fixation_shares(scanpaths, step_spans_s) * present[:, None]  # (V, T, F)
+    shares = fixation_weights("foveated", scanpaths, step_spans_s) * present[:, None]  # (V, T, F)
     return torch.einsum("vtf,vfns->vtns", shares, kernel)
 
 
@@ -309,4 +319,4 @@ class GazeResampler(nn.Module):
             return read.unflatten(1, (num_videos, steps)), values.unflatten(1, (num_videos, steps))
 
 
-__all__ = ["GazeResampler", "align_video_features", "fixation_shares"]
+__all__ = ["GazeResampler", "align_video_features", "fixation_weights"]

@@ -1,0 +1,87 @@
+"""
+Evaluate a trained GazeQwen, with controls that show whether gaze made the difference.
+
+    accelerate launch eval.py --model runs/demo/best --data runs/demo/world --output runs/demo/results.json
+
+Conditions: `gaze`, each question with its own scanpath; `none`, without gaze, which is the base model; `shuffled`, each
+question with another video's scanpath.
+"""
+
+import argparse
+import time
+
+from accelerate import Accelerator
+from gazeqwen.evaluation import (
+    CONDITIONS,
+    SampleReader,
+    accuracy,
+    accuracy_table,
+    largest_logit_difference,
+    predict,
+)
+from gazeqwen.runs import provenance, write_json
+from gazeqwen.streamgaze import load_release
+from transformers import AutoModel, AutoProcessor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or Hub id of a trained adapter")
+    parser.add_argument("--data", required=True, help="folder in StreamGaze's release layout")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--tasks", nargs="+", help="default: all tasks of the folder")
+    parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--seed", type=int, default=0, help="of the shuffling")
+    parser.add_argument("--output", help="write the scores and every setting as JSON")
+    parser.add_argument("--compare", help="predictions (.jsonl) of train.py: fail unless `gaze` gives the same logits")
+    arguments = parser.parse_args()
+
+    accelerator = Accelerator()
+    questions = load_release(arguments.data, arguments.split, arguments.tasks)
+    model = AutoModel.from_pretrained(arguments.model, trust_remote_code=True, dtype=arguments.dtype)
+    model = model.to(accelerator.device).eval()
+    processor = AutoProcessor.from_pretrained(arguments.model, trust_remote_code=True)
+    reader = SampleReader(model, processor, keep=len(arguments.conditions) > 1)
+    scores, started = {}, time.time()
+    for condition in arguments.conditions:
+        predictions = predict(
+            accelerator, model, reader, questions, condition, arguments.batch_size, arguments.seed
+        )
+        scores[condition] = accuracy(predictions)
+        if condition == "gaze" and arguments.compare:
+            difference, count = largest_logit_difference(arguments.compare, predictions)
+            accelerator.print(f"largest difference of a logit to {arguments.compare}: {difference:.1e} ({count} questions)")
+            if not difference <= 1e-5:
+                raise SystemExit("the loaded adapter does not give the logits it was saved with")
+    accelerator.print(accuracy_table(scores))
+    if arguments.output and accelerator.is_main_process:
+        settings = {
+            "model": arguments.model,
+            "data": arguments.data,
+            "split": arguments.split,
+            "seed": arguments.seed,
+            "batch_size": arguments.batch_size,
+            "dtype": str(model.dtype),
+            "num_frames": processor.num_frames,
+            "fps": processor.fps,
+            "max_frames": processor.max_frames,
+            "frame_size": processor.video_processor.to_dict()["size"],
+            "video_encoder_size": processor.video_encoder_size,
+            "prompt": questions[0].prompt,
+            "adapter": model.config.to_dict(),
+            "lora": model.has_lora,
+        }
+        result = {
+            "scores": scores,
+            "settings": settings,
+            "seconds": round(time.time() - started, 1),
+            "provenance": provenance(),
+        }
+        write_json(arguments.output, result)
+        accelerator.print(f"written to {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

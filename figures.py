@@ -1,0 +1,82 @@
+"""Pictures of what the wearer looked at."""
+
+import math
+import os
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+
+from .scanpath_gazeqwen import Scanpath
+from .video_gazeqwen import Clip
+
+_GAZE_COLOR, _PATH_COLOR = "#ff2d55", "#ffd60a"
+
+
+def draw_scanpath(path, clip: Clip, scanpath: Scanpath, weights: np.ndarray, title: str = "", columns: int = 5) -> None:
+    """
+    Write a PNG with one panel per temporal step: the step's last frame and the fixations that count in it.
+    `scanpath` (F fixations) is cut to the clip; `weights` (T, F) says how much each counts in each step. A filled
+    disc's opacity shows the weight; the thin line leads from the previous fixation.
+    """
+    spans = clip.step_spans_s()
+    if weights.shape != (len(spans), len(scanpath)):
+        raise ValueError(f"weights are {weights.shape}, expected {(len(spans), len(scanpath))}: steps, fixations")
+    frames = clip.padded(2).frames[1::2]
+    height, width = frames.shape[1:3]
+    columns = min(columns, len(frames))
+    rows = math.ceil(len(frames) / columns)
+    with matplotlib.rc_context({"font.family": "DejaVu Sans"}):
+        panel_width = 3.0
+        figure = Figure(
+            figsize=(columns * panel_width, rows * (panel_width * height / width + 0.45) + 0.6), layout="constrained"
+        )
+        axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+        for axis in axes:
+            axis.axis("off")
+        radius, edge = 0.04 * math.hypot(width, height), "white"
+        for step, (axis, frame) in enumerate(zip(axes, frames, strict=False)):
+            axis.imshow(frame)
+            axis.set_title(f"{_clock(spans[step, 0])} to {_clock(spans[step, 1])}", fontsize=10)
+            for index in np.flatnonzero(weights[step] > 0):
+                x, y = scanpath.table[index, 0] * width - 0.5, scanpath.table[index, 1] * height - 0.5
+                if index > 0:
+                    before = scanpath.table[index - 1, :2] * (width, height) - 0.5
+                    axis.plot([before[0], x], [before[1], y], color=_PATH_COLOR, linewidth=1.2, alpha=0.8)
+                opacity = 0.15 + 0.6 * min(1.0, float(weights[step, index]))
+                axis.add_patch(Circle((x, y), radius, facecolor=(*_rgb(_GAZE_COLOR), opacity), edgecolor=edge))
+                side = "left" if x < 0.7 * width else "right"
+                offset = 1.3 * radius if side == "left" else -1.3 * radius
+                axis.text(
+                    x + offset,
+                    y,
+                    f"{scanpath.ids[index]}: {100 * weights[step, index]:.0f} %",
+                    ha=side,
+                    va="center",
+                    fontsize=9,
+                    color="white",
+                    bbox={"facecolor": "black", "alpha": 0.6, "pad": 1.5, "linewidth": 0},
+                )
+            axis.set_xlim(-0.5, width - 0.5)
+            axis.set_ylim(height - 0.5, -0.5)
+        figure.suptitle(title, fontsize=11)
+        save_png(figure, path)
+
+
+def save_png(figure: Figure, path) -> None:
+    """Write the figure so that a reader sees no file or the whole file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    figure.savefig(temporary, format="png", dpi=110)
+    temporary.replace(path)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
+
+
+def _rgb(color: str) -> tuple[float, float, float]:
+    return matplotlib.colors.to_rgb(color)

@@ -1,0 +1,137 @@
+"""What every run needs: recipes with overrides, atomic writes, and a record of what ran where."""
+
+import dataclasses
+import difflib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import types
+import typing
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+import torch
+import yaml
+
+
+# ------------------------------------------------------------------ recipes: YAML + `section.key=value` -> dataclass
+def read_recipe(cls: type, path: str | os.PathLike, overrides: list[str] = ()):
+    """
+    A `cls` (a dataclass of dataclasses) from a YAML file and overrides such as `stage1.epochs=2`.
+    Raises ValueError naming the file or override, the key, and the nearest key that exists.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML ({error})") from error
+    for override in overrides:
+        keys, equals, text = override.partition("=")
+        if not equals:
+            raise ValueError(f"override {override!r}, expected section.key=value")
+        *sections, key = keys.split(".")
+        target = values
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise ValueError(f"override {override!r}: {section} is a value, not a section")
+        target[key] = yaml.safe_load(text)
+    return _build(cls, values, str(path))
+
+
+def _build(cls: type, values: dict, where: str):
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: got {values!r}, expected keys {[field.name for field in dataclasses.fields(cls)]}")
+    hints, built = typing.get_type_hints(cls), {}
+    for key, value in values.items():
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1)
+            hint = f", did you mean {near[0]!r}?" if near else f", expected one of {sorted(hints)}"
+            raise ValueError(f"{where}: unknown key {key!r}{hint}")
+        if dataclasses.is_dataclass(hints[key]):
+            built[key] = _build(hints[key], value, f"{where}: {key}")
+        else:
+            built[key] = _checked(value, hints[key], f"{where}: {key}")
+    try:
+        return cls(**built)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _checked(value, hint, where: str):
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    plain = tuple(typing.get_origin(kind) or kind for kind in kinds)
+    if float in plain and isinstance(value, (int, str)) and not isinstance(value, bool):
+        try:
+            value = float(value)  # YAML reads 3e-4 as text
+        except ValueError:
+            pass
+    if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
+        raise ValueError(f"{where}: got {value!r}, expected {hint}")
+    return value
+
+
+# ------------------------------------------------------------------ atomic writes
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a file so that a reader sees the old one or the whole new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def write_json(path: str | os.PathLike, value) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike):
+    """Yields a temporary folder that takes the place of `path` when the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+    finally:
+        for leftover in (temporary, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+# ------------------------------------------------------------------ what ran where
+def provenance() -> dict:
+    """Versions, git hash of the code, and device: part of every result file."""
+    packages = ("torch", "transformers", "peft", "accelerate", "av", "numpy")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    return {
+        "gazeqwen": metadata.version("gazeqwen"),
+        "git": _git_hash(),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in packages},
+        "device": device,
+    }
+
+
+def _git_hash() -> str | None:
+    """The commit this package's files come from, `+changes` if they differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            result = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return result.stdout.strip()
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return commit + ("+changes" if git("status", "--porcelain") else "")

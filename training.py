@@ -1,0 +1,253 @@
+"""Two-stage training (paper section 2.4): the resamplers alone, then with LoRA on the language model's queries, values."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from tqdm.auto import tqdm
+from transformers import get_cosine_schedule_with_warmup
+
+from .evaluation import SampleReader, accuracy, letter_ids, option_logits, predict, save_predictions
+from .modeling_gazeqwen import GazeQwenForConditionalGeneration
+from .processing_gazeqwen import GazeQwenProcessor
+from .runs import new_folder, provenance, write_json, write_text
+from .streamgaze import Question, load_release
+
+
+@dataclass
+class ModelSettings:
+    """What is trained on what: see GazeQwenConfig and GazeQwenProcessor."""
+
+    base_model: str = "Qwen/Qwen2.5-VL-7B-Instruct"
+    base_model_revision: str | None = None
+    video_encoder: str = ""
+    video_encoder_revision: str | None = None
+    dtype: str = "bfloat16"
+    gaze_encoding: str = "foveated"
+    gaze_coordinate_scale: float = 1.0
+    injection_layers: list | None = None
+    share_resampler: bool = False
+    num_latents: int = 32
+    latent_dim: int = 256
+    num_blocks: int = 2
+    video_encoder_size: int = 384
+    num_frames: int | None = None
+    fps: float | None = None
+    max_frames: int = 64
+
+
+@dataclass
+class DataSettings:
+    """`folder` in StreamGaze's release layout. `keep_in_memory`: clips' pixels and features, for small data."""
+
+    folder: str = ""
+    train_split: str = "train"
+    validation_split: str = "val"
+    tasks: list | None = None
+    keep_in_memory: bool = False
+
+
+@dataclass
+class StageSettings:
+    """One stage. `epochs: 0` leaves it out. LoRA's rate applies in stage 2."""
+
+    epochs: int = 0
+    learning_rate: float = 3e-4
+    lora_learning_rate: float = 3e-4
+
+
+@dataclass
+class Recipe:
+    """A whole training run. Defaults are the paper's where it gives them (section 3.1)."""
+
+    output_dir: str = "runs/gazeqwen"
+    seed: int = 0
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    stage1: StageSettings = field(default_factory=StageSettings)
+    stage2: StageSettings = field(default_factory=StageSettings)
+    batch_size: int = 1
+    evaluation_batch_size: int = 8
+    gradient_accumulation_steps: int = 8
+    weight_decay: float = 1e-2
+    warmup_steps: int = 20
+    max_grad_norm: float = 1.0
+    label_smoothing: float = 0.0
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+
+    def __post_init__(self):
+        for name in ("batch_size", "evaluation_batch_size", "gradient_accumulation_steps", "lora_rank"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        if self.stage1.epochs + self.stage2.epochs < 1:
+            raise ValueError("stage1.epochs and stage2.epochs are both 0: nothing to train")
+        for name, value in (("model.video_encoder", self.model.video_encoder), ("data.folder", self.data.folder)):
+            if not value:
+                raise ValueError(f"{name} is empty, expected an id or a folder")
+
+
+def optimizer_groups(model, stage: StageSettings, weight_decay: float) -> list[dict]:
+    """Trained parameters by rate and decay: none for norms, biases, amplitudes, gains and LoRA."""
+    groups: dict[tuple, list] = {}
+    for name, parameter in model.trained_parameters().items():
+        is_lora = "lora_" in name
+        kind = name.rsplit(".", 2)[-2:]
+        decays = not is_lora and (name.endswith(("latents", "foveal_query")) or _is_linear_weight(kind))
+        rate = stage.lora_learning_rate if is_lora else stage.learning_rate
+        groups.setdefault((rate, weight_decay if decays else 0.0), []).append(parameter)
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+
+
+def _is_linear_weight(kind: list[str]) -> bool:
+    return kind[-1] == "weight" and "norm" not in kind[0]
+
+
+def answer_loss(logits: torch.Tensor, answers: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    """
+    Cross-entropy over the letters that each question offers: `logits` (B, options) with -inf for letters not offered,
+    `answers` (B,). Smoothing spreads over the offered letters alone.
+    """
+    log_probabilities = F.log_softmax(logits, dim=-1)
+    loss = -log_probabilities.gather(1, answers[:, None]).squeeze(1)
+    if label_smoothing:
+        offered = torch.isfinite(logits)
+        mean = log_probabilities.masked_fill(~offered, 0).sum(-1) / offered.sum(-1)
+        loss = (1 - label_smoothing) * loss - label_smoothing * mean
+    return loss.mean()
+
+
+class Trainer:
+    """Runs a recipe: `Trainer(recipe).run()` trains, keeps the best adapter in `<output_dir>/best`, returns its score."""
+
+    def __init__(self, recipe: Recipe):
+        self.recipe, model = recipe, recipe.model
+        self.accelerator = Accelerator(gradient_accumulation_steps=recipe.gradient_accumulation_steps)
+        set_seed(recipe.seed)
+        self.folder = Path(recipe.output_dir)
+        data = recipe.data
+        self.questions = load_release(data.folder, data.train_split, data.tasks)
+        self.validation = load_release(data.folder, data.validation_split, data.tasks)
+        overlap = {q.video.name for q in self.questions} & {q.video.name for q in self.validation}
+        if overlap:
+            raise ValueError(f"{data.folder}: {len(overlap)} videos are in both splits, such as {sorted(overlap)[0]}")
+        self.model = GazeQwenForConditionalGeneration.from_base(
+            model.base_model,
+            model.video_encoder,
+            model.base_model_revision,
+            model.video_encoder_revision,
+            dtype=model.dtype,
+            gaze_encoding=model.gaze_encoding,
+            gaze_coordinate_scale=model.gaze_coordinate_scale,
+            injection_layers=model.injection_layers,
+            share_resampler=model.share_resampler,
+            num_latents=model.num_latents,
+            latent_dim=model.latent_dim,
+            num_blocks=model.num_blocks,
+        ).to(self.accelerator.device)
+        self.processor = GazeQwenProcessor.from_base(
+            model.base_model,
+            model.base_model_revision,
+            video_encoder_size=model.video_encoder_size,
+            num_frames=model.num_frames,
+            fps=model.fps,
+            max_frames=model.max_frames,
+        )
+        self.reader = SampleReader(self.model, self.processor, keep=data.keep_in_memory)
+        self.letters = letter_ids(self.processor.tokenizer)
+        self.best = {"macro": -1.0}
+        self.log: list[dict] = []
+
+    def run(self) -> dict:
+        """Train both stages. Returns the best validation score, with its stage and epoch."""
+        recipe = self.recipe
+        if self.accelerator.is_main_process:
+            settings = dataclasses.asdict(recipe)
+            write_text(self.folder / "recipe.yaml", yaml.safe_dump(settings, sort_keys=False))
+            write_json(self.folder / "provenance.json", provenance())
+        if recipe.stage1.epochs:
+            self._stage(1, recipe.stage1)
+        if recipe.stage2.epochs:
+            self.model.add_lora(recipe.lora_rank, recipe.lora_alpha)
+            self.model.to(self.accelerator.device)
+            self._stage(2, recipe.stage2)
+        return self.best
+
+    def _stage(self, number: int, stage: StageSettings) -> None:
+        recipe, accelerator = self.recipe, self.accelerator
+        optimizer = torch.optim.AdamW(optimizer_groups(self.model, stage, recipe.weight_decay))
+        loader = torch.utils.data.DataLoader(
+            self.questions,
+            batch_size=recipe.batch_size,
+            shuffle=True,
+            collate_fn=list,
+            generator=torch.Generator().manual_seed(recipe.seed + number),
+        )
+        model, optimizer, loader = accelerator.prepare(self.model, optimizer, loader)
+        steps = stage.epochs * math.ceil(len(loader) / recipe.gradient_accumulation_steps)
+        # Stepped by hand once per optimizer step, so that the schedule does not depend on the number of processes.
+        schedule = get_cosine_schedule_with_warmup(optimizer, min(recipe.warmup_steps, steps - 1), steps)
+        counts = {name: value.numel() for name, value in self.model.trained_parameters().items()}
+        lora = sum(count for name, count in counts.items() if "lora_" in name)
+        accelerator.print(
+            f"stage {number}: {sum(counts.values()) - lora:,} resampler and {lora:,} LoRA parameters, "
+            f"{len(self.questions)} questions, {stage.epochs} epochs, {steps} steps"
+        )
+        with tqdm(total=steps, desc=f"stage {number}", unit="step", disable=not accelerator.is_main_process) as bar:
+            for epoch in range(1, stage.epochs + 1):
+                model.train()
+                for batch in loader:
+                    with accelerator.accumulate(model):
+                        loss = self._loss(model, batch)
+                        accelerator.backward(loss)
+                        if accelerator.sync_gradients:
+                            accelerator.clip_grad_norm_(self.model.trained_parameters().values(), recipe.max_grad_norm)
+                        optimizer.step()
+                        optimizer.zero_grad()
+                    if accelerator.sync_gradients:
+                        schedule.step()
+                        self._record(number, epoch, accelerator.gather(loss.detach()).mean().item(), schedule, bar)
+                self._validate(number, epoch, bar)
+        accelerator.unwrap_model(model)
+        accelerator.free_memory()
+
+    def _loss(self, model, batch: list[Question]) -> torch.Tensor:
+        inputs = self.reader.batch(batch, [question.scanpath for question in batch]).to(self.accelerator.device)
+        logits = option_logits(model, inputs, self.letters, [len(question.options) for question in batch])
+        answers = torch.tensor([question.answer for question in batch], device=logits.device)
+        loss = answer_loss(logits, answers, self.recipe.label_smoothing)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"loss is {loss.item()} on {[question.key for question in batch]}")
+        return loss
+
+    def _record(self, stage: int, epoch: int, loss: float, schedule, bar) -> None:
+        self.log.append({"stage": stage, "epoch": epoch, "step": bar.n, "loss": loss, "lr": schedule.get_last_lr()[0]})
+        bar.update()
+        bar.set_postfix(loss=f"{loss:.3f}", best=f"{self.best['macro']:.3f}")
+
+    def _validate(self, stage: int, epoch: int, bar) -> None:
+        predictions = predict(
+            self.accelerator, self.model, self.reader, self.validation, "gaze", self.recipe.evaluation_batch_size
+        )
+        score = accuracy(predictions)
+        self.log.append({"stage": stage, "epoch": epoch, "step": bar.n, "validation_macro": score["macro"]})
+        bar.write(f"stage {stage}, epoch {epoch}: validation accuracy {100 * score['macro']:.1f} % (mean over tasks)")
+        better = score["macro"] > self.best["macro"]
+        if better:
+            self.best = {**score, "stage": stage, "epoch": epoch}
+        if self.accelerator.is_main_process:
+            write_text(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self.log))
+            if better:
+                with new_folder(self.folder / "best") as folder:
+                    self.model.save_pretrained(folder)
+                    self.processor.save_pretrained(folder)
+                save_predictions(self.folder / "validation_predictions.jsonl", predictions)
+                write_json(self.folder / "validation.json", self.best)
+        self.accelerator.wait_for_everyone()
