@@ -9,6 +9,8 @@ import av
 import numpy as np
 import pytest
 import torch
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
 from gazeqwen.streamgaze import OPTION_LETTERS, format_question
 from gazeqwen.toyworld.backbone import ANSWER_WORDS, BACKBONE_DIR, make_backbone, save_backbone
 from gazeqwen.toyworld.generate import generate, make_entries, make_video
@@ -40,7 +42,6 @@ from gazeqwen.toyworld.world import (
     make_scene,
     write_video,
 )
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 KIND_OF = {noun: kind for kind, noun in NOUN_OF.items()}
 VIDEOS = 400

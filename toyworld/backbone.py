@@ -9,7 +9,6 @@ import string
 from pathlib import Path
 
 import torch
-from gazeqwen.toyworld.world import COLORS, FRAME_PX, NOUN_OF, SHAPES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     PreTrainedTokenizerFast,
@@ -19,6 +18,8 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
 )
+
+from gazeqwen.toyworld.world import COLORS, FRAME_PX, NOUN_OF, SHAPES
 
 BACKBONE_DIR = Path(__file__).parent / "backbone"
 
@@ -121,6 +122,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
             "num_hidden_layers": 6,
             "num_attention_heads": 4,
             "num_key_value_heads": 4,
+            "initializer_range": 0.06,
             "max_position_embeddings": 4096,
             "rms_norm_eps": 1e-6,
             "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [4, 4, 4]},
@@ -132,6 +134,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
         vision_config={
             "depth": 2,
             "hidden_size": 64,
+            "initializer_range": 0.06,
             "intermediate_size": 160,
             "num_heads": 4,
             "out_hidden_size": 96,

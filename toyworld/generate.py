@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
+
 from gazeqwen.toyworld.questions import CLIP_S, NEVER, TASKS, gaze_questions
 from gazeqwen.toyworld.viewer import Fixation, simulate_viewer, write_fixations
 from gazeqwen.toyworld.world import Scene, draw_frame, frame_times_s, make_scene, write_video
-from tqdm import tqdm
 
 SOURCE = "toyworld"
 SPLITS = ("train", "val", "test")

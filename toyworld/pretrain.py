@@ -27,6 +27,11 @@ import av
 import numpy as np
 import torch
 import transformers
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset
+from tqdm import tqdm
+
 from gazeqwen.streamgaze import OPTION_LETTERS, format_question
 from gazeqwen.toyworld.backbone import PROMPT_WORDS, make_backbone, save_backbone
 from gazeqwen.toyworld.generate import make_entries, make_video
@@ -53,10 +58,6 @@ from gazeqwen.toyworld.world import (
     make_scene,
     write_video,
 )
-from torch import nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, IterableDataset
-from tqdm import tqdm
 
 NOUNS = tuple(NOUN_OF.values())
 TOKENS_PER_STEP = GRID * GRID
@@ -259,10 +260,10 @@ class Batches(IterableDataset):
             else i
             for i in asked
         ]
-        template = format_question("\0", question.options)
-        before, after = template.split(" \0")
-        if not question.options:
-            after = ""
+        if question.options:
+            before, after = format_question("\0", question.options).split(" \0")
+        else:
+            before, after = "Question:", ""
         ids = self._ids(f"<|vision_end|>{before}") + asked
         places = []
         lines = after.split("\n")
@@ -571,27 +572,20 @@ ALL_KINDS = {
     "visible": 0.2,
     "of noun": 0.2,
 }
-READ_KINDS = {
-    "match": 3.0,
-    "word which": 1.0,
-    "word color": 0.5,
-    "word shape": 0.5,
-    "which": 1.5,
-    "color": 0.5,
-    "shape": 0.5,
-    "visible": 0.5,
-    "of noun": 0.5,
-}
+READ_KINDS = {"match": 2.5, "word which": 1.5, "word color": 1.0, "word shape": 1.0, "which": 1.0, "of noun": 0.5}
 PHASES = (
-    Phase("vision", 150, {}, clips=24),
-    Phase("reading", 1500, READ_KINDS, clips=8, vector_share=0.2, until={"match": 0.95, "which": 0.9}),
-    Phase("everything", 1200, ALL_KINDS, vector_share=0.3),
-    Phase("late reading", 1200, ALL_KINDS, vector_share=0.4, blind_share=0.6, decay=True),
+    Phase("vision", 220, {}, lr=2.0, decay=True),
+    Phase("reading", 1500, READ_KINDS, clips=8, vector_share=0.2, until={"match": 0.95, "word which": 0.85}),
+    Phase("everything", 1300, ALL_KINDS, clips=12, vector_share=0.3),
+    Phase("late reading", 1300, ALL_KINDS, clips=12, vector_share=0.4, blind_share=0.6, decay=True),
 )
 
 
-def train(model, processor, phases, seed: int, on_phase_end=None, log_every: int = 50) -> dict:
-    """Pretrain `model` in place. Returns steps and wall seconds of each phase, and the last running accuracies."""
+def train(model, processor, phases, seed: int, on_save=None, log_every: int = 50, save_every: int = 300) -> dict:
+    """Pretrain `model` in place. Returns steps and wall seconds of each phase, and the last running accuracies.
+
+    `on_save(record)` is called every `save_every` steps and at the end of each phase.
+    """
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 78])
     text = model.config.text_config
@@ -599,11 +593,11 @@ def train(model, processor, phases, seed: int, on_phase_end=None, log_every: int
     matrices, others = [], list(heads.parameters())
     for name, p in model.named_parameters():
         matrices.append(p) if p.ndim == 2 and "embed" not in name else others.append(p)
-    muon = Muon(matrices, lr=0.02)
-    adam = torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.0)
-    base = (0.02, 3e-3)
+    base = (0.01, 2e-3)
+    muon = Muon(matrices, lr=base[0])
+    adam = torch.optim.AdamW(others, lr=base[1], betas=(0.9, 0.98), weight_decay=0.0)
     everything = [*model.parameters(), *heads.parameters()]
-    record = {}
+    record: dict[str, dict] = {}
     model.train()
     for number, phase in enumerate(phases):
         batches = Batches(processor, seed * 100 + number, phase.clips, phase.questions, phase.kinds)
@@ -630,18 +624,20 @@ def train(model, processor, phases, seed: int, on_phase_end=None, log_every: int
                 p.grad = None
             for key, value in right.items():
                 running[key] = value if key not in running else 0.95 * running[key] + 0.05 * value
+            record[phase.name] = {
+                "steps": step + 1,
+                "wall_s": round(time.monotonic() - started, 1),
+                "running_accuracy": {key: round(value, 3) for key, value in sorted(running.items())},
+            }
             if (step + 1) % log_every == 0:
-                shown = " ".join(f"{k}={v:.2f}" for k, v in sorted(running.items()))
+                shown = " ".join(f"{key}={value:.2f}" for key, value in sorted(running.items()))
                 tqdm.write(f"{phase.name} {step + 1} {time.monotonic() - started:.0f}s loss={loss.item():.3f} {shown}")
-                if phase.until and all(running.get(k, 0) >= v for k, v in phase.until.items()):
+                if phase.until and all(running.get(key, 0) >= value for key, value in phase.until.items()):
                     break
-        record[phase.name] = {
-            "steps": step + 1,
-            "wall_s": round(time.monotonic() - started, 1),
-            "running_accuracy": {k: round(v, 3) for k, v in sorted(running.items())},
-        }
-        if on_phase_end:
-            on_phase_end(record)
+            if on_save and (step + 1) % save_every == 0:
+                on_save(record)
+        if on_save:
+            on_save(record)
     model.eval()
     return record
 
@@ -656,12 +652,19 @@ def question_loss(model, heads: Heads, batch: dict, phase: Phase, rng: np.random
         weight = torch.tensor(2.0)
         for head, state in zip(heads.right, states[-3:-1], strict=True):
             guess = head(state[batch["option_rows"], batch["option_places"]])[:, 0]
+            guesses = guess.detach() > 0
             loss = loss + 0.4 * F.binary_cross_entropy_with_logits(guess, batch["option_right"], pos_weight=weight)
     seen_loss, _ = vision_loss(heads, visual, batch["token_labels"])
     loss = loss + 0.1 * seen_loss
+    scores = defaultdict(list)
+    if len(batch["option_rows"]):
+        for row, said, truth in zip(
+            batch["option_rows"].tolist(), guesses.tolist(), batch["option_right"].tolist(), strict=True
+        ):
+            if batch["kinds"][row] in ("which", "never", "color"):
+                scores[f"option of {batch['kinds'][row]} {'yes' if truth else 'no'}"].append(said == truth)
     right = (logits.argmax(-1) == batch["target"]).float()
     vector = (batch["heat"].amax(dim=1) > 0).repeat_interleave(len(right) // len(batch["heat"]))
-    scores = defaultdict(list)
     for kind, value, by_vector in zip(batch["kinds"], right.tolist(), vector.tolist(), strict=True):
         scores[f"{kind} (vector)" if by_vector and kind.removeprefix("word ") in HIGHLIGHT_KINDS else kind].append(
             value
@@ -675,9 +678,10 @@ def question_loss(model, heads: Heads, batch: dict, phase: Phase, rng: np.random
 def read_frames(path: str | Path, times_s: np.ndarray) -> np.ndarray:
     """Frames of a video file shown at `times_s` (the last one that starts no later), uint8 (N, H, W, 3)."""
     with av.open(str(path)) as container:
-        decoded = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
-    starts = np.array([time_s for time_s, _ in decoded])
-    return np.stack([decoded[max(int(np.searchsorted(starts, s + 1e-6)) - 1, 0)][1] for s in times_s])
+        decoded = list(container.decode(video=0))
+    starts = np.array([frame.time for frame in decoded])
+    shown = [decoded[max(int(np.searchsorted(starts, s + 1e-6, side="right")) - 1, 0)] for s in times_s]
+    return np.stack([frame.to_ndarray(format="rgb24") for frame in shown])
 
 
 @torch.no_grad()
@@ -758,7 +762,7 @@ def measure(model, processor, seed: int, videos: int = 150) -> dict[str, dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("out", help="folder to write the backbone into (after every phase)")
+    parser.add_argument("out", help="folder to write the backbone into (saved on the way, too)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (a second process draws the batches)")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of steps of every phase")

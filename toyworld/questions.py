@@ -15,6 +15,7 @@ from collections import Counter
 from itertools import combinations
 
 import numpy as np
+
 from gazeqwen.toyworld.viewer import Fixation
 from gazeqwen.toyworld.world import Scene
 

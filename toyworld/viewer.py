@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from gazeqwen.toyworld.world import FRAME_PX, Scene
 
 NOISE_PX = 1.7
