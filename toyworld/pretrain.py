@@ -431,13 +431,13 @@ class SharedPrefix:
 
 
 def packed_forward(
-    model, batch: dict, blind_layers: int = 0, highlight: tuple[int, torch.Tensor] | None = None
+    model, batch: dict, blind_layers: int = 0, highlights: dict[int, torch.Tensor] | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
     """Run every question of every clip, computing a clip's visual prefix once: equal to plain forwards.
 
     Args:
         blind_layers: in this many first layers the tails may not attend to video tokens.
-        highlight: (decoder layer, vector (96,)): `heat * vector` is added to the video tokens after that layer.
+        highlights: decoder layer -> vector (96,): `heat * vector` is added to the video tokens after that layer.
 
     Returns logits at each tail's last token (C*Q, vocabulary), video embeddings (C*64, hidden), and the tails' hidden
     states after each layer, (C*Q, L, hidden) each.
@@ -452,8 +452,8 @@ def packed_forward(
     rope = decoder.rotary_emb(hidden, batch["prefix_position"])
     for i, layer in enumerate(decoder.layers):
         hidden = layer(hidden, position_embeddings=rope, past_key_values=prefix, use_cache=True)
-        if highlight is not None and i == highlight[0]:
-            added = batch["heat"][..., None] * highlight[1]
+        if highlights and i in highlights:
+            added = batch["heat"][..., None] * highlights[i]
             hidden = hidden + F.pad(added, (0, 0, head, 0))
 
     tails, length = batch["tail_ids"].shape
@@ -646,7 +646,7 @@ def question_loss(model, heads: Heads, batch: dict, phase: Phase, rng: np.random
     """Loss and accuracies of one batch: the answers, which options are right, and what the video tokens show."""
     layer = int(rng.integers(len(heads.vectors)))
     blind_layers = int(rng.integers(1, 3)) if rng.random() < phase.blind_share else 0
-    logits, visual, states = packed_forward(model, batch, blind_layers, (layer, heads.vectors[layer]))
+    logits, visual, states = packed_forward(model, batch, blind_layers, {layer: heads.vectors[layer]})
     loss = F.cross_entropy(logits, batch["target"])
     if len(batch["option_rows"]):
         weight = torch.tensor(2.0)
