@@ -150,6 +150,44 @@ def convert_vjepa2_1(
     return model
 
 
+# Names of the reference's per-layer, per-block lists -> ours, where each tensor stacks all layers.
+_REFERENCE_BLOCK_NAMES = {
+    "q_projs.{layer}.{block}": "query",
+    "k_projs.{layer}.{block}": "key",
+    "v_projs.{layer}.{block}": "value",
+    "g_projs.{layer}.{block}": "gaze",
+    "ff_blocks.{layer}.{block}.0": "feed_forward_norm",
+    "ff_blocks.{layer}.{block}.1": "feed_forward_up",
+    "ff_blocks.{layer}.{block}.3": "feed_forward_down",
+    "block_norms.{layer}.{block}": "norm",
+}
+
+
+def reference_resampler_state(
+    state: dict[str, torch.Tensor], injection_layers: list[int], num_blocks: int
+) -> dict[str, torch.Tensor]:
+    """
+    The weights of a `GazeResampler` with `gaze_encoding="coord_pe"` from the reference implementation's `state_dict`,
+    which keeps one resampler per injection layer and one amplitude per decoder layer.
+    """
+
+    def stacked(name: str, block: int = 0) -> torch.Tensor:
+        names = [name.format(layer=layer, block=block) for layer in range(len(injection_layers))]
+        return torch.stack([state[name] for name in names])
+
+    converted = {
+        "latents": stacked("latents.{layer}"),
+        "proj_in.weight": stacked("proj_ins.{layer}.weight"),
+        "proj_out.weight": stacked("proj_outs.{layer}.weight"),
+        "amplitude": state["amplitude"][injection_layers],
+    }
+    for block in range(num_blocks):
+        for theirs, ours in _REFERENCE_BLOCK_NAMES.items():
+            for kind in ("weight", "bias"):
+                converted[f"blocks.{block}.{ours}.{kind}"] = stacked(f"{theirs}.{kind}", block)
+    return converted
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)

@@ -18,8 +18,8 @@ _GAZE_COLOR, _PATH_COLOR = "#ff2d55", "#ffd60a"
 def draw_scanpath(path, clip: Clip, scanpath: Scanpath, weights: np.ndarray, title: str = "", columns: int = 5) -> None:
     """
     Write a PNG with one panel per temporal step: the step's last frame and the fixations that count in it.
-    `scanpath` (F fixations) is cut to the clip; `weights` (T, F) says how much each counts in each step. A filled
-    disc's opacity shows the weight; the thin line leads from the previous fixation.
+    `scanpath` (F fixations) is cut to the clip; `weights` (T, F) says how much each counts in each step. A disc
+    carries the fixation's number, its opacity shows the weight; the thin line leads from the previous fixation.
     """
     spans = clip.step_spans_s()
     if weights.shape != (len(spans), len(scanpath)):
@@ -31,7 +31,7 @@ def draw_scanpath(path, clip: Clip, scanpath: Scanpath, weights: np.ndarray, tit
     with matplotlib.rc_context({"font.family": "DejaVu Sans"}):
         panel_width = 3.0
         figure = Figure(
-            figsize=(columns * panel_width, rows * (panel_width * height / width + 0.45) + 0.6), layout="constrained"
+            figsize=(columns * panel_width, rows * (panel_width * height / width + 0.5) + 0.4), layout="constrained"
         )
         axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
         for axis in axes:
@@ -39,26 +39,17 @@ def draw_scanpath(path, clip: Clip, scanpath: Scanpath, weights: np.ndarray, tit
         radius, edge = 0.04 * math.hypot(width, height), "white"
         for step, (axis, frame) in enumerate(zip(axes, frames, strict=False)):
             axis.imshow(frame)
-            axis.set_title(f"{_clock(spans[step, 0])} to {_clock(spans[step, 1])}", fontsize=10)
-            for index in np.flatnonzero(weights[step] > 0):
+            counted = np.flatnonzero(weights[step] > 0)
+            shares = ", ".join(f"#{scanpath.ids[index]}: {100 * weights[step, index]:.0f} %" for index in counted)
+            axis.set_title(f"{_clock(spans[step, 0])} to {_clock(spans[step, 1])}\n{shares or 'no fixation'}", fontsize=9)
+            for index in counted:
                 x, y = scanpath.table[index, 0] * width - 0.5, scanpath.table[index, 1] * height - 0.5
                 if index > 0:
                     before = scanpath.table[index - 1, :2] * (width, height) - 0.5
                     axis.plot([before[0], x], [before[1], y], color=_PATH_COLOR, linewidth=1.2, alpha=0.8)
                 opacity = 0.15 + 0.6 * min(1.0, float(weights[step, index]))
                 axis.add_patch(Circle((x, y), radius, facecolor=(*_rgb(_GAZE_COLOR), opacity), edgecolor=edge))
-                side = "left" if x < 0.7 * width else "right"
-                offset = 1.3 * radius if side == "left" else -1.3 * radius
-                axis.text(
-                    x + offset,
-                    y,
-                    f"{scanpath.ids[index]}: {100 * weights[step, index]:.0f} %",
-                    ha=side,
-                    va="center",
-                    fontsize=9,
-                    color="white",
-                    bbox={"facecolor": "black", "alpha": 0.6, "pad": 1.5, "linewidth": 0},
-                )
+                axis.text(x, y, str(scanpath.ids[index]), ha="center", va="center", fontsize=8, color="white")
             axis.set_xlim(-0.5, width - 0.5)
             axis.set_ylim(height - 0.5, -0.5)
         figure.suptitle(title, fontsize=11)

@@ -335,18 +335,25 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return add_residual
 
     # ---------------------------------------------------------------- gaze of a call
+    @property
+    def _frames_per_step(self) -> int:
+        return self.backbone.config.vision_config.temporal_patch_size
+
+    def _check_frames(self, pixel_values: torch.Tensor, grids: torch.Tensor) -> None:
+        expected = int(grids[:, 0].max()) * self._frames_per_step
+        if pixel_values.shape[1] != expected:
+            raise ValueError(
+                f"video_encoder_pixel_values have {pixel_values.shape[1]} frames, expected {expected}: "
+                f"{self._frames_per_step} for each temporal step of the longest video"
+            )
+
     def _encode_video(self, pixel_values: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
         """
         Frozen features on the visual token grids. `pixel_values` (V, F, 3, S, S), `grids` (V, 3) = T, H, W of visual
         tokens -> (V, T_max, N_max, D_v), zero-padded. Videos of equal grid are encoded together.
         """
-        frames_per_step = self.backbone.config.vision_config.temporal_patch_size
+        frames_per_step = self._frames_per_step
         max_steps, max_tokens = int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max())
-        if pixel_values.shape[1] != max_steps * frames_per_step:
-            raise ValueError(
-                f"video_encoder_pixel_values have {pixel_values.shape[1]} frames, expected {max_steps * frames_per_step}: "
-                f"{frames_per_step} for each of the {max_steps} temporal steps"
-            )
         features = pixel_values.new_zeros(len(grids), max_steps, max_tokens, self.video_encoder.config.hidden_size)
         for grid in grids.unique(dim=0):
             same = (grids == grid).all(-1)
@@ -369,7 +376,9 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         The frozen `video_encoder_features` (V, T, H*W, D_v) of `video_encoder_pixel_values` (V, F, 3, S, S), to be
         computed once and given instead of the pixels.
         """
-        return self._encode_video(video_encoder_pixel_values, self.token_grids(video_grid_thw))
+        grids = self.token_grids(video_grid_thw)
+        self._check_frames(video_encoder_pixel_values, grids)
+        return self._encode_video(video_encoder_pixel_values, grids)
 
     def _gaze_of_call(
         self,
@@ -430,6 +439,7 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         device = self.resampler.amplitude.device
         if video_encoder_features is None:
+            self._check_frames(video_encoder_pixel_values, grids)
             with torch.no_grad():
                 features = self._encode_video(video_encoder_pixel_values[has].to(device), grids[has])
         else:

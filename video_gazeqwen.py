@@ -15,6 +15,8 @@ except ImportError:  # only reading files needs it; clips can also be made from 
 # StreamGaze's frame rates by clip length: (longest clip in seconds, frames per second).
 _STREAMGAZE_FPS = ((30.0, 1.0), (60.0, 0.5), (300.0, 0.2), (math.inf, 0.1))
 
+_SAME_TIME_S = 1e-6  # rounding of times that are the same
+
 # A question stamped in whole seconds may lie up to this far behind the last frame; the clip then ends with the video.
 QUESTION_ROUNDING_S = 1.0
 
@@ -44,7 +46,7 @@ class Clip:
             raise ValueError(f"{self.source}: timestamps {times.tolist()}, expected finite and not decreasing")
         if not self.start_s < self.end_s:
             raise ValueError(f"{self.source}: clip from {self.start_s} to {self.end_s} s, expected a positive length")
-        if times[-1] > self.end_s + 1e-6:
+        if times[-1] > self.end_s + _SAME_TIME_S:
             raise ValueError(f"{self.source}: a frame at {times[-1]} s lies after the clip's end, {self.end_s} s")
         object.__setattr__(self, "frames", frames)
         object.__setattr__(self, "timestamps_s", times)
@@ -187,7 +189,7 @@ def _decode_at(container, stream, times: np.ndarray, path: Path) -> tuple[np.nda
     for frame in container.decode(stream):
         if frame.pts is None:
             raise ValueError(f"{path}: a frame carries no presentation time")
-        while len(frames) < len(times) and shown is not None and frame.pts * frame.time_base > times[len(frames)]:
+        while len(frames) < len(times) and shown is not None and frame.pts * frame.time_base > times[len(frames)] + _SAME_TIME_S:
             take(shown)
         if len(frames) == len(times):
             break

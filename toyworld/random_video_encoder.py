@@ -28,4 +28,5 @@ if __name__ == "__main__":
     parser.add_argument("out")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    VJEPA21Model._auto_class = VJEPA21Config._auto_class = None  # the package is at hand: save no copy of its code
     random_video_encoder(arguments.seed).save_pretrained(arguments.out)

@@ -1,0 +1,36 @@
+# Every target makes and reuses .venv; nothing but Python 3.11, pip, make and git is needed.
+PYTHON ?= python3.11
+BIN := .venv/bin
+LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+DEMO := runs/demo
+
+.PHONY: install demo test quality style
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+# The whole chain on the toy world: data, two-stage training, evaluation with controls, reload in new processes, a question.
+demo: install
+	rm -rf $(DEMO)
+	$(BIN)/python -m gazeqwen.toyworld.generate $(DEMO)/world --train 500 --val 40 --test 100 --seed 0
+	$(LAUNCH) train.py recipes/demo.yaml
+	$(LAUNCH) eval.py --model $(DEMO)/best --data $(DEMO)/world --split val --conditions gaze --batch_size 64 \
+		--compare $(DEMO)/validation_predictions.jsonl
+	$(LAUNCH) eval.py --model $(DEMO)/best --data $(DEMO)/world --split test --batch_size 64 --output $(DEMO)/results.json
+	$(BIN)/python -m gazeqwen.toyworld.ask_example $(DEMO)
+
+test: install
+	$(BIN)/python -m pytest
+
+quality: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+style: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

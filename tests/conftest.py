@@ -1,0 +1,36 @@
+"""Fixtures shared by the tests."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from support import BACKBONE, VIDEO_ENCODER
+
+from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
+from gazeqwen.processing_gazeqwen import GazeQwenProcessor
+from gazeqwen.toyworld.generate import generate
+
+
+@pytest.fixture(autouse=True)
+def same_random_state():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def toy_model() -> GazeQwenForConditionalGeneration:
+    """An untrained adapter on the toy world's backbone; tests that change it make their own."""
+    torch.manual_seed(0)
+    return GazeQwenForConditionalGeneration.from_base(str(BACKBONE), str(VIDEO_ENCODER), latent_dim=16, num_latents=8)
+
+
+@pytest.fixture(scope="session")
+def toy_processor() -> GazeQwenProcessor:
+    return GazeQwenProcessor.from_base(str(BACKBONE), video_encoder_size=64, num_frames=8)
+
+
+@pytest.fixture(scope="session")
+def toy_world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("toy") / "world"
+    generate(folder, train=8, val=4, test=4, seed=3)
+    return folder

@@ -1,0 +1,129 @@
+"""Fixation tables: what is read, what is refused and how the error names it, and how scanpaths are cut."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import ROOT, write_fixations
+
+from gazeqwen.scanpath_gazeqwen import Scanpath, as_scanpath
+
+REAL_TABLE = ROOT.parent / "shared" / "real" / "OP03-R01-PastaSalad_fixation_filtered.csv"
+
+
+def table(path: Path, text: str) -> Path:
+    path.write_bytes(text.encode())
+    return path
+
+
+def test_reads_a_streamgaze_table(tmp_path):
+    scanpath = Scanpath.from_csv(write_fixations(tmp_path / "f.csv", [(1.0, 3.0, 0.25, 0.75), (4.0, 4.5, 0.5, 0.5)]))
+    assert scanpath.table.tolist() == [[0.25, 0.75, 2.0, 2.0], [0.5, 0.5, 4.25, 0.5]]
+    assert scanpath.ids.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "start_time_seconds,end_time_seconds,center_x,center_y\n1,3,.25,.75\n",
+        "center_y,center_x,episode_start_time,duration\n.75,.25,1,2\n",
+        "\ufeffstart_time,end_time,center_x,center_y\r\n1,3,.25,.75\r\n",
+    ],
+    ids=["other names", "duration instead of end", "BOM and Windows line ends"],
+)
+def test_column_aliases(tmp_path, text):
+    assert Scanpath.from_csv(table(tmp_path / "f.csv", text)).table.tolist() == [[0.25, 0.75, 2.0, 2.0]]
+
+
+def test_rows_are_sorted_by_time_and_keep_their_numbers(tmp_path):
+    scanpath = Scanpath.from_csv(write_fixations(tmp_path / "f.csv", [(4, 5, 0.1, 0.1), (1, 2, 0.9, 0.9)]))
+    assert scanpath.table[:, 2].tolist() == [1.5, 4.5] and scanpath.ids.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ("1,3,nan,.5", ["line 3", "x is nan", "finite"]),
+        ("1,3,.5,inf", ["line 3", "y is inf", "finite"]),
+        ("1,3,1.2,.5", ["line 3", "x is 1.2", "0 to 1"]),
+        ("1,3,.5,-0.1", ["line 3", "y is -0.1", "0 to 1"]),
+        ("3,3,.5,.5", ["line 3", "3.0 to 3.0", "end after its start"]),
+        ("3,2,.5,.5", ["line 3", "3.0 to 2.0", "end after its start"]),
+        ("-2,1,.5,.5", ["line 3", "begins at or after 0"]),
+        ("1,3,left,.5", ["line 3", "center_x is 'left'", "a number"]),
+        ("1,3,.5", ["line 3", "center_y is None", "a number"]),
+        ("nan,3,.5,.5", ["line 3", "nan"]),
+    ],
+)
+def test_bad_rows_are_named(tmp_path, row, named):
+    path = table(tmp_path / "my fixations.csv", f"start_time,end_time,center_x,center_y\n0,1,.5,.5\n{row}\n")
+    with pytest.raises(ValueError, match="my fixations.csv") as error:
+        Scanpath.from_csv(path)
+    for part in named:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "empty file"),
+        ("start_time,end_time,x,y\n1,2,.5,.5\n", "no column for x, y"),
+        ("start_time,center_x,center_y\n1,.5,.5\n", "no column for end or duration"),
+        ("start_time;end_time;center_x;center_y\n1;2;.5;.5\n", "no column for start"),
+    ],
+)
+def test_bad_headers_are_named(tmp_path, text, named):
+    with pytest.raises(ValueError, match=named):
+        Scanpath.from_csv(table(tmp_path / "f.csv", text))
+
+
+def test_a_binary_file_is_refused(tmp_path):
+    (tmp_path / "f.csv").write_bytes(bytes(range(256)))
+    with pytest.raises(ValueError, match="not a CSV text file"):
+        Scanpath.from_csv(tmp_path / "f.csv")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.csv"):
+        Scanpath.from_csv(tmp_path / "nowhere.csv")
+
+
+def test_arrays():
+    assert as_scanpath(None) is None
+    assert len(as_scanpath(np.zeros((0, 4)))) == 0
+    with pytest.raises(ValueError, match=r"shape \(2, 3\)"):
+        as_scanpath(np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="row 1: duration is 0.0"):
+        as_scanpath([[0.5, 0.5, 1.0, 1.0], [0.5, 0.5, 1.0, 0.0]])
+
+
+def test_clipping_is_by_overlap_and_cuts_at_the_edges():
+    scanpath = as_scanpath([[0.1, 0.1, 1.0, 2.0], [0.2, 0.2, 4.0, 2.0], [0.3, 0.3, 8.0, 2.0]])
+    clipped = scanpath.clip(1.5, 4.5)
+    np.testing.assert_allclose(clipped.table, [[0.1, 0.1, 1.75, 0.5], [0.2, 0.2, 3.75, 1.5]])
+    assert clipped.ids.tolist() == [0, 1]
+
+
+fixations = st.lists(
+    st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(5, 50), st.floats(0.01, 9)), min_size=0, max_size=8
+)
+
+
+@given(fixations, st.floats(0, 60), st.floats(0.1, 60))
+def test_clipping_keeps_exactly_the_time_that_overlaps(rows, start_s, length_s):
+    scanpath, end_s = as_scanpath(np.array(rows).reshape(-1, 4)), start_s + length_s
+    clipped = scanpath.clip(start_s, end_s)
+    assert (clipped.begin_s >= start_s - 1e-9).all() and (clipped.end_s <= end_s + 1e-9).all()
+    overlap = np.clip(np.minimum(scanpath.end_s, end_s) - np.maximum(scanpath.begin_s, start_s), 0, None)
+    assert clipped.table[:, 3].sum() == pytest.approx(overlap.sum(), abs=1e-6)
+
+
+@pytest.mark.skipif(not REAL_TABLE.exists(), reason="the real table is not part of the project")
+def test_the_real_table():
+    scanpath = Scanpath.from_csv(REAL_TABLE)
+    assert len(scanpath) == len(REAL_TABLE.read_text().splitlines()) - 1 == 35
+    last = scanpath.clip(216, 276)
+    assert last.ids.tolist() == [6, 7, 8, 9, 10, 11]
+    assert last.table[-1, 3] == pytest.approx(276 - 275.9583333)
