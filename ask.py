@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoProcessor
 from gazeqwen.evaluation import letter_ids, option_logits
 from gazeqwen.figures import draw_scanpath
 from gazeqwen.resampler_gazeqwen import fixation_weights
+from gazeqwen.runs import clear_errors
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.streamgaze import OPTION_LETTERS, chat_message, format_question
 
@@ -71,7 +72,8 @@ def main() -> None:
                 logits = option_logits(model, inputs, letters, [len(arguments.options)])
                 probabilities = logits.softmax(-1)[0].tolist()
                 best = max(range(len(probabilities)), key=probabilities.__getitem__)
-                answers[name] = f"{OPTION_LETTERS[best]}. {arguments.options[best]} ({100 * probabilities[best]:.1f} %)"
+                chosen = f"{OPTION_LETTERS[best]}. {arguments.options[best]}"
+                answers[name] = f"{chosen} ({100 * probabilities[best]:.1f} %)"
                 listed = zip(OPTION_LETTERS, arguments.options, probabilities, strict=False)
                 details = ", ".join(f"{letter}. {option} {100 * p:.1f} %" for letter, option, p in listed)
                 print(f"{name + ':':14}{answers[name]}   of {details}")
@@ -88,4 +90,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with clear_errors():
+        main()

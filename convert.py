@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
 
 # The order in which the official hub code looks: B and L are read from `ema_encoder`, g and G from `target_encoder`.

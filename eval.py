@@ -3,14 +3,16 @@ Evaluate a trained GazeQwen, with controls that show whether gaze made the diffe
 
     accelerate launch eval.py --model runs/demo/best --data runs/demo/world --output runs/demo/results.json
 
-Conditions: `gaze`, each question with its own scanpath; `none`, without gaze, which is the base model; `shuffled`, each
-question with another video's scanpath.
+Conditions: `gaze`, each question with its own scanpath; `none`, without gaze, which is the base model; `shuffled`,
+each question with another video's scanpath.
 """
 
 import argparse
 import time
 
 from accelerate import Accelerator
+from transformers import AutoModel, AutoProcessor
+
 from gazeqwen.evaluation import (
     CONDITIONS,
     SampleReader,
@@ -19,9 +21,8 @@ from gazeqwen.evaluation import (
     largest_logit_difference,
     predict,
 )
-from gazeqwen.runs import provenance, write_json
+from gazeqwen.runs import clear_errors, provenance, write_json
 from gazeqwen.streamgaze import load_release
-from transformers import AutoModel, AutoProcessor
 
 
 def main() -> None:
@@ -46,13 +47,13 @@ def main() -> None:
     reader = SampleReader(model, processor, keep=len(arguments.conditions) > 1)
     scores, started = {}, time.time()
     for condition in arguments.conditions:
-        predictions = predict(
-            accelerator, model, reader, questions, condition, arguments.batch_size, arguments.seed
-        )
+        predictions = predict(accelerator, model, reader, questions, condition, arguments.batch_size, arguments.seed)
         scores[condition] = accuracy(predictions)
         if condition == "gaze" and arguments.compare:
             difference, count = largest_logit_difference(arguments.compare, predictions)
-            accelerator.print(f"largest difference of a logit to {arguments.compare}: {difference:.1e} ({count} questions)")
+            accelerator.print(
+                f"largest difference of a logit to {arguments.compare}: {difference:.1e} ({count} questions)"
+            )
             if not difference <= 1e-5:
                 raise SystemExit("the loaded adapter does not give the logits it was saved with")
     accelerator.print(accuracy_table(scores))
@@ -84,4 +85,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with clear_errors():
+        main()

@@ -81,7 +81,7 @@ def letter_ids(tokenizer) -> list[int]:
     ids = [tokenizer.encode(letter, add_special_tokens=False) for letter in OPTION_LETTERS]
     for letter, tokens in zip(OPTION_LETTERS, ids, strict=True):
         if len(tokens) != 1:
-            raise ValueError(f"the tokenizer splits the option letter {letter!r} into {len(tokens)} tokens, expected 1")
+            raise ValueError(f"the tokenizer splits the letter {letter!r} into {len(tokens)} tokens, expected 1")
     return [tokens[0] for tokens in ids]
 
 
@@ -170,10 +170,11 @@ def accuracy_table(scores: dict[str, dict]) -> str:
     totals = [str(next(iter(scores.values()))["tasks"][task]["total"]) for task in tasks]
     rows.append(["questions", *totals, str(sum(map(int, totals)))])
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths)))
-        for row in [header, *rows]
-    )
+    lines = []
+    for row in [header, *rows]:
+        first, *others = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join([first, *(cell.strip().rjust(len(cell)) for cell in others)]))
+    return "\n".join(lines)
 
 
 def save_predictions(path, predictions: list[Prediction]) -> None:
@@ -186,10 +187,7 @@ def largest_logit_difference(path, predictions: list[Prediction]) -> tuple[float
     saved = [Prediction(**json.loads(line)) for line in Path(path).read_text(encoding="utf-8").splitlines()]
     before, now = {p.key: p for p in saved}, {p.key: p for p in predictions}
     if set(before) != set(now):
-        raise ValueError(
-            f"{path}: {len(set(before) - set(now))} of its questions were not asked, {len(set(now) - set(before))} others were"
-        )
-    differences = [
-        abs(a - b) for key in before for a, b in zip(before[key].logits, now[key].logits, strict=True)
-    ]
+        left_out, others = len(set(before) - set(now)), len(set(now) - set(before))
+        raise ValueError(f"{path}: {left_out} of its questions were not asked, {others} others were")
+    differences = [abs(a - b) for key in before for a, b in zip(before[key].logits, now[key].logits, strict=True)]
     return max(differences), len(before)

@@ -15,7 +15,9 @@ from .video_gazeqwen import Clip
 _GAZE_COLOR, _PATH_COLOR = "#ff2d55", "#ffd60a"
 
 
-def draw_scanpath(path, clip: Clip, scanpath: Scanpath, weights: np.ndarray, title: str = "", columns: int = 5) -> None:
+def draw_scanpath(
+    path, clip: Clip, scanpath: Scanpath, weights: np.ndarray, title: str = "", columns: int = 5
+) -> None:
     """
     Write a PNG with one panel per temporal step: the step's last frame and the fixations that count in it.
     `scanpath` (F fixations) is cut to the clip; `weights` (T, F) says how much each counts in each step. A disc
@@ -41,7 +43,8 @@ def draw_scanpath(path, clip: Clip, scanpath: Scanpath, weights: np.ndarray, tit
             axis.imshow(frame)
             counted = np.flatnonzero(weights[step] > 0)
             shares = ", ".join(f"#{scanpath.ids[index]}: {100 * weights[step, index]:.0f} %" for index in counted)
-            axis.set_title(f"{_clock(spans[step, 0])} to {_clock(spans[step, 1])}\n{shares or 'no fixation'}", fontsize=9)
+            when = f"{_clock(spans[step, 0])} to {_clock(spans[step, 1])}"
+            axis.set_title(f"{when}\n{shares or 'no fixation'}", fontsize=9)
             for index in counted:
                 x, y = scanpath.table[index, 0] * width - 0.5, scanpath.table[index, 1] * height - 0.5
                 if index > 0:

@@ -1,7 +1,7 @@
 """
 GazeQwenForConditionalGeneration: a frozen Qwen2.5-VL, a frozen video encoder, and a small trained module between them.
 
-The model adds `amplitude_l * R_l` to the hidden states of the video tokens after decoder layer `l` (paper, equation 6).
+The model adds `amplitude_l * R_l` to the hidden states of the video tokens after decoder layer `l` (paper, eq. 6).
 All residuals of a call depend on video and gaze alone, so they are computed once, before the decoder runs, and travel
 to the layers as a keyword argument of the call: forward hooks on the layers add them. Gradient checkpointing keeps a
 layer's keyword arguments for its second run, so a hook sees the same residuals there.
@@ -219,7 +219,7 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         for name in ("base_model_name_or_path", "video_encoder_name_or_path"):
             if getattr(self.config, name) is None:
                 raise ValueError(
-                    f"config.{name} is None: base weights are not saved, so give the id or folder they are to be loaded from"
+                    f"config.{name} is None: base weights are not saved, so give the id or folder to load them from"
                 )
         if self.is_remote_code():
             module = type(self).__module__.split(".")[-1]
@@ -423,7 +423,7 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         sizes = grids.prod(-1)
         if int(is_video.sum()) != int(sizes.sum()):
             raise ValueError(
-                f"the prompts hold {int(is_video.sum())} video tokens, but video_grid_thw stands for {int(sizes.sum())}"
+                f"the prompts hold {int(is_video.sum())} video tokens, video_grid_thw stands for {int(sizes.sum())}"
             )
         has = torch.ones(num_videos, dtype=torch.bool) if has_scanpath is None else has_scanpath
         has = has.to(input_ids.device).bool()
@@ -448,8 +448,8 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         steps, tokens = int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max())
         if features.shape[1] < steps or features.shape[2] < tokens or step_spans_s.shape[1] < steps:
             raise ValueError(
-                f"video features {tuple(features.shape)} and step_spans_s {tuple(step_spans_s.shape)} are too small for "
-                f"{steps} temporal steps of {tokens} visual tokens"
+                f"video features {tuple(features.shape)} and step_spans_s {tuple(step_spans_s.shape)} are too small "
+                f"for {steps} temporal steps of {tokens} visual tokens"
             )
         features, spans = features[:, :steps, :tokens], step_spans_s[has].to(device)[:, :steps]
         if scanpath_mask is None:
@@ -594,9 +594,8 @@ def _absolute_if_folder(name: str) -> str:
 
 def _check_keys(source: str, expected: set[str], found: set[str]) -> None:
     if expected != found:
-        raise ValueError(
-            f"{source} does not fit this model: missing {sorted(expected - found)}, unexpected {sorted(found - expected)}"
-        )
+        missing, unexpected = sorted(expected - found), sorted(found - expected)
+        raise ValueError(f"{source} does not fit this model: missing {missing}, unexpected {unexpected}")
 
 
 GazeQwenForConditionalGeneration.register_for_auto_class("AutoModel")

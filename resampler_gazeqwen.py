@@ -1,8 +1,8 @@
 """
 Gaze encodings and the GazeResampler (paper section 2.2): pure tensor maths, no I/O.
 
-Shapes: V videos, T temporal steps, H x W visual tokens per step (N = H * W, raster order), F fixations, D_v features of
-the video encoder, d latent width, K latents, L resamplers (one per injection layer, or 1 if shared), D hidden size.
+Shapes: V videos, T temporal steps, H x W visual tokens per step (N = H * W, raster order), F fixations, D_v features
+of the video encoder, d latent width, K latents, L resamplers (one per injection layer, or 1 if shared), D hidden size.
 Everything carries L and V as leading axes, so all layers, videos and steps are one computation.
 """
 
@@ -207,10 +207,10 @@ class GazeResampler(nn.Module):
     """
     Turns video features and gaze into residuals for the video tokens of every injection layer (paper section 2.2).
 
-    `config` is a GazeQwenConfig. Deviations of the default (`foveated`) from the paper: gaze enters the latents' logits
-    as a per-token bias with a learned non-negative gain per latent and scale, where equation 2 adds one vector to all
-    visual keys and so cannot favour any of them; and the reverse read (equation 5) sees the same foveal map, where the
-    paper's sees token content alone.
+    `config` is a GazeQwenConfig. Deviations of the default (`foveated`) from the paper: gaze enters the latents'
+    logits as a per-token bias with a learned non-negative gain per latent and scale, where equation 2 adds one vector
+    to all visual keys and so cannot favour any of them; and the reverse read (equation 5) sees the same foveal map,
+    where the paper's sees token content alone.
     """
 
     def __init__(self, config):
@@ -282,13 +282,13 @@ class GazeResampler(nn.Module):
         has rank K at most, so its H*W rows are never formed here.
 
         `features` (V, T, N, D_v), `scanpaths` (V, F, 4), `present` (V, F) bool, `step_spans_s` (V, T, 2),
-        `grids` (V, 2) = H, W; steps and tokens beyond a video's own are padding: never attended to, and their rows mean
-        nothing. Returns `read` (layers or 1, V, T, N, K) and `values` (layers, V, T, K, D), float32.
+        `grids` (V, 2) = H, W; steps and tokens beyond a video's own are padding: never attended to, and their rows
+        mean nothing. Returns `read` (layers or 1, V, T, N, K) and `values` (layers, V, T, K, D), float32.
         """
         with torch.autocast(features.device.type, enabled=False):
             num_videos, steps, tokens, _ = features.shape
             features, scanpaths, step_spans_s = features.float(), scanpaths.float(), step_spans_s.float()
-            num_layers, num_latents, dim = self.latents.shape
+            num_layers, _, dim = self.latents.shape
             visual = features.flatten(0, 2) @ self.proj_in.weight.mT  # (L, V*T*N, d)
             visual = visual.view(num_layers, num_videos * steps, tokens, dim)
 

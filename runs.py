@@ -7,9 +7,10 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import types
 import typing
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -65,10 +66,8 @@ def _checked(value, hint, where: str):
     kinds = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     plain = tuple(typing.get_origin(kind) or kind for kind in kinds)
     if float in plain and isinstance(value, (int, str)) and not isinstance(value, bool):
-        try:
+        with suppress(ValueError):
             value = float(value)  # YAML reads 3e-4 as text
-        except ValueError:
-            pass
     if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
         raise ValueError(f"{where}: got {value!r}, expected {hint}")
     return value
@@ -104,6 +103,16 @@ def new_folder(path: str | os.PathLike):
     finally:
         for leftover in (temporary, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+# ------------------------------------------------------------------ scripts
+@contextmanager
+def clear_errors():
+    """Around a script's main: what the user can mend ends in one line on stderr, not in a traceback."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{Path(sys.argv[0]).name}: {error}") from None
 
 
 # ------------------------------------------------------------------ what ran where

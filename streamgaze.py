@@ -1,6 +1,7 @@
 """The StreamGaze benchmark (arXiv 2512.01707): tasks, clip windows, prompts, and the release on disk -> questions."""
 
 import json
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -80,7 +81,8 @@ def parse_time(text: str) -> float:
         numbers = [float(part) for part in parts]
     except ValueError:
         numbers = []
-    if not 1 <= len(numbers) <= 3 or any(number < 0 for number in numbers) or any(n >= 60 for n in numbers[1:]):
+    in_range = all(0 <= number < (60 if place else math.inf) for place, number in enumerate(numbers))
+    if not 1 <= len(numbers) <= 3 or not in_range:
         raise ValueError(f"time {text!r}, expected MM:SS or HH:MM:SS")
     seconds = 0.0
     for number in numbers:

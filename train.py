@@ -9,7 +9,7 @@ Stage 1 trains the resamplers alone, stage 2 the resamplers and LoRA. The adapte
 
 import argparse
 
-from gazeqwen.runs import read_recipe
+from gazeqwen.runs import clear_errors, read_recipe
 from gazeqwen.training import Recipe, Trainer
 
 
@@ -27,4 +27,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with clear_errors():
+        main()

@@ -1,4 +1,4 @@
-"""Two-stage training (paper section 2.4): the resamplers alone, then with LoRA on the language model's queries, values."""
+"""Two-stage training (paper section 2.4): the resamplers alone, then with LoRA on the language model's q and v."""
 
 import dataclasses
 import json
@@ -125,7 +125,7 @@ def answer_loss(logits: torch.Tensor, answers: torch.Tensor, label_smoothing: fl
 
 
 class Trainer:
-    """Runs a recipe: `Trainer(recipe).run()` trains, keeps the best adapter in `<output_dir>/best`, returns its score."""
+    """`Trainer(recipe).run()` trains, keeps the best adapter in `<output_dir>/best`, and returns its score."""
 
     def __init__(self, recipe: Recipe):
         self.recipe, model = recipe, recipe.model

@@ -177,9 +177,7 @@ def _decode_at(container, stream, times: np.ndarray, path: Path) -> tuple[np.nda
 
     def take(frame) -> None:
         if frame.rotation % 360:
-            raise ValueError(
-                f"{path}: rotated by {frame.rotation} degrees, expected upright video; re-encode it upright"
-            )
+            raise ValueError(f"{path}: rotated by {frame.rotation} degrees, expected upright video: re-encode it")
         if frames and timestamps[-1] == float(frame.pts * frame.time_base):
             frames.append(frames[-1])
         else:
@@ -189,7 +187,8 @@ def _decode_at(container, stream, times: np.ndarray, path: Path) -> tuple[np.nda
     for frame in container.decode(stream):
         if frame.pts is None:
             raise ValueError(f"{path}: a frame carries no presentation time")
-        while len(frames) < len(times) and shown is not None and frame.pts * frame.time_base > times[len(frames)] + _SAME_TIME_S:
+        time_s = float(frame.pts * frame.time_base)
+        while shown is not None and len(frames) < len(times) and time_s > times[len(frames)] + _SAME_TIME_S:
             take(shown)
         if len(frames) == len(times):
             break

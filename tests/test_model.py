@@ -134,11 +134,11 @@ def test_generation_takes_gaze_into_account_with_and_without_cache():
     assert torch.equal(cached, model.generate(**inputs, **settings, use_cache=False))
     assert not torch.equal(cached, model.generate(**without_gaze(inputs), **settings))
     by_hand = inputs["input_ids"]
-    for _ in range(6):  # greedy decoding through forward
+    for grown_by in range(6):  # greedy decoding through forward
         grown = {
             **inputs,
             "input_ids": by_hand,
-            "attention_mask": torch.cat([inputs["attention_mask"], torch.ones_like(by_hand)], 1)[:, : by_hand.shape[1]],
+            "attention_mask": torch.nn.functional.pad(inputs["attention_mask"], (0, grown_by), value=1),
             "mm_token_type_ids": 2 * (by_hand == model.backbone.config.video_token_id).int(),
         }
         by_hand = torch.cat([by_hand, logits(model, grown)[:, -1:].argmax(-1)], dim=1)
@@ -148,9 +148,10 @@ def test_generation_takes_gaze_into_account_with_and_without_cache():
 
 def test_beams_and_several_sequences():
     model, inputs = tiny_model(), video_inputs(GRIDS[:2], [LOOK, None])
-    beams = model.generate(**inputs, num_beams=3, num_return_sequences=2, max_new_tokens=4, do_sample=False)
+    settings = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 4, "do_sample": False}
+    beams = model.generate(**inputs, **settings)
     assert beams.shape[0] == 4
-    plain = model.generate(**without_gaze(inputs), num_beams=3, num_return_sequences=2, max_new_tokens=4, do_sample=False)
+    plain = model.generate(**without_gaze(inputs), **settings)
     assert torch.equal(beams[2:, : plain.shape[1]], plain[2:, : beams.shape[1]])  # the sample without gaze
     assert not torch.equal(beams[:2], plain[:2])
 
@@ -222,9 +223,7 @@ LORA = ["lora/adapter_config.json", "lora/adapter_model.safetensors"]
 @pytest.fixture
 def trained() -> GazeQwenForConditionalGeneration:
     torch.manual_seed(0)
-    model = GazeQwenForConditionalGeneration.from_base(
-        str(BACKBONE), str(VIDEO_ENCODER), latent_dim=16, num_latents=8
-    )
+    model = GazeQwenForConditionalGeneration.from_base(str(BACKBONE), str(VIDEO_ENCODER), latent_dim=16, num_latents=8)
     model.add_lora()
     return perturb(model)
 

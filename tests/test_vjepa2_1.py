@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from gazeqwen.convert import VJEPA21_PRESETS, convert_vjepa2_1, main, vjepa2_1_config
-from gazeqwen.modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model, rotary_table, rotate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+
+from gazeqwen.convert import VJEPA21_PRESETS, convert_vjepa2_1, main, vjepa2_1_config
+from gazeqwen.modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model, rotary_table, rotate
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CHECKPOINT = FIXTURES / "vjepa2_1_tiny_official.pt"

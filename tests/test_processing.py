@@ -1,0 +1,101 @@
+"""The processor: one call from files to model inputs, in which video, gaze and time agree."""
+
+import numpy as np
+import pytest
+import torch
+from support import index_frames, write_fixations, write_video
+
+from gazeqwen.processing_gazeqwen import GazeQwenInputs
+from gazeqwen.scanpath_gazeqwen import as_scanpath
+from gazeqwen.video_gazeqwen import Clip, read_clip
+
+
+@pytest.fixture
+def files(tmp_path):
+    video = write_video(tmp_path / "my clip.mp4", index_frames(100, 112, 112))
+    table = write_fixations(tmp_path / "fixations.csv", [(0.5, 2.5, 0.2, 0.3), (5.0, 9.0, 0.7, 0.6)])
+    return str(video), str(table)
+
+
+def conversation(video, **item) -> list[dict]:
+    content = [{"type": "video", "video": video, **item}, {"type": "text", "text": "Which object?"}]
+    return [{"role": "user", "content": content}]
+
+
+def test_a_chat_message_with_a_scanpath(files, toy_processor):
+    video, table = files
+    inputs = toy_processor.apply_chat_template(
+        conversation(video, scanpath=table, end_s=6), tokenize=True, return_dict=True, add_generation_prompt=True
+    )
+    assert inputs["video_grid_thw"].tolist() == [[4, 8, 8]]
+    assert (inputs["input_ids"] == toy_processor.video_token_id).sum() == 4 * 4 * 4
+    assert inputs["video_encoder_pixel_values"].shape == (1, 8, 3, 64, 64)
+    torch.testing.assert_close(
+        inputs["scanpaths"][0],
+        torch.tensor([[0.2, 0.3, 1.5, 2.0], [0.7, 0.6, 5.5, 1.0]]),  # the second is cut at 6 s
+    )
+    spans = inputs["step_spans_s"][0]
+    assert spans[0, 0] == 0 and spans[-1, 1] == 6 and torch.equal(spans[1:, 0], spans[:-1, 1])
+    clip = read_clip(video, 0, 6, num_frames=8)
+    torch.testing.assert_close(spans.double(), torch.tensor(clip.step_spans_s()))
+    assert inputs["second_per_grid_ts"].tolist() == [pytest.approx(clip.seconds_per_step())]
+
+
+def test_both_kinds_of_pixels_show_the_same_moments(files, toy_processor):
+    """A bright frame appears in Qwen's temporal step and in the encoder frames of the same place in time."""
+    frames = np.zeros((8, 112, 112, 3), np.uint8)
+    frames[5] = 255
+    processed = toy_processor.process_clip(Clip(frames, np.arange(8.0), 0.0, 8.0))
+    steps = processed["pixel_values_videos"].reshape(4, 64, 3, 2, 14, 14)
+    qwen = steps.mean(dim=(1, 2, 4, 5)).flatten()  # (8,) in time order
+    encoder = processed["video_encoder_pixel_values"].mean(dim=(1, 2, 3))
+    assert qwen.argmax() == encoder.argmax() == 5
+    assert processed["step_spans_s"][2].tolist() == [3.5, 5.5]
+
+
+def test_text_only_and_video_without_gaze(files, toy_processor):
+    video, table = files
+    plain = toy_processor.apply_chat_template(conversation(video), tokenize=True, return_dict=True)
+    assert "scanpaths" not in plain and "video_encoder_pixel_values" not in plain
+    text = toy_processor(text="hello")
+    assert set(text) == {"input_ids", "attention_mask", "mm_token_type_ids"}
+
+
+def test_a_batch_with_and_without_gaze(files, toy_processor):
+    video, table = files
+    inputs = toy_processor.apply_chat_template(
+        [conversation(video, scanpath=table), conversation(video), conversation(video, scanpath=np.zeros((0, 4)))],
+        tokenize=True,
+        return_dict=True,
+    )
+    assert inputs["has_scanpath"].tolist() == [True, False, True]
+    assert inputs["scanpath_mask"].tolist() == [[True, True], [False, False], [False, False]]
+
+
+def test_casting_keeps_times_exact():
+    inputs = GazeQwenInputs({"scanpaths": torch.tensor([[[0.1, 0.2, 700.3, 1.0]]]), "pixel_values": torch.ones(2)})
+    inputs.to(dtype=torch.bfloat16)
+    assert inputs["pixel_values"].dtype == torch.bfloat16
+    assert inputs["scanpaths"].dtype == torch.float32 and inputs["scanpaths"][0, 0, 2] == torch.tensor(700.3)
+
+
+def test_what_does_not_fit_is_refused(files, toy_processor):
+    video, table = files
+    clip = read_clip(video, num_frames=2)
+    prompt = toy_processor.video_token
+    for arguments, message in [
+        ({"text": "no placeholder", "videos": [clip]}, "holds 0 video placeholders.*got 1 videos"),
+        ({"text": prompt + prompt, "videos": [clip]}, "holds 2 video placeholders.*got 1 videos"),
+        ({"text": prompt, "videos": [clip], "scanpaths": [None, table]}, "got 2 scanpaths for 1 videos"),
+        ({"text": "hello", "scanpaths": [as_scanpath(table)]}, "without a video"),
+        ({"text": prompt, "videos": [clip], "return_tensors": "np"}, "return_tensors"),
+        ({"videos": [clip]}, "text: got None"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            toy_processor(**arguments)
+    with pytest.raises(ValueError, match="query time 30 s lies beyond the video"):
+        toy_processor.apply_chat_template(conversation(video, scanpath=table, end_s=30), tokenize=True)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        toy_processor.apply_chat_template(conversation(video, scanpath="nowhere.csv"), tokenize=True)
+    with pytest.raises(ValueError, match="expected a video under one of the keys"):
+        toy_processor.apply_chat_template(conversation(None), tokenize=True)

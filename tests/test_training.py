@@ -1,0 +1,309 @@
+"""The chain: train both stages on a small toy world, evaluate under the conditions, load and ask in new processes."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from PIL import Image
+from safetensors.torch import load_file
+from support import BACKBONE, ROOT, VIDEO_ENCODER, index_frames, write_fixations, write_video
+
+from gazeqwen.evaluation import (
+    CONDITIONS,
+    Prediction,
+    SampleReader,
+    accuracy,
+    accuracy_table,
+    predict,
+    scanpaths_under,
+)
+from gazeqwen.runs import new_folder, read_recipe, write_json
+from gazeqwen.streamgaze import load_release
+from gazeqwen.training import Recipe, StageSettings, Trainer, answer_loss, optimizer_groups
+
+
+def recipe_text(world: Path, output: Path, **changes) -> str:
+    values = {
+        "output_dir": str(output),
+        "model": {
+            "base_model": str(BACKBONE),
+            "video_encoder": str(VIDEO_ENCODER),
+            "dtype": "float32",
+            "latent_dim": 16,
+            "num_latents": 8,
+            "video_encoder_size": 64,
+            "num_frames": 8,
+        },
+        "data": {"folder": str(world), "keep_in_memory": True},
+        "stage1": {"epochs": 1, "learning_rate": 1e-2},
+        "stage2": {"epochs": 1, "learning_rate": 1e-2, "lora_learning_rate": 1e-2},
+        "batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "warmup_steps": 2,
+        **changes,
+    }
+    return yaml.safe_dump(values)
+
+
+@pytest.fixture(scope="module")
+def run(toy_world, tmp_path_factory):
+    """A finished run, the frozen weights before it, and what stage 1 left."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "recipe.yaml").write_text(recipe_text(toy_world, folder / "out"))
+    trainer = Trainer(read_recipe(Recipe, folder / "recipe.yaml"))
+    frozen = {name: value.clone() for name, value in trainer.model.state_dict().items() if "resampler" not in name}
+    fresh = {name: value.clone() for name, value in trainer.model.resampler.state_dict().items()}
+    stage1, add_lora = {}, trainer.model.add_lora
+
+    def add_lora_and_look(*arguments):
+        stage1.update({name: value.clone() for name, value in trainer.model.state_dict().items()})
+        add_lora(*arguments)
+
+    trainer.model.add_lora = add_lora_and_look
+    best = trainer.run()
+    return {"trainer": trainer, "frozen": frozen, "fresh": fresh, "stage1": stage1, "best": best, "folder": folder}
+
+
+def test_frozen_weights_are_bit_equal_after_both_stages(run):
+    after = run["trainer"].model.state_dict()
+    for name, value in run["frozen"].items():
+        assert torch.equal(run["stage1"][name], value), name
+        moved_by_peft = re.sub(r"(self_attn\.[qv]_proj)\.", r"\1.base_layer.", name)
+        assert torch.equal(after[moved_by_peft if moved_by_peft in after else name], value), name
+    assert len(run["frozen"]) > 100
+
+
+def test_both_stages_move_the_resampler_and_stage_2_moves_lora(run):
+    after = run["trainer"].model.state_dict()
+    assert not any("lora_" in name for name in run["stage1"])
+    for name, value in run["fresh"].items():
+        frozen_bias = name.endswith("key.bias")
+        assert torch.equal(run["stage1"][f"resampler.{name}"], value) == frozen_bias, name
+        assert torch.equal(run["stage1"][f"resampler.{name}"], after[f"resampler.{name}"]) == frozen_bias, name
+    matrices = {name: value for name, value in after.items() if "lora_B" in name}
+    assert len(matrices) == 2 * 6
+    # The last layer's queries and values act on the answer's position too, so every one of them learns.
+    assert all(value.abs().max() > 0 for value in matrices.values())
+
+
+def test_the_run_folder_tells_what_ran(run):
+    out = run["folder"] / "out"
+    assert sorted(path.name for path in out.iterdir()) == [
+        "best",
+        "log.jsonl",
+        "provenance.json",
+        "recipe.yaml",
+        "validation.json",
+        "validation_predictions.jsonl",
+    ]
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    questions = len(run["trainer"].questions)
+    steps = math.ceil(math.ceil(questions / 4) / 2)
+    losses = [line for line in log if "loss" in line]
+    assert len(losses) == 2 * steps and {line["stage"] for line in losses} == {1, 2}
+    scores = [line["validation_macro"] for line in log if "validation_macro" in line]
+    assert json.loads((out / "validation.json").read_text())["macro"] == max(scores) == run["best"]["macro"]
+    again = read_recipe(Recipe, out / "recipe.yaml")
+    assert again == run["trainer"].recipe
+
+
+def test_frozen_features_are_computed_once_per_clip(run):
+    reader = run["trainer"].reader
+    questions = run["trainer"].questions + run["trainer"].validation
+    assert reader.clips_encoded == len({(q.video, q.start_s, q.end_s) for q in questions}) < len(questions)
+
+
+def test_the_same_seed_gives_the_same_run(run, toy_world, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(recipe_text(toy_world, tmp_path / "out"))
+    again = Trainer(read_recipe(Recipe, tmp_path / "recipe.yaml"))
+    again.run()
+    for name, value in run["trainer"].model.trained_parameters().items():
+        assert torch.equal(again.model.trained_parameters()[name], value), name
+    assert again.log == run["trainer"].log
+    (tmp_path / "recipe.yaml").write_text(recipe_text(toy_world, tmp_path / "other"))
+    other = Trainer(read_recipe(Recipe, tmp_path / "recipe.yaml", ["seed=1", "stage2.epochs=0"]))
+    other.run()
+    assert other.log[0] != run["trainer"].log[0]
+
+
+def test_optimizer_groups(toy_processor):
+    from support import tiny_model
+
+    model = tiny_model(lora=True)
+    stage = StageSettings(epochs=1, learning_rate=1e-3, lora_learning_rate=1e-4)
+    groups = optimizer_groups(model, stage, weight_decay=0.01)
+    names = {id(value): name for name, value in model.trained_parameters().items()}
+    held = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert set(held) == set(names.values())
+    for name, (rate, decay) in held.items():
+        plain = "lora_" in name or "norm" in name or name.endswith(("bias", "amplitude", "foveal_gain"))
+        assert decay == (0.0 if plain else 0.01), name
+        assert rate == (1e-4 if "lora_" in name else 1e-3), name
+
+
+def test_the_loss_sees_only_the_letters_offered():
+    logits = torch.tensor([[2.0, 0.0, float("-inf"), float("-inf")], [0.0, 0.0, 0.0, 0.0]])
+    loss = answer_loss(logits, torch.tensor([0, 3]))
+    assert loss.item() == pytest.approx((math.log(1 + math.exp(-2)) + math.log(4)) / 2)
+    smoothed = answer_loss(logits, torch.tensor([0, 3]), label_smoothing=0.1)
+    assert math.isfinite(smoothed) and smoothed > loss
+
+
+def test_shuffled_gaze_is_another_videos(toy_world):
+    questions = load_release(toy_world)
+    shuffled = scanpaths_under("shuffled", questions)
+    assert all(table != question.scanpath for table, question in zip(shuffled, questions, strict=True))
+    assert shuffled == scanpaths_under("shuffled", questions) != scanpaths_under("shuffled", questions, seed=1)
+    with pytest.raises(ValueError, match="at least 2 videos"):
+        scanpaths_under("shuffled", questions[:1])
+
+
+def test_conditions_reach_the_model(run, toy_world):
+    trainer, questions = run["trainer"], load_release(toy_world, "test")
+    reader = SampleReader(trainer.model, trainer.processor, keep=True)
+    by_condition = {
+        condition: predict(Accelerator(), trainer.model, reader, questions, condition, batch_size=5)
+        for condition in CONDITIONS
+    }
+    with trainer.model.gaze_disabled():
+        base = predict(Accelerator(), trainer.model, reader, questions, "gaze", batch_size=5)
+    assert [p.logits for p in by_condition["none"]] == [p.logits for p in base]
+    assert by_condition["gaze"][0].logits != by_condition["none"][0].logits
+    assert by_condition["gaze"][0].logits != by_condition["shuffled"][0].logits
+    assert [p.key for p in by_condition["gaze"]] == [question.key for question in questions]
+    alone = predict(Accelerator(), trainer.model, reader, questions[2:3], "gaze", batch_size=1)
+    assert alone[0].logits == pytest.approx(by_condition["gaze"][2].logits, abs=1e-5)
+
+
+def test_accuracy_is_the_unweighted_mean_over_tasks():
+    first, second = "past_scene_recall", "present_future_action_prediction"
+    predictions = [Prediction(str(i), first, 0, [1.0, 0.0], None) for i in range(3)]
+    predictions += [Prediction("x", second, 1, [1.0, 0.0], None)]
+    score = accuracy(predictions)
+    assert score["macro"] == 0.5 and score["tasks"][first] == {"correct": 3, "total": 3, "accuracy": 1.0}
+    assert accuracy_table({"gaze": score}).splitlines()[1].split() == ["gaze", "100.0", "0.0", "50.0"]
+    with pytest.raises(ValueError, match="no predictions"):
+        accuracy([])
+
+
+# ---------------------------------------------------------------- scripts, each in a process of its own
+def script(*arguments, expect: int = 0) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert result.returncode == expect, result.stderr
+    return result.stdout if expect == 0 else result.stderr
+
+
+def test_eval_reloads_the_adapter_with_equal_logits_and_writes_every_setting(run, toy_world, tmp_path):
+    out = run["folder"] / "out"
+    printed = script(
+        *("eval.py", "--model", out / "best", "--data", toy_world, "--split", "val"),
+        *("--compare", out / "validation_predictions.jsonl", "--output", tmp_path / "result.json"),
+    )
+    assert re.search(r"largest difference of a logit .*: \d\.\de[-+]\d+ ", printed)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert set(result["scores"]) == set(CONDITIONS)
+    assert result["scores"]["gaze"]["macro"] == run["best"]["macro"]
+    assert result["settings"]["adapter"]["gaze_encoding"] == "foveated" and result["settings"]["num_frames"] == 8
+    assert set(result["provenance"]) == {"gazeqwen", "git", "python", "versions", "device"}
+
+
+def test_eval_refuses_an_adapter_that_answers_otherwise(run, toy_world, tmp_path):
+    lines = (run["folder"] / "out" / "validation_predictions.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    first["logits"][0] += 0.01
+    (tmp_path / "p.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]))
+    best = run["folder"] / "out" / "best"
+    arguments = ("--conditions", "gaze", "--split", "val", "--compare", tmp_path / "p.jsonl")
+    error = script("eval.py", "--model", best, "--data", toy_world, *arguments, expect=1)
+    assert "does not give the logits it was saved with" in error
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recording")
+    video = write_video(folder / "my video.mp4", index_frames(100, 112, 112))
+    table = write_fixations(folder / "f.csv", [(0.5, 2.5, 0.25, 0.75), (6.0, 9.5, 0.8, 0.2)])
+    return video, table
+
+
+def test_ask_answers_and_says_which_fixation_counted_when(run, recording, tmp_path):
+    video, table = recording
+    printed = script(
+        *("ask.py", "--model", run["folder"] / "out" / "best", "--video", video, "--scanpath", table),
+        *("--question", "Which object is the user currently gazing at?", "--options", "box", "knife", "jar"),
+        *("--time", 8, "--plot", tmp_path / "out.png"),
+    )
+    assert re.search(r"with gaze: +[ABC]\. (box|knife|jar) \(\d+\.\d %\)", printed)
+    assert re.search(r"without gaze: +[ABC]\. ", printed)
+    assert re.search(r"0\.00 to +1\.90 s +fixation 0 74 %", printed)
+    assert re.search(r"3\.90 to +5\.90 s +-", printed)
+    assert re.search(r"5\.90 to +8\.00 s +fixation 1 95 %", printed)
+    assert Image.open(tmp_path / "out.png").size[0] > 500
+
+
+def test_ask_answers_freely(run, recording):
+    video, _ = recording
+    arguments = ("--model", run["folder"] / "out" / "best", "--video", video, "--question", "What is this?")
+    assert "without gaze:" in script("ask.py", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--time", "30"], "query time 30.0 s lies beyond the video, which ends at 10.0"),
+        (["--scanpath", "nowhere.csv"], "nowhere.csv"),
+        (["--video", "nowhere.mp4"], "nowhere.mp4: no such video file"),
+        (["--options", "one"], "got 1 options"),
+    ],
+)
+def test_ask_names_what_is_wrong(run, recording, changes, message):
+    video, table = recording
+    arguments = ["ask.py", "--model", run["folder"] / "out" / "best", "--video", video, "--scanpath", table]
+    error = script(*arguments, "--question", "What?", "--options", "a", "b", *changes, expect=1)
+    assert message in error and "Traceback" not in error
+
+
+def test_train_names_what_is_wrong(toy_world, tmp_path):
+    (tmp_path / "r.yaml").write_text(recipe_text(toy_world, tmp_path / "out"))
+    for override, message in [
+        ("stage1.epoch=2", "unknown key 'epoch', did you mean 'epochs'"),
+        ("batch_size=0", "batch_size: got 0"),
+        ("batch_size=many", "batch_size: got 'many'"),
+        ("seed", "expected section.key=value"),
+        ("data.folder=/nowhere", "/nowhere"),
+        ("model.gaze_encoding=gabor", "gaze_encoding: got 'gabor'"),
+    ]:
+        error = script("train.py", tmp_path / "r.yaml", override, expect=1)
+        assert message in error and "Traceback" not in error, error
+
+
+# ---------------------------------------------------------------- atomic writes
+def test_an_interrupted_write_leaves_the_old_file_and_folder(tmp_path):
+    write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"x": object()})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
+    with new_folder(tmp_path / "best") as folder:
+        (folder / "file").write_text("old")
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "best") as folder:
+        (folder / "file").write_text("new")
+        raise RuntimeError
+    assert (tmp_path / "best" / "file").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "best"]
+
+
+def test_the_adapter_of_the_best_epoch_is_the_one_saved(run):
+    weights = load_file(run["folder"] / "out" / "best" / "model.safetensors")
+    last = run["trainer"].model.resampler.state_dict()
+    same = all(torch.equal(value, last[name.removeprefix("resampler.")]) for name, value in weights.items())
+    assert same == (run["best"]["stage"] == 2)
