@@ -54,7 +54,7 @@ def test_both_kinds_of_pixels_show_the_same_moments(files, toy_processor):
 
 
 def test_text_only_and_video_without_gaze(files, toy_processor):
-    video, table = files
+    video, _ = files
     plain = toy_processor.apply_chat_template(conversation(video), tokenize=True, return_dict=True)
     assert "scanpaths" not in plain and "video_encoder_pixel_values" not in plain
     text = toy_processor(text="hello")
