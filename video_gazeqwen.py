@@ -17,6 +17,9 @@ _STREAMGAZE_FPS = ((30.0, 1.0), (60.0, 0.5), (300.0, 0.2), (math.inf, 0.1))
 
 _SAME_TIME_S = 1e-6  # rounding of times that are the same
 
+# Up to this size one thread decodes faster than several: starting them costs more than they save.
+_SMALL_FRAME_PX = 640 * 480
+
 # A question stamped in whole seconds may lie up to this far behind the last frame; the clip then ends with the video.
 QUESTION_ROUNDING_S = 1.0
 
@@ -149,7 +152,8 @@ def read_clip(
         if not container.streams.video:
             raise ValueError(f"{path}: no video stream, found {[stream.type for stream in container.streams]}")
         stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
+        if stream.width * stream.height > _SMALL_FRAME_PX:
+            stream.thread_type = "AUTO"
         try:
             video_end = video_end_s(container, stream)
             end_s = _checked_end(path, start_s, end_s, video_end)

@@ -1,5 +1,6 @@
 """The model: identity where it must be, effect where it should be, and what is trained, saved, loaded, refused."""
 
+import os
 import subprocess
 import sys
 import warnings
@@ -291,7 +292,7 @@ def test_a_fresh_process_without_the_package_loads_it(trained, toy_processor, cl
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={"HF_MODULES_CACHE": str(tmp_path / "modules"), "PATH": "/usr/bin:/bin"},
+        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")},
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip().endswith("loaded")
