@@ -31,6 +31,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 from gazeqwen.streamgaze import OPTION_LETTERS, format_question
 from gazeqwen.toyworld.backbone import PROMPT_WORDS, make_backbone, save_backbone
@@ -317,13 +318,14 @@ class Batches(IterableDataset):
         built = [self._tail(q) for q in tails]
         length = max(len(ids) for ids, _ in built)
         tail_ids = torch.zeros(len(built), length, dtype=torch.long)
-        option_rows, option_places, option_right = [], [], []
+        option_rows, option_places, option_right, option_facts = [], [], [], []
         for row, ((ids, places), q) in enumerate(zip(built, tails, strict=True)):
             tail_ids[row, : len(ids)] = torch.tensor(ids)
             for place, option in zip(places, q.options, strict=True):
                 option_rows.append(row)
                 option_places.append(place)
                 option_right.append(float(option == q.answer))
+                option_facts.append(self._facts(clips[row // self.questions], option))
             kinds.append(q.kind)
         answers = [OPTION_LETTERS[q.options.index(q.answer)] if q.options else q.answer for q in tails]
         prefix_position, tail_start = self._positions([clip.time_s for clip in clips])
@@ -338,6 +340,7 @@ class Batches(IterableDataset):
             "option_rows": torch.tensor(option_rows, dtype=torch.long),
             "option_places": torch.tensor(option_places, dtype=torch.long),
             "option_right": torch.tensor(option_right),
+            "option_facts": torch.tensor(option_facts),
             "heat": torch.from_numpy(np.stack(heat)),
             "kinds": kinds,
         }
@@ -372,6 +375,17 @@ class Batches(IterableDataset):
                 squared = ((centres[:, None] - y) ** 2 + (centres[None, :] - x) ** 2) / CELL_PX**2
                 heat[step] += share * np.exp(-squared / (2 * width**2))
         return heat.reshape(-1) * float(rng.uniform(0.7, 1.4))
+
+    @staticmethod
+    def _facts(clip: Clip, option: str) -> tuple[float, float, float]:
+        """Of an option that is a noun: is it visible now, highlighted now, was it ever? -1 where it is no noun."""
+        if option not in NOUNS:
+            return (-1.0, -1.0, -1.0)
+        for i, thing in enumerate(clip.scene.objects):
+            if thing.noun == option:
+                ever = any(f.object_index == i and f.start_s < clip.time_s for f in clip.path)
+                return (float(thing.visible(clip.time_s)), float(i == clip.current), float(ever))
+        return (0.0, 0.0, 0.0)
 
     def _token_labels(self, clip: Clip, marked: list[list[int]]) -> np.ndarray:
         """Per video token (64, 2): index into KINDS plus 1 of its cell's object (0: none, -1: unclear), marked."""
@@ -432,15 +446,15 @@ class SharedPrefix:
 
 def packed_forward(
     model, batch: dict, blind_layers: int = 0, highlights: dict[int, torch.Tensor] | None = None
-) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Tensor]:
     """Run every question of every clip, computing a clip's visual prefix once: equal to plain forwards.
 
     Args:
         blind_layers: in this many first layers the tails may not attend to video tokens.
         highlights: decoder layer -> vector (96,): `heat * vector` is added to the video tokens after that layer.
 
-    Returns logits at each tail's last token (C*Q, vocabulary), video embeddings (C*64, hidden), and the tails' hidden
-    states after each layer, (C*Q, L, hidden) each.
+    Returns logits at each tail's last token (C*Q, vocabulary), video embeddings (C*64, hidden), the tails' hidden
+    states after each layer, (C*Q, L, hidden) each, and the mean square of the video tokens' hidden states (a scalar).
     """
     decoder = model.model.language_model
     visual = model.model.visual(batch["pixels"], grid_thw=batch["grid_thw"]).pooler_output
@@ -448,10 +462,11 @@ def packed_forward(
     head = width - VIDEO_TOKENS
     embed = decoder.embed_tokens
     hidden = torch.cat([embed(batch["prefix_ids"][:, :head]), visual.view(clips, VIDEO_TOKENS, -1)], dim=1)
-    prefix = SharedPrefix()
+    prefix, loudness = SharedPrefix(), 0.0
     rope = decoder.rotary_emb(hidden, batch["prefix_position"])
     for i, layer in enumerate(decoder.layers):
         hidden = layer(hidden, position_embeddings=rope, past_key_values=prefix, use_cache=True)
+        loudness = loudness + hidden[:, head:].square().mean() / len(decoder.layers)
         if highlights and i in highlights:
             added = batch["heat"][..., None] * highlights[i]
             hidden = hidden + F.pad(added, (0, 0, head, 0))
@@ -474,7 +489,7 @@ def packed_forward(
         )
         states.append(hidden)
     last = decoder.norm(hidden[torch.arange(tails), batch["last"]])
-    return model.lm_head(last), visual, states
+    return model.lm_head(last), visual, states, loudness
 
 
 class Heads(nn.Module):
@@ -485,7 +500,8 @@ class Heads(nn.Module):
         self.kind = nn.Linear(hidden, 1 + len(COLORS) + 1 + len(SHAPES))
         self.marked = nn.Linear(hidden, 1)
         self.right = nn.ModuleList(nn.Linear(hidden, 1) for _ in range(2))
-        self.vectors = nn.Parameter(torch.randn(layers - 1, hidden) * 0.3)
+        self.facts = nn.ModuleList(nn.Linear(hidden, 3) for _ in range(2))
+        self.vectors = nn.Parameter(torch.randn(layers - 1, hidden))
 
 
 def vision_loss(heads: Heads, visual: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
@@ -556,50 +572,59 @@ class Phase:
     questions: int = 8
     vector_share: float = 0.0
     blind_share: float = 0.0  # share of batches in which text may not see the video in the first one or two layers
+    quiet: float = 0.0  # weight of the mean square of the video tokens' hidden states, so that an added cue is heard
     decay: bool = False  # learning rate goes to zero over the second half
     lr: float = 1.0
     until: dict[str, float] | None = None  # stop early once these running accuracies are reached
 
 
 ALL_KINDS = {
-    "which": 2.2,
+    "which": 1.8,
     "color": 1.2,
-    "shape": 1.0,
-    "never": 2.2,
-    "is it now": 0.4,
+    "shape": 1.2,
+    "never": 2.6,
+    "is it now": 0.2,
     "was it ever": 0.6,
-    "match": 0.2,
-    "visible": 0.2,
-    "of noun": 0.2,
+    "match": 0.1,
+    "visible": 0.5,
+    "of noun": 0.1,
 }
 READ_KINDS = {"match": 2.5, "word which": 1.5, "word color": 1.0, "word shape": 1.0, "which": 1.0, "of noun": 0.5}
 PHASES = (
     Phase("vision", 220, {}, lr=2.0, decay=True),
-    Phase("reading", 1500, READ_KINDS, clips=8, vector_share=0.2, until={"match": 0.95, "word which": 0.85}),
-    Phase("everything", 1300, ALL_KINDS, clips=12, vector_share=0.3),
-    Phase("late reading", 1300, ALL_KINDS, clips=12, vector_share=0.4, blind_share=0.6, decay=True),
+    Phase("reading", 1200, READ_KINDS, clips=8, vector_share=0.2),
+    Phase("everything", 1200, ALL_KINDS, clips=12, vector_share=0.4, quiet=0.01),
+    Phase("looking up", 700, ALL_KINDS, clips=12, vector_share=0.35, quiet=0.01, lr=0.8),
+    Phase("late reading", 900, ALL_KINDS, clips=12, vector_share=0.4, quiet=0.01, lr=0.8, blind_share=0.6, decay=True),
 )
 
 
-def train(model, processor, phases, seed: int, on_save=None, log_every: int = 50, save_every: int = 300) -> dict:
+def train(
+    model, processor, phases, seed: int, record: dict | None = None, on_save=None, log_every=50, save_every=300
+) -> dict:
     """Pretrain `model` in place. Returns steps and wall seconds of each phase, and the last running accuracies.
 
-    `on_save(record)` is called every `save_every` steps and at the end of each phase.
+    `record` is what an interrupted call returned: phases that it completed are skipped (heads and optimizers start
+    afresh). `on_save(record)` is called every `save_every` steps and at the end of each phase.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 78])
     text = model.config.text_config
     heads = Heads(text.hidden_size, text.num_hidden_layers)
-    matrices, others = [], list(heads.parameters())
+    vectors, matrices = [heads.vectors], []
+    others = [p for p in heads.parameters() if p is not heads.vectors]
     for name, p in model.named_parameters():
         matrices.append(p) if p.ndim == 2 and "embed" not in name else others.append(p)
-    base = (0.01, 2e-3)
-    muon = Muon(matrices, lr=base[0])
-    adam = torch.optim.AdamW(others, lr=base[1], betas=(0.9, 0.98), weight_decay=0.0)
+    muon = Muon(matrices, lr=0.01)
+    groups = [{"params": others, "lr": 2e-3}, {"params": vectors, "lr": 1e-2}]
+    adam = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
+    rates = [(group, group["lr"]) for optimizer in (muon, adam) for group in optimizer.param_groups]
     everything = [*model.parameters(), *heads.parameters()]
-    record: dict[str, dict] = {}
+    record = dict(record or {})
     model.train()
     for number, phase in enumerate(phases):
+        if record.get(phase.name, {}).get("complete"):
+            continue
         batches = Batches(processor, seed * 100 + number, phase.clips, phase.questions, phase.kinds)
         batches.vector_share = phase.vector_share
         running: dict[str, float] = {}
@@ -609,7 +634,7 @@ def train(model, processor, phases, seed: int, on_save=None, log_every: int = 50
             factor = phase.lr * min(1, (step + 1) / 20)
             if phase.decay:
                 factor *= min(1, 2 * (1 - step / phase.steps))
-            for group, lr in zip((muon.param_groups[0], adam.param_groups[0]), base, strict=True):
+            for group, lr in rates:
                 group["lr"] = lr * factor
             if not phase.kinds:
                 visual = model.model.visual(batch["pixels"], grid_thw=batch["grid_thw"]).pooler_output
@@ -636,6 +661,7 @@ def train(model, processor, phases, seed: int, on_save=None, log_every: int = 50
                     break
             if on_save and (step + 1) % save_every == 0:
                 on_save(record)
+        record[phase.name]["complete"] = True
         if on_save:
             on_save(record)
     model.eval()
@@ -644,31 +670,39 @@ def train(model, processor, phases, seed: int, on_save=None, log_every: int = 50
 
 def question_loss(model, heads: Heads, batch: dict, phase: Phase, rng: np.random.Generator):
     """Loss and accuracies of one batch: the answers, which options are right, and what the video tokens show."""
-    layer = int(rng.integers(len(heads.vectors)))
+    layers = rng.permutation(len(heads.vectors))[: int(rng.integers(1, 4))]
+    highlights = {int(layer): heads.vectors[int(layer)] for layer in layers}
     blind_layers = int(rng.integers(1, 3)) if rng.random() < phase.blind_share else 0
-    logits, visual, states = packed_forward(model, batch, blind_layers, {layer: heads.vectors[layer]})
-    loss = F.cross_entropy(logits, batch["target"])
+    logits, visual, states, loudness = packed_forward(model, batch, blind_layers, highlights)
+    loss = F.cross_entropy(logits, batch["target"]) + phase.quiet * loudness
     if len(batch["option_rows"]):
         weight = torch.tensor(2.0)
-        for head, state in zip(heads.right, states[-3:-1], strict=True):
-            guess = head(state[batch["option_rows"], batch["option_places"]])[:, 0]
-            guesses = guess.detach() > 0
+        nouns = batch["option_facts"][:, 0] >= 0
+        for right_head, facts_head, state in zip(heads.right, heads.facts, states[-3:-1], strict=True):
+            option = state[batch["option_rows"], batch["option_places"]]
+            guess = right_head(option)[:, 0]
             loss = loss + 0.4 * F.binary_cross_entropy_with_logits(guess, batch["option_right"], pos_weight=weight)
+            facts = facts_head(option[nouns])
+            loss = loss + 0.5 * F.binary_cross_entropy_with_logits(facts, batch["option_facts"][nouns])
     seen_loss, _ = vision_loss(heads, visual, batch["token_labels"])
     loss = loss + 0.1 * seen_loss
     scores = defaultdict(list)
     if len(batch["option_rows"]):
-        for row, said, truth in zip(
-            batch["option_rows"].tolist(), guesses.tolist(), batch["option_right"].tolist(), strict=True
+        for name, said, truth in zip(
+            ("fact: visible", "fact: now", "fact: ever"),
+            (facts > 0).float().unbind(1),
+            batch["option_facts"][nouns].unbind(1),
+            strict=True,
         ):
-            if batch["kinds"][row] in ("which", "never", "color"):
-                scores[f"option of {batch['kinds'][row]} {'yes' if truth else 'no'}"].append(said == truth)
+            balanced = [(said == truth)[truth == value].float().mean() for value in (0, 1)]
+            scores[name].append(float(sum(balanced) / 2))
     right = (logits.argmax(-1) == batch["target"]).float()
     vector = (batch["heat"].amax(dim=1) > 0).repeat_interleave(len(right) // len(batch["heat"]))
     for kind, value, by_vector in zip(batch["kinds"], right.tolist(), vector.tolist(), strict=True):
         scores[f"{kind} (vector)" if by_vector and kind.removeprefix("word ") in HIGHLIGHT_KINDS else kind].append(
             value
         )
+    scores["loudness"].append(loudness.item())
     return loss, {kind: float(np.mean(values)) for kind, values in scores.items()}
 
 
@@ -767,13 +801,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (a second process draws the batches)")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of steps of every phase")
     parser.add_argument("--videos", type=int, default=150, help="held-out videos to measure on")
+    parser.add_argument("--resume", action="store_true", help="go on after the last phase that OUT completed")
     args = parser.parse_args()
     if args.scale <= 0:
         parser.error("--scale must be positive")
     torch.set_num_threads(args.threads)
     phases = [replace(phase, steps=max(1, round(phase.steps * args.scale))) for phase in PHASES]
     model, processor = make_backbone(args.seed)
-    started = time.monotonic()
+    record = {}
+    if args.resume:
+        summary = json.loads((Path(args.out) / "pretraining.json").read_text())
+        if summary["seed"] != args.seed:
+            parser.error(f"{args.out} was started with --seed {summary['seed']}")
+        record = {name: phase | {"resumed_after": True} for name, phase in summary["phases"].items()}
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(args.out)
 
     def save(record: dict, **more) -> None:
         save_backbone(args.out, model, processor)
@@ -788,13 +829,13 @@ def main() -> None:
                 "torch": torch.__version__,
                 "transformers": transformers.__version__,
             },
-            "wall_s": round(time.monotonic() - started, 1),
+            "wall_s": round(sum(phase["wall_s"] for phase in record.values()), 1),
             "phases": record,
             **more,
         }
         (Path(args.out) / "pretraining.json").write_text(json.dumps(summary, indent=2) + "\n")
 
-    record = train(model, processor, phases, args.seed, save)
+    record = train(model, processor, phases, args.seed, record, save)
     accuracy = measure(model, processor, args.seed, args.videos)
     save(record, accuracy=accuracy)
     print(json.dumps(accuracy, indent=2))
