@@ -22,7 +22,9 @@ demo: install
 	$(LAUNCH) eval.py --model $(DEMO)/best --data $(DEMO)/world --split val --conditions gaze --batch_size 64 \
 		--compare $(DEMO)/validation_predictions.jsonl
 	$(LAUNCH) eval.py --model $(DEMO)/best --data $(DEMO)/world --split test --batch_size 64 --output $(DEMO)/results.json
-	$(BIN)/python -m gazeqwen.toyworld.ask_example $(DEMO)
+	$(BIN)/python ask.py --model $(DEMO)/best --video $(DEMO)/world/videos/original_video/toy-test-0001.mp4 \
+		--scanpath $(DEMO)/world/metadata/toyworld/toy-test-0001/toy-test-0001_fixation_filtered.csv --time 12 \
+		--question "Which object is the user currently gazing at?" --options jar salt cheese bottle --plot $(DEMO)/ask.png
 
 test: install
 	$(BIN)/python -m pytest

@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
+from matplotlib.patheffects import withStroke
 
 from .scanpath_gazeqwen import Scanpath
 from .video_gazeqwen import Clip
@@ -33,7 +34,7 @@ def draw_scanpath(
     with matplotlib.rc_context({"font.family": "DejaVu Sans"}):
         panel_width = 3.0
         figure = Figure(
-            figsize=(columns * panel_width, rows * (panel_width * height / width + 0.5) + 0.4), layout="constrained"
+            figsize=(columns * panel_width, rows * (panel_width * height / width + 0.5) + 0.15), layout="constrained"
         )
         axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
         for axis in axes:
@@ -52,7 +53,8 @@ def draw_scanpath(
                     axis.plot([before[0], x], [before[1], y], color=_PATH_COLOR, linewidth=1.2, alpha=0.8)
                 opacity = 0.15 + 0.6 * min(1.0, float(weights[step, index]))
                 axis.add_patch(Circle((x, y), radius, facecolor=(*_rgb(_GAZE_COLOR), opacity), edgecolor=edge))
-                axis.text(x, y, str(scanpath.ids[index]), ha="center", va="center", fontsize=8, color="white")
+                number = axis.text(x, y, str(scanpath.ids[index]), ha="center", va="center", fontsize=8, color="white")
+                number.set_path_effects([withStroke(linewidth=2, foreground="black")])
             axis.set_xlim(-0.5, width - 0.5)
             axis.set_ylim(height - 0.5, -0.5)
         figure.suptitle(title, fontsize=11)
