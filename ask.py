@@ -57,7 +57,7 @@ def main() -> None:
     if scanpath is not None:
         scanpath = scanpath.clip(clip.start_s, clip.end_s)
         spans = processed["step_spans_s"]
-        weights = fixation_weights(model.config.gaze_encoding, torch.tensor(scanpath.table), spans.double()).numpy()
+        weights = fixation_weights("share", torch.tensor(scanpath.table), spans.double()).numpy()
         print(f"{len(scanpath)} fixations in the clip; share of each temporal step that each covers:")
         for (begin, end), row in zip(spans.tolist(), weights, strict=True):
             counted = [f"fixation {scanpath.ids[i]} {100 * row[i]:.0f} %" for i in range(len(row)) if row[i] > 0]

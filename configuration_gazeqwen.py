@@ -6,7 +6,9 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from .modeling_vjepa2_1 import VJEPA21Config
 
-GAZE_ENCODINGS = ("foveated", "coord_pe")
+GAZE_ENCODINGS = ("foveated", "coord_pe", "heatmap_decay", "heatmap_duration")
+RESAMPLER_TYPES = ("attention", "heatmap_vector")
+FIXATION_WEIGHTINGS = ("share", "centre")
 
 
 def _check(condition: bool, name: str, got, expected: str) -> None:
@@ -23,14 +25,19 @@ class GazeQwenConfig(PreTrainedConfig):
         base_model_name_or_path: Hub id or folder of a Qwen2.5-VL, with its `base_model_revision`.
         video_encoder_name_or_path: Hub id or folder of a V-JEPA 2.1 encoder (see `convert.py`), with its
             `video_encoder_revision`.
-        gaze_encoding: `"foveated"`, position-aware (docs: gaze-encodings), or `"coord_pe"`, the paper's equation 2.
-            Foveated is the default because equation 2 adds the same vector to every visual key, so that gaze cannot
-            favour the tokens near the fixation.
+        resampler_type: `"attention"`, the resampler, or `"heatmap_vector"`, the baseline without one: a heatmap times
+            one learned vector per layer.
+        gaze_encoding: `"foveated"`, position-aware, or `"coord_pe"`, the paper's equation 2, or its Table 2's
+            `"heatmap_decay"` and `"heatmap_duration"`. Foveated is the default because equation 2 adds the same
+            vector to every visual key, so that gaze cannot favour the tokens near the fixation.
+        fixation_weighting: `"share"`: a fixation counts in a temporal step by the share of its span that it covers;
+            `"centre"`: only if active at the span's centre. Default: share, for `coord_pe` centre as in the paper.
         gaze_coordinate_scale: what `coord_pe` multiplies normalised coordinates by before the sinusoid: 1.0 as in the
             reference's checkpoints, 2 * pi as in DETR.
-        foveal_sigmas: widths of the `foveated` Gaussians, in cells of the visual token grid.
+        foveal_sigmas, heatmap_sigma: widths of the Gaussians of `foveated` and of the single heatmaps, in cells of the
+            visual token grid.
         injection_layers: decoder layers whose output receives a residual. Default: `floor(i * depth / 4)`, four evenly
-            spaced layers that can all reach the answer (28 layers: 0, 7, 14, 21). The paper's 6, 13, 20, 27 end on the
+            spaced layers from the first on that can all reach the answer (28 layers: 0, 7, 14, 21). The paper's 6, 13, 20, 27 end on the
             last layer, after which no attention carries a video token's state to the answer.
         share_resampler: one resampler for all injection layers instead of one each (paper, Table 2).
         num_latents, latent_dim, num_blocks: size of the resampler (paper section 2.2).
@@ -43,9 +50,12 @@ class GazeQwenConfig(PreTrainedConfig):
     base_model_revision: str | None = None
     video_encoder_name_or_path: str | None = None
     video_encoder_revision: str | None = None
+    resampler_type: str = "attention"
     gaze_encoding: str = "foveated"
+    fixation_weighting: str | None = None
     gaze_coordinate_scale: float = 1.0
     foveal_sigmas: list[float] | tuple[float, ...] = (0.5, 1.0, 2.0)
+    heatmap_sigma: float = 1.0
     injection_layers: list[int] | None = None
     share_resampler: bool = False
     num_latents: int = 32
@@ -62,6 +72,16 @@ class GazeQwenConfig(PreTrainedConfig):
             self.video_encoder_config = VJEPA21Config(**self.video_encoder_config)
         self.foveal_sigmas = list(self.foveal_sigmas)
         _check(self.gaze_encoding in GAZE_ENCODINGS, "gaze_encoding", self.gaze_encoding, f"one of {GAZE_ENCODINGS}")
+        _check(
+            self.resampler_type in RESAMPLER_TYPES, "resampler_type", self.resampler_type, f"one of {RESAMPLER_TYPES}"
+        )
+        _check(
+            self.fixation_weighting in (None, *FIXATION_WEIGHTINGS),
+            "fixation_weighting",
+            self.fixation_weighting,
+            f"one of {FIXATION_WEIGHTINGS} or None",
+        )
+        _check(self.heatmap_sigma > 0, "heatmap_sigma", self.heatmap_sigma, "a positive width in token-grid cells")
         _check(
             math.isfinite(self.gaze_coordinate_scale) and self.gaze_coordinate_scale > 0,
             "gaze_coordinate_scale",
@@ -118,9 +138,14 @@ class GazeQwenConfig(PreTrainedConfig):
         depth = self.load_backbone_config().get_text_config().num_hidden_layers
         layers = self.injection_layers
         if layers is None:
-            layers = sorted({i * depth // 4 for i in range(4)})
+            layers = sorted({min(i * depth // 4, max(depth - 2, 0)) for i in range(4)})
         _check(layers[-1] < depth, "injection_layers", layers, f"indices below the base model's {depth} layers")
         return layers
+
+    def dead_injection_layers(self) -> list[int]:
+        """Injection layers whose residual cannot reach the answer: after the last layer no attention reads it."""
+        depth = self.load_backbone_config().get_text_config().num_hidden_layers
+        return [layer for layer in self.resolved_injection_layers() if layer == depth - 1]
 
     def get_text_config(self, *args, **kwargs) -> PreTrainedConfig:
         return self.load_backbone_config().get_text_config(*args, **kwargs)

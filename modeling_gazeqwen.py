@@ -15,17 +15,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, Qwen2_5_VLForConditionalGeneration
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
 from .configuration_gazeqwen import GazeQwenConfig
 from .modeling_vjepa2_1 import VJEPA21Model
-from .resampler_gazeqwen import GazeResampler, align_video_features
+from .resampler_gazeqwen import GazeResampler, HeatmapVector, align_video_features, build_resampler
 
 try:
     from peft import LoraConfig, PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
     from peft.tuners.tuners_utils import BaseTunerLayer
 except ImportError:  # only models with LoRA need it
     LoraConfig = None
+
+logger = logging.get_logger(__name__)
 
 # The Qwen-VL families that can be wrapped, by model_type. All have `model.language_model.layers` and `video_token_id`.
 BACKBONES = {"qwen2_5_vl": Qwen2_5_VLForConditionalGeneration}
@@ -100,7 +102,7 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self, config: GazeQwenConfig, backbone: nn.Module | None = None, video_encoder: nn.Module | None = None
     ):
         super().__init__(config)
-        self.resampler = GazeResampler(config)
+        self.resampler = build_resampler(config)
         self.post_init()
         self.backbone = backbone if backbone is not None else _backbone_class(config)(config.load_backbone_config())
         self.video_encoder = video_encoder or VJEPA21Model(config.load_video_encoder_config())
@@ -112,9 +114,14 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self._lora_gate: torch.Tensor | None = None  # of the running attention layer, and only then
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self.attach_gaze()
+        for layer in config.dead_injection_layers():
+            logger.warning(
+                f"injection layer {layer} is the base model's last: no attention follows that could carry a video "
+                "token's state to the answer, so its residual has no effect and its resampler no gradient"
+            )
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, GazeResampler):
+        if isinstance(module, (GazeResampler, HeatmapVector)):
             module.reset_parameters()
 
     # ---------------------------------------------------------------- building, loading, saving

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 _FOVEAL_GAIN, _GLOBAL_GAIN = 4.0, 0.05  # initial gains of the two halves of the latents on foveal tokens
+_DECAY_RATE = 0.5  # initial rate at which old fixations fade, per second
 
 
 # ------------------------------------------------------------------ video features on the visual token grid
@@ -54,14 +55,25 @@ def fixations_active(scanpaths: torch.Tensor, times_s: torch.Tensor) -> torch.Te
     return (times_s[..., :, None] - scanpaths[..., None, :, 2]).abs() <= scanpaths[..., None, :, 3] / 2
 
 
-def fixation_weights(gaze_encoding: str, scanpaths: torch.Tensor, step_spans_s: torch.Tensor) -> torch.Tensor:
+def fixation_weights(weighting: str, scanpaths: torch.Tensor, step_spans_s: torch.Tensor) -> torch.Tensor:
     """
-    How much each fixation counts in each temporal step: the share of the span that it covers, or, for `coord_pe`,
-    whether it is active at the span's centre. `scanpaths` (..., F, 4), `step_spans_s` (..., T, 2) -> (..., T, F).
+    How much each fixation counts in each temporal step: `"share"`, the share of the span that it covers; `"centre"`,
+    1 if it is active at the span's centre. `scanpaths` (..., F, 4), `step_spans_s` (..., T, 2) -> (..., T, F).
     """
-    if gaze_encoding == "coord_pe":
+    if weighting == "centre":
         return fixations_active(scanpaths, step_spans_s.mean(-1)).to(scanpaths.dtype)
     return fixation_shares(scanpaths, step_spans_s)
+
+
+def decayed_weights(scanpaths: torch.Tensor, step_spans_s: torch.Tensor, rates: torch.Tensor) -> torch.Tensor:
+    """
+    exp(-rate * age) for every fixation that begins before the step ends, its age the seconds between its end and the
+    step's end (0 while it lasts). `rates` (L,) per second -> (L, V, T, F).
+    """
+    begin, end = (scanpaths[:, None, :, 2] + sign * scanpaths[:, None, :, 3] / 2 for sign in (-1, 1))
+    now = step_spans_s[..., 1:]  # (V, T, 1)
+    age = (now - end).clamp(min=0)
+    return torch.exp(-rates[:, None, None, None] * age) * (begin < now)
 
 
 # ------------------------------------------------------------------ gaze encodings
@@ -76,39 +88,32 @@ def coordinate_encoding(xy_norm: torch.Tensor, dim: int, scale: float = 1.0) -> 
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-3)
 
 
-def mean_coordinate_encoding(
-    scanpaths: torch.Tensor, present: torch.Tensor, step_spans_s: torch.Tensor, dim: int, scale: float
-) -> torch.Tensor:
+def mean_coordinate_encoding(scanpaths: torch.Tensor, weights: torch.Tensor, dim: int, scale: float) -> torch.Tensor:
     """
-    The paper's gaze vector per temporal step: mean encoding of the fixations active at the centre of the step's span,
-    zeros where none is. `scanpaths` (V, F, 4), `present` (V, F), `step_spans_s` (V, T, 2) -> (V, T, dim).
+    The paper's gaze vector per temporal step: the weighted mean encoding of the step's fixations, zeros where there is
+    none. `scanpaths` (V, F, 4), `weights` (V, T, F) -> (V, T, dim).
     """
-    active = fixation_weights("coord_pe", scanpaths, step_spans_s) * present[:, None]  # (V, T, F)
     encoding = coordinate_encoding(scanpaths[..., :2], dim, scale)  # (V, F, dim)
-    return active @ encoding / active.sum(-1, keepdim=True).clamp(min=1)
+    total = weights.sum(-1, keepdim=True)
+    return weights @ encoding / torch.where(total > 0, total, 1)
 
 
-def foveal_heat(
-    scanpaths: torch.Tensor,
-    present: torch.Tensor,
-    step_spans_s: torch.Tensor,
-    grids: torch.Tensor,
-    num_tokens: int,
-    sigmas: torch.Tensor,
+def gaussian_heat(
+    scanpaths: torch.Tensor, weights: torch.Tensor, grids: torch.Tensor, num_tokens: int, sigmas: list[float]
 ) -> torch.Tensor:
     """
-    How foveal each visual token is in each temporal step, at each scale: the sum over fixations of the share of the
-    step they cover times exp(-distance^2 / (2 sigma^2)), distances in token-grid cells from the token's centre.
-    `grids` (V, 2) = H, W; `sigmas` (S,) -> (V, T, num_tokens, S).
+    How near each visual token is to the fixations of each temporal step, at each scale: the sum over fixations of
+    weight * exp(-distance^2 / (2 sigma^2)), distances from the token's centre and sigmas in token-grid cells.
+    `scanpaths` (V, F, 4), `weights` (..., V, T, F), `grids` (V, 2) = H, W -> (..., V, T, num_tokens, S).
     """
     height, width = grids[:, 0, None], grids[:, 1, None]  # (V, 1)
     index = torch.arange(num_tokens, device=scanpaths.device)[None]
     row, column = index // width + 0.5, index % width + 0.5  # (V, N): cell centres
     dx = column[:, None] - (scanpaths[..., 0] * width)[..., None]  # (V, F, N)
     dy = row[:, None] - (scanpaths[..., 1] * height)[..., None]
+    sigmas = torch.tensor(sigmas, device=scanpaths.device)
     kernel = torch.exp(-(dx**2 + dy**2)[..., None] / (2 * sigmas**2))  # (V, F, N, S)
-    shares = fixation_weights("foveated", scanpaths, step_spans_s) * present[:, None]  # (V, T, F)
-    return torch.einsum("vtf,vfns->vtns", shares, kernel)
+    return torch.einsum("...vtf,vfns->...vtns", weights, kernel)
 
 
 # ------------------------------------------------------------------ layers that hold the weights of L resamplers
@@ -160,12 +165,12 @@ class ResamplerBlock(nn.Module):
     `W_V`. Terms that are the same for every key drop out of the softmax: of the gaze projection only `g W_G` remains.
     """
 
-    def __init__(self, num_layers: int, dim: int, broadcast_gaze: bool):
+    def __init__(self, num_layers: int, dim: int, gaze_in_keys: bool):
         super().__init__()
         self.query = LayerwiseLinear(num_layers, dim, dim)
         self.key = LayerwiseLinear(num_layers, dim, dim)
         self.value = LayerwiseLinear(num_layers, dim, dim)
-        self.gaze = LayerwiseLinear(num_layers, dim, dim) if broadcast_gaze else None
+        self.gaze = LayerwiseLinear(num_layers, dim, dim) if gaze_in_keys else None
         # These two add the same to every key, so the softmax never sees them: kept as the paper has them, not trained.
         for projection in (self.key, self.gaze):
             if projection is not None:
@@ -179,23 +184,24 @@ class ResamplerBlock(nn.Module):
         self,
         latents: torch.Tensor,
         visual: torch.Tensor,
-        visual_bias: torch.Tensor | None = None,
-        gaze: torch.Tensor | None = None,
+        visual_bias: torch.Tensor,
+        gaze_key: torch.Tensor | None = None,
+        gaze_heat: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         `latents` (L, B, K, d), `visual` (L, B, N, d), with B = V * T. `visual_bias` (L or 1, B, K or 1, N) is added to
-        the latents' logits on visual tokens; `gaze` (B, d) is the broadcast gaze vector of equation 2.
+        the latents' logits on visual tokens. `gaze_key` (L or 1, B or 1, d) is G of equation 2, the same for every
+        visual token, or times `gaze_heat` (L or 1, B, N).
         """
         query = self.query(latents)  # (L, B, K, d)
         scale = 1 / math.sqrt(query.shape[-1])
         key_query = (query.flatten(1, 2) @ self.key.weight).view_as(query)  # q W_K
-        on_visual = key_query @ visual.mT * scale  # (L, B, K, N)
+        on_visual = key_query @ visual.mT * scale + visual_bias  # (L, B, K, N)
         on_latents = key_query @ latents.mT * scale  # (L, B, K, K)
         if self.gaze is not None:
             gaze_query = (query.flatten(1, 2) @ self.gaze.weight).view_as(query)  # q W_G
-            on_visual = on_visual + torch.einsum("lbkd,bd->lbk", gaze_query, gaze)[..., None] * scale
-        if visual_bias is not None:
-            on_visual = on_visual + visual_bias
+            on_gaze = (gaze_query * gaze_key[:, :, None]).sum(-1, keepdim=True) * scale  # (L, B, K, 1)
+            on_visual = on_visual + (on_gaze if gaze_heat is None else on_gaze * gaze_heat[:, :, None])
         weights = torch.cat([on_visual, on_latents], dim=-1).softmax(-1)
         on_visual, on_latents = weights.split([visual.shape[-2], latents.shape[-2]], dim=-1)
         latents = latents + self.value(on_visual @ visual + on_latents @ latents)
@@ -203,7 +209,60 @@ class ResamplerBlock(nn.Module):
         return self.norm(latents)
 
 
-class GazeResampler(nn.Module):
+def _fixation_weighting(config) -> str:
+    return config.fixation_weighting or ("centre" if config.gaze_encoding == "coord_pe" else "share")
+
+
+class _Residuals(nn.Module):
+    """What turns video features and gaze into residuals: `factors` for a batch, `forward` for one video, dense."""
+
+    def forward(
+        self, features: torch.Tensor, scanpath: torch.Tensor, step_spans_s: torch.Tensor, grid: tuple[int, int]
+    ) -> torch.Tensor:
+        """
+        The dense residual of one video, amplitude included. `features` (T, H*W, D_v), `scanpath` (F, 4),
+        `step_spans_s` (T, 2), `grid` (H, W) -> (injection layers, T, H*W, D).
+        """
+        read, values = self.factors(
+            features[None],
+            scanpath[None],
+            torch.ones(1, scanpath.shape[0], dtype=torch.bool, device=scanpath.device),
+            step_spans_s[None],
+            torch.tensor([grid], device=features.device),
+        )
+        return (read @ values).squeeze(1)
+
+
+class HeatmapVector(_Residuals):
+    """
+    The baseline without a resampler: one Gaussian heatmap times one learned vector per injection layer. It sees no
+    video features. What the resampler adds over it is what a resampler is worth.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.sigma, self.weighting = config.heatmap_sigma, _fixation_weighting(config)
+        num_layers = len(config.resolved_injection_layers())
+        self.vector = nn.Parameter(torch.empty(num_layers, config.get_text_config().hidden_size))
+        self.amplitude = nn.Parameter(torch.empty(num_layers))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Zero vectors: a new baseline adds nothing."""
+        nn.init.zeros_(self.vector)
+        nn.init.ones_(self.amplitude)
+
+    def factors(self, features, scanpaths, present, step_spans_s, grids) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `GazeResampler.factors`, with K = 1."""
+        with torch.autocast(scanpaths.device.type, enabled=False):
+            scanpaths = scanpaths.float()
+            weights = fixation_weights(self.weighting, scanpaths, step_spans_s.float()) * present[:, None]
+            heat = gaussian_heat(scanpaths, weights, grids, features.shape[2], [self.sigma])  # (V, T, N, 1)
+            vector = (self.vector * self.amplitude[:, None])[:, None, None, None]  # (layers, 1, 1, 1, D)
+            return heat[None], vector.expand(-1, *heat.shape[:2], -1, -1)
+
+
+class GazeResampler(_Residuals):
     """
     Turns video features and gaze into residuals for the video tokens of every injection layer (paper section 2.2).
 
@@ -211,12 +270,18 @@ class GazeResampler(nn.Module):
     logits as a per-token bias with a learned non-negative gain per latent and scale, where equation 2 adds one vector
     to all visual keys and so cannot favour any of them; and the reverse read (equation 5) sees the same foveal map,
     where the paper's sees token content alone.
+
+    `heatmap_decay` and `heatmap_duration` are the variants of the paper's Table 2, which names them without formulas;
+    here G of equation 2 is a learned vector times a Gaussian heatmap (`heatmap_sigma`), and fixations count by
+    exp(-rate * age) with a learned rate, or by the seconds that they last within the step.
     """
 
     def __init__(self, config):
         super().__init__()
         self.gaze_encoding = config.gaze_encoding
         self.gaze_coordinate_scale = config.gaze_coordinate_scale
+        self.weighting = _fixation_weighting(config)
+        self.sigmas = config.foveal_sigmas if self.gaze_encoding == "foveated" else [config.heatmap_sigma]
         self.num_injection_layers = len(config.resolved_injection_layers())
         num_layers = 1 if config.share_resampler else self.num_injection_layers
         dim, num_latents = config.latent_dim, config.num_latents
@@ -226,16 +291,19 @@ class GazeResampler(nn.Module):
         self.latents = nn.Parameter(torch.empty(num_layers, num_latents, dim))
         self.proj_in = LayerwiseLinear(num_layers, feature_dim, dim, bias=False)
         self.blocks = nn.ModuleList(
-            ResamplerBlock(num_layers, dim, broadcast_gaze=self.gaze_encoding == "coord_pe")
+            ResamplerBlock(num_layers, dim, gaze_in_keys=self.gaze_encoding != "foveated")
             for _ in range(config.num_blocks)
         )
         self.proj_out = LayerwiseLinear(num_layers, dim, hidden_size, bias=False)
         self.amplitude = nn.Parameter(torch.empty(self.num_injection_layers))
         if self.gaze_encoding == "foveated":
-            self.register_buffer("sigmas", torch.tensor(config.foveal_sigmas), persistent=False)
-            num_scales = len(config.foveal_sigmas)
+            num_scales = len(self.sigmas)
             self.foveal_gain = nn.Parameter(torch.empty(num_layers, config.num_blocks, num_latents, num_scales))
             self.foveal_query = nn.Parameter(torch.empty(num_layers, num_scales, dim))
+        elif self.gaze_encoding != "coord_pe":
+            self.heatmap_key = nn.Parameter(torch.empty(num_layers, dim))
+        if self.gaze_encoding == "heatmap_decay":
+            self.decay_rate = nn.Parameter(torch.empty(num_layers))
         self.reset_parameters()
 
     @torch.no_grad()
@@ -252,22 +320,10 @@ class GazeResampler(nn.Module):
             gain[:, :, : gain.shape[2] // 2] = _FOVEAL_GAIN
             self.foveal_gain.copy_(gain.expm1().log())  # softplus(foveal_gain) == gain
             nn.init.normal_(self.foveal_query, std=1.0)
-
-    def forward(
-        self, features: torch.Tensor, scanpath: torch.Tensor, step_spans_s: torch.Tensor, grid: tuple[int, int]
-    ) -> torch.Tensor:
-        """
-        The dense residual of one video, amplitude included. `features` (T, H*W, D_v), `scanpath` (F, 4),
-        `step_spans_s` (T, 2), `grid` (H, W) -> (injection layers, T, H*W, D). `coord_pe` looks at each span's centre.
-        """
-        read, values = self.factors(
-            features[None],
-            scanpath[None],
-            torch.ones(1, scanpath.shape[0], dtype=torch.bool, device=scanpath.device),
-            step_spans_s[None],
-            torch.tensor([grid], device=features.device),
-        )
-        return (read @ values).squeeze(1)
+        elif self.gaze_encoding != "coord_pe":
+            nn.init.normal_(self.heatmap_key, std=1.0)
+        if self.gaze_encoding == "heatmap_decay":
+            nn.init.constant_(self.decay_rate, math.log(math.expm1(_DECAY_RATE)))
 
     def factors(
         self,
@@ -296,27 +352,44 @@ class GazeResampler(nn.Module):
             mask = torch.zeros_like(padding, dtype=torch.float32).masked_fill(padding, -math.inf)
             mask = mask.repeat_interleave(steps, 0)[None, :, None]  # (1, V*T, 1, N)
 
-            heat = gaze = None
-            if self.gaze_encoding == "foveated":
-                heat = foveal_heat(scanpaths, present, step_spans_s, grids, tokens, self.sigmas).flatten(0, 1)
+            weights = self._weights(scanpaths, present, step_spans_s)  # (L or 1, V, T, F)
+            heat = gaze_key = gaze_heat = None
+            if self.gaze_encoding == "coord_pe":
+                gaze_key = mean_coordinate_encoding(scanpaths, weights[0], dim, self.gaze_coordinate_scale)
+                gaze_key = gaze_key.flatten(0, 1)[None]  # (1, V*T, d)
             else:
-                gaze = mean_coordinate_encoding(scanpaths, present, step_spans_s, dim, self.gaze_coordinate_scale)
-                gaze = gaze.flatten(0, 1)
+                heat = gaussian_heat(scanpaths, weights, grids, tokens, self.sigmas).flatten(1, 2)  # (L|1, V*T, N, S)
+                if self.gaze_encoding != "foveated":
+                    gaze_key, gaze_heat = self.heatmap_key[:, None], heat.squeeze(-1)
 
             latents = self.latents[:, None].expand(-1, num_videos * steps, -1, -1)
             for index, block in enumerate(self.blocks):
                 bias = mask
-                if heat is not None:
+                if self.gaze_encoding == "foveated":
                     gain = F.softplus(self.foveal_gain[:, index])  # (L, K, S)
-                    bias = mask + torch.einsum("lks,bns->lbkn", gain, heat)
-                latents = block(latents, visual, bias, gaze)
+                    bias = mask + torch.einsum("lks,bns->lbkn", gain, heat[0])
+                latents = block(latents, visual, bias, gaze_key, gaze_heat)
 
             logits = visual @ latents.mT  # (L, V*T, N, K)
-            if heat is not None:  # queries X_i + sum_s heat_s(i) u_s
+            if self.gaze_encoding == "foveated":  # queries X_i + sum_s heat_s(i) u_s
                 logits = logits + heat @ (self.foveal_query[:, None] @ latents.mT)
             read = (logits / math.sqrt(dim)).softmax(-1)
             values = self.proj_out(latents) * self.amplitude[:, None, None, None]
             return read.unflatten(1, (num_videos, steps)), values.unflatten(1, (num_videos, steps))
 
+    def _weights(self, scanpaths, present, step_spans_s) -> torch.Tensor:
+        if self.gaze_encoding == "heatmap_decay":
+            weights = decayed_weights(scanpaths, step_spans_s, F.softplus(self.decay_rate))
+        else:
+            weights = fixation_weights(self.weighting, scanpaths, step_spans_s)[None]
+        if self.gaze_encoding == "heatmap_duration":
+            weights = weights * step_spans_s.diff(dim=-1)  # seconds
+        return weights * present[:, None]
 
-__all__ = ["GazeResampler", "align_video_features", "fixation_weights"]
+
+def build_resampler(config) -> _Residuals:
+    """The module that `config.resampler_type` names."""
+    return {"attention": GazeResampler, "heatmap_vector": HeatmapVector}[config.resampler_type](config)
+
+
+__all__ = ["GazeResampler", "HeatmapVector", "align_video_features", "build_resampler", "fixation_weights"]

@@ -16,7 +16,7 @@ from gazeqwen.training import Recipe, Trainer
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="a YAML file, see recipes/")
-    parser.add_argument("overrides", nargs="*", help="such as stage1.epochs=2 model.gaze_encoding=coord_pe")
+    parser.add_argument("overrides", nargs="*", help="such as stage1.epochs=2 adapter.gaze_encoding=coord_pe")
     arguments = parser.parse_args()
     trainer = Trainer(read_recipe(Recipe, arguments.recipe, arguments.overrides))
     best = trainer.run()

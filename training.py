@@ -23,24 +23,34 @@ from .streamgaze import Question, load_release
 
 @dataclass
 class ModelSettings:
-    """What is trained on what: see GazeQwenConfig and GazeQwenProcessor."""
+    """The frozen models, and how clips are sampled for them (see GazeQwenProcessor)."""
 
     base_model: str = "Qwen/Qwen2.5-VL-7B-Instruct"
     base_model_revision: str | None = None
     video_encoder: str = ""
     video_encoder_revision: str | None = None
     dtype: str = "bfloat16"
+    video_encoder_size: int = 384
+    num_frames: int | None = None
+    fps: float | None = None
+    max_frames: int = 64
+
+
+@dataclass
+class AdapterSettings:
+    """What is trained and how gaze enters: the arguments of GazeQwenConfig."""
+
+    resampler_type: str = "attention"
     gaze_encoding: str = "foveated"
+    fixation_weighting: str | None = None
     gaze_coordinate_scale: float = 1.0
+    foveal_sigmas: list = field(default_factory=lambda: [0.5, 1.0, 2.0])
+    heatmap_sigma: float = 1.0
     injection_layers: list | None = None
     share_resampler: bool = False
     num_latents: int = 32
     latent_dim: int = 256
     num_blocks: int = 2
-    video_encoder_size: int = 384
-    num_frames: int | None = None
-    fps: float | None = None
-    max_frames: int = 64
 
 
 @dataclass
@@ -70,6 +80,7 @@ class Recipe:
     output_dir: str = "runs/gazeqwen"
     seed: int = 0
     model: ModelSettings = field(default_factory=ModelSettings)
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
     data: DataSettings = field(default_factory=DataSettings)
     stage1: StageSettings = field(default_factory=StageSettings)
     stage2: StageSettings = field(default_factory=StageSettings)
@@ -144,13 +155,7 @@ class Trainer:
             model.base_model_revision,
             model.video_encoder_revision,
             dtype=model.dtype,
-            gaze_encoding=model.gaze_encoding,
-            gaze_coordinate_scale=model.gaze_coordinate_scale,
-            injection_layers=model.injection_layers,
-            share_resampler=model.share_resampler,
-            num_latents=model.num_latents,
-            latent_dim=model.latent_dim,
-            num_blocks=model.num_blocks,
+            **dataclasses.asdict(recipe.adapter),
         ).to(self.accelerator.device)
         self.processor = GazeQwenProcessor.from_base(
             model.base_model,

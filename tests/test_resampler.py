@@ -1,5 +1,6 @@
 """The resampler: the paper's formula against golden numbers, and what the default encoding does differently."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -9,24 +10,30 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from support import ROOT, tiny_config
 
+from gazeqwen.configuration_gazeqwen import GAZE_ENCODINGS
 from gazeqwen.convert import load_checkpoint, reference_resampler_state
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Model
 from gazeqwen.resampler_gazeqwen import (
     GazeResampler,
+    HeatmapVector,
     align_video_features,
+    decayed_weights,
     fixation_weights,
     mean_coordinate_encoding,
 )
 
 FIXTURES = ROOT / "tests" / "fixtures"
 LAYERS = [6, 13, 20, 27]
+ENCODINGS = list(GAZE_ENCODINGS)
 
 
 def resampler_config(hidden_size=64, feature_dim=48, **kwargs) -> SimpleNamespace:
     settings = {
         "gaze_encoding": "foveated",
+        "fixation_weighting": None,
         "gaze_coordinate_scale": 1.0,
         "foveal_sigmas": [0.5, 1.0, 2.0],
+        "heatmap_sigma": 1.0,
         "share_resampler": False,
         "num_latents": 4,
         "latent_dim": 16,
@@ -69,10 +76,10 @@ def test_coord_pe_is_the_references_formula(golden):
 
 
 def test_coordinate_encoding_is_the_references(golden):
-    present = torch.ones(1, len(golden["scanpath"]), dtype=torch.bool)
-    vector = mean_coordinate_encoding(golden["scanpath"][None], present, golden["step_spans_s"][None], 16, 1.0)
+    weights = fixation_weights("centre", golden["scanpath"], golden["step_spans_s"])[None]
+    vector = mean_coordinate_encoding(golden["scanpath"][None], weights, 16, 1.0)
     torch.testing.assert_close(vector[0], golden["gaze_encoding"], atol=1e-6, rtol=0)
-    scaled = mean_coordinate_encoding(golden["scanpath"][None], present, golden["step_spans_s"][None], 16, 6.28)
+    scaled = mean_coordinate_encoding(golden["scanpath"][None], weights, 16, 6.28)
     assert (scaled - vector).abs().max() > 0.1
 
 
@@ -103,9 +110,9 @@ def test_parameter_counts_of_the_reference_configuration():
 def test_shares_of_steps():
     scanpath = torch.tensor([[0.5, 0.5, 1.0, 2.0], [0.5, 0.5, 2.5, 1.0]])  # 0 to 2 s, 2 to 3 s
     spans = torch.tensor([[0.0, 1.0], [1.0, 3.0], [3.0, 5.0]])
-    weights = fixation_weights("foveated", scanpath, spans)
+    weights = fixation_weights("share", scanpath, spans)
     torch.testing.assert_close(weights, torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, 0.0]]))
-    active = fixation_weights("coord_pe", scanpath, spans)
+    active = fixation_weights("centre", scanpath, spans)
     torch.testing.assert_close(active, torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]))
 
 
@@ -120,7 +127,7 @@ def random_case(seed: int, steps: int, height: int, width: int, count: int):
 cases = st.tuples(
     st.integers(0, 1000), st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), st.integers(0, 6)
 ).map(lambda numbers: random_case(*numbers))
-encodings = st.sampled_from(["foveated", "coord_pe"])
+encodings = st.sampled_from(ENCODINGS)
 
 
 @settings(max_examples=25, deadline=None)
@@ -187,6 +194,39 @@ def test_only_the_default_encoding_moves_spatial_attention():
     assert moved["coord_pe"] < 1e-6 < 0.1 < moved["foveated"]
 
 
+def test_old_fixations_fade_at_the_learned_rate():
+    scanpath = torch.tensor([[0.5, 0.5, 1.0, 2.0]])  # 0 to 2 s
+    spans = torch.tensor([[[0.0, 1.0], [1.0, 3.0], [3.0, 5.0]]])
+    weights = decayed_weights(scanpath[None], spans, torch.tensor([0.0, 0.5]))[:, 0, :, 0]
+    torch.testing.assert_close(weights[0], torch.ones(3))
+    torch.testing.assert_close(weights[1], torch.tensor([0.0, -0.5, -1.5]).exp())
+    later = decayed_weights(torch.tensor([[[0.5, 0.5, 4.0, 1.0]]]), spans, torch.tensor([0.5]))
+    assert later[0, 0, :, 0].tolist() == [0, 0, pytest.approx(math.exp(-0.25))]
+
+
+def test_long_fixations_count_by_their_seconds():
+    features, _, _, grid = random_case(0, 1, 4, 4, 1)
+    resampler, spans = random_resampler("heatmap_duration"), torch.tensor([[0.0, 4.0]])
+    short, long = (torch.tensor([[0.3, 0.3, 2.0, seconds]]) for seconds in (1.0, 4.0))
+    weights = [resampler._weights(s[None], torch.ones(1, 1, dtype=torch.bool), spans[None]) for s in (short, long)]
+    assert [weight.item() for weight in weights] == [1.0, 4.0]
+    here, there = (resampler(features, scanpath, spans, grid) for scanpath in (short, long))
+    assert (here - there).abs().max() > 0.01
+
+
+def test_the_heatmap_vector_is_a_heatmap_times_a_vector():
+    baseline = HeatmapVector(resampler_config())
+    assert sum(p.numel() for p in baseline.parameters()) == 260  # 4 layers of width 64, and their amplitudes
+    features, _, spans, grid = random_case(0, 2, 4, 4, 1)
+    scanpath = torch.tensor([[0.375, 0.625, 0.5, 1.0]])  # on the centre of column 1, row 2, all through the first step
+    assert not baseline(features, scanpath, spans, grid).any()
+    torch.nn.init.normal_(baseline.vector)
+    residual = baseline(features, scanpath, spans, grid)
+    torch.testing.assert_close(residual[:, 0, 9], baseline.vector)
+    torch.testing.assert_close(residual[:, 0, 8], baseline.vector * math.exp(-0.5))
+    assert not residual[:, 1].any()
+
+
 def test_moving_a_fixation_moves_the_residual():
     features, _, spans, grid = random_case(0, 2, 4, 4, 1)
     resampler = random_resampler()
@@ -198,7 +238,7 @@ def test_moving_a_fixation_moves_the_residual():
 
 def test_an_empty_scanpath_is_a_step_without_fixation():
     features, _, spans, grid = random_case(0, 2, 4, 4, 1)
-    for encoding in ("foveated", "coord_pe"):
+    for encoding in ("foveated", "coord_pe", "heatmap_duration"):
         resampler = random_resampler(encoding)
         none = resampler(features, torch.zeros(0, 4), spans, grid)
         elsewhere = resampler(features, torch.tensor([[0.5, 0.5, 50.0, 1.0]]), spans, grid)
@@ -220,7 +260,7 @@ def test_shared_resamplers_differ_by_amplitude_alone():
 
 
 def test_gradients_reach_every_parameter_that_can_matter():
-    for encoding in ("foveated", "coord_pe"):
+    for encoding in ENCODINGS:
         resampler = random_resampler(encoding)
         resampler(*random_case(0, 2, 3, 3, 3)).square().sum().backward()
         for name, parameter in resampler.named_parameters():
@@ -240,4 +280,4 @@ def test_configs_refuse_bad_values():
             tiny_config(**arguments)
     with pytest.raises(ValueError, match="below the base model's 4 layers"):
         tiny_config(injection_layers=[0, 9]).resolved_injection_layers()
-    assert tiny_config().resolved_injection_layers() == [0, 1, 2, 3]
+    assert tiny_config().resolved_injection_layers() == [0, 1, 2]

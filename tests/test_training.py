@@ -37,11 +37,10 @@ def recipe_text(world: Path, output: Path, **changes) -> str:
             "base_model": str(BACKBONE),
             "video_encoder": str(VIDEO_ENCODER),
             "dtype": "float32",
-            "latent_dim": 16,
-            "num_latents": 8,
             "video_encoder_size": 64,
             "num_frames": 8,
         },
+        "adapter": {"latent_dim": 16, "num_latents": 8},
         "data": {"folder": str(world), "keep_in_memory": True},
         "stage1": {"epochs": 1, "learning_rate": 1e-2},
         "stage2": {"epochs": 1, "learning_rate": 1e-2, "lora_learning_rate": 1e-2},
@@ -285,7 +284,7 @@ def test_train_names_what_is_wrong(toy_world, tmp_path):
         ("seed", "expected section.key=value"),
         ("stage1.epochs=0 stage2.epochs=0", "nothing to train"),
         ("data.folder=/nowhere", "/nowhere/qa: no question files"),
-        ("model.gaze_encoding=gabor", "gaze_encoding: got 'gabor'"),
+        ("adapter.gaze_encoding=gabor", "gaze_encoding: got 'gabor'"),
         ("data.validation_split=train", "videos are in both splits"),
     ]:
         with pytest.raises((ValueError, FileNotFoundError), match=message):
