@@ -37,8 +37,8 @@ class GazeQwenConfig(PreTrainedConfig):
         foveal_sigmas, heatmap_sigma: widths of the Gaussians of `foveated` and of the single heatmaps, in cells of the
             visual token grid.
         injection_layers: decoder layers whose output receives a residual. Default: `floor(i * depth / 4)`, four evenly
-            spaced layers from the first on that can all reach the answer (28 layers: 0, 7, 14, 21). The paper's 6, 13, 20, 27 end on the
-            last layer, after which no attention carries a video token's state to the answer.
+            spaced layers from the first on that can all reach the answer (28 layers: 0, 7, 14, 21). The paper's 6, 13,
+            20, 27 end on the last layer, after which no attention carries a video token's state to the answer.
         share_resampler: one resampler for all injection layers instead of one each (paper, Table 2).
         num_latents, latent_dim, num_blocks: size of the resampler (paper section 2.2).
         backbone_config, video_encoder_config: the configs themselves, for models built without a Hub id or folder.

@@ -11,10 +11,12 @@ from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.toyworld.generate import generate
 
 
+torch.set_num_threads(1)  # sums of several threads differ in their last bits from run to run
+
+
 @pytest.fixture(autouse=True)
 def same_random_state():
     torch.manual_seed(0)
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
