@@ -4,7 +4,7 @@ import math
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from .modeling_vjepa2_1 import VJEPA21Config
+from .video_encoders_gazeqwen import load_video_encoder_config, video_encoder_config
 
 GAZE_ENCODINGS = ("foveated", "coord_pe", "heatmap_decay", "heatmap_duration")
 RESAMPLER_TYPES = ("attention", "heatmap_vector")
@@ -23,8 +23,8 @@ class GazeQwenConfig(PreTrainedConfig):
 
     Args:
         base_model_name_or_path: Hub id or folder of a Qwen2.5-VL, with its `base_model_revision`.
-        video_encoder_name_or_path: Hub id or folder of a V-JEPA 2.1 encoder (see `convert.py`), with its
-            `video_encoder_revision`.
+        video_encoder_name_or_path: Hub id or folder of a V-JEPA 2.1 encoder (see `convert.py`), or of a DINOv2 as timm
+            publishes it (`timm/vit_base_patch14_dinov2.lvd142m`), with its `video_encoder_revision`.
         resampler_type: `"attention"`, the resampler, or `"heatmap_vector"`, the baseline without one: a heatmap times
             one learned vector per layer.
         gaze_encoding: `"foveated"`, position-aware, or `"coord_pe"`, the paper's equation 2, or its Table 2's
@@ -69,7 +69,7 @@ class GazeQwenConfig(PreTrainedConfig):
         if isinstance(self.backbone_config, dict):
             self.backbone_config = AutoConfig.for_model(**self.backbone_config)
         if isinstance(self.video_encoder_config, dict):
-            self.video_encoder_config = VJEPA21Config(**self.video_encoder_config)
+            self.video_encoder_config = video_encoder_config(self.video_encoder_config)
         self.foveal_sigmas = list(self.foveal_sigmas)
         _check(self.gaze_encoding in GAZE_ENCODINGS, "gaze_encoding", self.gaze_encoding, f"one of {GAZE_ENCODINGS}")
         _check(
@@ -128,7 +128,7 @@ class GazeQwenConfig(PreTrainedConfig):
             _check(
                 self.video_encoder_name_or_path is not None, "video_encoder_name_or_path", None, "an id or a folder"
             )
-            self.video_encoder_config = VJEPA21Config.from_pretrained(
+            self.video_encoder_config = load_video_encoder_config(
                 self.video_encoder_name_or_path, revision=self.video_encoder_revision or "main"
             )
         return self.video_encoder_config

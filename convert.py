@@ -2,6 +2,7 @@
 
     python convert.py vjepa2_1 vjepa2_1_vitb_dist_vitG_384.pt OUT
     python convert.py vjepa2_1 tiny.pt OUT --num_attention_heads 2
+    python convert.py gazeqwen best_model.pt OUT --base_model Qwen/Qwen2.5-VL-7B-Instruct --video_encoder VJEPA_FOLDER
 
 Runs on the CPU. The checkpoint is memory-mapped, so it takes the memory of the encoder alone, not of the file.
 Foreign pickles are read here and nowhere else, always with `weights_only=True`: one that holds code is refused.
@@ -16,6 +17,8 @@ from pathlib import Path
 
 import torch
 
+from gazeqwen.configuration_gazeqwen import GazeQwenConfig
+from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration, absolute_if_folder
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
 
 # The order in which the official hub code looks: B and L are read from `ema_encoder`, g and G from `target_encoder`.
@@ -169,24 +172,109 @@ def reference_resampler_state(
 ) -> dict[str, torch.Tensor]:
     """
     The weights of a `GazeResampler` with `gaze_encoding="coord_pe"` from the reference implementation's `state_dict`,
-    which keeps one resampler per injection layer and one amplitude per decoder layer.
+    which keeps one resampler per injection layer and one amplitude per decoder layer. Raises ValueError that lists
+    missing and unknown tensors.
     """
 
-    def stacked(name: str, block: int = 0) -> torch.Tensor:
-        names = [name.format(layer=layer, block=block) for layer in range(len(injection_layers))]
-        return torch.stack([state[name] for name in names])
-
-    converted = {
-        "latents": stacked("latents.{layer}"),
-        "proj_in.weight": stacked("proj_ins.{layer}.weight"),
-        "proj_out.weight": stacked("proj_outs.{layer}.weight"),
-        "amplitude": state["amplitude"][injection_layers],
+    layers = range(len(injection_layers))
+    sources = {
+        "latents": "latents.{layer}",
+        "proj_in.weight": "proj_ins.{layer}.weight",
+        "proj_out.weight": "proj_outs.{layer}.weight",
+        **{
+            f"blocks.{block}.{ours}.{kind}": f"{theirs}.{kind}".replace("{block}", str(block))
+            for block in range(num_blocks)
+            for theirs, ours in _REFERENCE_BLOCK_NAMES.items()
+            for kind in ("weight", "bias")
+        },
     }
-    for block in range(num_blocks):
-        for theirs, ours in _REFERENCE_BLOCK_NAMES.items():
-            for kind in ("weight", "bias"):
-                converted[f"blocks.{block}.{ours}.{kind}"] = stacked(f"{theirs}.{kind}", block)
-    return converted
+    expected = {"amplitude", *(source.format(layer=layer) for source in sources.values() for layer in layers)}
+    if expected != set(state):
+        missing, unknown = sorted(expected - set(state)), sorted(set(state) - expected)
+        raise ValueError(f"the checkpoint does not fit the model: missing {missing}, unknown {unknown}")
+    stacked = {
+        name: torch.stack([state[source.format(layer=layer)] for layer in layers]) for name, source in sources.items()
+    }
+    return {**stacked, "amplitude": state["amplitude"][injection_layers]}
+
+
+REFERENCE_INJECTION_LAYERS = [6, 13, 20, 27]
+_REFERENCE_LORA_NAME = re.compile(r"model\.(?:language_model\.)?layers\.(\d+)\.self_attn\.([qv]_proj)\.lora_([AB])")
+
+
+def reference_lora_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """PEFT's names for the reference implementation's `lora_state_dict`. Raises ValueError listing unknown names."""
+    matches = {name: _REFERENCE_LORA_NAME.fullmatch(name.removesuffix(".weight")) for name in state}
+    unknown = sorted(name for name, match in matches.items() if match is None)
+    if unknown:
+        raise ValueError(f"unknown LoRA tensors: {unknown[:8]} ({len(unknown)} in all)")
+    return {
+        "model.language_model.layers.{}.self_attn.{}.lora_{}.weight".format(*match.groups()): state[name]
+        for name, match in matches.items()
+    }
+
+
+def convert_gazeqwen(
+    checkpoint: str | Path, out: str | Path, base_model: str, video_encoder: str
+) -> GazeQwenForConditionalGeneration:
+    """Converts a checkpoint of the reference implementation into a folder for `from_pretrained(out)`.
+
+    Args:
+        checkpoint: file with `state_dict`, `config`, and, where LoRA was trained, `lora_state_dict`, `lora_config`.
+        out: folder to write, with `gaze_encoding="coord_pe"`, `gaze_coordinate_scale=1.0`, layers 6, 13, 20, 27.
+        base_model, video_encoder: Hub ids or folders; only their configs are read here, and named in the result.
+
+    Returns:
+        The model that was saved; its base and encoder are on the meta device, without weights.
+
+    Raises:
+        ValueError: a refused pickle; sizes that are not the base model's or the encoder's; unknown, missing or
+            misshapen tensors; LoRA modules that the base model does not have.
+    """
+    content = load_checkpoint(checkpoint)
+    missing = [key for key in ("state_dict", "config") if key not in content]
+    if missing:
+        raise ValueError(f"{checkpoint}: got keys {list(content)[:8]}, expected {missing} too")
+    sizes = content["config"]
+    config = GazeQwenConfig(
+        base_model_name_or_path=absolute_if_folder(base_model),
+        video_encoder_name_or_path=absolute_if_folder(video_encoder),
+        gaze_encoding="coord_pe",
+        gaze_coordinate_scale=1.0,
+        injection_layers=REFERENCE_INJECTION_LAYERS,
+        num_latents=sizes["n_latents"],
+        latent_dim=sizes["d_latent"],
+        num_blocks=sizes["n_blocks"],
+    )
+    text = config.get_text_config()
+    for name, got, expected in (
+        ("base model's layers", text.num_hidden_layers, sizes["n_layers"]),
+        ("base model's width", text.hidden_size, sizes["d_llm"]),
+        ("video encoder's width", config.load_video_encoder_config().hidden_size, sizes["d_vjepa"]),
+    ):
+        if got != expected:
+            raise ValueError(f"{checkpoint}: the {name} is {got}, the checkpoint was trained with {expected}")
+    with torch.device("meta"):
+        model = GazeQwenForConditionalGeneration(config)
+
+    weights = reference_resampler_state(content["state_dict"], REFERENCE_INJECTION_LAYERS, sizes["n_blocks"])
+    check_tensors(weights, model.resampler.state_dict())
+    model.resampler.load_state_dict(weights, assign=True)
+
+    lora = content.get("lora_state_dict")
+    if lora:
+        lora = reference_lora_state(lora)
+        with torch.device("meta"):
+            model.add_lora(content["lora_config"]["rank"], content["lora_config"]["alpha"])
+        check_tensors(lora, model.lora_state())
+        named = {name.replace(".weight", ".default.weight"): value for name, value in lora.items()}
+        model.backbone.load_state_dict(named, strict=False, assign=True)  # PEFT's own loader moves it to meta
+        applied = sum(not value.is_meta for value in model.lora_state().values())
+        if applied != len(lora):
+            raise ValueError(f"{checkpoint}: {applied} LoRA tensors were applied, {len(lora)} converted")
+    Path(out).mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    return model
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -199,6 +287,13 @@ def main(argv: list[str] | None = None) -> None:
     vjepa.add_argument("--num_attention_heads", type=int, help="needed unless it is one of the four released sizes")
     vjepa.add_argument("--image_size", type=int, default=384, help="input side in pixels, default %(default)s")
     vjepa.set_defaults(run=run_vjepa2_1)
+
+    gaze = commands.add_parser("gazeqwen", help="a checkpoint of the reference implementation of GazeQwen")
+    gaze.add_argument("checkpoint", help=".pt file")
+    gaze.add_argument("out", help="folder to write")
+    gaze.add_argument("--base_model", required=True, help="Hub id or folder of the Qwen2.5-VL it was trained on")
+    gaze.add_argument("--video_encoder", required=True, help="Hub id or folder of the V-JEPA 2.1 encoder")
+    gaze.set_defaults(run=run_gazeqwen)
 
     args = parser.parse_args(argv)
     try:
@@ -214,6 +309,15 @@ def run_vjepa2_1(args: argparse.Namespace) -> None:
     print(
         f"{name}: {config.hidden_size} wide, {config.num_hidden_layers} layers, {config.num_attention_heads} heads, "
         f"{sum(p.numel() for p in model.parameters()):,} parameters, {model.dtype} -> {args.out}"
+    )
+
+
+def run_gazeqwen(args: argparse.Namespace) -> None:
+    model = convert_gazeqwen(args.checkpoint, args.out, args.base_model, args.video_encoder)
+    lora = model.lora_state() if model.has_lora else {}
+    print(
+        f"{sum(p.numel() for p in model.resampler.parameters()):,} resampler parameters and {len(lora) // 2} LoRA "
+        f"modules with {sum(value.numel() for value in lora.values()):,} parameters -> {args.out}"
     )
 
 

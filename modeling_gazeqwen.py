@@ -18,8 +18,8 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, Qwe
 from transformers.utils import cached_file, logging
 
 from .configuration_gazeqwen import GazeQwenConfig
-from .modeling_vjepa2_1 import VJEPA21Model
 from .resampler_gazeqwen import GazeResampler, HeatmapVector, align_video_features, build_resampler
+from .video_encoders_gazeqwen import build_video_encoder, load_video_encoder
 
 try:
     from peft import LoraConfig, PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
@@ -105,11 +105,12 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.resampler = build_resampler(config)
         self.post_init()
         self.backbone = backbone if backbone is not None else _backbone_class(config)(config.load_backbone_config())
-        self.video_encoder = video_encoder or VJEPA21Model(config.load_video_encoder_config())
+        self.video_encoder = video_encoder or build_video_encoder(config.load_video_encoder_config())
         self.backbone.requires_grad_(False)
         self.video_encoder.requires_grad_(False).eval()
         self.generation_config = self.backbone.generation_config
         self._gaze_enabled = True
+        self._lora_merged = False
         self._call: GazeInjection | None = None  # of the running forward or generate, and only then
         self._lora_gate: torch.Tensor | None = None  # of the running attention layer, and only then
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
@@ -138,9 +139,9 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> "GazeQwenForConditionalGeneration":
         """A new adapter on a base model and a video encoder, each a Hub id or a folder; the rest configures gaze."""
         config = GazeQwenConfig(
-            base_model_name_or_path=_absolute_if_folder(base_model),
+            base_model_name_or_path=absolute_if_folder(base_model),
             base_model_revision=base_model_revision,
-            video_encoder_name_or_path=_absolute_if_folder(video_encoder),
+            video_encoder_name_or_path=absolute_if_folder(video_encoder),
             video_encoder_revision=video_encoder_revision,
             **config_kwargs,
         )
@@ -155,10 +156,11 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
             **hub_kwargs,
             **base_kwargs,
         )
-        video_encoder = VJEPA21Model.from_pretrained(
+        video_encoder = load_video_encoder(
             config.video_encoder_name_or_path,
-            revision=config.video_encoder_revision or "main",
-            dtype=dtype,
+            config.load_video_encoder_config(),
+            config.video_encoder_revision or "main",
+            dtype,
             **hub_kwargs,
         )
         model = cls(config, backbone=backbone, video_encoder=video_encoder)
@@ -223,6 +225,8 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Save what was trained and how to find the rest: `config.json`, `model.safetensors` (keys `resampler.*`),
         `lora/` where LoRA was added, and the code files that `trust_remote_code` runs. No base weights.
         """
+        if self._lora_merged:
+            raise ValueError("LoRA was merged into the base weights, which are not saved: save before merge_lora()")
         for name in ("base_model_name_or_path", "video_encoder_name_or_path"):
             if getattr(self.config, name) is None:
                 raise ValueError(
@@ -239,7 +243,7 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
             config.base_model_name_or_path = self.config.base_model_name_or_path
             config.revision = self.config.base_model_revision
             config.save_pretrained(folder)
-            weights = {f"base_model.model.{name}": value.contiguous() for name, value in self._lora_state().items()}
+            weights = {f"base_model.model.{name}": value.contiguous() for name, value in self.lora_state().items()}
             save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
     # ---------------------------------------------------------------- LoRA (paper, stage 2)
@@ -262,7 +266,8 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.detach_gaze()
         self.attach_gaze()  # hooks on the new modules too
 
-    def _lora_state(self) -> dict[str, torch.Tensor]:
+    def lora_state(self) -> dict[str, torch.Tensor]:
+        """LoRA's tensors by PEFT's names."""
         return get_peft_model_state_dict(self.backbone, adapter_name="default")
 
     def _load_lora(self, folder: Path) -> None:
@@ -273,8 +278,27 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self._inject_lora(config)
         weights = load_file(folder / "adapter_model.safetensors")
         weights = {name.removeprefix("base_model.model."): value for name, value in weights.items()}
-        _check_keys(f"{folder}/adapter_model.safetensors", set(self._lora_state()), set(weights))
+        _check_keys(f"{folder}/adapter_model.safetensors", set(self.lora_state()), set(weights))
         set_peft_model_state_dict(self.backbone, weights, adapter_name="default")
+
+    def merge_lora(self) -> None:
+        """
+        Add LoRA to the base weights and remove its modules: no cost per token, but the base model is then changed, so
+        that answers without gaze are no longer the base model's, and the model can no longer be saved.
+        """
+        if not self.has_lora:
+            raise ValueError("this model has no LoRA to merge")
+        self.detach_gaze()
+        self.backbone.enable_adapters()
+        for name, module in list(self.backbone.named_modules()):
+            if isinstance(module, BaseTunerLayer):
+                module.merge(safe_merge=True)
+                parent, _, child = name.rpartition(".")
+                setattr(self.backbone.get_submodule(parent), child, module.get_base_layer())
+        del self.backbone.peft_config
+        self.backbone._hf_peft_config_loaded = False
+        self._lora_merged = True
+        self.attach_gaze()
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """By name, what training changes: the resampler, and LoRA where it was added."""
@@ -595,7 +619,7 @@ def _backbone_class(config) -> type:
     return BACKBONES[model_type]
 
 
-def _absolute_if_folder(name: str) -> str:
+def absolute_if_folder(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).is_dir() else str(name)
 
 

@@ -10,7 +10,6 @@ from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.toyworld.generate import generate
 
-
 torch.set_num_threads(1)  # sums of several threads differ in their last bits from run to run
 
 

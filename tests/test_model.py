@@ -214,6 +214,7 @@ CODE = [
     "processing_gazeqwen.py",
     "resampler_gazeqwen.py",
     "scanpath_gazeqwen.py",
+    "video_encoders_gazeqwen.py",
     "video_gazeqwen.py",
 ]
 PROCESSOR = ["chat_template.jinja", "processor_config.json", "tokenizer.json", "tokenizer_config.json"]
