@@ -50,7 +50,7 @@ def video_encoder_config(values: dict, source: str = "video encoder") -> PreTrai
     if values.get("model_type") == VJEPA21Config.model_type:
         return VJEPA21Config(**values)
     if "architecture" in values:
-        config = TimmWrapperConfig.from_dict(values)
+        config = TimmWrapperConfig.from_dict({"num_classes": 0, **values})
         # Positions are interpolated to the frames' size; without it only the pretraining size would be taken.
         config.model_args = {"dynamic_img_size": True, **(config.model_args or {})}
         config.hidden_size = _timm_width(config)

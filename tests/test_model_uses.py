@@ -1,0 +1,303 @@
+"""The model in the situations in which a transformers model is used: mixed batches, generate, pipelines, training."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import (
+    BACKBONE,
+    VIDEO_ENCODER,
+    VIDEO_TOKEN,
+    VISION_END,
+    VISION_START,
+    index_frames,
+    perturb,
+    tiny_config,
+    tiny_model,
+    video_inputs,
+    write_fixations,
+    write_video,
+)
+from transformers import pipeline
+
+from gazeqwen.configuration_gazeqwen import GAZE_ENCODINGS
+from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
+
+LOOK = [[0.2, 0.3, 1.0, 1.0], [0.8, 0.6, 1.6, 0.5]]
+IMAGE_TOKEN = 97
+
+
+def logits(model, inputs) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**inputs).logits
+
+
+# ---------------------------------------------------------------- any batch
+grids = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
+fixation = st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 3), st.floats(0.1, 2))
+scanpaths = st.one_of(st.none(), st.lists(fixation, max_size=3))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(st.tuples(grids, scanpaths, st.integers(1, 6)), min_size=2, max_size=3),
+    st.sampled_from(["left", "right"]),
+    st.sampled_from(GAZE_ENCODINGS),
+    st.booleans(),
+)
+def test_a_batch_equals_its_samples(samples, padding_side, encoding, lora):
+    model = tiny_model(lora=lora, gaze_encoding=encoding)
+    sizes, looks, lengths = (list(values) for values in zip(*samples, strict=True))
+    batch = video_inputs(sizes, looks, padding_side=padding_side, text_lengths=lengths)
+    together = logits(model, batch)
+    for index in range(len(samples)):
+        one = slice(index, index + 1)
+        alone = logits(model, video_inputs(sizes[one], looks[one], seed=index, text_lengths=lengths[one]))[0]
+        rows = batch["attention_mask"][index].bool()
+        torch.testing.assert_close(together[index, rows], alone, atol=1e-5, rtol=1e-4)
+
+
+def with_image(inputs: dict, where: str) -> dict:
+    """The same prompt with an image of 2x2 tokens before or after the video."""
+    ids = inputs["input_ids"][0]
+    image = torch.tensor([VISION_START, *[IMAGE_TOKEN] * 4, VISION_END])
+    ids = torch.cat([image, ids] if where == "before" else [ids, image])[None]
+    types = (ids == IMAGE_TOKEN).int() + 2 * (ids == VIDEO_TOKEN).int()
+    pixels = torch.randn(16, 1176, generator=torch.Generator().manual_seed(7))
+    grid = torch.tensor([[1, 4, 4]])
+    own = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": types}
+    return {**inputs, **own, "pixel_values": pixels, "image_grid_thw": grid}
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_images_beside_videos_get_no_residual(where):
+    model = tiny_model(injection_layers=[0])
+    inputs = with_image(video_inputs([(2, 2, 2)], [LOOK]), where)
+    seen = []
+    layer = model.backbone.model.language_model.layers[0]
+    handle = layer.register_forward_hook(lambda *call: seen.append(call[-1]), with_kwargs=True)
+    logits(model, inputs)
+    with model.gaze_disabled():
+        logits(model, inputs)
+    handle.remove()
+    moved = (seen[0] - seen[1])[0].abs().sum(-1) > 0
+    assert torch.equal(moved, inputs["input_ids"][0] == VIDEO_TOKEN)
+
+
+def test_several_videos_in_a_prompt_each_get_their_own_gaze():
+    """Two videos in one prompt: moving the second one's gaze moves nothing at the first one's tokens."""
+    model = tiny_model(injection_layers=[0])
+    first, second = video_inputs([(2, 2, 2)], [LOOK]), video_inputs([(1, 3, 2)], [LOOK], seed=5)
+    batched = ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts")
+    inputs = {name: torch.cat([first[name], second[name]]) for name in batched}
+    ids = torch.cat([first["input_ids"], second["input_ids"]], dim=1)
+    inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    inputs["mm_token_type_ids"] = 2 * (ids == VIDEO_TOKEN).int()
+    frames = second["video_encoder_pixel_values"]
+    padded = torch.cat([frames, torch.zeros_like(frames)], dim=1)
+    inputs["video_encoder_pixel_values"] = torch.cat([first["video_encoder_pixel_values"], padded])
+    spans = torch.tensor([[[0.0, 1.0], [1.0, 2.0]], [[0.0, 1.0], [0.0, 0.0]]])
+    layer, seen = model.backbone.model.language_model.layers[0], []
+    handle = layer.register_forward_hook(lambda *call: seen.append(call[-1]), with_kwargs=True)
+    for x in (0.1, 0.9):
+        table = torch.tensor([[[0.5, 0.5, 0.5, 1.0]], [[x, 0.5, 0.5, 1.0]]])
+        logits(model, {**inputs, "scanpaths": table, "step_spans_s": spans})
+    handle.remove()
+    moved = (seen[0] - seen[1])[0].abs().sum(-1) > 1e-6
+    is_second = torch.zeros_like(moved)
+    is_second[first["input_ids"].shape[1] :] = True
+    assert moved.any() and torch.equal(moved, (ids[0] == VIDEO_TOKEN) & is_second)
+
+
+# ---------------------------------------------------------------- generate
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"do_sample": True, "top_k": 20, "temperature": 0.7},
+        {"do_sample": True, "num_return_sequences": 3},
+        {"do_sample": False, "num_beams": 2},
+        {"do_sample": False, "cache_implementation": "static"},
+    ],
+    ids=["sampling", "several sequences", "beams", "static cache"],
+)
+def test_generate_in_all_its_forms_uses_gaze(how):
+    model, inputs = tiny_model(lora=True), video_inputs([(2, 2, 2), (2, 2, 3)], [LOOK, LOOK])
+    outputs = []
+    for gaze in (True, True, False):
+        torch.manual_seed(3)
+        if gaze:
+            outputs.append(model.generate(**inputs, **how, max_new_tokens=5))
+        else:
+            with model.gaze_disabled():
+                outputs.append(model.generate(**inputs, **how, max_new_tokens=5))
+    assert torch.equal(outputs[0], outputs[1])
+    assert outputs[0].shape != outputs[2].shape or not torch.equal(outputs[0], outputs[2])
+    if how.get("cache_implementation"):
+        dynamic = model.generate(**inputs, do_sample=False, max_new_tokens=5)
+        assert torch.equal(outputs[0], dynamic)
+
+
+@pytest.mark.parametrize("task", ["image-text-to-text", "any-to-any"])
+def test_pipelines(task, toy_processor, tmp_path):
+    model = GazeQwenForConditionalGeneration.from_base(str(BACKBONE), str(VIDEO_ENCODER), latent_dim=16)
+    perturb(model).save_pretrained(tmp_path / "model")
+    toy_processor.save_pretrained(tmp_path / "model")
+    video = write_video(tmp_path / "v.mp4", index_frames(40, 112, 112))
+    table = write_fixations(tmp_path / "f.csv", [(0.5, 2.5, 0.2, 0.3)])
+    pipe = pipeline(task, model=str(tmp_path / "model"), trust_remote_code=True)
+    answers = {}
+    for name, scanpath in (("gaze", str(table)), ("none", None)):
+        content = [{"type": "video", "video": str(video), "scanpath": scanpath}, {"type": "text", "text": "What?"}]
+        answers[name] = pipe(
+            [{"role": "user", "content": content}],
+            return_full_text=False,
+            generate_kwargs={"max_new_tokens": 8, "do_sample": False},
+        )[0]["generated_text"]
+    assert answers["gaze"] != answers["none"]
+
+
+# ---------------------------------------------------------------- training modes
+def test_autocast_keeps_the_resampler_in_float32():
+    model, inputs = tiny_model(lora=True), video_inputs([(2, 2, 2)], [LOOK])
+    exact = logits(model, inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(**inputs).logits
+    output[:, -1].float().square().sum().backward()
+    assert output.dtype == torch.bfloat16 and (output.float() - exact).abs().max() < 0.1 * exact.abs().max()
+    gradients = [parameter.grad for parameter in model.trained_parameters().values() if parameter.grad is not None]
+    assert len(gradients) > 20 and all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients)
+    # The residuals themselves are float32 whatever surrounds them.
+    features, spans = torch.randn(1, 2, 4, 24), inputs["step_spans_s"]
+    arguments = (features, inputs["scanpaths"], inputs["scanpath_mask"], spans, torch.tensor([[2, 2]]))
+    plain = model.resampler.factors(*arguments)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under = model.resampler.factors(*arguments)
+    assert all(torch.equal(a, b) for a, b in zip(plain, under, strict=True))
+
+
+@pytest.mark.parametrize("encoding", GAZE_ENCODINGS)
+def test_the_resampler_compiles_as_one_graph(encoding):
+    model, inputs = tiny_model(gaze_encoding=encoding), video_inputs([(2, 2, 2)], [LOOK])
+    expected = logits(model, inputs)
+    model.resampler.factors = torch.compile(model.resampler.factors, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(logits(model, inputs), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_accumulated_gradients_are_the_sum():
+    model = tiny_model(lora=True)
+    parts = [video_inputs([(2, 2, 2)], [LOOK], seed=seed) for seed in (0, 1)]
+
+    def gradients(groups) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        for group in groups:
+            sum(model(**inputs).logits[:, -1].square().sum() for inputs in group).backward()
+        return {name: p.grad.clone() for name, p in model.trained_parameters().items() if p.grad is not None}
+
+    together, one_by_one = gradients([parts]), gradients([[part] for part in parts])
+    for name, gradient in together.items():
+        torch.testing.assert_close(one_by_one[name], gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_steps_change_every_trainable_tensor_and_no_frozen_one():
+    model, inputs = tiny_model(lora=True, injection_layers=[0, 1, 2]), video_inputs([(2, 3, 3)], [LOOK])
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    trained = model.trained_parameters()
+    optimizer = torch.optim.SGD(trained.values(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(**inputs).logits[:, -1].square().sum().backward()
+        optimizer.step()
+    for name, value in model.named_parameters():
+        # Queries of the last layer see the answer's position alone, all others the whole prompt.
+        assert torch.equal(value, before[name]) == (name not in trained), name
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_attention_implementations_agree(implementation):
+    expected = logits(tiny_model(), video_inputs([(2, 2, 2)], [LOOK]))
+    model = tiny_model()
+    model.backbone.set_attn_implementation(implementation)
+    torch.testing.assert_close(logits(model, video_inputs([(2, 2, 2)], [LOOK])), expected, atol=1e-5, rtol=1e-4)
+
+
+# ---------------------------------------------------------------- axes of Table 2
+def test_dinov2_features(tmp_path):
+    timm_config = {
+        "architecture": "vit_small_patch14_dinov2",
+        "model_args": {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 28},
+    }
+    config = tiny_config().to_dict() | {"video_encoder_config": timm_config}
+    config = {name: config[name] for name in ("backbone_config", "video_encoder_config", "latent_dim", "num_latents")}
+    from gazeqwen.configuration_gazeqwen import GazeQwenConfig
+
+    model = perturb(GazeQwenForConditionalGeneration(GazeQwenConfig(**config)).eval())
+    assert model.config.load_video_encoder_config().hidden_size == 32
+    inputs = video_inputs([(2, 2, 2)], [LOOK])
+    inputs["video_encoder_pixel_values"] = torch.randn(1, 4, 3, 42, 56)
+    with_gaze = logits(model, inputs)
+    with model.gaze_disabled():
+        assert not torch.allclose(logits(model, inputs), with_gaze, atol=1e-3)
+    frames = inputs["video_encoder_pixel_values"]
+    tokens = model.video_encoder(frames).last_hidden_state
+    assert tokens.shape == (1, 4 * 3 * 4, 32)
+    assert model.video_encoder.token_grid(4, 42, 56) == (4, 3, 4)
+    # Each frame by itself: changing one frame changes its tokens alone.
+    changed = frames.clone()
+    changed[:, 2] = 0
+    moved = (model.video_encoder(changed).last_hidden_state - tokens).abs().amax(-1)[0].unflatten(0, (4, 12)) > 1e-6
+    assert moved.any(1).tolist() == [False, False, True, False]
+    with pytest.raises(ValueError, match="30x42 pixels, expected multiples of 14x14"):
+        model(**{**inputs, "video_encoder_pixel_values": torch.randn(1, 4, 3, 30, 42)})
+    model.video_encoder.model.save_pretrained(tmp_path)
+    from gazeqwen.video_encoders_gazeqwen import load_video_encoder, load_video_encoder_config
+
+    loaded = load_video_encoder(str(tmp_path), load_video_encoder_config(str(tmp_path)))
+    torch.testing.assert_close(loaded(frames).last_hidden_state, tokens)
+
+
+@pytest.mark.parametrize("settings", [{"share_resampler": True}, {"resampler_type": "heatmap_vector"}])
+def test_other_resamplers_train_and_survive_a_round_trip(settings, tmp_path):
+    model = GazeQwenForConditionalGeneration.from_base(str(BACKBONE), str(VIDEO_ENCODER), latent_dim=16, **settings)
+    perturb(model).save_pretrained(tmp_path)
+    again = GazeQwenForConditionalGeneration.from_pretrained(tmp_path)
+    for name, value in model.resampler.state_dict().items():
+        assert torch.equal(again.resampler.state_dict()[name], value)
+    assert type(again.resampler) is type(model.resampler)
+
+
+def test_a_dead_layer_warns_with_the_reason(monkeypatch):
+    from gazeqwen import modeling_gazeqwen
+
+    said = []
+    monkeypatch.setattr(modeling_gazeqwen.logger, "warning", said.append)
+    tiny_model()
+    assert not said
+    tiny_model(injection_layers=[1, 3])
+    assert len(said) == 1 and "layer 3 is the base model's last" in said[0]
+
+
+# ---------------------------------------------------------------- LoRA merged
+def test_merged_lora_gives_the_same_answers_with_gaze_and_cannot_be_saved(tmp_path):
+    model, inputs = tiny_model(lora=True), video_inputs([(2, 2, 2)], [LOOK])
+    expected = logits(model, inputs)
+    model.merge_lora()
+    torch.testing.assert_close(logits(model, inputs), expected, atol=1e-5, rtol=1e-4)
+    assert not model.has_lora and not any("lora" in name for name, _ in model.named_modules())
+    with pytest.raises(ValueError, match="no LoRA to merge"):
+        model.merge_lora()
+    with pytest.raises(ValueError, match="LoRA was merged"):
+        model.save_pretrained(tmp_path)
+
+
+def test_lora_counts_on_the_7b_shape():
+    """Rank 8 on q and v of 28 layers, 3584 -> 3584 and 3584 -> 512: the reference's 2,523,136 parameters."""
+    config = tiny_config()
+    text = config.backbone_config.text_config
+    text.hidden_size, text.num_hidden_layers, text.num_attention_heads, text.num_key_value_heads = 3584, 28, 28, 4
+    text.layer_types = ["full_attention"] * 28
+    text.intermediate_size, config.backbone_config.vision_config.out_hidden_size = 64, 3584
+    with torch.device("meta"):
+        model = GazeQwenForConditionalGeneration(config)
+        model.add_lora(rank=8)
+    assert sum(value.numel() for value in model.lora_state().values()) == 2_523_136
+    assert model.config.resolved_injection_layers() == [0, 7, 14, 21]
