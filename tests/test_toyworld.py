@@ -476,4 +476,4 @@ def test_committed_backbone_answers_with_a_ring():
     total = sum(counts.values())
     ring = sum(row["ring, gaze wording"] * counts[task] for task, row in result.items()) / total
     plain = sum(row["no ring, gaze wording"] * counts[task] for task, row in result.items()) / total
-    assert ring > 0.85 and plain < 0.5, result
+    assert ring > 0.95 and plain < 0.4, result

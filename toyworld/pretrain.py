@@ -801,7 +801,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", help="folder to write the backbone into (saved on the way, too)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (a second process draws the batches)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (another process draws the batches)")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of steps of every phase")
     parser.add_argument("--videos", type=int, default=150, help="held-out videos to measure on")
     parser.add_argument("--resume", action="store_true", help="go on after the last phase that OUT completed")
