@@ -18,7 +18,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, Qwe
 from transformers.utils import cached_file, logging
 
 from .configuration_gazeqwen import GazeQwenConfig
-from .resampler_gazeqwen import GazeResampler, HeatmapVector, align_video_features, build_resampler
+from .resampler_gazeqwen import GazeResampler, HeatmapVector, ResidualFactors, align_video_features, build_resampler
 from .video_encoders_gazeqwen import build_video_encoder, load_video_encoder
 
 try:
@@ -43,16 +43,14 @@ _AUTO_KEYWORDS = ("_from_auto", "_commit_hash", "adapter_kwargs", "trust_remote_
 @dataclass
 class GazeInjection:
     """
-    What one call adds to the decoder. `read` (layers or 1, V, T, N, K) and `values` (layers, V, T, K, D) are the
-    residuals' factors and `valid` (V, T, N) their rows that are tokens. `rows` (B, L) says which of those rows each
-    position of the prompt receives, -1 for none; `lora_gate` (B,) is 1 for samples with gaze. Videos without gaze have
-    no rows.
+    What one call adds to the decoder: the residuals' `factors`, of which `valid` (V, T, N) rows are tokens. `rows`
+    (B, L) says which of those rows each position of the prompt receives, -1 for none; `lora_gate` (B,) is 1 for
+    samples with gaze. Videos without gaze have no rows.
     """
 
     rows: torch.Tensor
     lora_gate: torch.Tensor
-    read: torch.Tensor | None = None
-    values: torch.Tensor | None = None
+    factors: ResidualFactors | None = None
     valid: torch.Tensor | None = None
 
     def at(self, past_length: int, batch_size: int, length: int) -> "GazeInjection":
@@ -70,8 +68,7 @@ class GazeInjection:
 
     def add_to(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
         """`hidden_states` (B, L, D) with the residuals of injection layer number `index` added, out of place."""
-        residual = self.read[index if len(self.read) > 1 else 0] @ self.values[index]  # (V, T, N, D)
-        residual = residual[self.valid].to(hidden_states)  # (rows, D)
+        residual = self.factors.layer(index)[self.valid].to(hidden_states)  # (rows, D)
         rows = self.rows.flatten().to(hidden_states.device)
         positions = (rows >= 0).nonzero().squeeze(-1)
         flat = hidden_states.flatten(0, 1).index_add(0, positions, residual[rows[positions]])
@@ -361,7 +358,7 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _make_layer_hook(index: int):
         def add_residual(layer, args, kwargs, output):
             injection = kwargs.get("gaze_injection")
-            return None if injection is None or injection.read is None else injection.add_to(output, index)
+            return None if injection is None or injection.factors is None else injection.add_to(output, index)
 
         return add_residual
 
@@ -485,12 +482,12 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         features, spans = features[:, :steps, :tokens], step_spans_s[has].to(device)[:, :steps]
         if scanpath_mask is None:
             scanpath_mask = torch.ones(scanpaths.shape[:2], dtype=torch.bool)
-        read, values = self.resampler.factors(
+        factors = self.resampler.factors(
             features, scanpaths[has].to(device), scanpath_mask[has].to(device).bool(), spans, grids[:, 1:]
         )
         step, token = torch.arange(steps, device=device), torch.arange(tokens, device=device)
         valid = (step < grids[:, :1])[:, :, None] & (token < grids[:, 1:].prod(-1, keepdim=True))[:, None]
-        return GazeInjection(rows, gate, read, values, valid)
+        return GazeInjection(rows, gate, factors, valid)
 
     @contextmanager
     def _during_call(self, injection: GazeInjection | None):

@@ -7,6 +7,7 @@ Everything carries L and V as leading axes, so all layers, videos and steps are 
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -209,6 +210,27 @@ class ResamplerBlock(nn.Module):
         return self.norm(latents)
 
 
+@dataclass
+class ResidualFactors:
+    """
+    Residuals of all injection layers as factors, because a step's residual has rank K at most: `read` (L or 1, V, T,
+    N, K), `latents` (layers, V, T, K, d) with the amplitude, `out` (L or 1, D, d). At 30 steps of 16x16 tokens and
+    width 3584 they take 8 MB, the residuals themselves 440 MB.
+    """
+
+    read: torch.Tensor
+    latents: torch.Tensor
+    out: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def layer(self, index: int) -> torch.Tensor:
+        """The residual of injection layer number `index`: (V, T, N, D)."""
+        own = index if len(self.read) > 1 else 0
+        return self.read[own] @ (self.latents[index] @ self.out[index if len(self.out) > 1 else 0].mT)
+
+
 def _fixation_weighting(config) -> str:
     return config.fixation_weighting or ("centre" if config.gaze_encoding == "coord_pe" else "share")
 
@@ -223,14 +245,14 @@ class _Residuals(nn.Module):
         The dense residual of one video, amplitude included. `features` (T, H*W, D_v), `scanpath` (F, 4),
         `step_spans_s` (T, 2), `grid` (H, W) -> (injection layers, T, H*W, D).
         """
-        read, values = self.factors(
+        factors = self.factors(
             features[None],
             scanpath[None],
             torch.ones(1, scanpath.shape[0], dtype=torch.bool, device=scanpath.device),
             step_spans_s[None],
             torch.tensor([grid], device=features.device),
         )
-        return (read @ values).squeeze(1)
+        return torch.stack([factors.layer(index)[0] for index in range(len(factors))])
 
 
 class HeatmapVector(_Residuals):
@@ -252,14 +274,14 @@ class HeatmapVector(_Residuals):
         nn.init.zeros_(self.vector)
         nn.init.ones_(self.amplitude)
 
-    def factors(self, features, scanpaths, present, step_spans_s, grids) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `GazeResampler.factors`, with K = 1."""
+    def factors(self, features, scanpaths, present, step_spans_s, grids) -> ResidualFactors:
+        """As `GazeResampler.factors`, with K = d = 1."""
         with torch.autocast(scanpaths.device.type, enabled=False):
             scanpaths = scanpaths.float()
             weights = fixation_weights(self.weighting, scanpaths, step_spans_s.float()) * present[:, None]
             heat = gaussian_heat(scanpaths, weights, grids, features.shape[2], [self.sigma])  # (V, T, N, 1)
-            vector = (self.vector * self.amplitude[:, None])[:, None, None, None]  # (layers, 1, 1, 1, D)
-            return heat[None], vector.expand(-1, *heat.shape[:2], -1, -1)
+            ones = self.amplitude[:, None, None, None, None].expand(-1, *heat.shape[:2], 1, 1)
+            return ResidualFactors(heat[None], ones, self.vector[:, :, None])
 
 
 class GazeResampler(_Residuals):
@@ -332,14 +354,13 @@ class GazeResampler(_Residuals):
         present: torch.Tensor,
         step_spans_s: torch.Tensor,
         grids: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> ResidualFactors:
         """
-        The residuals as two factors, `read @ values`, for all injection layers and videos at once: a step's residual
-        has rank K at most, so its H*W rows are never formed here.
+        The residuals of all injection layers and videos, computed at once and kept as factors.
 
         `features` (V, T, N, D_v), `scanpaths` (V, F, 4), `present` (V, F) bool, `step_spans_s` (V, T, 2),
         `grids` (V, 2) = H, W; steps and tokens beyond a video's own are padding: never attended to, and their rows
-        mean nothing. Returns `read` (layers or 1, V, T, N, K) and `values` (layers, V, T, K, D), float32.
+        mean nothing. Float32.
         """
         with torch.autocast(features.device.type, enabled=False):
             num_videos, steps, tokens, _ = features.shape
@@ -374,8 +395,9 @@ class GazeResampler(_Residuals):
             if self.gaze_encoding == "foveated":  # queries X_i + sum_s heat_s(i) u_s
                 logits = logits + heat @ (self.foveal_query[:, None] @ latents.mT)
             read = (logits / math.sqrt(dim)).softmax(-1)
-            values = self.proj_out(latents) * self.amplitude[:, None, None, None]
-            return read.unflatten(1, (num_videos, steps)), values.unflatten(1, (num_videos, steps))
+            latents = latents * self.amplitude[:, None, None, None]
+            per_video = (num_videos, steps)
+            return ResidualFactors(read.unflatten(1, per_video), latents.unflatten(1, per_video), self.proj_out.weight)
 
     def _weights(self, scanpaths, present, step_spans_s) -> torch.Tensor:
         if self.gaze_encoding == "heatmap_decay":
@@ -392,4 +414,11 @@ def build_resampler(config) -> _Residuals:
     return {"attention": GazeResampler, "heatmap_vector": HeatmapVector}[config.resampler_type](config)
 
 
-__all__ = ["GazeResampler", "HeatmapVector", "align_video_features", "build_resampler", "fixation_weights"]
+__all__ = [
+    "GazeResampler",
+    "HeatmapVector",
+    "ResidualFactors",
+    "align_video_features",
+    "build_resampler",
+    "fixation_weights",
+]

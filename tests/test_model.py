@@ -324,8 +324,8 @@ def test_dtype_and_attention_reach_the_base_model(trained, toy_processor, clip, 
     assert model.dtype == torch.bfloat16 and model.resampler.amplitude.dtype == torch.float32
     assert model.backbone.config._attn_implementation == "eager"
     inputs = toy_inputs(toy_processor, clip)
-    close = (logits(model, inputs).float() - logits(trained, inputs)).abs().mean()
-    assert close < 0.1 * logits(trained, inputs).abs().mean()
+    both = torch.stack([logits(model, inputs).float().flatten(), logits(trained, inputs).flatten()])
+    assert torch.corrcoef(both)[0, 1] > 0.98
 
 
 def test_a_random_base_cannot_be_saved(tmp_path):
