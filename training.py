@@ -244,7 +244,7 @@ class Trainer:
         score = accuracy(predictions)
         self.log.append({"stage": stage, "epoch": epoch, "step": bar.n, "validation_macro": score["macro"]})
         bar.write(f"stage {stage}, epoch {epoch}: validation accuracy {100 * score['macro']:.1f} % (mean over tasks)")
-        better = score["macro"] > self.best["macro"]
+        better = score["macro"] >= self.best["macro"]  # of equals the later, which has seen more
         if better:
             self.best = {**score, "stage": stage, "epoch": epoch}
         if self.accelerator.is_main_process:
