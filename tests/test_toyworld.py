@@ -14,19 +14,10 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from gazeqwen.streamgaze import OPTION_LETTERS, format_question
 from gazeqwen.toyworld.backbone import ANSWER_WORDS, BACKBONE_DIR, make_backbone, save_backbone
 from gazeqwen.toyworld.generate import generate, make_entries, make_video
-from gazeqwen.toyworld.pretrain import (
-    ALL_KINDS,
-    VIDEO_TOKENS,
-    Batches,
-    Phase,
-    answer,
-    make_clip,
-    make_question,
-    measure,
-    packed_forward,
-    read_frames,
-    train,
-)
+from gazeqwen.toyworld.highlights import make_clip, make_question
+from gazeqwen.toyworld.measure import answer, measure, read_frames
+from gazeqwen.toyworld.packing import VIDEO_TOKENS, Batches, packed_forward
+from gazeqwen.toyworld.pretrain import ALL_KINDS, Phase, train
 from gazeqwen.toyworld.questions import ATTRIBUTE, EASY, HARD, NEVER, TASKS, step_shares
 from gazeqwen.toyworld.viewer import COLUMNS
 from gazeqwen.toyworld.world import (

@@ -1,0 +1,287 @@
+"""Clips with several questions each, packed: drawn as tensors, and run so that a clip's video is computed once."""
+
+from __future__ import annotations
+
+import av
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.utils.data import IterableDataset
+
+from gazeqwen.streamgaze import OPTION_LETTERS, format_question
+from gazeqwen.toyworld.backbone import PROMPT_WORDS
+from gazeqwen.toyworld.highlights import NOUNS, Clip, Question, make_clip, make_question
+from gazeqwen.toyworld.questions import STEPS, sample_times_s, step_shares
+from gazeqwen.toyworld.world import CELL_PX, COLORS, GRID, KINDS, SHAPES, Highlight, draw_frame
+
+VIDEO_TOKENS = STEPS * GRID * GRID
+GRID_THW = (STEPS, 2 * GRID, 2 * GRID)
+RING_COLORS = ((255, 255, 255), (255, 150, 30), (60, 255, 255), (255, 90, 180), (170, 255, 60), (255, 255, 120))
+
+
+class Batches(IterableDataset):
+    """Draws batches of clips, each with several questions, as tensors.
+
+    One clip's questions share its visual prefix: `<|im_start|>user\\n<|vision_start|>` and the video tokens; a
+    question's own *tail* starts at `<|vision_end|>` and ends with the assistant's header.
+    """
+
+    def __init__(self, processor, seed: int, clips: int, questions: int, kinds: dict, word_dropout=0.1):
+        self.tokenizer = processor.tokenizer
+        self.rng = np.random.default_rng([seed, 77])
+        self.clips, self.questions, self.kinds = clips, questions, kinds
+        self.word_dropout = word_dropout
+        self.vector_share = 0.0  # share of clips whose highlight is the learned vector instead of a drawing
+        self.odd_positions = 0.25  # share of clips with the text position rule of older transformers
+        encode = self.tokenizer.encode
+        self.prefix_ids = encode("<|im_start|>user\n<|vision_start|>") + encode("<|video_pad|>") * VIDEO_TOKENS
+        self.spare_ids = [encode(f" {word}")[0] for word in PROMPT_WORDS]
+        self.keep_ids = {encode(f"{space}{word}")[0] for word in (*NOUNS, *COLORS, *SHAPES) for space in ("", " ")}
+        self.images = processor.video_processor
+        self.cache: dict[str, list[int]] = {}
+
+    def __iter__(self):
+        while True:
+            yield self.draw(vision_only=not self.kinds)
+
+    def _ids(self, text: str) -> list[int]:
+        if text not in self.cache:
+            self.cache[text] = self.tokenizer.encode(text)
+        return self.cache[text]
+
+    def _tail(self, question: Question) -> tuple[list[int], list[int]]:
+        """Token ids of a question's tail, and the place of each option's last token in it."""
+        drop = self.word_dropout
+        asked = self.tokenizer.encode(f" {question.text}")
+        asked = [
+            self.spare_ids[int(self.rng.integers(len(self.spare_ids)))]
+            if i not in self.keep_ids and self.rng.random() < drop
+            else i
+            for i in asked
+        ]
+        if question.options:
+            before, after = format_question("\0", question.options).split(" \0")
+        else:
+            before, after = "Question:", ""
+        ids = self._ids(f"<|vision_end|>{before}") + asked
+        places = []
+        lines = after.split("\n")
+        for number, line in enumerate(lines):
+            ids = ids + self._ids(("\n" if number else "") + line)
+            if line[:1] in OPTION_LETTERS and line[1:3] == ". ":
+                places.append(len(ids) - 1)
+        return ids + self._ids("<|im_end|>\n<|im_start|>assistant\n"), places
+
+    def _style(self) -> Highlight:
+        rng = self.rng
+        return Highlight(
+            rgb=RING_COLORS[int(rng.integers(len(RING_COLORS)))] if rng.random() < 0.6 else RING_COLORS[0],
+            radius_px=float(rng.choice([12.5, 13.0, 13.5, 14.5])),
+            thickness_px=float(rng.choice([1.5, 2.0, 2.5, 3.5])),
+            opacity=float(rng.choice([0.6, 0.8, 1.0])),
+            halo=bool(rng.random() < 0.3),
+        )
+
+    def draw(self, vision_only: bool = False) -> dict:
+        """A batch. Shapes, with C clips, Q questions a clip, L tail tokens, 64 video tokens:
+
+        pixels (C*256, 1176); prefix_position (3, C, 68); tail_ids, tail_position (C*Q, L), last (C*Q,);
+        target (C*Q,); heat (C, 64) for the vector highlight; labels of the auxiliary heads.
+        """
+        rng = self.rng
+        videos, heat, token_labels, tails, kinds, clips = [], [], [], [], [], []
+        for _ in range(self.clips):
+            clip = make_clip(rng)
+            clips.append(clip)
+            by_vector = rng.random() < self.vector_share
+            style = self._style()
+            frames, marked = [], []
+            for time_s in sample_times_s(clip.time_s):
+                active = [f.object_index for f in clip.path if f.start_s <= time_s < f.end_s]
+                frames.append(draw_frame(clip.scene, time_s, [] if by_vector else [(i, style) for i in active]))
+                marked.append(active)
+            videos.append(self._degrade(np.stack(frames)))
+            heat.append(self._heat(clip) if by_vector else np.zeros(VIDEO_TOKENS, np.float32))
+            token_labels.append(self._token_labels(clip, [] if by_vector else marked))
+            if not vision_only:
+                for _ in range(self.questions):
+                    tails.append(make_question(rng, clip, self.kinds))
+        batch = {
+            "pixels": self._patches(np.stack(videos)),
+            "grid_thw": torch.tensor([GRID_THW] * self.clips),
+            "token_labels": torch.from_numpy(np.stack(token_labels)),
+        }
+        if vision_only:
+            return batch
+        built = [self._tail(q) for q in tails]
+        length = max(len(ids) for ids, _ in built)
+        tail_ids = torch.zeros(len(built), length, dtype=torch.long)
+        option_rows, option_places, option_right, option_facts = [], [], [], []
+        for row, ((ids, places), q) in enumerate(zip(built, tails, strict=True)):
+            tail_ids[row, : len(ids)] = torch.tensor(ids)
+            for place, option in zip(places, q.options, strict=True):
+                option_rows.append(row)
+                option_places.append(place)
+                option_right.append(float(option == q.answer))
+                option_facts.append(self._facts(clips[row // self.questions], option))
+            kinds.append(q.kind)
+        answers = [OPTION_LETTERS[q.options.index(q.answer)] if q.options else q.answer for q in tails]
+        prefix_position, tail_start = self._positions([clip.time_s for clip in clips])
+        start = tail_start.repeat_interleave(self.questions)
+        return batch | {
+            "prefix_ids": torch.tensor([self.prefix_ids] * self.clips),
+            "prefix_position": prefix_position,
+            "tail_ids": tail_ids,
+            "tail_position": start[:, None] + torch.arange(length)[None],
+            "last": torch.tensor([len(ids) - 1 for ids, _ in built]),
+            "target": torch.tensor([self._ids(a)[0] for a in answers]),
+            "option_rows": torch.tensor(option_rows, dtype=torch.long),
+            "option_places": torch.tensor(option_places, dtype=torch.long),
+            "option_right": torch.tensor(option_right),
+            "option_facts": torch.tensor(option_facts),
+            "heat": torch.from_numpy(np.stack(heat)),
+            "kinds": kinds,
+        }
+
+    def _positions(self, times_s: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
+        """mRoPE positions of the prefix (3, C, 68) and of each clip's first tail token (C,), as transformers has them.
+
+        In part of the clips the text starts after the last temporal position, which is the rule of other versions.
+        """
+        step, row, column = (
+            i.flatten() for i in torch.meshgrid(*(torch.arange(n) for n in (STEPS, GRID, GRID)), indexing="ij")
+        )
+        head = len(self.prefix_ids) - VIDEO_TOKENS
+        positions, starts = [], []
+        for time_s in times_s:
+            moment = (step * (2 * time_s / STEPS)).long()
+            video = torch.stack([moment, row, column]) + head
+            positions.append(torch.cat([torch.arange(head).expand(3, -1), video], dim=1))
+            odd = self.rng.random() < self.odd_positions
+            starts.append(int(video.max()) + 1 if odd else head + GRID)
+        return torch.stack(positions, dim=1), torch.tensor(starts)
+
+    def _heat(self, clip: Clip) -> np.ndarray:
+        """How strongly each video token is highlighted, shape (64,): blobs at objects, by their share of the step."""
+        rng, span_s = self.rng, clip.time_s / STEPS
+        width = float(rng.uniform(0.35, 0.9))  # in cells
+        centres = (np.arange(GRID) + 0.5) * CELL_PX
+        heat = np.zeros((STEPS, GRID, GRID), np.float32)
+        for step, shares in enumerate(step_shares(clip.path, clip.time_s)):
+            for thing, share in shares.items():
+                x, y = clip.scene.objects[thing].position_px((step + 0.5) * span_s) + rng.normal(0, 1.5, size=2)
+                squared = ((centres[:, None] - y) ** 2 + (centres[None, :] - x) ** 2) / CELL_PX**2
+                heat[step] += share * np.exp(-squared / (2 * width**2))
+        return heat.reshape(-1) * float(rng.uniform(0.7, 1.4))
+
+    @staticmethod
+    def _facts(clip: Clip, option: str) -> tuple[float, float, float]:
+        """Of an option that is a noun: is it visible now, highlighted now, was it ever? -1 where it is no noun."""
+        if option not in NOUNS:
+            return (-1.0, -1.0, -1.0)
+        for i, thing in enumerate(clip.scene.objects):
+            if thing.noun == option:
+                ever = any(f.object_index == i and f.start_s < clip.time_s for f in clip.path)
+                return (float(thing.visible(clip.time_s)), float(i == clip.current), float(ever))
+        return (0.0, 0.0, 0.0)
+
+    def _token_labels(self, clip: Clip, marked: list[list[int]]) -> np.ndarray:
+        """Per video token (64, 2): index into KINDS plus 1 of its cell's object (0: none, -1: unclear), marked."""
+        labels = np.zeros((STEPS, GRID, GRID, 2), np.int64)
+        times = sample_times_s(clip.time_s)
+        for step in range(STEPS):
+            pair = times[2 * step : 2 * step + 2]
+            for i, thing in enumerate(clip.scene.objects):
+                shown = [thing.visible(s) for s in pair]
+                cells = {tuple((thing.position_px(s) // CELL_PX).astype(int)) for s in pair}
+                clear = all(shown) and len(cells) == 1
+                if not any(shown):
+                    continue
+                for x, y in cells:
+                    labels[step, y, x, 0] = KINDS.index((thing.color, thing.shape)) + 1 if clear else -1
+                    labels[step, y, x, 1] = any(i in marked[2 * step + k] for k in (0, 1)) if marked else 0
+        return labels.reshape(VIDEO_TOKENS, 2)
+
+    def _degrade(self, frames: np.ndarray) -> np.ndarray:
+        """Roughly what a video file does to frames: half-resolution colour, and noise."""
+        stacked = frames.reshape(-1, *frames.shape[2:])
+        if self.rng.random() < 0.8:
+            picture = av.VideoFrame.from_ndarray(stacked, format="rgb24").reformat(format="yuv420p")
+            stacked = picture.reformat(format="rgb24").to_ndarray()
+        noise = self.rng.normal(0, self.rng.uniform(0, 5), size=(4096,)).astype(np.float32)
+        offset = self.rng.integers(4096)
+        flat = np.resize(np.roll(noise, offset), stacked.size).reshape(stacked.shape)
+        return (stacked + flat).clip(0, 255).astype(np.uint8).reshape(frames.shape)
+
+    def _patches(self, videos: np.ndarray) -> torch.Tensor:
+        """uint8 (C, 8, 112, 112, 3) -> the processor's own patches (C * 256, 1176), in one vectorised pass."""
+        mean, std = (np.array(v, np.float32) for v in (self.images.image_mean, self.images.image_std))
+        pixels = (videos.astype(np.float32) / 255 - mean) / std
+        patch = CELL_PX // 2
+        pixels = pixels.reshape(len(videos), STEPS, 2, GRID, 2, patch, GRID, 2, patch, 3)
+        # clip, step, row, column, row in cell, column in cell | channel, frame of pair, y, x
+        pixels = pixels.transpose(0, 1, 3, 6, 4, 7, 9, 2, 5, 8)
+        return torch.from_numpy(np.ascontiguousarray(pixels).reshape(-1, 3 * 2 * patch * patch))
+
+
+class SharedPrefix:
+    """Keys and values of the visual prefixes, recorded once and then put before every tail of their clip."""
+
+    def __init__(self):
+        self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.copies = 0  # 0: recording
+
+    def update(self, keys, values, layer_idx, *_):
+        if not self.copies:
+            self.layers[layer_idx] = (keys, values)
+            return keys, values
+        before = (part.repeat_interleave(self.copies, dim=0) for part in self.layers[layer_idx])
+        return tuple(torch.cat([old, new], dim=2) for old, new in zip(before, (keys, values), strict=True))
+
+
+def packed_forward(
+    model, batch: dict, blind_layers: int = 0, highlights: dict[int, torch.Tensor] | None = None
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Tensor]:
+    """Run every question of every clip, computing a clip's visual prefix once: equal to plain forwards.
+
+    Args:
+        blind_layers: in this many first layers the tails may not attend to video tokens.
+        highlights: decoder layer -> vector (96,): `heat * vector` is added to the video tokens after that layer.
+
+    Returns logits at each tail's last token (C*Q, vocabulary), video embeddings (C*64, hidden), the tails' hidden
+    states after each layer, (C*Q, L, hidden) each, and the mean square of the video tokens' hidden states (a scalar).
+    """
+    decoder = model.model.language_model
+    visual = model.model.visual(batch["pixels"], grid_thw=batch["grid_thw"]).pooler_output
+    clips, width = batch["prefix_ids"].shape
+    head = width - VIDEO_TOKENS
+    embed = decoder.embed_tokens
+    hidden = torch.cat([embed(batch["prefix_ids"][:, :head]), visual.view(clips, VIDEO_TOKENS, -1)], dim=1)
+    prefix, loudness = SharedPrefix(), 0.0
+    rope = decoder.rotary_emb(hidden, batch["prefix_position"])
+    for i, layer in enumerate(decoder.layers):
+        hidden = layer(hidden, position_embeddings=rope, past_key_values=prefix, use_cache=True)
+        loudness = loudness + hidden[:, head:].square().mean() / len(decoder.layers)
+        if highlights and i in highlights:
+            added = batch["heat"][..., None] * highlights[i]
+            hidden = hidden + F.pad(added, (0, 0, head, 0))
+
+    tails, length = batch["tail_ids"].shape
+    prefix.copies = tails // clips
+    hidden = embed(batch["tail_ids"])
+    rope = decoder.rotary_emb(hidden, batch["tail_position"].expand(3, -1, -1))
+    mask = torch.ones(length, width + length, dtype=torch.bool).tril(width)[None, None]
+    blind = mask.clone()
+    blind[..., head:width] = False
+    states = []
+    for i, layer in enumerate(decoder.layers):
+        hidden = layer(
+            hidden,
+            attention_mask=blind if i < blind_layers else mask,
+            position_embeddings=rope,
+            past_key_values=prefix,
+            use_cache=True,
+        )
+        states.append(hidden)
+    last = decoder.norm(hidden[torch.arange(tails), batch["last"]])
+    return model.lm_head(last), visual, states, loudness
