@@ -52,6 +52,9 @@ def main() -> None:
     text = processor.apply_chat_template(chat_message(prompt), add_generation_prompt=True)
     processed = processor.process_clip(clip)
     with_gaze = processor.collate([text], [processed], [scanpath]).to(arguments.device)
+    counts = {name: value.numel() for name, value in model.trained_parameters().items()}
+    lora = sum(count for name, count in counts.items() if "lora_" in name)
+    print(f"adapter: {sum(counts.values()) - lora:,} resampler and {lora:,} LoRA parameters")
     print(f"{clip.source}: {clip.start_s:g} to {clip.end_s:g} s, {len(clip.frames)} frames")
 
     if scanpath is not None:

@@ -45,11 +45,11 @@ class GazeInjection:
     """
     What one call adds to the decoder: the residuals' `factors`, of which `valid` (V, T, N) rows are tokens. `rows`
     (B, L) says which of those rows each position of the prompt receives, -1 for none; `lora_gate` (B,) is 1 for
-    samples with gaze. Videos without gaze have no rows.
+    samples with gaze, None if all have it. Videos without gaze have no rows.
     """
 
     rows: torch.Tensor
-    lora_gate: torch.Tensor
+    lora_gate: torch.Tensor | None
     factors: ResidualFactors | None = None
     valid: torch.Tensor | None = None
 
@@ -62,9 +62,8 @@ class GazeInjection:
         repeats = batch_size // len(self.rows)
         rows = self.rows[:, past_length : past_length + length]
         rows = nn.functional.pad(rows, (0, length - rows.shape[1]), value=-1)
-        return replace(
-            self, rows=rows.repeat_interleave(repeats, 0), lora_gate=self.lora_gate.repeat_interleave(repeats, 0)
-        )
+        gate = None if self.lora_gate is None else self.lora_gate.repeat_interleave(repeats, 0)
+        return replace(self, rows=rows.repeat_interleave(repeats, 0), lora_gate=gate)
 
     def add_to(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
         """`hidden_states` (B, L, D) with the residuals of injection layer number `index` added, out of place."""
@@ -348,7 +347,7 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _take_from_attention(self, attention, args, kwargs):
         injection = kwargs.pop("gaze_injection", None)  # attention kernels know nothing of it
-        self._lora_gate = None if injection is None or bool(injection.lora_gate.all()) else injection.lora_gate
+        self._lora_gate = None if injection is None else injection.lora_gate
         return args, kwargs
 
     def _gate_lora(self, module, args, output):
@@ -369,10 +368,46 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _check_frames(self, pixel_values: torch.Tensor, grids: torch.Tensor) -> None:
         expected = int(grids[:, 0].max()) * self._frames_per_step
-        if pixel_values.shape[1] != expected:
+        if pixel_values.dim() != 5 or pixel_values.shape[1] != expected:
             raise ValueError(
-                f"video_encoder_pixel_values have {pixel_values.shape[1]} frames, expected {expected}: "
-                f"{self._frames_per_step} for each temporal step of the longest video"
+                f"video_encoder_pixel_values are {tuple(pixel_values.shape)}, expected (videos, {expected}, 3, S, S): "
+                f"{self._frames_per_step} frames for each temporal step of the longest video"
+            )
+
+    def _check_gaze(self, grids: torch.Tensor, **given: torch.Tensor | None) -> None:
+        """Raise ValueError unless the gaze inputs fit the (V, 3) token grids, naming what is there and expected."""
+        videos, steps, tokens = len(grids), int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max())
+        scanpaths, spans = given["scanpaths"], given["step_spans_s"]
+        pixels, features = given["video_encoder_pixel_values"], given["video_encoder_features"]
+        if spans is None:
+            raise ValueError("scanpaths need step_spans_s (videos, T, 2), the seconds that each temporal step spans")
+        if features is None and pixels is None:
+            raise ValueError("scanpaths need video_encoder_pixel_values or video_encoder_features")
+        for name, value in given.items():
+            if value is not None and len(value) != videos:
+                raise ValueError(f"{name} has {len(value)} rows, expected one for each of the {videos} videos")
+        expected = {"scanpaths": (videos, "F", 4), "step_spans_s": (videos, steps, 2)}
+        if features is not None:
+            expected["video_encoder_features"] = (videos, steps, tokens, self.video_encoder.config.hidden_size)
+        for name, shape in expected.items():
+            got = tuple(given[name].shape)
+            if len(got) != len(shape) or any(size not in ("F", found) for size, found in zip(shape, got, strict=True)):
+                raise ValueError(f"{name} is {got}, expected {shape} for the token grids {grids.tolist()}")
+        if features is None:
+            self._check_frames(pixels, grids)
+        for name in ("scanpaths", "step_spans_s"):
+            if given[name].dtype not in (torch.float32, torch.float64):
+                raise ValueError(f"{name} is {given[name].dtype}, expected float32: halves cannot hold times")
+        if not torch.isfinite(scanpaths).all():
+            raise ValueError("scanpaths hold values that are not finite")
+        own = torch.arange(spans.shape[1], device=spans.device) < grids[:, :1].to(spans.device)  # (V, T)
+        backwards = own & (spans[..., 1] < spans[..., 0])
+        backwards[:, 1:] |= own[:, 1:] & (spans[:, 1:, 0] < spans[:, :-1, 0])
+        if backwards.any():
+            video, step = backwards.nonzero()[0].tolist()
+            raise ValueError(
+                f"step_spans_s of video {video}, step {step} is {spans[video, step].tolist()}, expected spans in order "
+                "of time, each ending after it begins"
             )
 
     def _encode_video(self, pixel_values: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
@@ -427,25 +462,6 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return GazeInjection(torch.full_like(input_ids, -1), input_ids.new_zeros(len(input_ids)))
         if input_ids is None or video_grid_thw is None:
             raise ValueError("scanpaths need input_ids and video_grid_thw, to find the video tokens")
-        num_videos = len(video_grid_thw)
-        if step_spans_s is None:
-            raise ValueError("scanpaths need step_spans_s (videos, T, 2), the seconds that each temporal step spans")
-        if video_encoder_features is None and video_encoder_pixel_values is None:
-            raise ValueError("scanpaths need video_encoder_pixel_values or video_encoder_features")
-        given = {
-            "scanpaths": scanpaths,
-            "scanpath_mask": scanpath_mask,
-            "has_scanpath": has_scanpath,
-            "step_spans_s": step_spans_s,
-            "video_encoder_pixel_values": video_encoder_pixel_values,
-            "video_encoder_features": video_encoder_features,
-        }
-        for name, value in given.items():
-            if value is not None and len(value) != num_videos:
-                raise ValueError(f"{name} has {len(value)} rows, expected one for each of the {num_videos} videos")
-        if not torch.isfinite(scanpaths).all():
-            raise ValueError("scanpaths hold values that are not finite")
-
         grids = self.token_grids(video_grid_thw).to(input_ids.device)  # (V, 3)
         is_video = input_ids == self.backbone.config.video_token_id  # (B, L)
         sizes = grids.prod(-1)
@@ -453,6 +469,16 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
             raise ValueError(
                 f"the prompts hold {int(is_video.sum())} video tokens, video_grid_thw stands for {int(sizes.sum())}"
             )
+        self._check_gaze(
+            grids,
+            scanpaths=scanpaths,
+            scanpath_mask=scanpath_mask,
+            has_scanpath=has_scanpath,
+            step_spans_s=step_spans_s,
+            video_encoder_pixel_values=video_encoder_pixel_values,
+            video_encoder_features=video_encoder_features,
+        )
+        num_videos = len(grids)
         has = torch.ones(num_videos, dtype=torch.bool) if has_scanpath is None else has_scanpath
         has = has.to(input_ids.device).bool()
         gate = torch.zeros(len(input_ids), device=input_ids.device)
@@ -464,21 +490,16 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         with_gaze = has[video_of_token]  # (video tokens,): in the order of the prompts
         rows[is_video] = torch.where(with_gaze, with_gaze.cumsum(0) - 1, -1)
         gate[(rows >= 0).any(-1)] = 1
+        gate = None if gate.all() else gate
 
         device = self.resampler.amplitude.device
         if video_encoder_features is None:
-            self._check_frames(video_encoder_pixel_values, grids)
             with torch.no_grad():
                 features = self._encode_video(video_encoder_pixel_values[has].to(device), grids[has])
         else:
             features = video_encoder_features[has].to(device)
         grids = grids[has].to(device)
         steps, tokens = int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max())
-        if features.shape[1] < steps or features.shape[2] < tokens or step_spans_s.shape[1] < steps:
-            raise ValueError(
-                f"video features {tuple(features.shape)} and step_spans_s {tuple(step_spans_s.shape)} are too small "
-                f"for {steps} temporal steps of {tokens} visual tokens"
-            )
         features, spans = features[:, :steps, :tokens], step_spans_s[has].to(device)[:, :steps]
         if scanpath_mask is None:
             scanpath_mask = torch.ones(scanpaths.shape[:2], dtype=torch.bool)

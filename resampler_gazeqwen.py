@@ -243,8 +243,16 @@ class _Residuals(nn.Module):
     ) -> torch.Tensor:
         """
         The dense residual of one video, amplitude included. `features` (T, H*W, D_v), `scanpath` (F, 4),
-        `step_spans_s` (T, 2), `grid` (H, W) -> (injection layers, T, H*W, D).
+        `step_spans_s` (T, 2), `grid` (H, W) -> (injection layers, T, H*W, D). Raises ValueError for other shapes.
         """
+        height, width = grid
+        for name, value, shape in (
+            ("features", features, (len(step_spans_s), height * width, features.shape[-1])),
+            ("scanpath", scanpath, (len(scanpath), 4)),
+            ("step_spans_s", step_spans_s, (len(step_spans_s), 2)),
+        ):
+            if tuple(value.shape) != shape:
+                raise ValueError(f"{name} is {tuple(value.shape)}, expected {shape} for the grid {tuple(grid)}")
         factors = self.factors(
             features[None],
             scanpath[None],

@@ -268,6 +268,21 @@ def test_gradients_reach_every_parameter_that_can_matter():
                 assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
 
+def test_shapes_that_do_not_fit_are_refused():
+    features, scanpath, spans, _ = random_case(0, 2, 3, 4, 2)
+    resampler = random_resampler()
+    for arguments, message in [
+        (
+            (features, scanpath, spans, (3, 3)),
+            r"features is \(2, 12, 48\), expected \(2, 9, 48\) for the grid",
+        ),
+        ((features, scanpath, spans[:1], (3, 4)), r"features is \(2, 12, 48\), expected \(1, 12, 48\)"),
+        ((features, scanpath[:, :3], spans, (3, 4)), r"scanpath is \(2, 3\), expected \(2, 4\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            resampler(*arguments)
+
+
 def test_configs_refuse_bad_values():
     for arguments, message in [
         ({"gaze_encoding": "gabor"}, "gaze_encoding: got 'gabor'"),
