@@ -406,8 +406,8 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if backwards.any():
             video, step = backwards.nonzero()[0].tolist()
             raise ValueError(
-                f"step_spans_s of video {video}, step {step} is {spans[video, step].tolist()}, expected spans in order "
-                "of time, each ending after it begins"
+                f"step_spans_s of video {video}, step {step} is {spans[video, step].tolist()}, expected spans in "
+                "order of time, each ending after it begins"
             )
 
     def _encode_video(self, pixel_values: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:

@@ -17,9 +17,16 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_the_table_is_the_committed_result():
-    result = json.loads((ROOT / "results" / "demo.json").read_text())
-    assert f"<!-- results/demo.json -->\n```\n{accuracy_table(result['scores'])}\n```" in README
+@pytest.mark.parametrize("name", ["demo", "demo_coord_pe"])
+def test_the_tables_are_the_committed_results(name):
+    result = json.loads((ROOT / "results" / f"{name}.json").read_text())
+    assert f"<!-- results/{name}.json -->\n```\n{accuracy_table(result['scores'])}\n```" in README
+
+
+def test_results_come_from_committed_code():
+    for path in (ROOT / "results").glob("*.json"):
+        commit = json.loads(path.read_text())["provenance"]["git"]
+        assert re.fullmatch(r"[0-9a-f]{40}", commit), f"{path.name}: {commit}"
 
 
 def test_the_committed_result_shows_that_gaze_matters():

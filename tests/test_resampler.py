@@ -116,6 +116,11 @@ def test_shares_of_steps():
     torch.testing.assert_close(active, torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]))
 
 
+def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal but for float32 rounding, which grows with the largest value that entered a sum."""
+    torch.testing.assert_close(found, expected, atol=1e-5 * max(1.0, expected.abs().max().item()), rtol=0)
+
+
 def random_case(seed: int, steps: int, height: int, width: int, count: int):
     draw = torch.Generator().manual_seed(seed)
     features = torch.randn(steps, height * width, 48, generator=draw)
@@ -138,7 +143,7 @@ def test_the_order_of_fixations_does_not_matter(case, encoding, random):
     random.shuffle(order)
     resampler = random_resampler(encoding)
     expected = resampler(features, scanpath, spans, grid)
-    torch.testing.assert_close(resampler(features, scanpath[order], spans, grid), expected, atol=1e-5, rtol=1e-4)
+    assert_same(resampler(features, scanpath[order], spans, grid), expected)
 
 
 @settings(max_examples=25, deadline=None)
@@ -158,7 +163,7 @@ def test_a_padded_batch_equals_its_videos(batch, encoding):
     residual = torch.stack([factors.layer(index) for index in range(len(factors))])
     for row, (own, scanpath, own_spans, grid) in enumerate(batch):
         expected = resampler(own, scanpath, own_spans, grid)
-        torch.testing.assert_close(residual[:, row, : len(own), : own.shape[1]], expected, atol=1e-5, rtol=1e-4)
+        assert_same(residual[:, row, : len(own), : own.shape[1]], expected)
 
 
 def spatial_attention(resampler: GazeResampler, case) -> torch.Tensor:
