@@ -254,6 +254,23 @@ def test_ask_answers_and_says_which_fixation_counted_when(run, recording, tmp_pa
     assert Image.open(tmp_path / "out.png").size[0] > 500
 
 
+REAL_TABLE = ROOT.parent / "shared" / "real" / "OP03-R01-PastaSalad_fixation_filtered.csv"
+
+
+@pytest.mark.skipif(not REAL_TABLE.exists(), reason="the real table is not part of the project")
+def test_ask_with_the_real_table(run, tmp_path):
+    """Any video long enough stands in for the one that the table belongs to."""
+    video = write_video(tmp_path / "OP03.mp4", index_frames(280, 112, 112), fps=1)
+    printed = script(
+        *("ask.py", "--model", run["folder"] / "out" / "best", "--video", video, "--scanpath", REAL_TABLE),
+        *("--question", "Which object is the user currently gazing at?", "--options", "box", "spices", "knife", "jar"),
+        *("--time", 276, "--num_frames", 30, "--plot", tmp_path / "out.png"),
+    )
+    assert "6 fixations in the clip" in printed and re.search(r"with gaze: +[ABCD]\. ", printed)
+    assert re.search(r"248.00 to +252.00 s +fixation 8 92 %, fixation 9 6 %", printed)
+    assert re.search(r"272.00 to +276.00 s +fixation 11 1 %", printed)
+
+
 def test_ask_answers_freely(run, recording):
     video, _ = recording
     arguments = ("--model", run["folder"] / "out" / "best", "--video", video, "--question", "What is this?")
