@@ -8,7 +8,6 @@ layer's keyword arguments for its second run, so a hook sees the same residuals 
 """
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +17,8 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, Qwe
 from transformers.utils import cached_file, logging
 
 from .configuration_gazeqwen import GazeQwenConfig
-from .resampler_gazeqwen import GazeResampler, HeatmapVector, ResidualFactors, align_video_features, build_resampler
+from .injection_gazeqwen import GazeInjection, check_frames, check_gaze_inputs, rows_of_tokens
+from .resampler_gazeqwen import GazeResampler, HeatmapVector, align_video_features, build_resampler
 from .video_encoders_gazeqwen import build_video_encoder, load_video_encoder
 
 try:
@@ -38,40 +38,6 @@ AUTO_CLASSES = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimo
 
 # Arguments that Auto classes add to every `from_pretrained` and that mean nothing here.
 _AUTO_KEYWORDS = ("_from_auto", "_commit_hash", "adapter_kwargs", "trust_remote_code", "code_revision", "weights_only")
-
-
-@dataclass
-class GazeInjection:
-    """
-    What one call adds to the decoder: the residuals' `factors`, of which `valid` (V, T, N) rows are tokens. `rows`
-    (B, L) says which of those rows each position of the prompt receives, -1 for none; `lora_gate` (B,) is 1 for
-    samples with gaze, None if all have it. Videos without gaze have no rows.
-    """
-
-    rows: torch.Tensor
-    lora_gate: torch.Tensor | None
-    factors: ResidualFactors | None = None
-    valid: torch.Tensor | None = None
-
-    def at(self, past_length: int, batch_size: int, length: int) -> "GazeInjection":
-        """The same for `length` positions after the first `past_length`, each sample repeated to fill `batch_size`."""
-        if batch_size % len(self.rows):
-            raise ValueError(
-                f"got a batch of {batch_size}, expected a multiple of the {len(self.rows)} prompts with gaze"
-            )
-        repeats = batch_size // len(self.rows)
-        rows = self.rows[:, past_length : past_length + length]
-        rows = nn.functional.pad(rows, (0, length - rows.shape[1]), value=-1)
-        gate = None if self.lora_gate is None else self.lora_gate.repeat_interleave(repeats, 0)
-        return replace(self, rows=rows.repeat_interleave(repeats, 0), lora_gate=gate)
-
-    def add_to(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
-        """`hidden_states` (B, L, D) with the residuals of injection layer number `index` added, out of place."""
-        residual = self.factors.layer(index)[self.valid].to(hidden_states)  # (rows, D)
-        rows = self.rows.flatten().to(hidden_states.device)
-        positions = (rows >= 0).nonzero().squeeze(-1)
-        flat = hidden_states.flatten(0, 1).index_add(0, positions, residual[rows[positions]])
-        return flat.view_as(hidden_states)
 
 
 class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -366,50 +332,6 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _frames_per_step(self) -> int:
         return self.backbone.config.vision_config.temporal_patch_size
 
-    def _check_frames(self, pixel_values: torch.Tensor, grids: torch.Tensor) -> None:
-        expected = int(grids[:, 0].max()) * self._frames_per_step
-        if pixel_values.dim() != 5 or pixel_values.shape[1] != expected:
-            raise ValueError(
-                f"video_encoder_pixel_values are {tuple(pixel_values.shape)}, expected (videos, {expected}, 3, S, S): "
-                f"{self._frames_per_step} frames for each temporal step of the longest video"
-            )
-
-    def _check_gaze(self, grids: torch.Tensor, **given: torch.Tensor | None) -> None:
-        """Raise ValueError unless the gaze inputs fit the (V, 3) token grids, naming what is there and expected."""
-        videos, steps, tokens = len(grids), int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max())
-        scanpaths, spans = given["scanpaths"], given["step_spans_s"]
-        pixels, features = given["video_encoder_pixel_values"], given["video_encoder_features"]
-        if spans is None:
-            raise ValueError("scanpaths need step_spans_s (videos, T, 2), the seconds that each temporal step spans")
-        if features is None and pixels is None:
-            raise ValueError("scanpaths need video_encoder_pixel_values or video_encoder_features")
-        for name, value in given.items():
-            if value is not None and len(value) != videos:
-                raise ValueError(f"{name} has {len(value)} rows, expected one for each of the {videos} videos")
-        expected = {"scanpaths": (videos, "F", 4), "step_spans_s": (videos, steps, 2)}
-        if features is not None:
-            expected["video_encoder_features"] = (videos, steps, tokens, self.video_encoder.config.hidden_size)
-        for name, shape in expected.items():
-            got = tuple(given[name].shape)
-            if len(got) != len(shape) or any(size not in ("F", found) for size, found in zip(shape, got, strict=True)):
-                raise ValueError(f"{name} is {got}, expected {shape} for the token grids {grids.tolist()}")
-        if features is None:
-            self._check_frames(pixels, grids)
-        for name in ("scanpaths", "step_spans_s"):
-            if given[name].dtype not in (torch.float32, torch.float64):
-                raise ValueError(f"{name} is {given[name].dtype}, expected float32: halves cannot hold times")
-        if not torch.isfinite(scanpaths).all():
-            raise ValueError("scanpaths hold values that are not finite")
-        own = torch.arange(spans.shape[1], device=spans.device) < grids[:, :1].to(spans.device)  # (V, T)
-        backwards = own & (spans[..., 1] < spans[..., 0])
-        backwards[:, 1:] |= own[:, 1:] & (spans[:, 1:, 0] < spans[:, :-1, 0])
-        if backwards.any():
-            video, step = backwards.nonzero()[0].tolist()
-            raise ValueError(
-                f"step_spans_s of video {video}, step {step} is {spans[video, step].tolist()}, expected spans in "
-                "order of time, each ending after it begins"
-            )
-
     def _encode_video(self, pixel_values: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
         """
         Frozen features on the visual token grids. `pixel_values` (V, F, 3, S, S), `grids` (V, 3) = T, H, W of visual
@@ -440,7 +362,7 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         computed once and given instead of the pixels.
         """
         grids = self.token_grids(video_grid_thw)
-        self._check_frames(video_encoder_pixel_values, grids)
+        check_frames(video_encoder_pixel_values, grids, self._frames_per_step)
         return self._encode_video(video_encoder_pixel_values, grids)
 
     def _gaze_of_call(
@@ -469,8 +391,10 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
             raise ValueError(
                 f"the prompts hold {int(is_video.sum())} video tokens, video_grid_thw stands for {int(sizes.sum())}"
             )
-        self._check_gaze(
+        check_gaze_inputs(
             grids,
+            self.video_encoder.config.hidden_size,
+            self._frames_per_step,
             scanpaths=scanpaths,
             scanpath_mask=scanpath_mask,
             has_scanpath=has_scanpath,
@@ -486,29 +410,29 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if not has.any():
             return GazeInjection(rows, gate)
 
-        video_of_token = torch.repeat_interleave(torch.arange(num_videos, device=has.device), sizes)
-        with_gaze = has[video_of_token]  # (video tokens,): in the order of the prompts
-        rows[is_video] = torch.where(with_gaze, with_gaze.cumsum(0) - 1, -1)
+        gazed = grids[has]
+        rows[is_video] = rows_of_tokens(grids, has)
         gate[(rows >= 0).any(-1)] = 1
         gate = None if gate.all() else gate
 
         device = self.resampler.amplitude.device
         if video_encoder_features is None:
             with torch.no_grad():
-                features = self._encode_video(video_encoder_pixel_values[has].to(device), grids[has])
+                features = self._encode_video(video_encoder_pixel_values[has].to(device), gazed)
         else:
             features = video_encoder_features[has].to(device)
-        grids = grids[has].to(device)
-        steps, tokens = int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max())
+        steps, tokens = int(gazed[:, 0].max()), int(gazed[:, 1:].prod(-1).max())
         features, spans = features[:, :steps, :tokens], step_spans_s[has].to(device)[:, :steps]
         if scanpath_mask is None:
             scanpath_mask = torch.ones(scanpaths.shape[:2], dtype=torch.bool)
         factors = self.resampler.factors(
-            features, scanpaths[has].to(device), scanpath_mask[has].to(device).bool(), spans, grids[:, 1:]
+            features,
+            scanpaths[has].to(device),
+            scanpath_mask[has].to(device).bool(),
+            spans,
+            gazed[:, 1:].to(device),
         )
-        step, token = torch.arange(steps, device=device), torch.arange(tokens, device=device)
-        valid = (step < grids[:, :1])[:, :, None] & (token < grids[:, 1:].prod(-1, keepdim=True))[:, None]
-        return GazeInjection(rows, gate, factors, valid)
+        return GazeInjection(rows, gate, factors)
 
     @contextmanager
     def _during_call(self, injection: GazeInjection | None):

@@ -134,12 +134,10 @@ class LayerwiseLinear(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shape = x.shape
-        x = x.flatten(1, -2)
-        y = x @ self.weight.mT
-        if self.bias is not None:
-            y = y + self.bias[:, None]
-        return y.view(*shape[:-1], -1)
+        rows = x.flatten(1, -2)
+        bias = self.bias
+        y = rows @ self.weight.mT if bias is None else torch.baddbmm(bias[:, None], rows, self.weight.mT)
+        return y.unflatten(1, x.shape[1:-1])
 
 
 class LayerwiseNorm(nn.Module):
@@ -374,7 +372,9 @@ class GazeResampler(_Residuals):
             num_videos, steps, tokens, _ = features.shape
             features, scanpaths, step_spans_s = features.float(), scanpaths.float(), step_spans_s.float()
             num_layers, _, dim = self.latents.shape
-            visual = features.flatten(0, 2) @ self.proj_in.weight.mT  # (L, V*T*N, d)
+            # One product for all layers, (V*T*N, L*d): broadcasting over layers would copy the features for each.
+            visual = features.flatten(0, 2) @ self.proj_in.weight.flatten(0, 1).mT
+            visual = visual.view(-1, num_layers, dim).transpose(0, 1).contiguous()
             visual = visual.view(num_layers, num_videos * steps, tokens, dim)
 
             padding = torch.arange(tokens, device=grids.device) >= grids.prod(-1, keepdim=True)  # (V, N)

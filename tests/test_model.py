@@ -209,6 +209,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(use_reentrant):
 # ---------------------------------------------------------------- saving and loading
 CODE = [
     "configuration_gazeqwen.py",
+    "injection_gazeqwen.py",
     "modeling_gazeqwen.py",
     "modeling_vjepa2_1.py",
     "processing_gazeqwen.py",
