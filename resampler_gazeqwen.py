@@ -188,15 +188,15 @@ class ResamplerBlock(nn.Module):
         gaze_heat: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
-        `latents` (L, B, K, d), `visual` (L, B, N, d), with B = V * T. `visual_bias` (L or 1, B, K or 1, N) is added to
-        the latents' logits on visual tokens. `gaze_key` (L or 1, B or 1, d) is G of equation 2, the same for every
+        `latents` (L, B or 1, K, d), `visual` (L, B, N, d), with B = V * T. `visual_bias` (L or 1, B, K or 1, N) is
+        added to the latents' logits on visual tokens. `gaze_key` (L or 1, B or 1, d) is G of equation 2, the same for every
         visual token, or times `gaze_heat` (L or 1, B, N).
         """
-        query = self.query(latents)  # (L, B, K, d)
+        query = self.query(latents)  # (L, B or 1, K, d)
         scale = 1 / math.sqrt(query.shape[-1])
         key_query = (query.flatten(1, 2) @ self.key.weight).view_as(query)  # q W_K
         on_visual = key_query @ visual.mT * scale + visual_bias  # (L, B, K, N)
-        on_latents = key_query @ latents.mT * scale  # (L, B, K, K)
+        on_latents = (key_query @ latents.mT * scale).expand(-1, visual.shape[1], -1, -1)  # (L, B, K, K)
         if self.gaze is not None:
             gaze_query = (query.flatten(1, 2) @ self.gaze.weight).view_as(query)  # q W_G
             on_gaze = (gaze_query * gaze_key[:, :, None]).sum(-1, keepdim=True) * scale  # (L, B, K, 1)
@@ -391,7 +391,7 @@ class GazeResampler(_Residuals):
                 if self.gaze_encoding != "foveated":
                     gaze_key, gaze_heat = self.heatmap_key[:, None], heat.squeeze(-1)
 
-            latents = self.latents[:, None].expand(-1, num_videos * steps, -1, -1)
+            latents = self.latents[:, None]  # (L, 1, K, d): the same for all steps until the first block has read them
             for index, block in enumerate(self.blocks):
                 bias = mask
                 if self.gaze_encoding == "foveated":
