@@ -189,8 +189,8 @@ class ResamplerBlock(nn.Module):
     ) -> torch.Tensor:
         """
         `latents` (L, B or 1, K, d), `visual` (L, B, N, d), with B = V * T. `visual_bias` (L or 1, B, K or 1, N) is
-        added to the latents' logits on visual tokens. `gaze_key` (L or 1, B or 1, d) is G of equation 2, the same for every
-        visual token, or times `gaze_heat` (L or 1, B, N).
+        added to the latents' logits on visual tokens. `gaze_key` (L or 1, B or 1, d) is G of equation 2, the same for
+        every visual token, or times `gaze_heat` (L or 1, B, N).
         """
         query = self.query(latents)  # (L, B or 1, K, d)
         scale = 1 / math.sqrt(query.shape[-1])
