@@ -7,6 +7,7 @@ to the layers as a keyword argument of the call: forward hooks on the layers add
 layer's keyword arguments for its second run, so a hook sees the same residuals there.
 """
 
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -199,8 +200,9 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
             self.config.auto_map = {name: f"{module}.{type(self).__name__}" for name in AUTO_CLASSES}
         kwargs["state_dict"] = {f"resampler.{name}": value for name, value in self.resampler.state_dict().items()}
         super().save_pretrained(save_directory, **kwargs)
+        folder = Path(save_directory) / LORA_FOLDER
+        shutil.rmtree(folder, ignore_errors=True)  # LoRA of an earlier save here would be loaded with these weights
         if self.has_lora:
-            folder = Path(save_directory) / LORA_FOLDER
             config = self.backbone.peft_config["default"]
             config.base_model_name_or_path = self.config.base_model_name_or_path
             config.revision = self.config.base_model_revision

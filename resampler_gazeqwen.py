@@ -236,6 +236,13 @@ def _fixation_weighting(config) -> str:
 class _Residuals(nn.Module):
     """What turns video features and gaze into residuals: `factors` for a batch, `forward` for one video, dense."""
 
+    def _check_dtype(self) -> None:
+        if self.amplitude.dtype != torch.float32:
+            raise ValueError(
+                f"the resampler's weights are {self.amplitude.dtype}, expected float32: choose the base model's dtype "
+                "when loading (from_pretrained(..., dtype=...)) instead of casting the whole model"
+            )
+
     def forward(
         self, features: torch.Tensor, scanpath: torch.Tensor, step_spans_s: torch.Tensor, grid: tuple[int, int]
     ) -> torch.Tensor:
@@ -282,6 +289,7 @@ class HeatmapVector(_Residuals):
 
     def factors(self, features, scanpaths, present, step_spans_s, grids) -> ResidualFactors:
         """As `GazeResampler.factors`, with K = d = 1."""
+        self._check_dtype()
         with torch.autocast(scanpaths.device.type, enabled=False):
             scanpaths = scanpaths.float()
             weights = fixation_weights(self.weighting, scanpaths, step_spans_s.float()) * present[:, None]
@@ -368,6 +376,7 @@ class GazeResampler(_Residuals):
         `grids` (V, 2) = H, W; steps and tokens beyond a video's own are padding: never attended to, and their rows
         mean nothing. Float32.
         """
+        self._check_dtype()
         with torch.autocast(features.device.type, enabled=False):
             num_videos, steps, tokens, _ = features.shape
             features, scanpaths, step_spans_s = features.float(), scanpaths.float(), step_spans_s.float()

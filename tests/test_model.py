@@ -260,6 +260,16 @@ def test_the_saved_folder_holds_what_was_trained_and_no_base_weights(trained, to
     assert str(BACKBONE) in (tmp_path / "lora" / "adapter_config.json").read_text()
 
 
+def test_saving_without_lora_leaves_no_lora_of_an_earlier_save(trained, tmp_path):
+    trained.save_pretrained(tmp_path)
+    assert GazeQwenForConditionalGeneration.from_pretrained(tmp_path).has_lora
+    stage1 = GazeQwenForConditionalGeneration.from_base(
+        str(BACKBONE), str(VIDEO_ENCODER), latent_dim=16, num_latents=8
+    )
+    stage1.save_pretrained(tmp_path)
+    assert not GazeQwenForConditionalGeneration.from_pretrained(tmp_path).has_lora
+
+
 LOAD_AND_COMPARE = """
 import sys
 sys.modules["gazeqwen"] = None  # as on a machine where the package is not installed
@@ -363,6 +373,12 @@ def test_another_family_is_refused_by_name():
     config.backbone_config.model_type = "llava"
     with pytest.raises(ValueError, match=r"got model_type 'llava', expected one of \['qwen2_5_vl'\]"):
         GazeQwenForConditionalGeneration(config)
+
+
+def test_casting_the_whole_model_is_refused_with_advice():
+    model = tiny_model().to(torch.bfloat16)
+    with pytest.raises(ValueError, match="resampler's weights are torch.bfloat16, expected float32.*dtype="):
+        model(**video_inputs(GRIDS[:1], [LOOK]))
 
 
 def test_a_random_base_cannot_be_saved(tmp_path):

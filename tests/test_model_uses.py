@@ -1,5 +1,6 @@
 """The model in the situations in which a transformers model is used: mixed batches, generate, pipelines, training."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,6 +23,8 @@ from transformers import pipeline
 
 from gazeqwen.configuration_gazeqwen import GAZE_ENCODINGS
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
+from gazeqwen.scanpath_gazeqwen import as_scanpath
+from gazeqwen.video_gazeqwen import Clip
 
 LOOK = [[0.2, 0.3, 1.0, 1.0], [0.8, 0.6, 1.6, 0.5]]
 IMAGE_TOKEN = 97
@@ -107,6 +110,34 @@ def test_several_videos_in_a_prompt_each_get_their_own_gaze():
     is_second = torch.zeros_like(moved)
     is_second[first["input_ids"].shape[1] :] = True
     assert moved.any() and torch.equal(moved, (ids[0] == VIDEO_TOKEN) & is_second)
+
+
+def test_samples_with_two_one_and_no_videos_and_an_image_equal_each_alone(toy_processor):
+    """Through the real processor: clips of different lengths, one video without gaze, one prompt with an image."""
+    model = GazeQwenForConditionalGeneration.from_base(str(BACKBONE), str(VIDEO_ENCODER), latent_dim=16)
+    model.add_lora()
+    perturb(model)
+    frames = np.random.default_rng(0).integers(0, 255, (8, 112, 112, 3), dtype=np.uint8)
+    clips = [Clip(frames[: 2 * n], np.arange(2.0 * n), 0.0, 2.0 * n) for n in (2, 4, 3)]
+    clips = [toy_processor.process_clip(clip) for clip in clips]
+    looks = [as_scanpath([[0.2, 0.3, 1.0, 1.0]]), None, as_scanpath([[0.8, 0.6, 1.6, 0.5], [0.1, 0.9, 3.0, 2.0]])]
+    image = dict(toy_processor.image_processor(images=[frames[0]], return_tensors="pt"))
+    video, picture = toy_processor.video_token, toy_processor.image_token
+    samples = [
+        (f"{video} then {video} Which object?", [0, 1], None),
+        ("Which object is this?", [], None),
+        (f"{picture} {video} What color is this object?", [2], image),
+    ]
+    texts = [text for text, _, _ in samples]
+    batch = toy_processor.collate(texts, clips, looks, image, padding_side="left")
+    together = logits(model, dict(batch))
+    for row, (text, own, own_image) in enumerate(samples):
+        one = toy_processor.collate([text], [clips[i] for i in own], [looks[i] for i in own] or None, own_image)
+        alone = logits(model, dict(one))[0]
+        found = together[row, batch["attention_mask"][row].bool()]
+        torch.testing.assert_close(found, alone, atol=1e-5 * alone.abs().max().item(), rtol=0)
+        base = {name: value for name, value in one.items() if name != "scanpaths"}
+        assert torch.allclose(logits(model, base)[0], alone, atol=1e-3) == (row == 1)
 
 
 # ---------------------------------------------------------------- generate
