@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .resampler_gazeqwen import ResidualFactors
+from .resampler_gazeqwen import ResidualFactors, check_times
 
 
 @dataclass
@@ -102,17 +102,8 @@ def check_gaze_inputs(
     for name in ("scanpaths", "step_spans_s"):
         if given[name].dtype not in (torch.float32, torch.float64):
             raise ValueError(f"{name} is {given[name].dtype}, expected float32: halves cannot hold times")
-    if not torch.isfinite(scanpaths).all():
-        raise ValueError("scanpaths hold values that are not finite")
-    own = torch.arange(spans.shape[1], device=spans.device) < grids[:, :1].to(spans.device)  # (V, T)
-    backwards = own & (spans[..., 1] < spans[..., 0])
-    backwards[:, 1:] |= own[:, 1:] & (spans[:, 1:, 0] < spans[:, :-1, 0])
-    if backwards.any():
-        video, step = backwards.nonzero()[0].tolist()
-        raise ValueError(
-            f"step_spans_s of video {video}, step {step} is {spans[video, step].tolist()}, expected spans in "
-            "order of time, each ending after it begins"
-        )
+    is_step = torch.arange(spans.shape[1], device=spans.device) < grids[:, :1].to(spans.device)  # (V, T)
+    check_times(scanpaths, spans, is_step)
 
 
 __all__ = ["GazeInjection", "PassInjection", "check_frames", "check_gaze_inputs", "rows_of_tokens"]

@@ -56,6 +56,24 @@ def fixations_active(scanpaths: torch.Tensor, times_s: torch.Tensor) -> torch.Te
     return (times_s[..., :, None] - scanpaths[..., None, :, 2]).abs() <= scanpaths[..., None, :, 3] / 2
 
 
+def check_times(scanpaths: torch.Tensor, step_spans_s: torch.Tensor, is_step: torch.Tensor) -> None:
+    """
+    Raise ValueError unless `scanpaths` (V, F, 4) are finite and `step_spans_s` (V, T, 2) come in order of time, each
+    ending no earlier than it begins; `is_step` (V, T) is False for padding.
+    """
+    if not torch.isfinite(scanpaths).all():
+        raise ValueError("scanpaths hold values that are not finite")
+    backwards = is_step & ~(step_spans_s[..., 1] >= step_spans_s[..., 0])
+    backwards[:, 1:] |= is_step[:, 1:] & ~(step_spans_s[:, 1:, 0] >= step_spans_s[:, :-1, 0])
+    if backwards.any():
+        video, step = backwards.nonzero()[0].tolist()
+        before = step_spans_s[video, max(step - 1, 0)].tolist()
+        raise ValueError(
+            f"step_spans_s of video {video}, step {step} is {step_spans_s[video, step].tolist()} after {before}, "
+            "expected spans in order of time, each ending after it begins"
+        )
+
+
 def fixation_weights(weighting: str, scanpaths: torch.Tensor, step_spans_s: torch.Tensor) -> torch.Tensor:
     """
     How much each fixation counts in each temporal step: `"share"`, the share of the span that it covers; `"centre"`,
@@ -258,6 +276,7 @@ class _Residuals(nn.Module):
         ):
             if tuple(value.shape) != shape:
                 raise ValueError(f"{name} is {tuple(value.shape)}, expected {shape} for the grid {tuple(grid)}")
+        check_times(scanpath[None], step_spans_s[None], torch.ones_like(step_spans_s[None, :, 0], dtype=torch.bool))
         factors = self.factors(
             features[None],
             scanpath[None],
@@ -437,5 +456,6 @@ __all__ = [
     "ResidualFactors",
     "align_video_features",
     "build_resampler",
+    "check_times",
     "fixation_weights",
 ]

@@ -283,6 +283,8 @@ def test_shapes_that_do_not_fit_are_refused():
         ),
         ((features, scanpath, spans[:1], (3, 4)), r"features is \(2, 12, 48\), expected \(1, 12, 48\)"),
         ((features, scanpath[:, :3], spans, (3, 4)), r"scanpath is \(2, 3\), expected \(2, 4\)"),
+        ((features, scanpath * torch.nan, spans, (3, 4)), "not finite"),
+        ((features, scanpath, spans.flip(0), (3, 4)), r"step 1 is \[0.0, 1.0\] after \[1.0, 2.0\]"),
     ]:
         with pytest.raises(ValueError, match=message):
             resampler(*arguments)
