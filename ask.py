@@ -13,7 +13,7 @@ import argparse
 import torch
 from transformers import AutoModel, AutoProcessor
 
-from gazeqwen.evaluation import letter_ids, option_logits
+from gazeqwen.evaluation import letter_ids, option_logits, trained_counts
 from gazeqwen.figures import draw_scanpath
 from gazeqwen.resampler_gazeqwen import fixation_weights
 from gazeqwen.runs import clear_errors
@@ -52,9 +52,7 @@ def main() -> None:
     text = processor.apply_chat_template(chat_message(prompt), add_generation_prompt=True)
     processed = processor.process_clip(clip)
     with_gaze = processor.collate([text], [processed], [scanpath]).to(arguments.device)
-    counts = {name: value.numel() for name, value in model.trained_parameters().items()}
-    lora = sum(count for name, count in counts.items() if "lora_" in name)
-    print(f"adapter: {sum(counts.values()) - lora:,} resampler and {lora:,} LoRA parameters")
+    print(f"adapter: {trained_counts(model)}")
     print(f"{clip.source}: {clip.start_s:g} to {clip.end_s:g} s, {len(clip.frames)} frames")
 
     if scanpath is not None:

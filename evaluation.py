@@ -76,6 +76,13 @@ class SampleReader:
         return self.processor.collate(texts, clips, given, padding_side="left")
 
 
+def trained_counts(model) -> str:
+    """How many parameters of the adapter are trained, in words."""
+    counts = {name: value.numel() for name, value in model.trained_parameters().items()}
+    lora = sum(count for name, count in counts.items() if "lora_" in name)
+    return f"{sum(counts.values()) - lora:,} resampler and {lora:,} LoRA parameters"
+
+
 def letter_ids(tokenizer) -> list[int]:
     """The token of each option letter; ValueError if a letter is not one token."""
     ids = [tokenizer.encode(letter, add_special_tokens=False) for letter in OPTION_LETTERS]

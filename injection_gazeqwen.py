@@ -7,6 +7,16 @@ from torch import nn
 
 from .resampler_gazeqwen import ResidualFactors, check_times
 
+# What the model takes beside Qwen2.5-VL's own inputs, one row per video each.
+GAZE_INPUTS = (
+    "video_encoder_pixel_values",
+    "video_encoder_features",
+    "scanpaths",
+    "scanpath_mask",
+    "has_scanpath",
+    "step_spans_s",
+)
+
 
 @dataclass
 class PassInjection:
@@ -77,7 +87,7 @@ def check_frames(pixel_values: torch.Tensor, grids: torch.Tensor, frames_per_ste
 
 
 def check_gaze_inputs(
-    grids: torch.Tensor, feature_dim: int, frames_per_step: int, **given: torch.Tensor | None
+    grids: torch.Tensor, feature_dim: int, frames_per_step: int, given: dict[str, torch.Tensor | None]
 ) -> None:
     """Raise ValueError unless the gaze inputs fit the (V, 3) token grids, naming what is there and expected."""
     videos, steps, tokens = len(grids), int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max())
@@ -106,4 +116,4 @@ def check_gaze_inputs(
     check_times(scanpaths, spans, is_step)
 
 
-__all__ = ["GazeInjection", "PassInjection", "check_frames", "check_gaze_inputs", "rows_of_tokens"]
+__all__ = ["GAZE_INPUTS", "GazeInjection", "PassInjection", "check_frames", "check_gaze_inputs", "rows_of_tokens"]

@@ -18,7 +18,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, Qwe
 from transformers.utils import cached_file, logging
 
 from .configuration_gazeqwen import GazeQwenConfig
-from .injection_gazeqwen import GazeInjection, check_frames, check_gaze_inputs, rows_of_tokens
+from .injection_gazeqwen import GAZE_INPUTS, GazeInjection, check_frames, check_gaze_inputs, rows_of_tokens
 from .resampler_gazeqwen import GazeResampler, HeatmapVector, align_video_features, build_resampler
 from .video_encoders_gazeqwen import build_video_encoder, load_video_encoder
 
@@ -367,17 +367,9 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         check_frames(video_encoder_pixel_values, grids, self._frames_per_step)
         return self._encode_video(video_encoder_pixel_values, grids)
 
-    def _gaze_of_call(
-        self,
-        input_ids,
-        video_grid_thw,
-        video_encoder_pixel_values,
-        video_encoder_features,
-        scanpaths,
-        scanpath_mask,
-        has_scanpath,
-        step_spans_s,
-    ) -> GazeInjection | None:
+    def _gaze_of_call(self, input_ids, video_grid_thw, gaze: dict[str, torch.Tensor | None]) -> GazeInjection | None:
+        """What the call adds, from its `GAZE_INPUTS`; None where nothing has to be added or switched off."""
+        scanpaths, features = gaze["scanpaths"], gaze["video_encoder_features"]
         if scanpaths is None or not self._gaze_enabled:
             if not self.has_lora:
                 return None
@@ -393,19 +385,9 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
             raise ValueError(
                 f"the prompts hold {int(is_video.sum())} video tokens, video_grid_thw stands for {int(sizes.sum())}"
             )
-        check_gaze_inputs(
-            grids,
-            self.video_encoder.config.hidden_size,
-            self._frames_per_step,
-            scanpaths=scanpaths,
-            scanpath_mask=scanpath_mask,
-            has_scanpath=has_scanpath,
-            step_spans_s=step_spans_s,
-            video_encoder_pixel_values=video_encoder_pixel_values,
-            video_encoder_features=video_encoder_features,
-        )
-        num_videos = len(grids)
-        has = torch.ones(num_videos, dtype=torch.bool) if has_scanpath is None else has_scanpath
+        check_gaze_inputs(grids, self.video_encoder.config.hidden_size, self._frames_per_step, gaze)
+        has = gaze["has_scanpath"]
+        has = torch.ones(len(grids), dtype=torch.bool) if has is None else has
         has = has.to(input_ids.device).bool()
         gate = torch.zeros(len(input_ids), device=input_ids.device)
         rows = torch.full_like(input_ids, -1)
@@ -418,20 +400,19 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         gate = None if gate.all() else gate
 
         device = self.resampler.amplitude.device
-        if video_encoder_features is None:
+        if features is None:
             with torch.no_grad():
-                features = self._encode_video(video_encoder_pixel_values[has].to(device), gazed)
+                features = self._encode_video(gaze["video_encoder_pixel_values"][has].to(device), gazed)
         else:
-            features = video_encoder_features[has].to(device)
+            features = features[has].to(device)
         steps, tokens = int(gazed[:, 0].max()), int(gazed[:, 1:].prod(-1).max())
-        features, spans = features[:, :steps, :tokens], step_spans_s[has].to(device)[:, :steps]
-        if scanpath_mask is None:
-            scanpath_mask = torch.ones(scanpaths.shape[:2], dtype=torch.bool)
+        present = gaze["scanpath_mask"]
+        present = torch.ones(scanpaths.shape[:2], dtype=torch.bool) if present is None else present
         factors = self.resampler.factors(
-            features,
+            features[:, :steps, :tokens],
             scanpaths[has].to(device),
-            scanpath_mask[has].to(device).bool(),
-            spans,
+            present[has].to(device).bool(),
+            gaze["step_spans_s"][has].to(device)[:, :steps],
             gazed[:, 1:].to(device),
         )
         return GazeInjection(rows, gate, factors)
@@ -483,16 +464,15 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Raises ValueError, with both numbers, for shapes and counts that do not fit each other.
         """
-        injection = self._gaze_of_call(
-            input_ids,
-            video_grid_thw,
-            video_encoder_pixel_values,
-            video_encoder_features,
-            scanpaths,
-            scanpath_mask,
-            has_scanpath,
-            step_spans_s,
-        )
+        gaze = {
+            "video_encoder_pixel_values": video_encoder_pixel_values,
+            "video_encoder_features": video_encoder_features,
+            "scanpaths": scanpaths,
+            "scanpath_mask": scanpath_mask,
+            "has_scanpath": has_scanpath,
+            "step_spans_s": step_spans_s,
+        }
+        injection = self._gaze_of_call(input_ids, video_grid_thw, gaze)
         with self._during_call(injection):
             return self.backbone(
                 input_ids=input_ids,
@@ -519,16 +499,8 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         `forward` beside everything that Qwen2.5-VL's `generate` takes.
         """
         input_ids = inputs if inputs is not None else kwargs.get("input_ids")
-        names = (
-            "video_encoder_pixel_values",
-            "video_encoder_features",
-            "scanpaths",
-            "scanpath_mask",
-            "has_scanpath",
-            "step_spans_s",
-        )
-        gaze = {name: kwargs.pop(name, None) for name in names}
-        injection = self._gaze_of_call(input_ids, kwargs.get("video_grid_thw"), **gaze)
+        gaze = {name: kwargs.pop(name, None) for name in GAZE_INPUTS}
+        injection = self._gaze_of_call(input_ids, kwargs.get("video_grid_thw"), gaze)
         if generation_config is not None:
             kwargs["generation_config"] = generation_config
         with self._during_call(injection):

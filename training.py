@@ -14,7 +14,15 @@ from accelerate.utils import set_seed
 from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
-from .evaluation import SampleReader, accuracy, letter_ids, option_logits, predict, save_predictions
+from .evaluation import (
+    SampleReader,
+    accuracy,
+    letter_ids,
+    option_logits,
+    predict,
+    save_predictions,
+    trained_counts,
+)
 from .modeling_gazeqwen import GazeQwenForConditionalGeneration
 from .processing_gazeqwen import GazeQwenProcessor
 from .runs import new_folder, provenance, write_json, write_text
@@ -199,10 +207,9 @@ class Trainer:
         steps = stage.epochs * math.ceil(len(loader) / recipe.gradient_accumulation_steps)
         # Stepped by hand once per optimizer step, so that the schedule does not depend on the number of processes.
         schedule = get_cosine_schedule_with_warmup(optimizer, min(recipe.warmup_steps, steps - 1), steps)
-        counts = {name: value.numel() for name, value in self.model.trained_parameters().items()}
-        lora = sum(count for name, count in counts.items() if "lora_" in name)
+        trained = list(self.model.trained_parameters().values())
         accelerator.print(
-            f"stage {number}: {sum(counts.values()) - lora:,} resampler and {lora:,} LoRA parameters, "
+            f"stage {number}: {trained_counts(self.model)}, "
             f"{len(self.questions)} questions, {stage.epochs} epochs, {steps} steps"
         )
         with tqdm(total=steps, desc=f"stage {number}", unit="step", disable=not accelerator.is_main_process) as bar:
@@ -213,14 +220,13 @@ class Trainer:
                         loss = self._loss(model, batch)
                         accelerator.backward(loss)
                         if accelerator.sync_gradients:
-                            accelerator.clip_grad_norm_(self.model.trained_parameters().values(), recipe.max_grad_norm)
+                            accelerator.clip_grad_norm_(trained, recipe.max_grad_norm)
                         optimizer.step()
                         optimizer.zero_grad()
                     if accelerator.sync_gradients:
                         schedule.step()
                         self._record(number, epoch, accelerator.gather(loss.detach()).mean().item(), schedule, bar)
                 self._validate(number, epoch, bar)
-        accelerator.unwrap_model(model)
         accelerator.free_memory()
 
     def _loss(self, model, batch: list[Question]) -> torch.Tensor:

@@ -18,6 +18,7 @@ import numpy as np
 
 from gazeqwen.toyworld.viewer import Fixation
 from gazeqwen.toyworld.world import Scene
+from gazeqwen.video_gazeqwen import sample_times
 
 EASY = "present_object_identification_easy"
 HARD = "present_object_identification_hard"
@@ -33,7 +34,7 @@ VERB = {"present": "gazing at", "past": "gaze at"}
 
 def sample_times_s(time_s: float) -> np.ndarray:
     """Times of the frames that a model sees of the clip [0, time_s]: centres of 8 equal bins."""
-    return (np.arange(FRAMES) + 0.5) / FRAMES * time_s
+    return sample_times(0.0, time_s, num_frames=FRAMES)
 
 
 def step_shares(fixations: list[Fixation], time_s: float) -> list[dict[int, float]]:
