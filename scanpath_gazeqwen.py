@@ -116,6 +116,13 @@ class Scanpath:
         order = np.argsort(table[:, 2], kind="stable")
         return cls(table[order], ids[order])
 
+    def to_csv(self) -> str:
+        """The text of a fixation table that `from_csv` reads: StreamGaze's column names, times in seconds."""
+        lines = ["fixation_id,start_time,end_time,center_x,center_y,duration"]
+        for index, begin, end, (x, y, _, duration) in zip(self.ids, self.begin_s, self.end_s, self.table, strict=True):
+            lines.append(",".join([str(int(index)), *(repr(float(v)) for v in (begin, end, x, y, duration))]))
+        return "\n".join(lines) + "\n"
+
     @property
     def begin_s(self) -> np.ndarray:
         return self.table[:, 2] - self.table[:, 3] / 2

@@ -1,6 +1,7 @@
 """Clip: frames of a video file with their true timestamps. One clock: seconds of the source video."""
 
 import math
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 
 try:
     import av
+    from av.stream import Disposition
 except ImportError:  # only reading files needs it; clips can also be made from arrays
     av = None
 
@@ -110,18 +112,88 @@ def sample_times(
     return start_s + (np.arange(count) + 0.5) * (end_s - start_s) / count
 
 
-def video_end_s(container, stream) -> float:
-    """Time at which the last frame of an open video ends; read from the packets where the file does not say."""
-    if stream.duration is not None:
-        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-    last = max(
-        (packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None),
-        default=None,
-    )
+@dataclass(frozen=True)
+class VideoInfo:
+    """Displayed size in pixels (rotation applied), and the times at which the first frame begins and the last ends."""
+
+    width: int
+    height: int
+    start_s: float
+    end_s: float
+
+
+@contextmanager
+def _opened(path: str | PathLike):
+    """Yields (container, video stream). What is no video, or cannot be decoded in the block, is a ValueError."""
+    if av is None:
+        raise ImportError("reading video files needs PyAV: pip install av")
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such video file")
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, OSError) as error:
+        raise ValueError(f"{path}: not a readable video ({error})") from error
+    with container:
+        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams:
+            raise ValueError(f"{path}: no video stream, found {[stream.type for stream in container.streams]}")
+        try:
+            yield container, streams[0]
+        except av.FFmpegError as error:
+            raise ValueError(f"{path}: damaged, cannot be decoded ({error})") from error
+
+
+def _time_s(frame) -> float:
+    return float(frame.pts * frame.time_base)
+
+
+def _end_s(container, stream) -> float:
+    """Time at which the last frame ends, from the last packets: what files say of their length may be wrong."""
+    ends, last = [], (container.start_time or 0) + (container.duration or 0)
+    usual = round(1 / (stream.average_rate * stream.time_base)) if stream.average_rate else 0
+    for begin in (last, 0):
+        with suppress(av.FFmpegError):  # a file without an index cannot be entered at its end
+            container.seek(begin)
+        ends = [p.pts + (p.duration or usual) for p in container.demux(stream) if p.pts is not None]
+        if ends:
+            break
     container.seek(0)
-    if last is None:
-        raise ValueError("no packet carries a time")
-    return float(last * stream.time_base)
+    if not ends:
+        raise ValueError(f"{container.name}: no packet of the video stream carries a time")
+    return float(max(ends) * stream.time_base)
+
+
+def video_info(path: str | PathLike) -> VideoInfo:
+    """Size and extent of a video file. Raises FileNotFoundError, or ValueError naming the file."""
+    with _opened(path) as (container, stream):
+        end_s = _end_s(container, stream)
+        frame = next(_timed(container.decode(stream), path), None)
+        if frame is None:
+            raise ValueError(f"{path}: no frame could be decoded")
+        height, width = _upright(frame, path).shape[:2]
+        return VideoInfo(width, height, _time_s(frame), end_s)
+
+
+def frame_times_s(path: str | PathLike) -> np.ndarray:
+    """(n,) presentation times of all frames of a video, increasing, from its packets: nothing is decoded."""
+    with _opened(path) as (container, stream):
+        times = [float(p.pts * p.time_base) for p in container.demux(stream) if p.pts is not None and not p.is_discard]
+    if not times:
+        raise ValueError(f"{path}: no packet of the video stream carries a time")
+    return np.sort(np.array(times))
+
+
+def read_frames(path: str | PathLike, times_s) -> tuple[np.ndarray, np.ndarray]:
+    """
+    The frames on screen at increasing times: the last whose presentation time is not later (the first frame, where
+    there is none yet). Returns (F, H, W, 3) uint8 RGB, upright, and their (F,) presentation times.
+
+    Decoding starts at the last keyframe before a time, skips what lies between times where the file has an index, and
+    keeps nothing but the frames asked for. Raises as `read_clip`.
+    """
+    with _opened(path) as (container, stream):
+        return _decode_at(container, stream, np.asarray(times_s, dtype=np.float64), Path(path))
 
 
 def read_clip(
@@ -134,77 +206,103 @@ def read_clip(
 ) -> Clip:
     """
     Decode frames of `[start_s, end_s]` (default: the whole video) at `sample_times`. The frame taken for a time is the
-    one on screen then: the last whose presentation time is not later.
+    one on screen then: the last whose presentation time is not later. Rotation metadata is applied: gaze is relative
+    to the frame as displayed.
 
     Raises FileNotFoundError, or ValueError naming the file, for what is no video, cannot be decoded, or ends more than
     a second before `end_s` (questions are stamped in whole seconds).
     """
     path = Path(path)
-    if av is None:
-        raise ImportError("reading video files needs PyAV: pip install av")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such video file")
-    try:
-        container = av.open(str(path))
-    except (av.FFmpegError, OSError) as error:
-        raise ValueError(f"{path}: not a readable video ({error})") from error
-    with container:
-        if not container.streams.video:
-            raise ValueError(f"{path}: no video stream, found {[stream.type for stream in container.streams]}")
-        stream = container.streams.video[0]
-        if stream.width * stream.height > _SMALL_FRAME_PX:
-            stream.thread_type = "AUTO"
-        try:
-            video_end = video_end_s(container, stream)
-            end_s = _checked_end(path, start_s, end_s, video_end)
-            times = sample_times(start_s, end_s, num_frames, fps, max_frames)
-            frames, timestamps = _decode_at(container, stream, times, path)
-        except av.FFmpegError as error:
-            raise ValueError(f"{path}: cannot be decoded around {start_s} to {end_s} s ({error})") from error
+    with _opened(path) as (container, stream):
+        end_s = _checked_end(path, start_s, end_s, _end_s(container, stream))
+        times = sample_times(start_s, end_s, num_frames, fps, max_frames)
+        frames, timestamps = _decode_at(container, stream, times, path)
+    if timestamps[0] > end_s:
+        raise ValueError(f"{path}: the first frame is shown at {timestamps[0]} s, after the clip's end at {end_s} s")
     return Clip(frames, timestamps, start_s, end_s, str(path))
 
 
 def _checked_end(path: Path, start_s: float, end_s: float | None, video_end: float) -> float:
-    if start_s < 0 or start_s >= video_end:
+    if not 0 <= start_s < video_end:
         raise ValueError(f"{path}: clip starts at {start_s} s, expected 0 to the video's end at {video_end:.3f} s")
     if end_s is None:
         return video_end
-    if end_s > video_end + QUESTION_ROUNDING_S:
+    if not end_s <= video_end + QUESTION_ROUNDING_S:
         raise ValueError(f"{path}: query time {end_s} s lies beyond the video, which ends at {video_end:.3f} s")
     return min(end_s, video_end)
 
 
-def _decode_at(container, stream, times: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The frames on screen at increasing `times`, and their presentation times."""
-    container.seek(max(0, int(times[0] / stream.time_base)), stream=stream, backward=True)
-    frames, timestamps, shown = [], [], None
+def _upright(frame, path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of a decoded frame, turned as the file says it is to be displayed."""
+    if frame.is_corrupt:
+        raise ValueError(f"{path}: the frame at {_time_s(frame):.3f} s is damaged")
+    quarter_turns = round(frame.rotation / 90)  # counterclockwise, like numpy's
+    if abs(frame.rotation - 90 * quarter_turns) > 1:
+        raise ValueError(f"{path}: rotated by {frame.rotation} degrees, expected a multiple of 90: re-encode it")
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))
 
-    def take(frame) -> None:
-        if frame.rotation % 360:
-            raise ValueError(f"{path}: rotated by {frame.rotation} degrees, expected upright video: re-encode it")
-        if frames and timestamps[-1] == float(frame.pts * frame.time_base):
-            frames.append(frames[-1])
-        else:
-            frames.append(frame.to_ndarray(format="rgb24"))
-        timestamps.append(float(frame.pts * frame.time_base))
 
-    for frame in container.decode(stream):
+def _timed(frames, path: Path):
+    for frame in frames:
         if frame.pts is None:
             raise ValueError(f"{path}: a frame carries no presentation time")
-        time_s = float(frame.pts * frame.time_base)
-        while shown is not None and len(frames) < len(times) and time_s > times[len(frames)] + _SAME_TIME_S:
-            take(shown)
-        if len(frames) == len(times):
+        yield frame
+
+
+def _decode_from(container, stream, time_s: float, path: Path):
+    """All frames in order of presentation, from one that is not later than `time_s` on (or from the first)."""
+    back_s = 0.0
+    while True:
+        begin = time_s - back_s
+        container.seek(math.floor(max(begin, 0.0) / stream.time_base), stream=stream, backward=True)
+        frames = _timed(container.decode(stream), path)
+        first = next(frames, None)
+        # Some formats enter at the decoding time of a keyframe, or behind it: then further back.
+        if begin <= 0 or (first is not None and _time_s(first) <= time_s + _SAME_TIME_S):
             break
-        shown = frame
-    if shown is None:
-        raise ValueError(f"{path}: no frame could be decoded from {times[0]:.3f} s on")
-    shown_until = float((shown.pts + (shown.duration or 0)) * shown.time_base)
-    if len(frames) < len(times) and times[-1] > shown_until + QUESTION_ROUNDING_S:
-        raise ValueError(f"{path}: the video's data ends at {shown_until:.3f} s, before {times[-1]:.3f} s is reached")
-    while len(frames) < len(times):
-        take(shown)
+        back_s = max(1.0, 2 * back_s)
+    if first is not None:
+        yield first
+        yield from frames
+
+
+def _keyframe_ahead(stream, shown, time_s: float) -> bool:
+    """Whether the file's index knows a keyframe after frame `shown` from which `time_s` can be reached."""
+    entry = stream.index_entries.search_timestamp(math.floor(time_s / stream.time_base))
+    return entry >= 0 and stream.index_entries[entry].timestamp > shown.pts
+
+
+def _decode_at(container, stream, times: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The frames on screen at increasing `times`, and their presentation times."""
+    if stream.width * stream.height > _SMALL_FRAME_PX:
+        stream.thread_type = "AUTO"
+    frames, timestamps, shown, upcoming, decoder = [], [], None, None, None
+    for time_s in times.tolist():
+        if decoder is None or (upcoming is not None and _keyframe_ahead(stream, upcoming, time_s)):
+            decoder = _decode_from(container, stream, time_s, path)
+            shown, upcoming = next(decoder, None), next(decoder, None)
+            if shown is None:
+                raise ValueError(f"{path}: no frame could be decoded from {time_s:.3f} s on")
+        while upcoming is not None and _time_s(upcoming) <= time_s + _SAME_TIME_S:
+            shown, upcoming = upcoming, next(decoder, None)
+        if upcoming is None:
+            until = float((shown.pts + (shown.duration or 0)) * shown.time_base)
+            if time_s > until + QUESTION_ROUNDING_S:
+                raise ValueError(f"{path}: the video's data ends at {until:.3f} s, before {time_s:.3f} s is reached")
+        if not timestamps or timestamps[-1] != _time_s(shown):
+            pixels = _upright(shown, path)
+        frames.append(pixels)
+        timestamps.append(_time_s(shown))
     return np.stack(frames), np.array(timestamps)
 
 
-__all__ = ["QUESTION_ROUNDING_S", "Clip", "read_clip", "sample_times"]
+__all__ = [
+    "QUESTION_ROUNDING_S",
+    "Clip",
+    "VideoInfo",
+    "frame_times_s",
+    "read_clip",
+    "read_frames",
+    "sample_times",
+    "video_info",
+]

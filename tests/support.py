@@ -132,13 +132,28 @@ def video_inputs(grids, scanpaths, seed: int = 0, padding_side: str = "left", te
     return inputs
 
 
-def write_video(path: Path, frames: np.ndarray, times_s=None, fps: int = 10) -> Path:
-    """An h264 mp4 of (F, H, W, 3) uint8 frames at constant rate, or at the given times (millisecond grid)."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "10"})
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+def write_video(
+    path: Path,
+    frames: np.ndarray,
+    times_s=None,
+    fps: int = 10,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    options: dict | None = None,
+    container_options: dict | None = None,
+    rotation: int = 0,
+) -> Path:
+    """
+    A video file of (F, H, W, 3) uint8 frames at constant rate, or at the given times (millisecond grid). `rotation`:
+    degrees counterclockwise that a player is told to turn it.
+    """
+    with av.open(str(path), "w", options=container_options or {}) as container:
+        stream = container.add_stream(codec, rate=fps, options={"crf": "10"} if options is None else options)
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pix_fmt
+        if rotation:
+            stream.set_display_rotation(rotation)
         if times_s is not None:
-            stream.codec_context.time_base = Fraction(1, 1000)
+            stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
         for index, array in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(array, format="rgb24")
             if times_s is not None:
@@ -151,13 +166,14 @@ def write_video(path: Path, frames: np.ndarray, times_s=None, fps: int = 10) -> 
 def index_frames(count: int, height: int = 48, width: int = 64) -> np.ndarray:
     """Frames that carry their number: 8 vertical bars, dark or bright, are its bits."""
     bits = (np.arange(count)[:, None] >> np.arange(8)) & 1  # (F, 8)
-    row = np.repeat(bits, width // 8, axis=1) * 200 + 20
+    row = bits[:, np.arange(width) * 8 // width] * 200 + 20
     return np.repeat(np.repeat(row[:, None, :, None], height, 1), 3, 3).astype(np.uint8)
 
 
 def frame_index(frame: np.ndarray) -> int:
-    bars = frame.mean(axis=(0, 2)).reshape(8, -1).mean(1)
-    return int(((bars > 120) << np.arange(8)).sum())
+    row = frame.mean(axis=(0, 2))
+    bars = [row[np.arange(len(row)) * 8 // len(row) == bar].mean() for bar in range(8)]
+    return int(((np.array(bars) > 120) << np.arange(8)).sum())
 
 
 FIXATION_HEADER = "start_time,end_time,center_x,center_y,duration,fixation_id"

@@ -1,31 +1,109 @@
 """Clips: every frame is the one on screen at its time, times are the file's own, and bad files are named."""
 
+from pathlib import Path
+
+import av
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import frame_index, index_frames, write_video
 
-from gazeqwen.video_gazeqwen import Clip, read_clip, sample_times
+from gazeqwen.video_gazeqwen import Clip, frame_times_s, read_clip, read_frames, sample_times, video_info
 
 
 def expected_indices(times_s: np.ndarray, taken_at: np.ndarray) -> list[int]:
-    return [int(np.flatnonzero(times_s <= t + 1e-9)[-1]) for t in taken_at]
+    return [max(int(np.searchsorted(times_s, t + 1e-6, side="right")) - 1, 0) for t in taken_at]
 
 
-@pytest.mark.parametrize("kind", ["constant rate", "variable rate"])
-def test_frames_and_times_are_those_on_screen(tmp_path, kind):
-    times = np.arange(120) / 10
-    if kind == "variable rate":
-        times = np.round(np.cumsum(np.random.default_rng(0).uniform(0.03, 0.25, 120)), 3) - 0.03
-        times -= times[0]
-    path = write_video(tmp_path / "v.mp4", index_frames(120), None if kind == "constant rate" else times)
-    for start_s, end_s, num_frames in [(0.0, 11.0, 8), (2.35, 9.5, 10), (7.0, 7.4, 2)]:
+# What recordings come as: (file name, how it is written, quarter turns of the stored frames).
+FILES = {
+    "constant rate": ("v.mp4", {}, 0),
+    "variable rate": ("v.mp4", {"times_s": "variable"}, 0),
+    "many B-frames": ("v.mp4", {"options": {"bf": "5", "g": "40", "x264-params": "b-adapt=0"}}, 0),
+    "open groups of pictures": (
+        "v.mp4",
+        {"options": {"bf": "3", "g": "15", "x264-params": "open-gop=1:b-adapt=0"}},
+        0,
+    ),
+    "one keyframe": ("v.mp4", {"options": {"g": "9999", "sc_threshold": "0"}}, 0),
+    "starts late": ("v.mp4", {"times_s": np.arange(200) / 10 + 1.5}, 0),
+    "starts late, Matroska": ("v.mkv", {"times_s": np.arange(200) / 10 + 1.5}, 0),
+    "no duration, no index": ("v.mkv", {"container_options": {"live": "1"}}, 0),
+    "no stream duration": ("v.webm", {"codec": "libvpx", "options": {"deadline": "realtime"}}, 0),
+    "transport stream": ("v.ts", {}, 0),
+    "fragmented": ("v.mp4", {"container_options": {"movflags": "frag_keyframe+empty_moov"}}, 0),
+    "AVI": ("v.avi", {"codec": "mpeg4", "options": {"qscale": "2"}}, 0),
+    "odd size": ("v.mp4", {"pix_fmt": "yuv444p"}, 0),
+    "turned left": ("v.mp4", {"rotation": 90}, 1),
+    "turned right": ("v.mp4", {"rotation": -90}, -1),
+    "upside down": ("v.mp4", {"rotation": 180}, 2),
+}
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory) -> dict[str, tuple[Path, np.ndarray, int]]:
+    """Per kind: a file of 200 frames that carry their number, their times by brute force, and its quarter turns."""
+    found = {}
+    for kind, (name, arguments, turns) in FILES.items():
+        if kind == "variable rate":
+            steps = np.random.default_rng(0).uniform(0.03, 0.25, 200)
+            arguments = {"times_s": np.round(np.cumsum(steps) - steps[0], 3)}
+        size = (47, 63) if kind == "odd size" else (48, 64)
+        frames = np.rot90(index_frames(200, *size), -turns, axes=(1, 2))
+        path = write_video(tmp_path_factory.mktemp("kind") / name, frames, **arguments)
+        with av.open(str(path)) as container:
+            times = np.array([float(frame.pts * frame.time_base) for frame in container.decode(video=0)])
+        assert len(times) == 200
+        if "times_s" in arguments:
+            np.testing.assert_allclose(times, arguments["times_s"], atol=1e-3)
+        found[kind] = path, times, turns
+    return found
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_frames_and_times_are_those_on_screen(recordings, kind):
+    path, times, _ = recordings[kind]
+    first, last = times[0], times[-1]
+    for start_s, end_s, num_frames in [(0.0, last, 8), (first + 2.35, last - 1.5, 10), (last - 3.0, last - 2.6, 2)]:
         clip = read_clip(path, start_s, end_s, num_frames=num_frames)
         expected = expected_indices(times, sample_times(start_s, end_s, num_frames))
         assert [frame_index(frame) for frame in clip.frames] == expected
         np.testing.assert_allclose(clip.timestamps_s, times[expected], atol=1e-3)
         assert clip.timestamps_s[-1] <= end_s
+        # Qwen's steps and the encoder's tubelets are the same pairs of frames; their spans hold them.
+        spans, pairs = clip.step_spans_s(2), clip.timestamps_s.reshape(-1, 2)
+        half_a_frame = np.diff(times).max() / 2
+        assert (pairs >= spans[:, :1] - half_a_frame).all() and (pairs <= spans[:, 1:] + half_a_frame).all()
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_extent_and_frame_times_of_a_file(recordings, kind):
+    path, times, _ = recordings[kind]
+    info, (height, width) = video_info(path), (47, 63) if kind == "odd size" else (48, 64)
+    assert (info.height, info.width) == (height, width)
+    assert info.start_s == times[0] and times[-1] < info.end_s <= times[-1] + 0.3
+    np.testing.assert_array_equal(frame_times_s(path), times)
+    assert read_clip(path, num_frames=2).frames.shape[1:3] == (height, width)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_times_of_any_file(recordings, data):
+    path, times, _ = recordings[data.draw(st.sampled_from(sorted(FILES)))]
+    asked = np.sort(data.draw(st.lists(st.floats(0, times[-1] + 0.5), min_size=1, max_size=6)))
+    frames, shown = read_frames(path, asked)
+    expected = expected_indices(times, asked)
+    assert [frame_index(frame) for frame in frames] == expected
+    np.testing.assert_array_equal(shown, times[expected])
+
+
+def test_the_first_frame_stands_in_before_the_stream_starts(recordings):
+    path, _, _ = recordings["starts late"]
+    clip = read_clip(path, 0.0, 4.0, num_frames=4)
+    assert clip.timestamps_s.tolist() == [1.5, 1.5, 2.5, 3.5] and (clip.start_s, clip.end_s) == (0.0, 4.0)
+    with pytest.raises(ValueError, match=r"the first frame is shown at 1.5 s, after the clip's end at 1.0 s"):
+        read_clip(path, 0.0, 1.0, num_frames=2)
 
 
 def test_whole_video_by_default(tmp_path):
@@ -88,6 +166,33 @@ def test_bad_files_are_named(tmp_path):
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="cut.mp4"):
         read_clip(tmp_path / "cut.mp4")
+
+
+@pytest.mark.parametrize("options", [{"movflags": "faststart"}, {"movflags": "frag_keyframe+empty_moov"}])
+def test_a_file_cut_after_its_header_gives_what_is_there_and_names_the_rest(tmp_path, options):
+    frames = np.random.default_rng(0).integers(0, 255, (50, 48, 64, 3), dtype=np.uint8)
+    path = write_video(tmp_path / "v.mp4", frames, container_options=options, options={"g": "10"})
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert len(read_clip(path, 0.0, 1.0, num_frames=4).frames) == 4
+    with pytest.raises(ValueError, match=r"v.mp4: .*(damaged|data ends at|lies beyond the video)"):
+        read_clip(path, 0.0, 4.9, num_frames=4)
+
+
+def test_sound_alone_is_no_video(tmp_path):
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(ValueError, match=r"sound.mp4: no video stream, found \['audio'\]"):
+        read_clip(tmp_path / "sound.mp4")
+
+
+def test_a_slanted_video_is_refused(tmp_path):
+    path = write_video(tmp_path / "v.mp4", index_frames(20), rotation=30)
+    with pytest.raises(ValueError, match="rotated by (29|30) degrees, expected a multiple of 90"):
+        read_clip(path)
 
 
 def test_clips_from_arrays_are_checked():

@@ -8,7 +8,6 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
@@ -17,15 +16,7 @@ from gazeqwen.streamgaze import OPTION_LETTERS, format_question
 from gazeqwen.toyworld.generate import make_entries, make_video
 from gazeqwen.toyworld.questions import FRAMES, TASKS, sample_times_s
 from gazeqwen.toyworld.world import Highlight, draw_frame, frame_times_s, write_video
-
-
-def read_frames(path: str | Path, times_s: np.ndarray) -> np.ndarray:
-    """Frames of a video file shown at `times_s` (the last one that starts no later), uint8 (N, H, W, 3)."""
-    with av.open(str(path)) as container:
-        decoded = list(container.decode(video=0))
-    starts = np.array([frame.time for frame in decoded])
-    shown = [decoded[max(int(np.searchsorted(starts, s + 1e-6, side="right")) - 1, 0)] for s in times_s]
-    return np.stack([frame.to_ndarray(format="rgb24") for frame in shown])
+from gazeqwen.video_gazeqwen import read_frames
 
 
 @torch.no_grad()
@@ -84,7 +75,7 @@ def measure(model, processor, seed: int, videos: int = 150) -> dict[str, dict]:
                 shown = {
                     condition: read_frames(
                         Path(folder) / f"{entry['video_path']}-{condition}.mp4", sample_times_s(time_s)
-                    )
+                    )[0]
                     for condition in ("plain", "ring")
                 }
                 other = asked["question"].replace("gazing at", "pointing at").replace("gaze at", "point at")
