@@ -152,7 +152,7 @@ def _end_s(container, stream) -> float:
     """Time at which the last frame ends, from the last packets: what files say of their length may be wrong."""
     ends, last = [], (container.start_time or 0) + (container.duration or 0)
     usual = round(1 / (stream.average_rate * stream.time_base)) if stream.average_rate else 0
-    for begin in (last, 0):
+    for begin in (max(last - 2_000_000, 0), 0):  # microseconds; frames are stored out of order by less than that
         with suppress(av.FFmpegError):  # a file without an index cannot be entered at its end
             container.seek(begin)
         ends = [p.pts + (p.duration or usual) for p in container.demux(stream) if p.pts is not None]
