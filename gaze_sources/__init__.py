@@ -1,0 +1,31 @@
+"""
+Raw eye-tracking recordings -> gaze samples -> fixations, on the video's clock and in its frame.
+
+Each source is a module with `read(path, video=None, **options) -> GazeSamples` and `find(root, stem) -> Path | None`,
+where the recording of the video `<stem>.mp4` lies below a folder of that source. Its docstring says what is read.
+"""
+
+from . import ego4d, egoexolearn, egtea, generic, holoassist, pupil_labs, tobii
+from .fixations import Dropped, checked_scanpath, detect_fixations, scene_consistent, streamgaze_fixations
+from .samples import GazeSamples, Status
+
+SOURCES = {
+    "egtea": egtea,
+    "egoexolearn": egoexolearn,
+    "holoassist": holoassist,
+    "ego4d": ego4d,
+    "pupil_labs": pupil_labs,
+    "tobii": tobii,
+    "generic": generic,
+}
+
+__all__ = [
+    "SOURCES",
+    "Dropped",
+    "GazeSamples",
+    "Status",
+    "checked_scanpath",
+    "detect_fixations",
+    "scene_consistent",
+    "streamgaze_fixations",
+]

@@ -1,0 +1,229 @@
+"""
+A raw eye-tracking recording -> a fixation table on the video's clock.
+
+python -m gazeqwen.gaze_sources gaze/P01.txt --source egtea --video P01.mp4 -o P01_fixation_filtered.csv --plot P01.png
+"""
+
+import argparse
+import inspect
+import sys
+
+import numpy as np
+
+from ..runs import clear_errors, write_text
+from ..scanpath_gazeqwen import Scanpath
+from ..video_gazeqwen import video_info
+from . import SOURCES
+from .fixations import (
+    DEFAULT_SCENE_THRESHOLD,
+    SCENE_THRESHOLDS,
+    Dropped,
+    checked_scanpath,
+    detect_fixations,
+    scene_consistent,
+    streamgaze_fixations,
+)
+from .generic import COORDINATES, ORIGINS, TIME_UNITS
+from .samples import GazeSamples, Status
+
+_LISTED = 5  # of a long list, so many are shown
+_CLOCK_SHARE, _FRAME_SHARE = 0.05, 0.5  # warn if more samples than this lie outside the video, or outside its frame
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = map(int, text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected WIDTHxHEIGHT in pixels, such as 1280x720") from None
+    return width, height
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m gazeqwen.gaze_sources",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("input", help="the recording: a file, or a folder where the source has one")
+    parser.add_argument("--source", required=True, choices=SOURCES)
+    parser.add_argument("--video", help="the video that the gaze belongs to: its clock, size and end")
+    parser.add_argument("-o", "--output", required=True, help="the fixation table to write (CSV)")
+    parser.add_argument("--plot", help="a picture to write (PNG)")
+    parser.add_argument(
+        "--algorithm",
+        choices=("dispersion", "compat", "export"),
+        default="dispersion",
+        help="dispersion (default); compat: as StreamGaze does; export: the fixations that the recording comes with",
+    )
+    parser.add_argument("--scene_filter", action="store_true", help="drop fixations during which the scene changes")
+    parser.add_argument(
+        "--scene_threshold", type=float, help="lowest correlation of neighbouring frames (0.9; HoloAssist 0.5)"
+    )
+    detector = parser.add_argument_group("dispersion")
+    for name, parameter in _parameters(detect_fixations).items():
+        detector.add_argument(f"--{name}", type=float, help=f"default {parameter.default}")
+    reader = parser.add_argument_group("reading (each source takes some of these; see its module)")
+    reader.add_argument("--frame_size", type=_size, metavar="WIDTHxHEIGHT", help="in place of the video's own")
+    reader.add_argument("--time_unit", choices=TIME_UNITS)
+    reader.add_argument("--coordinates", choices=COORDINATES)
+    reader.add_argument("--origin", choices=ORIGINS)
+    reader.add_argument("--offset_s", type=float, help="the gaze clock's time at which the video begins")
+    reader.add_argument("--min_confidence", type=float)
+    reader.add_argument("--recording", help="which one, where a file holds several")
+    for name in ("time_column", "x_column", "y_column", "confidence_column", "delimiter"):
+        reader.add_argument(f"--{name}")
+    for name in ("max_pose_gap_s", "max_gaze_gap_s", "gaze_distance_m"):
+        reader.add_argument(f"--{name}", type=float)
+    return parser
+
+
+def _parameters(function) -> dict[str, inspect.Parameter]:
+    """The options of a function: its parameters without samples, path and video."""
+    parameters = inspect.signature(function).parameters
+    return {name: value for name, value in parameters.items() if name not in ("samples", "path", "video")}
+
+
+def _given(args, function, what: str, others) -> dict:
+    """The options that were given for `function`; ValueError for those of `others` that it does not take, or lacks."""
+    parameters = _parameters(function)
+    given = {name: getattr(args, name) for name in (*parameters, *others) if getattr(args, name, None) is not None}
+    unknown = [f"--{name}" for name in given if name not in parameters]
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: no option of {what}, which takes {_flags(parameters) or 'none'}")
+    lacking = [name for name, value in parameters.items() if value.default is value.empty and name not in given]
+    if lacking:
+        raise ValueError(f"{what} needs {_flags(lacking)}")
+    return given
+
+
+def _flags(names) -> str:
+    return ", ".join(f"--{name}" for name in names)
+
+
+def run(args) -> None:
+    source = SOURCES[args.source]
+    reading = {name for module in SOURCES.values() for name in _parameters(module.read)}
+    options = _given(args, source.read, f"source {args.source}", reading)
+    detecting = _given(args, detect_fixations, "dispersion", ())
+    if detecting and args.algorithm != "dispersion":
+        raise ValueError(f"{_flags(detecting)}: options of --algorithm dispersion, not of {args.algorithm}")
+    if (args.scene_filter or args.scene_threshold is not None) and not (args.scene_filter and args.video):
+        raise ValueError("--scene_filter needs --video, and --scene_threshold needs --scene_filter")
+    info = None if args.video is None else video_info(args.video)
+
+    samples = source.read(args.input, args.video, **options)
+    _print_samples(samples)
+    dropped = []
+    if info is not None:
+        samples = _inside_video(samples, info.start_s, info.end_s, args.video)
+    if args.algorithm == "dispersion":
+        scanpath = detect_fixations(samples, **detecting)
+    elif args.algorithm == "compat":
+        scanpath, dropped = streamgaze_fixations(samples, args.source)
+        print("clock: StreamGaze's, frame number / its assumed frame rate; the video's only where the rates agree")
+    else:
+        if not hasattr(source, "read_fixations"):
+            raise ValueError(f"source {args.source} has no fixations of its own, expected another --algorithm")
+        scanpath, dropped = source.read_fixations(args.input, args.video, **options)
+    if info is not None:
+        ids = scanpath.ids
+        scanpath, outside = checked_scanpath(
+            scanpath.begin_s, scanpath.end_s, scanpath.table[:, :2], args.input, info.start_s, info.end_s
+        )
+        scanpath = Scanpath(scanpath.table, ids[scanpath.ids])
+        dropped += outside
+    if args.scene_filter:
+        threshold = args.scene_threshold
+        if threshold is None:
+            threshold = SCENE_THRESHOLDS.get(args.source, DEFAULT_SCENE_THRESHOLD)
+        scanpath, changing = scene_consistent(scanpath, args.video, threshold)
+        dropped += changing
+    span = (samples.times_s[0], samples.times_s[-1]) if info is None else (info.start_s, info.end_s)
+    _print_fixations(samples, scanpath, dropped, span, "recording" if info is None else "video")
+
+    write_text(args.output, scanpath.to_csv())
+    print(f"written: {args.output}")
+    if args.plot:
+        from .plot import draw_recording
+
+        draw_recording(args.plot, samples, scanpath, args.video, args.input)
+        print(f"written: {args.plot}")
+
+
+def _inside_video(samples: GazeSamples, start_s: float, end_s: float, video: str) -> GazeSamples:
+    """The samples within the video's extent; the others are counted, listed, and warned about if they are many."""
+    inside = samples.within(start_s, end_s)
+    outside = samples.times_s[~inside]
+    if not len(outside):
+        return samples
+    listed = ", ".join(f"{time:.3f}" for time in outside[:_LISTED]) + (", ..." if len(outside) > _LISTED else "")
+    print(f"outside the video ({start_s:.3f} to {end_s:.3f} s), left out: {len(outside)} samples, at {listed} s")
+    share = len(outside) / len(samples)
+    if share > _CLOCK_SHARE:
+        _warn(f"{100 * share:.1f} % of the samples lie outside {video}: the two clocks are likely not the same")
+    if not inside.any():
+        raise ValueError(f"{samples.source}: no sample lies within {video}, {start_s:.3f} to {end_s:.3f} s")
+    return samples.keep(inside)
+
+
+def _print_samples(samples: GazeSamples) -> None:
+    times, count = samples.times_s, len(samples)
+    print(f"{samples.source}")
+    print(f"samples: {count} from {times[0]:.3f} to {times[-1]:.3f} s, {samples.repeated_times} repeat a time")
+    steps = np.diff(times)
+    steps = steps[steps > 0]
+    if len(steps):
+        step_s = float(np.median(steps))
+        gaps = steps[steps > 2.5 * step_s]
+        print(
+            f"rate: {1 / step_s:.1f} Hz (median); {len(gaps)} gaps of more than 2.5 steps, {gaps.sum():.1f} s in all"
+        )
+    shares = (f"{samples.count(status)} {status.name.lower().replace('_', ' ')}" for status in Status)
+    print(f"in the frame: {100 * samples.in_frame.mean():.1f} % ({', '.join(shares)})")
+    for note in samples.notes:
+        print(f"note: {note}")
+    tracked = count - samples.count(Status.UNTRACKED)
+    if tracked and samples.count(Status.OUT_OF_FRAME) > _FRAME_SHARE * tracked:
+        share = 100 * samples.count(Status.OUT_OF_FRAME) / tracked
+        _warn(f"{share:.1f} % of the tracked samples lie outside the frame: are units, origin and frame size right?")
+
+
+def _print_fixations(
+    samples: GazeSamples, scanpath: Scanpath, dropped: list[Dropped], span: tuple[float, float], whole: str
+) -> None:
+    print(f"fixations: {len(scanpath)}")
+    if len(scanpath):
+        duration = scanpath.table[:, 3]
+        share = 100 * duration.sum() / max(span[1] - span[0], duration.sum())
+        print(
+            f"duration: median {np.median(duration):.3f} s; together {duration.sum():.1f} s, {share:.1f} % of the {whole}"
+        )
+        first, last = (np.searchsorted(samples.times_s, at) for at in (scanpath.begin_s - 1e-6, scanpath.end_s + 1e-6))
+        seen = np.concatenate([[0], np.cumsum(samples.in_frame)])
+        unseen = int((seen[last] == seen[first]).sum())
+        if unseen:
+            _warn(f"{unseen} fixations have no sample in the frame")
+    if dropped:
+        print(f"left out: {len(dropped)} fixations or parts of them")
+        for entry in dropped[:_LISTED]:
+            print(f"  {entry}")
+        if len(dropped) > _LISTED:
+            print(f"  and {len(dropped) - _LISTED} more")
+
+
+def _warn(text: str) -> None:
+    print(f"WARNING: {text}", file=sys.stderr)
+
+
+def main() -> None:
+    args = arguments().parse_args()
+    sys.argv[0] = "gaze_sources"
+    with clear_errors():
+        try:
+            run(args)
+        except ImportError as error:
+            raise ValueError(error) from None
+
+
+if __name__ == "__main__":
+    main()

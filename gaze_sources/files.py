@@ -1,0 +1,177 @@
+"""What the readers share: text tables with errors that name the line, files below a folder, frames and their times."""
+
+import csv
+import re
+from dataclasses import dataclass
+from io import StringIO
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from ..video_gazeqwen import frame_times_s, video_info
+
+
+def read_text(path: str | PathLike) -> str:
+    """A text file in UTF-8 or, with its mark, UTF-16; Windows line ends as they are. ValueError if it is neither."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8 or UTF-16 ({error})") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Columns of text, and the line of the file that each row ends on."""
+
+    path: Path
+    columns: dict[str, list[str]]
+    lines: np.ndarray
+
+    def __contains__(self, column: str) -> bool:
+        return column in self.columns
+
+    def rows(self, kept: np.ndarray) -> "Table":
+        """The rows that `kept` (N,) bool marks."""
+        at = np.flatnonzero(kept)
+        return Table(
+            self.path, {name: [texts[i] for i in at] for name, texts in self.columns.items()}, self.lines[kept]
+        )
+
+    def numbers(self, column: str, empty_allowed: bool = False, decimal_comma: bool = False) -> np.ndarray:
+        """(N,) float64, NaN for empty cells where they are allowed. ValueError names file, line and value."""
+        texts = self.columns[column]
+        if empty_allowed:
+            texts = [text if text.strip() else "nan" for text in texts]
+        if decimal_comma:
+            texts = [text.replace(",", ".") for text in texts]
+        return np.array(self._parsed(column, texts, float, "a number"), dtype=np.float64)
+
+    def integers(self, column: str) -> np.ndarray:
+        """(N,) int64: exact, where float64 would round nanoseconds."""
+
+        def whole(text: str) -> int:
+            if abs(number := int(text)) >= 2**63:
+                raise ValueError
+            return number
+
+        return np.array(self._parsed(column, self.columns[column], whole, "a whole number"), dtype=np.int64)
+
+    def flags(self, column: str) -> np.ndarray:
+        """(N,) bool from true/false or 1/0, in any case."""
+        words = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+
+        def flag(text: str) -> bool:
+            if text.strip().lower() not in words:
+                raise ValueError
+            return words[text.strip().lower()]
+
+        return np.array(self._parsed(column, self.columns[column], flag, "true or false (1 or 0)"), dtype=bool)
+
+    def _parsed(self, column: str, texts: list[str], parse, expected: str) -> list:
+        try:
+            return [parse(text) for text in texts]
+        except ValueError:
+            pass
+        for line, text in zip(self.lines, texts, strict=True):
+            try:
+                parse(text)
+            except ValueError:
+                comma = " (a decimal comma?)" if re.fullmatch(r"\s*-?\d+,\d+\s*", text) else ""
+                raise ValueError(
+                    f"{self.path}, line {line}: {column} is {text!r}{comma}, expected {expected}"
+                ) from None
+
+
+def read_table(path: str | PathLike, required, optional=(), delimiter: str = ",") -> Table:
+    """
+    The `required` columns of a table with a header, and those of `optional` that it has. Empty lines are skipped.
+    Raises FileNotFoundError, or ValueError naming the file, and the line for a row with more or fewer fields.
+    """
+    path = Path(path)
+    reader = csv.reader(StringIO(read_text(path), newline=""), delimiter=delimiter)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if not header:
+            raise ValueError(f"{path}: empty, expected a header with {', '.join(required)}")
+        missing = [name for name in required if name not in header]
+        if missing:
+            others = [other for other in ",;\t" if other != delimiter and any(other in name for name in header)]
+            hint = f" (fields seem to be separated by {others[0]!r}, not {delimiter!r})" if others else ""
+            raise ValueError(f"{path}: no column {', '.join(missing)} among {header}{hint}")
+        names = [name for name in (*required, *optional) if name in header]
+        repeated = [name for name in names if header.count(name) > 1]
+        if repeated:
+            raise ValueError(f"{path}: column {repeated[0]} occurs {header.count(repeated[0])} times, expected one")
+        places, rows, lines = [header.index(name) for name in names], [], []
+        for row in reader:
+            if len(row) == len(header):
+                rows.append([row[place] for place in places])
+                lines.append(reader.line_num)
+            elif row:
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: {len(row)} fields, expected {len(header)} as in the header"
+                )
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+    if not rows:
+        raise ValueError(f"{path}: a header and no rows")
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    return Table(path, columns, np.array(lines))
+
+
+def find_path(root: str | PathLike, *names: str) -> Path | None:
+    """
+    The file or folder below `root` whose path ends with one of `names` (such as `a/b.txt`), the first that exists.
+    Raises ValueError if several do.
+    """
+    for name in names:
+        parts = Path(name).parts
+        found = sorted(
+            path
+            for path in Path(root).rglob("*")
+            if path.name == parts[-1] and path.relative_to(root).parts[-len(parts) :] == parts
+        )
+        if len(found) > 1:
+            raise ValueError(f"{root}: {len(found)} places for {name}: {', '.join(map(str, found[:5]))}; expected one")
+        if found:
+            return found[0]
+    return None
+
+
+def frame_size_of(video, frame_size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """(width, height) in pixels: as given, or else the video's displayed size, or else None."""
+    if frame_size is not None:
+        width, height = frame_size
+        if not (width > 0 and height > 0):
+            raise ValueError(f"frame size {frame_size}, expected a positive width and height in pixels")
+        return width, height
+    if video is None:
+        return None
+    info = video_info(video)
+    return info.width, info.height
+
+
+def required_frame_size(path, video, frame_size) -> tuple[int, int]:
+    """As `frame_size_of`; ValueError if neither a video nor a size is given."""
+    size = frame_size_of(video, frame_size)
+    if size is None:
+        raise ValueError(f"{path}: positions in pixels need the frame's size: give the video, or the frame size")
+    return size
+
+
+def times_of_frames(frame_index: np.ndarray, video, fps: float) -> np.ndarray:
+    """
+    Seconds at which frames are shown: their true presentation times in `video`, or index / `fps` without one. Frames
+    that the video does not have continue after its last one at its mean rate.
+    """
+    if video is None:
+        return frame_index / fps
+    times = frame_times_s(video)
+    interval_s = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 1 / fps
+    beyond = np.maximum(frame_index - (len(times) - 1), 0)
+    return times[np.minimum(frame_index, len(times) - 1)] + beyond * interval_s

@@ -1,0 +1,90 @@
+"""
+Any table of gaze samples with a header: a time, x, y and, if there is one, a confidence per row.
+
+Units and origin have no defaults, because a wrong guess gives fixations that look right. `time_unit`: s, ms, us or ns.
+`coordinates`: `normalised` by the frame's size, or `pixels` of the frame. `origin`: `top-left` (y down), `bottom-left`
+(y up) or `center` (x to the right, y up, from the frame's middle). `offset_s` is the gaze clock's time, in seconds, at
+which the video begins. Empty and NaN positions, and confidences below `min_confidence`, are untracked.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from .files import find_path, frame_size_of, read_table, required_frame_size
+from .samples import GazeSamples
+
+TIME_UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+COORDINATES = ("normalised", "pixels")
+ORIGINS = ("top-left", "bottom-left", "center")
+
+
+def find(root, stem: str) -> Path | None:
+    return find_path(root, f"{stem}.csv", f"{stem}.tsv", f"{stem}.txt")
+
+
+def read(
+    path,
+    video=None,
+    *,
+    time_unit: str,
+    coordinates: str,
+    origin: str,
+    offset_s: float = 0.0,
+    min_confidence: float = 0.0,
+    time_column: str = "time",
+    x_column: str = "x",
+    y_column: str = "y",
+    confidence_column: str = "confidence",
+    delimiter: str | None = None,
+    frame_size: tuple[int, int] | None = None,
+) -> GazeSamples:
+    """
+    Samples of a table (`delimiter`: tab for .tsv, else a comma). Raises FileNotFoundError, or ValueError naming file,
+    line, value and what was expected.
+    """
+    for name, value, known in (
+        ("time_unit", time_unit, tuple(TIME_UNITS)),
+        ("coordinates", coordinates, COORDINATES),
+        ("origin", origin, ORIGINS),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} {value!r}, expected one of {', '.join(known)}")
+    if delimiter is None:
+        delimiter = "\t" if Path(path).suffix.lower() == ".tsv" else ","
+    columns = (time_column, x_column, y_column)
+    table = read_table(path, columns, (confidence_column,), delimiter)
+    times_s = _seconds(table, time_column, time_unit, offset_s)
+    xy = np.column_stack([table.numbers(name, empty_allowed=True) for name in (x_column, y_column)])
+    finite = np.isfinite(xy).all(axis=1)
+    if coordinates == "pixels":
+        size = required_frame_size(path, video, frame_size)
+        if finite.any() and np.abs(xy[finite]).max() <= 1:
+            raise ValueError(f"{path}: all positions lie within 1 pixel of the origin: are they normalised?")
+        xy = xy / size
+    else:
+        size = frame_size_of(video, frame_size)
+    if origin == "bottom-left":
+        xy = np.column_stack([xy[:, 0], 1 - xy[:, 1]])
+    elif origin == "center":
+        xy = np.column_stack([0.5 + xy[:, 0], 0.5 - xy[:, 1]])
+    tracked, notes = np.ones(len(xy), bool), []
+    if confidence_column in table:
+        tracked = table.numbers(confidence_column, empty_allowed=True) >= min_confidence
+        if not tracked.all():
+            notes.append(
+                f"{(~tracked).sum()} samples with a confidence below {min_confidence} (or none) are untracked"
+            )
+    elif min_confidence > 0:
+        raise ValueError(f"{path}: no column {confidence_column}, which a minimum confidence needs")
+    return GazeSamples.from_recording(times_s, xy, tracked, path, table.lines, notes=notes, frame_size=size)
+
+
+def _seconds(table, column: str, unit: str, offset_s: float) -> np.ndarray:
+    """Times minus the offset. Whole numbers stay exact until it is gone: nanoseconds since 1970 fill float64."""
+    try:
+        ticks = table.integers(column)
+    except ValueError:
+        return table.numbers(column) / TIME_UNITS[unit] - offset_s
+    whole = round(offset_s * TIME_UNITS[unit])
+    return (ticks - whole) / TIME_UNITS[unit] - (offset_s - whole / TIME_UNITS[unit])
