@@ -195,9 +195,8 @@ def _print_fixations(
     if len(scanpath):
         duration = scanpath.table[:, 3]
         share = 100 * duration.sum() / max(span[1] - span[0], duration.sum())
-        print(
-            f"duration: median {np.median(duration):.3f} s; together {duration.sum():.1f} s, {share:.1f} % of the {whole}"
-        )
+        together = f"{duration.sum():.1f} s, {share:.1f} % of the {whole}"
+        print(f"duration: median {np.median(duration):.3f} s; together {together}")
         first, last = (np.searchsorted(samples.times_s, at) for at in (scanpath.begin_s - 1e-6, scanpath.end_s + 1e-6))
         seen = np.concatenate([[0], np.cumsum(samples.in_frame)])
         unseen = int((seen[last] == seen[first]).sum())
