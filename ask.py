@@ -13,7 +13,7 @@ import argparse
 import torch
 from transformers import AutoModel, AutoProcessor
 
-from gazeqwen.evaluation import letter_ids, option_logits, trained_counts
+from gazeqwen.evaluation import answer_tokens, option_logits, trained_counts
 from gazeqwen.figures import draw_scanpath
 from gazeqwen.resampler_gazeqwen import fixation_weights
 from gazeqwen.runs import clear_errors
@@ -30,6 +30,9 @@ def main() -> None:
     parser.add_argument("--options", nargs="+", help="the answers to choose from")
     parser.add_argument("--time", type=float, help="when the question is asked, seconds (default: the video's end)")
     parser.add_argument("--start", type=float, help="where the clip begins, seconds (default: 60 s before --time)")
+    parser.add_argument(
+        "--snap_s", type=float, default=0.0, help="bring a fixation that begins so near to --time into view"
+    )
     parser.add_argument("--num_frames", type=int, help="default: as the model was trained")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="auto")
@@ -40,8 +43,10 @@ def main() -> None:
 
     # Inputs first: a mistake in them should not cost the loading of a large model.
     scanpath = Scanpath.from_csv(arguments.scanpath) if arguments.scanpath else None
-    prompt = format_question(arguments.question, arguments.options) if arguments.options else arguments.question
     processor = AutoProcessor.from_pretrained(arguments.model, trust_remote_code=True)
+    prompt = arguments.question
+    if arguments.options:
+        prompt = format_question(arguments.question, arguments.options, processor.prompt_style)
     start_s = arguments.start
     if start_s is None:
         start_s = 0.0 if arguments.time is None else max(0.0, arguments.time - 60)
@@ -51,13 +56,16 @@ def main() -> None:
 
     text = processor.apply_chat_template(chat_message(prompt), add_generation_prompt=True)
     processed = processor.process_clip(clip)
-    with_gaze = processor.collate([text], [processed], [scanpath]).to(arguments.device)
+    snap_s = [arguments.snap_s]
+    with_gaze = processor.collate([text], [processed], [scanpath], snap_s=snap_s).to(arguments.device)
     print(f"adapter: {trained_counts(model)}")
     print(f"{clip.source}: {clip.start_s:g} to {clip.end_s:g} s, {len(clip.frames)} frames")
 
     if scanpath is not None:
-        scanpath = scanpath.clip(clip.start_s, clip.end_s)
         spans = processed["step_spans_s"]
+        if arguments.snap_s:
+            scanpath = scanpath.snap(clip.end_s, float(spans[-1, 0]), arguments.snap_s)
+        scanpath = scanpath.clip(clip.start_s, clip.end_s)
         weights = fixation_weights("share", torch.tensor(scanpath.table), spans.double()).numpy()
         print(f"{len(scanpath)} fixations in the clip; share of each temporal step that each covers:")
         for (begin, end), row in zip(spans.tolist(), weights, strict=True):
@@ -69,8 +77,8 @@ def main() -> None:
         for name in ("with gaze", "without gaze") if scanpath is not None else ("without gaze",):
             inputs = with_gaze if name == "with gaze" else processor.collate([text], [processed]).to(arguments.device)
             if arguments.options:
-                letters = letter_ids(processor.tokenizer)
-                logits = option_logits(model, inputs, letters, [len(arguments.options)])
+                letters = list(OPTION_LETTERS[: len(arguments.options)])
+                logits = option_logits(model, inputs, [answer_tokens(processor.tokenizer, letters)])
                 probabilities = logits.softmax(-1)[0].tolist()
                 best = max(range(len(probabilities)), key=probabilities.__getitem__)
                 chosen = f"{OPTION_LETTERS[best]}. {arguments.options[best]}"

@@ -1,7 +1,7 @@
 """
 Evaluate a trained GazeQwen, with controls that show whether gaze made the difference.
 
-    accelerate launch eval.py --model runs/demo/best --data runs/demo/world --output runs/demo/results.json
+    accelerate launch eval.py --model runs/demo/best --data runs/demo/data --output runs/demo/results.json
 
 Conditions: `gaze`, each question with its own scanpath; `none`, without gaze, which is the base model; `shuffled`,
 each question with another video's scanpath.
@@ -22,15 +22,20 @@ from gazeqwen.evaluation import (
     predict,
 )
 from gazeqwen.runs import clear_errors, provenance, write_json
-from gazeqwen.streamgaze import load_release
+from gazeqwen.streamgaze import load_questions
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id of a trained adapter")
-    parser.add_argument("--data", required=True, help="folder in StreamGaze's release layout")
+    parser.add_argument("--data", required=True, help="dataset: a folder built by gazeqwen.streamgaze, or a Hub id")
+    parser.add_argument("--config", default="default", help="split scheme: default, participants")
     parser.add_argument("--split", default="test")
     parser.add_argument("--tasks", nargs="+", help="default: all tasks of the folder")
+    parser.add_argument(
+        "--without_gaze", default="error", choices=["error", "keep", "drop"], help="videos without gaze"
+    )
+    parser.add_argument("--snap_s", type=float, help="default: as the model was trained, see Scanpath.snap")
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--dtype", default="auto")
@@ -40,10 +45,14 @@ def main() -> None:
     arguments = parser.parse_args()
 
     accelerator = Accelerator()
-    questions = load_release(arguments.data, arguments.split, arguments.tasks)
+    questions = load_questions(
+        arguments.data, arguments.split, arguments.tasks, arguments.config, arguments.without_gaze
+    )
     model = AutoModel.from_pretrained(arguments.model, trust_remote_code=True, dtype=arguments.dtype)
     model = model.to(accelerator.device).eval()
     processor = AutoProcessor.from_pretrained(arguments.model, trust_remote_code=True)
+    if arguments.snap_s is not None:
+        processor.snap_s = arguments.snap_s
     reader = SampleReader(model, processor, keep=len(arguments.conditions) > 1)
     scores, started = {}, time.time()
     for condition in arguments.conditions:
@@ -61,7 +70,9 @@ def main() -> None:
         settings = {
             "model": arguments.model,
             "data": arguments.data,
+            "config": arguments.config,
             "split": arguments.split,
+            "without_gaze": arguments.without_gaze,
             "seed": arguments.seed,
             "batch_size": arguments.batch_size,
             "dtype": str(model.dtype),
@@ -70,7 +81,9 @@ def main() -> None:
             "max_frames": processor.max_frames,
             "frame_size": processor.video_processor.to_dict()["size"],
             "video_encoder_size": processor.video_encoder_size,
-            "prompt": questions[0].prompt,
+            "snap_s": processor.snap_s,
+            "prompt_style": processor.prompt_style,
+            "prompt": questions[0].prompt(processor.prompt_style)[0],
             "adapter": model.config.to_dict(),
             "lora": model.has_lora,
         }

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from .runs import write_text
 from .scanpath_gazeqwen import Scanpath
-from .streamgaze import OPTION_LETTERS, TASKS, Question, chat_message
+from .streamgaze import TASKS, Question, chat_message
 
 CONDITIONS = ("gaze", "none", "shuffled")
 
@@ -43,7 +43,6 @@ class SampleReader:
     def __init__(self, model, processor, keep: bool = False):
         self.model, self.processor, self.keep = model, processor, keep
         self._clips: dict[tuple, dict] = {}
-        self._scanpaths: dict[Path, Scanpath] = {}
         self.clips_encoded = 0
 
     def clip(self, question: Question) -> dict[str, torch.Tensor]:
@@ -60,20 +59,22 @@ class SampleReader:
             self._clips[key] = inputs
         return inputs
 
-    def scanpath(self, path: Path) -> Scanpath:
-        if path not in self._scanpaths:
-            self._scanpaths[path] = Scanpath.from_csv(path)
-        return self._scanpaths[path]
-
-    def batch(self, questions: list[Question], scanpaths: list[Path | None]):
-        """Model inputs for questions, each with the fixation table given for it; prompts end at the last position."""
+    def batch(self, questions: list[Question], scanpaths: list[Scanpath | None]) -> tuple:
+        """
+        Model inputs for questions, each with the scanpath given for it, prompts ending at the last position; and, per
+        question, the tokens of the answers it offers.
+        """
+        asked = [question.prompt(self.processor.prompt_style) for question in questions]
         texts = [
-            self.processor.apply_chat_template(chat_message(question.prompt), add_generation_prompt=True)
+            self.processor.apply_chat_template(chat_message(prompt), add_generation_prompt=True) for prompt, _ in asked
+        ]
+        snap_s = [
+            self.processor.snap_s if TASKS[question.task].asks_about_fixation_at_query else 0.0
             for question in questions
         ]
-        given = [None if path is None else self.scanpath(path) for path in scanpaths]
         clips = [self.clip(question) for question in questions]
-        return self.processor.collate(texts, clips, given, padding_side="left")
+        inputs = self.processor.collate(texts, clips, scanpaths, padding_side="left", snap_s=snap_s)
+        return inputs, [answer_tokens(self.processor.tokenizer, answers) for _, answers in asked]
 
 
 def trained_counts(model) -> str:
@@ -83,38 +84,48 @@ def trained_counts(model) -> str:
     return f"{sum(counts.values()) - lora:,} resampler and {lora:,} LoRA parameters"
 
 
-def letter_ids(tokenizer) -> list[int]:
-    """The token of each option letter; ValueError if a letter is not one token."""
-    ids = [tokenizer.encode(letter, add_special_tokens=False) for letter in OPTION_LETTERS]
-    for letter, tokens in zip(OPTION_LETTERS, ids, strict=True):
-        if len(tokens) != 1:
-            raise ValueError(f"the tokenizer splits the letter {letter!r} into {len(tokens)} tokens, expected 1")
-    return [tokens[0] for tokens in ids]
+def answer_tokens(tokenizer, answers: list[str]) -> list[int]:
+    """The token of each answer, such as the letters A to D; ValueError if one of them is not one token."""
+    tokens = [tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
+    for answer, ids in zip(answers, tokens, strict=True):
+        if len(ids) != 1:
+            raise ValueError(f"the tokenizer splits the answer {answer!r} into {len(ids)} tokens, expected 1")
+    return [ids[0] for ids in tokens]
 
 
-def option_logits(model, inputs, letters: list[int], num_options: list[int]) -> torch.Tensor:
-    """(B, most options) float32 logits of the letters that each question offers, -inf where it offers fewer."""
-    logits = model(**inputs, logits_to_keep=1).logits[:, -1, letters[: max(num_options)]].float()
-    offered = torch.tensor(num_options, device=logits.device)[:, None]
-    return logits.masked_fill(torch.arange(logits.shape[1], device=logits.device) >= offered, float("-inf"))
+def option_logits(model, inputs, tokens: list[list[int]]) -> torch.Tensor:
+    """(B, most answers) float32 logits of the answers that each question offers, -inf where it offers fewer."""
+    logits = model(**inputs, logits_to_keep=1).logits[:, -1]
+    most = max(map(len, tokens))
+    padded = torch.tensor([row + [0] * (most - len(row)) for row in tokens], device=logits.device)
+    offered = torch.tensor([len(row) for row in tokens], device=logits.device)[:, None]
+    chosen = logits.gather(1, padded).float()
+    return chosen.masked_fill(torch.arange(most, device=logits.device) >= offered, float("-inf"))
 
 
-def scanpaths_under(condition: str, questions: list[Question], seed: int = 0) -> list[Path | None]:
+def gaze_under(
+    condition: str, questions: list[Question], seed: int = 0
+) -> list[tuple[str, Scanpath] | tuple[None, None]]:
     """
-    The fixation table each question gets: its own (`gaze`), none (`none`: the base model), or that of another video,
-    drawn at random for each question (`shuffled`).
+    The gaze each question gets, as (video it is of, scanpath): its own (`gaze`), none (`none`: the base model), or
+    that of another video, drawn at random for each question (`shuffled`).
     """
+    own = [
+        (None, None) if question.scanpath is None else (question.video_name, question.scanpath)
+        for question in questions
+    ]
     if condition == "gaze":
-        return [question.scanpath for question in questions]
+        return own
     if condition == "none":
-        return [None] * len(questions)
+        return [(None, None)] * len(questions)
     if condition != "shuffled":
         raise ValueError(f"condition {condition!r}, expected one of {CONDITIONS}")
-    tables = sorted({question.scanpath for question in questions if question.scanpath is not None})
-    if len(tables) < 2:
-        raise ValueError(f"shuffled gaze needs the scanpaths of at least 2 videos, got {len(tables)}")
-    draw = random.Random(seed)
-    return [draw.choice([table for table in tables if table != question.scanpath]) for question in questions]
+    videos = {name: scanpath for name, scanpath in own if name is not None}
+    if len(videos) < 2:
+        raise ValueError(f"shuffled gaze needs the scanpaths of at least 2 videos, got {len(videos)}")
+    draw, names = random.Random(seed), sorted(videos)
+    others = [draw.choice([name for name in names if name != question.video_name]) for question in questions]
+    return [(name, videos[name]) for name in others]
 
 
 @torch.no_grad()
@@ -129,19 +140,16 @@ def predict(
 ) -> list[Prediction]:
     """Predictions for all questions, in their order, on every process."""
     model.eval()
-    letters = letter_ids(reader.processor.tokenizer)
-    scanpaths = scanpaths_under(condition, questions, seed)
+    gaze = gaze_under(condition, questions, seed)
     order = list(range(len(questions)))[accelerator.process_index :: accelerator.num_processes]
     mine = []
     with tqdm(total=len(order), desc=condition, unit="question", disable=not accelerator.is_main_process) as bar:
         for chunk in _chunks(order, batch_size):
-            asked, given = [questions[i] for i in chunk], [scanpaths[i] for i in chunk]
-            inputs = reader.batch(asked, given).to(accelerator.device)
-            logits = option_logits(model, inputs, letters, [len(question.options) for question in asked])
-            for index, question, table, row in zip(chunk, asked, given, logits.tolist(), strict=True):
-                of = None if table is None else table.name.removesuffix("_fixation_filtered.csv")
-                row = row[: len(question.options)]
-                mine.append((index, Prediction(question.key, question.task, question.answer, row, of)))
+            inputs, tokens = reader.batch([questions[i] for i in chunk], [gaze[i][1] for i in chunk])
+            logits = option_logits(model, inputs.to(accelerator.device), tokens)
+            for index, row in zip(chunk, logits.tolist(), strict=True):
+                question, row = questions[index], row[: len(questions[index].options)]
+                mine.append((index, Prediction(question.key, question.task, question.answer, row, gaze[index][0])))
             bar.update(len(chunk))
     return [prediction for _, prediction in sorted(gather_object(mine), key=lambda pair: pair[0])]
 

@@ -38,6 +38,9 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         video_encoder_size: side S in pixels of the square frames for the video encoder.
         num_frames, fps, max_frames: how clips are sampled unless a call says otherwise (see `sample_times`). With
             neither `num_frames` nor `fps`: StreamGaze's frame rates by clip length.
+        snap_s, prompt_style: how the adapter was trained to be asked, kept with it for whoever asks it: how near to
+            the query a fixation must begin to be brought into view in tasks that ask about it (`Scanpath.snap`; 0:
+            not), and the wording of questions (`streamgaze.PROMPT_STYLES`).
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         num_frames: int | None = None,
         fps: float | None = None,
         max_frames: int = 64,
+        snap_s: float = 0.0,
+        prompt_style: str = "reference",
         **kwargs,
     ):
         super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template, **kwargs)
@@ -57,6 +62,8 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         self.num_frames = num_frames
         self.fps = fps
         self.max_frames = max_frames
+        self.snap_s = snap_s
+        self.prompt_style = prompt_style
 
     @classmethod
     def from_base(cls, base_model: str, revision: str | None = None, **settings) -> "GazeQwenProcessor":
@@ -128,10 +135,13 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         scanpaths: Sequence[Scanpath | None] | None = None,
         images: dict[str, torch.Tensor] | None = None,
         padding_side: str | None = None,
+        snap_s: Sequence[float] | None = None,
     ) -> GazeQwenInputs:
         """
         A batch from prompts and processed clips (`process_clip`), one scanpath per clip. Scanpaths are cut to their
-        clip. A clip may hold `video_encoder_features` (T, N, D_v) in place of `video_encoder_pixel_values`.
+        clip; `snap_s` says for each whether the fixation that begins within so many seconds of the clip's end is
+        brought into view (`Scanpath.snap`; 0: not). A clip may hold `video_encoder_features` (T, N, D_v) in place of
+        `video_encoder_pixel_values`.
         """
         merge = self.video_processor.merge_size**2
         counts = [int(clip["video_grid_thw"].prod()) // merge for clip in clips]
@@ -161,11 +171,12 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
             return GazeQwenInputs(data)
 
         tables = []
-        for scanpath, clip in zip(scanpaths, clips, strict=True):
-            spans = clip["step_spans_s"]
-            table = (
-                np.zeros((0, 4)) if scanpath is None else scanpath.clip(float(spans[0, 0]), float(spans[-1, 1])).table
-            )
+        for scanpath, clip, within_s in zip(scanpaths, clips, snap_s or [0.0] * len(clips), strict=True):
+            spans, table = clip["step_spans_s"], np.zeros((0, 4))
+            if scanpath is not None:
+                if within_s:
+                    scanpath = scanpath.snap(float(spans[-1, 1]), float(spans[-1, 0]), within_s)
+                table = scanpath.clip(float(spans[0, 0]), float(spans[-1, 1])).table
             tables.append(torch.tensor(table, dtype=torch.float32))
         data["scanpaths"] = _stack_padded(tables)
         data["scanpath_mask"] = _stack_padded([torch.ones(len(table), dtype=torch.bool) for table in tables])
@@ -185,6 +196,7 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         fps: float | None = None,
         max_frames: int | None = None,
         padding_side: str | None = None,
+        snap_s: Sequence[float] | None = None,
         **kwargs,
     ) -> GazeQwenInputs:
         """
@@ -193,6 +205,7 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
             videos: paths of video files, or `Clip`s, in the order of their placeholders.
             scanpaths: one per video: a path to a fixation table, a `Scanpath`, an (F, 4) array, or `None`.
             num_frames, fps, max_frames: how files are sampled, in place of this processor's settings.
+            snap_s: one per video, see `collate`.
 
         Raises ValueError or FileNotFoundError naming file, row and value for what cannot be read.
         """
@@ -217,7 +230,8 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         image_inputs = None
         if images is not None and (images := _flatten(images)):
             image_inputs = dict(self.image_processor(images=images, return_tensors="pt"))
-        return self.collate(texts, [self.process_clip(clip) for clip in clips], scanpaths, image_inputs, padding_side)
+        processed = [self.process_clip(clip) for clip in clips]
+        return self.collate(texts, processed, scanpaths, image_inputs, padding_side, snap_s)
 
     def apply_chat_template(
         self,
@@ -231,7 +245,8 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         """
         As in transformers, with video items such as
         `{"type": "video", "video": "clip.mp4", "scanpath": "fixations.csv", "start_s": 0, "end_s": 276}`.
-        `end_s` is the query time: neither frames nor gaze after it are used. `scanpath` may be left out.
+        `end_s` is the query time: neither frames nor gaze after it are used. `scanpath` may be left out. With
+        `"snap_s": 1.0`, a fixation that begins within a second of the query is brought into view (`Scanpath.snap`).
         """
         options = dict(processor_kwargs or {})
         names = ("num_frames", "fps", "max_frames", "padding_side", "return_tensors", "padding")
@@ -248,7 +263,7 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
             for item in message["content"]
         ]
         images = [load_image(_source(item, "image")) for item in items if item["type"] == "image"]
-        clips, scanpaths = [], []
+        clips, scanpaths, snap_s = [], [], []
         sampling = {name: options.pop(name, None) for name in ("num_frames", "fps", "max_frames")}
         for item in items:
             if item["type"] != "video":
@@ -258,7 +273,9 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
                 video = self.read_clip(video, item.get("start_s", 0.0), item.get("end_s"), **sampling)
             clips.append(video)
             scanpaths.append(item.get("scanpath"))
-        inputs = self(images=images or None, text=prompt, videos=clips, scanpaths=scanpaths or None, **options)
+            snap_s.append(item.get("snap_s", 0.0))
+        given = {"videos": clips, "scanpaths": scanpaths or None, "snap_s": snap_s or None}
+        inputs = self(images=images or None, text=prompt, **given, **options)
         return inputs if return_dict else inputs["input_ids"]
 
 

@@ -1,6 +1,7 @@
 """Scanpath: the fixation table, its readers, its checks, and its clipping. Times are seconds of the source video."""
 
 import csv
+import warnings
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -47,35 +48,66 @@ class Scanpath:
     ids: np.ndarray
 
     @classmethod
-    def from_array(cls, table, source: str = "scanpath") -> "Scanpath":
-        """From an (N, 4) array or tensor: `x_norm, y_norm, t_mid_s, duration_s`. Raises ValueError naming the row."""
-        table = np.asarray(table, dtype=np.float64)
+    def from_array(cls, table, source: str = "scanpath", ids=None) -> "Scanpath":
+        """
+        From an (N, 4) array, tensor or list, such as a dataset row's `scanpath`: `x_norm, y_norm, t_mid_s,
+        duration_s`; `ids` (N,) default to row numbers. Raises ValueError naming the row; warns of rows out of order,
+        which are sorted, and of repeated ones, which are left out.
+        """
+        try:
+            table = np.asarray(table, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{source}: expected (N, 4) numbers: x_norm, y_norm, t_mid_s, duration_s ({error})"
+            ) from None
         if table.size == 0:
             table = table.reshape(0, 4)
         if table.ndim != 2 or table.shape[1] != 4:
             raise ValueError(
                 f"{source}: got shape {table.shape}, expected (N, 4): x_norm, y_norm, t_mid_s, duration_s"
             )
-        _check_rows(table, source, [f"row {row}" for row in range(len(table))])
+        ids = np.arange(len(table)) if ids is None else np.asarray(ids, dtype=np.int64).reshape(-1)
+        if len(ids) != len(table):
+            raise ValueError(f"{source}: got {len(ids)} ids for {len(table)} fixations")
+        return cls._sorted(table, ids, source, [f"row {row}" for row in range(len(table))])
+
+    @classmethod
+    def _sorted(cls, table: np.ndarray, ids: np.ndarray, source: str, row_names: list[str]) -> "Scanpath":
+        _check_rows(table, source, row_names)
         order = np.argsort(table[:, 2], kind="stable")
-        return cls(table[order], np.arange(len(table))[order])
+        if displaced := int((order != np.arange(len(order))).sum()):
+            warnings.warn(
+                f"{source}: {displaced} of {len(table)} fixations are out of order, sorted by time", stacklevel=3
+            )
+        repeated = 1 + np.flatnonzero((np.diff(table[order], axis=0) == 0).all(axis=1))
+        if len(repeated):
+            rows = ", ".join(row_names[order[row]] for row in repeated)
+            warnings.warn(f"{source}: {len(repeated)} fixations repeat an earlier one, left out: {rows}", stacklevel=3)
+            order = np.delete(order, repeated)
+        return cls(table[order], ids[order])
 
     @classmethod
     def from_csv(cls, path: str | PathLike) -> "Scanpath":
         """
         From a StreamGaze fixation table (`*_fixation_filtered.csv`): center_x, center_y in 0 to 1, start_time and
-        end_time (or duration) in seconds, fixation_id optional. Raises ValueError naming file, row and value.
+        end_time (or duration) in seconds, fixation_id optional. Raises ValueError naming file, row and value; warns as
+        `from_array` does.
         """
         path = Path(path)
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file)
+                reader = csv.DictReader(file, restkey="")
                 columns = reader.fieldnames
                 rows = [(reader.line_num, row) for row in reader]
         except (UnicodeDecodeError, csv.Error) as error:
             raise ValueError(f"{path}: not a CSV text file in UTF-8 ({error})") from error
         if not columns:
             raise ValueError(f"{path}: empty file, expected a header with {_expected_columns()}")
+        return cls._from_rows(columns, rows, str(path))
+
+    @classmethod
+    def _from_rows(cls, columns: list[str], rows: list[tuple[int, dict]], path: str) -> "Scanpath":
+        """From (line, {column: text}) rows of a table."""
         found = {
             quantity: next((name for name in aliases if name in columns), None)
             for quantity, aliases in _COLUMN_ALIASES.items()
@@ -84,8 +116,9 @@ class Scanpath:
         if found["end"] is None and found["duration"] is None:
             missing.append("end or duration")
         if missing:
+            hint = ", separated by commas" if len(columns) == 1 else ""
             raise ValueError(
-                f"{path}: no column for {', '.join(missing)} among {columns}, expected {_expected_columns()}"
+                f"{path}: no column for {', '.join(missing)} among {columns}, expected {_expected_columns()}{hint}"
             )
 
         def number(line: int, row: dict, column: str) -> float:
@@ -94,8 +127,13 @@ class Scanpath:
             except (TypeError, ValueError):
                 raise ValueError(f"{path}, line {line}: {column} is {row[column]!r}, expected a number") from None
 
-        table, ids = np.empty((len(rows), 4)), np.empty(len(rows), dtype=np.int64)
+        table, ids = np.empty((len(rows), 4)), np.arange(len(rows))
         for index, (line, row) in enumerate(rows):
+            if "" in row and "" not in columns:
+                raise ValueError(
+                    f"{path}, line {line}: {len(columns) + len(row[''])} cells, expected {len(columns)} "
+                    "(decimals are written with a point)"
+                )
             start = number(line, row, found["start"])
             if found["end"] is not None:
                 end = number(line, row, found["end"])
@@ -105,16 +143,16 @@ class Scanpath:
                 raise ValueError(
                     f"{path}, line {line}: the fixation runs from {start} to {end} s, expected an end after its start"
                 )
-            table[index] = (
-                number(line, row, found["x"]),
-                number(line, row, found["y"]),
-                (start + end) / 2,
-                end - start,
-            )
-            ids[index] = int(number(line, row, "fixation_id")) if "fixation_id" in columns else index
-        _check_rows(table, str(path), [f"line {line}" for line, _ in rows])
-        order = np.argsort(table[:, 2], kind="stable")
-        return cls(table[order], ids[order])
+            x, y = number(line, row, found["x"]), number(line, row, found["y"])
+            table[index] = x, y, (start + end) / 2, end - start
+            if "fixation_id" in columns:
+                number_of_fixation = number(line, row, "fixation_id")
+                if number_of_fixation != np.floor(number_of_fixation):
+                    raise ValueError(
+                        f"{path}, line {line}: fixation_id is {row['fixation_id']!r}, expected an integer"
+                    )
+                ids[index] = int(number_of_fixation)
+        return cls._sorted(table, ids, path, [f"line {line}" for line, _ in rows])
 
     def to_csv(self) -> str:
         """The text of a fixation table that `from_csv` reads: StreamGaze's column names, times in seconds."""
@@ -140,6 +178,25 @@ class Scanpath:
         kept = end - begin > 1e-9
         table = np.column_stack([self.table[:, :2], (begin + end) / 2, end - begin])[kept]
         return Scanpath(table, self.ids[kept])
+
+    def snap(self, query_s: float, last_step_begin_s: float, within_s: float = 1.0) -> "Scanpath":
+        """
+        The scanpath as seen by a question about the fixation at `query_s`, the end of the clip, whose last temporal
+        step begins at `last_step_begin_s`. StreamGaze stamps such questions with the rounded start of that fixation,
+        so next to nothing of it lies before the query. Here the fixation whose start is nearest to the query, and at
+        most `within_s` from it, fills the last step, and the others end where that step begins. If there is none,
+        nothing changes. This uses gaze of up to `within_s` after the query: off unless asked for.
+        """
+        distance = np.abs(self.begin_s - query_s)
+        if not len(self) or distance.min() > within_s:
+            return self
+        asked = int(distance.argmin())
+        begin, end = self.begin_s, np.minimum(self.end_s, last_step_begin_s)
+        begin[asked], end[asked] = min(begin[asked], last_step_begin_s), query_s
+        kept = end - begin > 1e-9
+        table = np.column_stack([self.table[:, :2], (begin + end) / 2, end - begin])[kept]
+        order = np.argsort(table[:, 2], kind="stable")
+        return Scanpath(table[order], self.ids[kept][order])
 
 
 def _expected_columns() -> str:

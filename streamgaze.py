@@ -1,49 +1,70 @@
-"""The StreamGaze benchmark (arXiv 2512.01707): tasks, clip windows, prompts, and the release on disk -> questions."""
+"""
+The StreamGaze benchmark (arXiv 2512.01707): its tasks, clip windows and prompts, and a built dataset -> questions.
+
+    python -m gazeqwen.streamgaze build RELEASE_DIR OUT_DIR
+
+turns the release on disk into a dataset that `load_dataset(OUT_DIR)` opens (see streamgaze_release.py).
+"""
 
 import json
-import math
-import re
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
+from .scanpath_gazeqwen import Scanpath
+
 OPTION_LETTERS = "ABCDEFGH"
+
+# `reference`: as the published GazeQwen code asks; `streamgaze`: as the benchmark does (streamgaze.md, 2.2 and 4.1).
+PROMPT_STYLES = ("reference", "streamgaze")
+
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Task:
-    """`window_s`: how far before the question a clip begins; None: at the video's start (StreamGaze's protocol)."""
+    """
+    `window_s`: how far before the question a clip begins; None: at the video's start (StreamGaze's protocol).
+    `asks_about_fixation_at_query`: questions are stamped with the rounded start of the fixation that they ask about,
+    so that next to nothing of it lies before the query (`Scanpath.snap`). Object transition prediction is stamped so
+    too, but with the start of the fixation that is the answer: that one must stay unseen.
+    """
 
     abbreviation: str
     group: str
     window_s: float | None
+    questions: int
+    asks_about_fixation_at_query: bool = False
 
 
-# By file stem: the release's `task_type` field does not tell OI-E from OI-H.
+# By file stem: the release's `task_type` field does not tell OI-E from OI-H. `questions`: how many the release holds.
 TASKS = {
-    "past_gaze_sequence_matching": Task("GSM", "past", None),
-    "past_non_fixated_object_identification": Task("NFI", "past", None),
-    "past_object_transition_prediction": Task("OTP", "past", None),
-    "past_scene_recall": Task("SR", "past", None),
-    "present_future_action_prediction": Task("FAP", "present", 60.0),
-    "present_object_attribute_recognition": Task("OAR", "present", 60.0),
-    "present_object_identification_easy": Task("OI-E", "present", 60.0),
-    "present_object_identification_hard": Task("OI-H", "present", 60.0),
-    "proactive_gaze_triggered_alert": Task("GTA", "proactive", None),
-    "proactive_object_appearance_alert": Task("OAA", "proactive", None),
+    "past_gaze_sequence_matching": Task("GSM", "past", None, 186, True),
+    "past_non_fixated_object_identification": Task("NFI", "past", None, 650),
+    "past_object_transition_prediction": Task("OTP", "past", None, 494),
+    "past_scene_recall": Task("SR", "past", None, 211, True),
+    "present_future_action_prediction": Task("FAP", "present", 60.0, 921),
+    "present_object_attribute_recognition": Task("OAR", "present", 60.0, 1419, True),
+    "present_object_identification_easy": Task("OI-E", "present", 60.0, 1487, True),
+    "present_object_identification_hard": Task("OI-H", "present", 60.0, 1005, True),
+    "proactive_gaze_triggered_alert": Task("GTA", "proactive", None, 283),
+    "proactive_object_appearance_alert": Task("OAA", "proactive", None, 1865),
 }
+VIDEOS_IN_RELEASE = 285
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Question:
     """
-    One multiple-choice question about `[start_s, end_s]` of a video. `end_s` is the query time; `options` carry no
-    letters; `answer` is the index of the right one; `scanpath` is the video's fixation table.
+    One question about `[start_s, end_s]` of a video, in seconds of the file; `end_s` is the query time. `options`
+    carry no letters; `answer` is the index of the right one. `scanpath` is the whole video's, `None` if no gaze is
+    known. Of a proactive task each test point is a question of its own, with the options Yes and No.
     """
 
     video: Path
-    scanpath: Path | None
+    video_name: str
+    scanpath: Scanpath | None
     task: str
     question: str
     options: tuple[str, ...]
@@ -54,40 +75,50 @@ class Question:
     @property
     def key(self) -> str:
         """Tells this question from every other of the benchmark."""
-        return json.dumps([self.video.name, self.task, self.end_s, self.question, self.options], ensure_ascii=False)
+        return json.dumps([self.video_name, self.task, self.end_s, self.question, self.options], ensure_ascii=False)
 
-    @property
-    def prompt(self) -> str:
-        return format_question(self.question, self.options)
+    def prompt(self, style: str = "reference") -> tuple[str, list[str]]:
+        """The user turn, and the answers it offers, one token each."""
+        if TASKS[self.task].group == "proactive":
+            return format_alert(self.question, style)
+        return format_question(self.question, self.options, style), list(OPTION_LETTERS[: len(self.options)])
 
 
-def format_question(question: str, options) -> str:
+def _checked_style(style: str) -> str:
+    if style not in PROMPT_STYLES:
+        raise ValueError(f"prompt style {style!r}, expected one of {PROMPT_STYLES}")
+    return style
+
+
+def format_question(question: str, options, style: str = "reference") -> str:
     """The user turn of a multiple-choice question. `options` carry no letters: `["box", "knife"]`."""
     if not 2 <= len(options) <= len(OPTION_LETTERS):
         raise ValueError(f"got {len(options)} options {list(options)}, expected 2 to {len(OPTION_LETTERS)}")
     lines = [f"{letter}. {option}" for letter, option in zip(OPTION_LETTERS, options, strict=False)]
-    return "\n".join([f"Question: {question}", "Options:", *lines, "The best option is:"])
+    if _checked_style(style) == "reference":
+        return "\n".join([f"Question: {question}", "Options:", *lines, "The best option is:"])
+    if len(options) == 4:
+        lines.append("Answer with nothing but the letter (A, B, C, or D) of the best option.")
+    return "\n".join(["", f"Question: {question}", "Options:", *lines, "", "The best option is:"])
+
+
+def format_alert(question: str, style: str = "reference") -> tuple[str, list[str]]:
+    """The user turn of a proactive question at a test point, and the answers it offers: yes first."""
+    if _checked_style(style) == "reference":
+        asked = f"{question} Based on the video so far, should the alert be triggered?"
+        return format_question(asked, ("Yes", "No")), ["A", "B"]
+    lines = [
+        "You watch a video stream as it comes in.",
+        question,
+        "If what is asked for has been seen by now, answer Yes; otherwise, answer No.",
+        "Answer with Yes or No alone.",
+    ]
+    return "\n".join(lines), ["Yes", "No"]
 
 
 def chat_message(prompt: str) -> list[dict]:
     """The conversation that asks `prompt` about one video."""
     return [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": prompt}]}]
-
-
-def parse_time(text: str) -> float:
-    """Seconds of `MM:SS` (minutes may exceed 59), `HH:MM:SS` or plain seconds. Raises ValueError."""
-    parts = str(text).strip().split(":")
-    try:
-        numbers = [float(part) for part in parts]
-    except ValueError:
-        numbers = []
-    in_range = all(0 <= number < (60 if place else math.inf) for place, number in enumerate(numbers))
-    if not 1 <= len(numbers) <= 3 or not in_range:
-        raise ValueError(f"time {text!r}, expected MM:SS or HH:MM:SS")
-    seconds = 0.0
-    for number in numbers:
-        seconds = 60 * seconds + number
-    return seconds
 
 
 def clip_window(task: str, question_time_s: float) -> tuple[float, float]:
@@ -96,86 +127,88 @@ def clip_window(task: str, question_time_s: float) -> tuple[float, float]:
     return (0.0 if window_s is None else max(0.0, question_time_s - window_s)), question_time_s
 
 
-def _read_question(entry: dict, item: dict, task: str) -> tuple[str, str, tuple[str, ...], int, float]:
-    """(video name, question, options, answer, time) of one entry's question; ValueError or KeyError if malformed."""
-    name = entry.get("video_path") or entry.get("video")
-    if not name:
-        raise ValueError("no video_path")
-    options = tuple(re.sub(r"^\s*[A-H]\.\s*", "", option).strip() for option in item["options"])
-    if len(set(options)) != len(options):
-        raise ValueError(f"options {item['options']}, expected different ones")
-    letters = OPTION_LETTERS[: len(options)]
-    answer = str(item["answer"]).strip()
-    if len(answer) != 1 or answer not in letters:
-        raise ValueError(f"answer {answer!r} is not among the options' letters {letters}")
-    time_s = parse_time(item["time_stamp"])
-    if time_s <= 0:
-        raise ValueError(f"time_stamp {item['time_stamp']!r}, expected a time after the video's start")
-    return Path(name.replace("\\", "/")).name, item["question"], options, letters.index(answer), time_s
-
-
-def load_release(folder: str | PathLike, split: str | None = None, tasks: list[str] | None = None) -> list[Question]:
+# ------------------------------------------------------------------ a built dataset -> questions
+def load_questions(
+    data: str | PathLike,
+    split: str,
+    tasks: list[str] | None = None,
+    config: str = "default",
+    without_gaze: str = "error",
+) -> list[Question]:
     """
-    The questions of a folder in StreamGaze's release layout: `qa/<task>.json`, `videos/original_video/*.mp4`, and each
-    video's `<stem>_fixation_filtered.csv` anywhere below `metadata/`. `split` names a list in `splits.json`.
+    The questions of a split of a dataset that `python -m gazeqwen.streamgaze build` wrote: a folder, or an id on the
+    Hub. `config`: `default`, the published split, or `participants`, where no participant is in two splits.
+    `without_gaze`: what to do with videos whose gaze is not known: `error`, `keep` (the model is then the base model),
+    or `drop`, which says how many.
 
-    Raises ValueError or FileNotFoundError naming file, entry and value; lists all videos and fixation tables missing.
+    Raises ValueError or FileNotFoundError naming data, split, task and video.
     """
-    folder = Path(folder)
-    files = sorted((folder / "qa").glob("*.json"))
-    if not files:
-        raise FileNotFoundError(f"{folder / 'qa'}: no question files (*.json)")
-    unknown = sorted({file.stem for file in files} - set(TASKS)) + sorted(set(tasks or ()) - set(TASKS))
+    unknown = sorted(set(tasks or ()) - set(TASKS))
     if unknown:
-        raise ValueError(f"{folder / 'qa'}: unknown tasks {unknown}, expected {sorted(TASKS)}")
-    absent = sorted(set(tasks or ()) - {file.stem for file in files})
-    if absent:
-        raise FileNotFoundError(f"{folder / 'qa'}: no file for the tasks {absent}")
-    files = [file for file in files if tasks is None or file.stem in tasks]
-    proactive = [file.stem for file in files if TASKS[file.stem].group == "proactive"]
-    if proactive:
-        raise ValueError(f"{folder}: proactive tasks cannot be read yet: {proactive}; name the others in `tasks`")
-
-    names = None
-    if split is not None:
-        splits = _read_json(folder / "splits.json")
-        if split not in splits:
-            raise ValueError(f"{folder / 'splits.json'}: no split {split!r}, found {sorted(splits)}")
-        names = set(splits[split])
-    videos = {path.name: path for path in (folder / "videos" / "original_video").glob("*")}
-    tables = {path.name: path for path in (folder / "metadata").rglob("*_fixation_filtered.csv")}
-    questions, missing = [], set()
-    for file in files:
-        for index, entry in enumerate(_read_json(file)):
-            for item in entry.get("questions", []):
-                try:
-                    name, question, options, answer, time_s = _read_question(entry, item, file.stem)
-                except (KeyError, ValueError) as error:
-                    raise ValueError(f"{file}, entry {index}: {error!r}") from error
-                if names is not None and name not in names:
-                    continue
-                table = f"{Path(name).stem}_fixation_filtered.csv"
-                missing |= ({name} - set(videos)) | ({table} - set(tables))
-                if name in videos and table in tables:
-                    window = clip_window(file.stem, time_s)
-                    questions.append(
-                        Question(videos[name], tables[table], file.stem, question, options, answer, *window)
-                    )
-    if missing:
-        shown = ", ".join(sorted(missing)[:10])
-        raise FileNotFoundError(f"{folder}: {len(missing)} videos or fixation tables are missing: {shown}")
-    if not questions:
-        raise ValueError(f"{folder}: no question in split {split!r}, tasks {tasks}")
-    repeated = [key for key, count in Counter(question.key for question in questions).items() if count > 1]
-    if repeated:
-        raise ValueError(f"{folder}: {len(repeated)} questions occur more than once, such as {repeated[0]}")
+        raise ValueError(f"{data}: unknown tasks {unknown}, expected some of {sorted(TASKS)}")
+    if without_gaze not in ("error", "keep", "drop"):
+        raise ValueError(f"without_gaze: got {without_gaze!r}, expected 'error', 'keep' or 'drop'")
+    rows = _load_rows(data, split, config)
+    questions, dropped, scanpaths = [], set(), {}
+    for row in rows:
+        if tasks is not None and row["task"] not in tasks:
+            continue
+        if row["scanpath"] is None and without_gaze != "keep":
+            dropped.add(row["video_name"])
+            continue
+        questions.extend(_questions_of(row, scanpaths))
+    if dropped and without_gaze == "error":
+        raise ValueError(
+            f"{data}, split {split!r}: no gaze for {len(dropped)} videos, such as {min(dropped)}; "
+            "set without_gaze to 'drop' or 'keep'"
+        )
+    if dropped:
+        print(f"{data}, split {split!r}: left out {len(dropped)} videos without gaze: {', '.join(sorted(dropped))}")
+    absent = sorted(set(tasks or ()) - {question.task for question in questions})
+    if absent or not questions:
+        raise ValueError(f"{data}: no question in split {split!r} of the tasks {absent or 'asked for'}")
     return questions
 
 
-def _read_json(path: Path):
+def _load_rows(data, split: str, config: str):
+    """The rows of a built dataset; its columns are `streamgaze_release.COLUMNS`."""
+    from datasets import load_dataset
+
+    folder = Path(data)
+    if folder.exists():
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: expected a folder")
+        if (folder / "qa").is_dir():
+            raise ValueError(f"{folder}: a release; build a dataset: python -m gazeqwen.streamgaze build {folder} OUT")
+        if not (folder / "README.md").is_file():
+            raise FileNotFoundError(f"{folder}: no dataset here, expected what `gazeqwen.streamgaze build` writes")
+    elif str(data).startswith((".", "/", "~")) or str(data).count("/") != 1:
+        raise FileNotFoundError(f"{data}: no such folder, and no id of a dataset on the Hub (user/name)")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from error
+        rows = load_dataset(str(data), config, split=split)
+    except (ValueError, FileNotFoundError, ConnectionError) as error:
+        raise ValueError(f"{data}, config {config!r}, split {split!r}: cannot be loaded ({error})") from error
+    needed = {"video", "video_name", "scanpath", "task", "question", "options", "answer", "test_points"}
+    if not needed <= set(rows.column_names):
+        raise ValueError(f"{data}: no columns {sorted(needed - set(rows.column_names))} among {rows.column_names}")
+    return rows
+
+
+def _questions_of(row: dict, scanpaths: dict[str, Scanpath]) -> Iterator[Question]:
+    name, table = row["video_name"], row["scanpath"]
+    if table is not None and name not in scanpaths:
+        scanpaths[name] = Scanpath.from_array(table, f"scanpath of {name}", row["fixation_ids"])
+    shared = (Path(row["video"]["path"]), name, scanpaths.get(name), row["task"], row["question"])
+    if TASKS[row["task"]].group != "proactive":
+        yield Question(*shared, tuple(row["options"]), row["answer"], row["start_s"], row["end_s"])
+        return
+    for point in row["test_points"]:
+        yield Question(*shared, ("Yes", "No"), 0 if point["alert"] else 1, row["start_s"], point["time_s"])
+
+
+if __name__ == "__main__":
+    from .runs import clear_errors
+    from .streamgaze_release import main
+
+    with clear_errors():
+        main()

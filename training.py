@@ -17,7 +17,6 @@ from transformers import get_cosine_schedule_with_warmup
 from .evaluation import (
     SampleReader,
     accuracy,
-    letter_ids,
     option_logits,
     predict,
     save_predictions,
@@ -26,12 +25,12 @@ from .evaluation import (
 from .modeling_gazeqwen import GazeQwenForConditionalGeneration
 from .processing_gazeqwen import GazeQwenProcessor
 from .runs import new_folder, provenance, write_json, write_text
-from .streamgaze import Question, load_release
+from .streamgaze import PROMPT_STYLES, Question, load_questions
 
 
 @dataclass
 class ModelSettings:
-    """The frozen models, and how clips are sampled for them (see GazeQwenProcessor)."""
+    """The frozen models, and how clips, gaze and questions are put to them (see GazeQwenProcessor)."""
 
     base_model: str = "Qwen/Qwen2.5-VL-7B-Instruct"
     base_model_revision: str | None = None
@@ -42,6 +41,8 @@ class ModelSettings:
     num_frames: int | None = None
     fps: float | None = None
     max_frames: int = 64
+    snap_s: float = 0.0
+    prompt_style: str = "reference"
 
 
 @dataclass
@@ -63,12 +64,17 @@ class AdapterSettings:
 
 @dataclass
 class DataSettings:
-    """`folder` in StreamGaze's release layout. `keep_in_memory`: clips' pixels and features, for small data."""
+    """
+    `dataset`: a folder that `gazeqwen.streamgaze build` wrote, or an id on the Hub; `config` names its split scheme.
+    `without_gaze`: see `load_questions`. `keep_in_memory`: clips' pixels and features, for small data.
+    """
 
-    folder: str = ""
+    dataset: str = ""
+    config: str = "default"
     train_split: str = "train"
-    validation_split: str = "val"
+    validation_split: str = "validation"
     tasks: list | None = None
+    without_gaze: str = "error"
     keep_in_memory: bool = False
 
 
@@ -106,9 +112,13 @@ class Recipe:
         for name in ("batch_size", "evaluation_batch_size", "gradient_accumulation_steps", "lora_rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        if self.model.prompt_style not in PROMPT_STYLES:
+            raise ValueError(f"model.prompt_style: got {self.model.prompt_style!r}, expected one of {PROMPT_STYLES}")
+        if self.model.snap_s < 0:
+            raise ValueError(f"model.snap_s: got {self.model.snap_s}, expected 0 or more seconds")
         if self.stage1.epochs + self.stage2.epochs < 1:
             raise ValueError("stage1.epochs and stage2.epochs are both 0: nothing to train")
-        for name, value in (("model.video_encoder", self.model.video_encoder), ("data.folder", self.data.folder)):
+        for name, value in (("model.video_encoder", self.model.video_encoder), ("data.dataset", self.data.dataset)):
             if not value:
                 raise ValueError(f"{name} is empty, expected an id or a folder")
 
@@ -152,11 +162,13 @@ class Trainer:
         set_seed(recipe.seed)
         self.folder = Path(recipe.output_dir)
         data = recipe.data
-        self.questions = load_release(data.folder, data.train_split, data.tasks)
-        self.validation = load_release(data.folder, data.validation_split, data.tasks)
-        overlap = {q.video.name for q in self.questions} & {q.video.name for q in self.validation}
+        self.questions, self.validation = (
+            load_questions(data.dataset, split, data.tasks, data.config, data.without_gaze)
+            for split in (data.train_split, data.validation_split)
+        )
+        overlap = {q.video_name for q in self.questions} & {q.video_name for q in self.validation}
         if overlap:
-            raise ValueError(f"{data.folder}: {len(overlap)} videos are in both splits, such as {sorted(overlap)[0]}")
+            raise ValueError(f"{data.dataset}: {len(overlap)} videos are in both splits, such as {min(overlap)}")
         self.model = GazeQwenForConditionalGeneration.from_base(
             model.base_model,
             model.video_encoder,
@@ -172,9 +184,10 @@ class Trainer:
             num_frames=model.num_frames,
             fps=model.fps,
             max_frames=model.max_frames,
+            snap_s=model.snap_s,
+            prompt_style=model.prompt_style,
         )
         self.reader = SampleReader(self.model, self.processor, keep=data.keep_in_memory)
-        self.letters = letter_ids(self.processor.tokenizer)
         self.best = {"macro": -1.0}
         self.log: list[dict] = []
 
@@ -230,8 +243,8 @@ class Trainer:
         accelerator.free_memory()
 
     def _loss(self, model, batch: list[Question]) -> torch.Tensor:
-        inputs = self.reader.batch(batch, [question.scanpath for question in batch]).to(self.accelerator.device)
-        logits = option_logits(model, inputs, self.letters, [len(question.options) for question in batch])
+        inputs, tokens = self.reader.batch(batch, [question.scanpath for question in batch])
+        logits = option_logits(model, inputs.to(self.accelerator.device), tokens)
         answers = torch.tensor([question.answer for question in batch], device=logits.device)
         loss = answer_loss(logits, answers, self.recipe.label_smoothing)
         if not torch.isfinite(loss):

@@ -1,6 +1,11 @@
 """Fixtures shared by the tests."""
 
+import os
+import tempfile
 from pathlib import Path
+
+# Before datasets is imported: what tests load is cached where it goes away.
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="gazeqwen-tests-datasets-")
 
 import pytest
 import torch
@@ -8,6 +13,7 @@ from support import BACKBONE, VIDEO_ENCODER
 
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
+from gazeqwen.streamgaze_release import build
 from gazeqwen.toyworld.generate import generate
 
 torch.set_num_threads(1)  # sums of several threads differ in their last bits from run to run
@@ -31,7 +37,15 @@ def toy_processor() -> GazeQwenProcessor:
 
 
 @pytest.fixture(scope="session")
+def toy_data(toy_world) -> Path:
+    """The toy world as a dataset that `load_dataset` opens."""
+    build(toy_world, toy_world.parent / "data", progress=False)
+    return toy_world.parent / "data"
+
+
+@pytest.fixture(scope="session")
 def toy_world(tmp_path_factory) -> Path:
+    """The toy world in StreamGaze's release layout."""
     folder = tmp_path_factory.mktemp("toy") / "world"
     generate(folder, train=8, val=4, test=4, seed=3)
     return folder

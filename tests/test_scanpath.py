@@ -1,5 +1,6 @@
 """Fixation tables: what is read, what is refused and how the error names it, and how scanpaths are cut."""
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,31 @@ def test_column_aliases(tmp_path, text):
 
 
 def test_rows_are_sorted_by_time_and_keep_their_numbers(tmp_path):
-    scanpath = Scanpath.from_csv(write_fixations(tmp_path / "f.csv", [(4, 5, 0.1, 0.1), (1, 2, 0.9, 0.9)]))
+    path = write_fixations(tmp_path / "f.csv", [(4, 5, 0.1, 0.1), (1, 2, 0.9, 0.9)])
+    with pytest.warns(UserWarning, match=r"f.csv: 2 of 2 fixations are out of order, sorted by time"):
+        scanpath = Scanpath.from_csv(path)
     assert scanpath.table[:, 2].tolist() == [1.5, 4.5] and scanpath.ids.tolist() == [1, 0]
+
+
+def test_repeated_rows_are_left_out_and_named(tmp_path):
+    path = write_fixations(
+        tmp_path / "f.csv", [(1, 2, 0.9, 0.9), (4, 5, 0.1, 0.1), (4, 5, 0.1, 0.1), (4, 5, 0.2, 0.1)]
+    )
+    with pytest.warns(UserWarning, match=r"f.csv: 1 fixations repeat an earlier one, left out: line 4"):
+        scanpath = Scanpath.from_csv(path)
+    assert scanpath.ids.tolist() == [0, 1, 3]
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 2), st.floats(0.01, 9)), max_size=8))
+def test_what_is_written_is_read_again(rows):
+    ends = np.cumsum([gap + duration for _, _, gap, duration in rows])
+    table = [(x, y, end - duration / 2, duration) for (x, y, _, duration), end in zip(rows, ends, strict=True)]
+    scanpath = Scanpath.from_array(table, ids=np.arange(len(rows)) * 3)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "f.csv").write_text(scanpath.to_csv())
+        again = Scanpath.from_csv(Path(folder) / "f.csv")
+    np.testing.assert_allclose(again.table, scanpath.table, atol=1e-9)
+    assert again.ids.tolist() == scanpath.ids.tolist()
 
 
 @pytest.mark.parametrize(
@@ -55,6 +79,9 @@ def test_rows_are_sorted_by_time_and_keep_their_numbers(tmp_path):
         ("1,3,left,.5", ["line 3", "center_x is 'left'", "a number"]),
         ("1,3,.5", ["line 3", "center_y is None", "a number"]),
         ("nan,3,.5,.5", ["line 3", "nan"]),
+        ("1,3,0,5,0,5", ["line 3", "6 cells, expected 4", "point"]),
+        ('"1,0",3,.5,.5', ["line 3", "start_time is '1,0'", "a number"]),
+        ("1e400,3,.5,.5", ["line 3", "expected an end after its start"]),
     ],
 )
 def test_bad_rows_are_named(tmp_path, row, named):
@@ -111,6 +138,7 @@ fixations = st.lists(
 )
 
 
+@pytest.mark.filterwarnings("ignore:scanpath")
 @given(fixations, st.floats(0, 60), st.floats(0.1, 60))
 def test_clipping_keeps_exactly_the_time_that_overlaps(rows, start_s, length_s):
     scanpath, end_s = as_scanpath(np.array(rows).reshape(-1, 4)), start_s + length_s
@@ -126,4 +154,38 @@ def test_the_real_table():
     assert len(scanpath) == len(REAL_TABLE.read_text().splitlines()) - 1 == 35
     last = scanpath.clip(216, 276)
     assert last.ids.tolist() == [6, 7, 8, 9, 10, 11]
-    assert last.table[-1, 3] == pytest.approx(276 - 275.9583333)
+    assert last.table[-1, 3] == pytest.approx(276 - 275.9583333)  # 42 ms: cut at the query
+    snapped = scanpath.snap(276, 272).clip(216, 276)  # the last of 15 steps of 4 s
+    assert snapped.ids.tolist() == [6, 7, 8, 9, 10, 11]
+    assert (snapped.begin_s[-1], snapped.end_s[-1]) == (272, 276) and (snapped.end_s[:-1] <= 272).all()
+
+
+# Fixations that end at 10, run from 9 to 11.5, and begin at 12; the query is at 11, its last step is [8, 11].
+NEAR = [[0.1, 0.1, 8.0, 4.0], [0.2, 0.2, 10.6, 1.2], [0.3, 0.3, 12.2, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("query_s", "within_s", "asked", "others"),
+    [
+        (10.2, 1.0, 1, {0: (6.0, 8.0)}),  # begins 0.2 s before the query: fills the step, the other is cut there
+        (9.8, 1.0, 1, {0: (6.0, 8.0)}),  # begins 0.2 s after the query
+        (9.8, 0.1, None, None),  # too far
+        (11.5, 1.0, 2, {0: (6.0, 8.0)}),  # what began earlier in the step gives way
+        (7.9, 0.5, None, None),
+    ],
+)
+def test_snapping_gives_the_last_step_to_the_fixation_that_begins_at_the_query(query_s, within_s, asked, others):
+    scanpath = as_scanpath(NEAR)
+    snapped = scanpath.snap(query_s, 8.0, within_s)
+    if asked is None:
+        assert snapped is scanpath
+        return
+    spans = {int(i): (b, e) for i, b, e in zip(snapped.ids, snapped.begin_s, snapped.end_s, strict=True)}
+    assert spans.pop(asked) == pytest.approx((8.0, query_s))
+    assert spans == {i: pytest.approx(span) for i, span in others.items()}
+
+
+def test_a_fixation_that_began_before_the_last_step_keeps_its_beginning():
+    snapped = as_scanpath([[0.5, 0.5, 10.0, 4.0]]).snap(8.4, 8.2, 1.0)
+    assert (snapped.begin_s[0], snapped.end_s[0]) == pytest.approx((8.0, 8.4))
+    assert len(as_scanpath(np.zeros((0, 4))).snap(8.0, 7.0)) == 0

@@ -1,132 +1,167 @@
-"""StreamGaze's release layout: what is read, and how what is wrong is named."""
+"""The benchmark: prompts, windows, and a built dataset -> questions."""
 
 import json
-from pathlib import Path
+import os
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 from support import ROOT
 
-from gazeqwen.streamgaze import TASKS, clip_window, format_question, load_release, parse_time
+from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.streamgaze import (
+    PROMPT_STYLES,
+    TASKS,
+    Question,
+    clip_window,
+    format_alert,
+    format_question,
+    load_questions,
+)
+from gazeqwen.video_gazeqwen import read_frames
 
-REAL = ROOT.parent / "shared" / "real"
 OI_E, NFI = "present_object_identification_easy", "past_non_fixated_object_identification"
 
 
-def question(**changes) -> dict:
-    item = {
-        "question": "Which object is the user currently gazing at?",
-        "time_stamp": "04:36",
-        "answer": "C",
-        "options": ["A. box", "B. spices", "C. knife", "D. jar"],
-        **changes,
-    }
-    return {name: value for name, value in item.items() if value is not None}
-
-
-def release(folder: Path, entries, task: str = OI_E) -> Path:
-    (folder / "qa").mkdir(exist_ok=True)
-    (folder / "qa" / f"{task}.json").write_text(json.dumps(entries))
-    for kind in ("videos/original_video", "metadata/egtea/v"):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-    (folder / "videos/original_video/v.mp4").touch()
-    (folder / "metadata/egtea/v/v_fixation_filtered.csv").touch()
-    return folder
-
-
-def entry(**changes) -> dict:
-    return {"video_path": "v.mp4", "response_time": "[03:36 - 04:36]", "questions": [question(**changes)]}
-
-
-def test_reads_a_question(tmp_path):
-    (found,) = load_release(release(tmp_path, [entry()]))
-    assert (found.task, found.options, found.answer) == (OI_E, ("box", "spices", "knife", "jar"), 2)
-    assert (found.start_s, found.end_s) == (216.0, 276.0)
-    assert found.video.name == "v.mp4" and found.scanpath.name == "v_fixation_filtered.csv"
-    assert found.prompt.endswith("A. box\nB. spices\nC. knife\nD. jar\nThe best option is:")
+def test_the_ten_tasks():
+    assert sum(task.questions for task in TASKS.values()) == 8521 and len(TASKS) == 10
+    assert len({task.abbreviation for task in TASKS.values()}) == 10
+    # The answer of OTP is the fixation that begins at the query: it may not be brought into view.
+    snapped = {task.abbreviation for task in TASKS.values() if task.asks_about_fixation_at_query}
+    assert snapped == {"OI-E", "OI-H", "OAR", "SR", "GSM"}
 
 
 def test_windows_follow_the_protocol():
     assert clip_window(NFI, 276) == (0, 276)
     assert clip_window(OI_E, 276) == (216, 276) and clip_window(OI_E, 20) == (0, 20)
-    assert len(TASKS) == 10
+    assert clip_window("present_future_action_prediction", 100) == (40, 100)
+    assert clip_window("proactive_gaze_triggered_alert", 100) == (0, 100)
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("04:36", 276), ("75:00", 4500), ("01:02:03", 3723), ("00:01.5", 1.5)])
-def test_times(text, seconds):
-    assert parse_time(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "4:75", "-1:00", "now", "1:2:3:4", "nan:00"])
-def test_bad_times(text):
-    with pytest.raises(ValueError, match="expected MM:SS or HH:MM:SS"):
-        parse_time(text)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"answer": "E"}, "answer 'E' is not among the options' letters ABCD"),
-        ({"answer": "knife"}, "answer 'knife' is not among"),
-        ({"time_stamp": "soon"}, "time 'soon'"),
-        ({"time_stamp": "00:00"}, "after the video's start"),
-        ({"options": ["A. box", "B. box", "C. a", "D. b"]}, "expected different ones"),
-        ({"options": None}, "options"),
-    ],
-)
-def test_bad_questions_are_named_with_file_and_entry(tmp_path, changes, message):
-    with pytest.raises(ValueError, match=rf"{OI_E}.json, entry 1: .*{message}"):
-        load_release(release(tmp_path, [entry(), entry(**changes)]))
-
-
-def test_missing_files_are_listed(tmp_path):
-    folder = release(tmp_path, [entry(), {**entry(), "video_path": "gone.mp4"}])
-    with pytest.raises(FileNotFoundError, match=r"2 videos or fixation tables are missing: gone.mp4, gone_fix"):
-        load_release(folder)
-
-
-def test_other_mistakes_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no question files"):
-        load_release(tmp_path)
-    with pytest.raises(ValueError, match="more than once"):
-        load_release(release(tmp_path, [entry(), entry()]))
-    release(tmp_path, [entry()])
-    with pytest.raises(FileNotFoundError, match="splits.json: no such file"):
-        load_release(tmp_path, "train")
-    (tmp_path / "splits.json").write_text('{"train": ["v.mp4"], "test": []}')
-    assert len(load_release(tmp_path, "train")) == 1
-    with pytest.raises(ValueError, match="no split 'dev', found"):
-        load_release(tmp_path, "dev")
-    with pytest.raises(ValueError, match="no question in split 'test'"):
-        load_release(tmp_path, "test")
-    with pytest.raises(ValueError, match="unknown tasks"):
-        load_release(tmp_path, tasks=["present_everything"])
-    (tmp_path / "qa" / f"{NFI}.json").write_text("{")
-    with pytest.raises(ValueError, match="not JSON"):
-        load_release(tmp_path)
-
-
-def test_the_prompt_needs_options():
+def test_prompts():
+    options = ["box", "spices", "knife", "jar"]
+    reference = format_question("What is it?", options)
+    assert reference == "Question: What is it?\nOptions:\nA. box\nB. spices\nC. knife\nD. jar\nThe best option is:"
+    streamgaze = format_question("What is it?", options, "streamgaze")
+    assert streamgaze.startswith("\nQuestion: What is it?\nOptions:\nA. box\n")
+    assert "only the letter" not in reference and "the letter (A, B, C, or D)" in streamgaze
+    assert streamgaze.endswith("\n\nThe best option is:")
+    assert "letter" not in format_question("Is it?", ["yes", "no"], "streamgaze")
+    prompt, answers = format_alert("Alert me when I gaze on the plate.", "reference")
+    assert prompt.endswith("should the alert be triggered?\nOptions:\nA. Yes\nB. No\nThe best option is:")
+    assert answers == ["A", "B"]
+    prompt, answers = format_alert("Alert me when I gaze on the plate.", "streamgaze")
+    assert "gaze on the plate" in prompt and "Options" not in prompt and answers == ["Yes", "No"]
     with pytest.raises(ValueError, match="got 1 options"):
         format_question("What?", ["only one"])
+    with pytest.raises(ValueError, match="prompt style 'rude'"):
+        format_question("What?", options, "rude")
 
 
-def test_the_toy_world_is_a_release(toy_world):
-    splits = {name: load_release(toy_world, name) for name in ("train", "val", "test")}
-    assert {question.task for question in load_release(toy_world)} == {
-        OI_E,
-        NFI,
-        "present_object_identification_hard",
-        "present_object_attribute_recognition",
-    }
-    names = [{question.video.name for question in questions} for questions in splits.values()]
-    assert names[0] and not (names[0] & names[1] or names[0] & names[2] or names[1] & names[2])
+@pytest.mark.parametrize("style", PROMPT_STYLES)
+def test_a_question_knows_its_prompt_and_the_answers_it_offers(style):
+    parts = ("v.mp4", "v.mp4", None)
+    three = Question(*parts, OI_E, "Which?", ("a", "b", "c"), 1, 0.0, 9.0)
+    assert three.prompt(style) == (format_question("Which?", ("a", "b", "c"), style), ["A", "B", "C"])
+    alert = Question(*parts, "proactive_gaze_triggered_alert", "Alert me.", ("Yes", "No"), 0, 0.0, 9.0)
+    assert alert.prompt(style) == format_alert("Alert me.", style)
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the real question is not part of the project")
-def test_the_real_question(tmp_path):
-    entries = json.loads((REAL / "sample_qa.json").read_text())
-    folder = release(tmp_path, entries)
-    (folder / "videos/original_video/OP03-R01-PastaSalad.mp4").touch()
-    (folder / "metadata/egtea/v/OP03-R01-PastaSalad_fixation_filtered.csv").touch()
-    (found,) = load_release(folder)
-    assert (found.options[found.answer], found.start_s, found.end_s) == ("knife", 216, 276)
+def test_keys_tell_questions_apart():
+    base = {"video": "x/v.mp4", "video_name": "v.mp4", "scanpath": None, "task": OI_E, "question": "Which?"}
+    base |= {"options": ("a", "b"), "answer": 0, "start_s": 0.0, "end_s": 9.0}
+    changes = [{"video_name": "w.mp4"}, {"task": NFI}, {"end_s": 19.0}, {"question": "What?"}, {"options": ("b", "a")}]
+    keys = {Question(**{**base, **change}).key for change in [{}, *changes]}
+    assert len(keys) == 6
+    assert Question(**{**base, "video": "elsewhere/v.mp4"}).key in keys
+
+
+# ---------------------------------------------------------------- a built dataset, read back
+def test_the_toy_world_comes_back_equal_in_a_fresh_process(toy_world, toy_data, tmp_path):
+    """What `load_dataset` gives, in a process of its own, is what the release holds."""
+    script = """
+import json, sys
+from datasets import load_dataset
+rows = {name: [row for row in part] for name, part in load_dataset(sys.argv[1]).items()}
+print(json.dumps(rows))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(toy_data)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")},
+    )
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(result.stdout.splitlines()[-1])
+    splits = json.loads((toy_world / "splits.json").read_text())
+    assert set(rows) == {"train", "validation", "test"}
+    released = []
+    for file in sorted((toy_world / "qa").glob("*.json")):
+        for entry in json.loads(file.read_text()):
+            item = entry["questions"][0]
+            minutes, seconds = map(int, item["time_stamp"].split(":"))
+            options, answer = [option[3:] for option in item["options"]], "ABCD".index(item["answer"])
+            released.append(
+                (entry["video_path"], file.stem, item["question"], options, 60 * minutes + seconds, answer)
+            )
+    flat = [row for part in rows.values() for row in part]
+    found = [
+        (row["video_name"], row["task"], row["question"], row["options"], row["question_time_s"], row["answer"])
+        for row in flat
+    ]
+    assert sorted(found) == sorted(released)
+    for name, part in rows.items():
+        assert {row["video_name"] for row in part} <= set(splits["val" if name == "validation" else name])
+    for row in flat:
+        assert (row["start_s"], row["end_s"]) == clip_window(row["task"], row["question_time_s"])
+        stem = row["video_name"].removesuffix(".mp4")
+        table = Scanpath.from_csv(toy_world / f"metadata/toyworld/{stem}/{stem}_fixation_filtered.csv")
+        np.testing.assert_allclose(row["scanpath"], table.table, atol=1e-12)
+        assert row["fixation_ids"] == table.ids.tolist()
+    original = toy_world / "videos/original_video" / flat[0]["video_name"]
+    times = np.linspace(0.1, 7, 9)
+    for ours, theirs in zip(read_frames(flat[0]["video"]["path"], times), read_frames(original, times), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_rows_become_questions(toy_data):
+    questions = load_questions(toy_data, "train")
+    assert {question.task for question in questions} >= {OI_E, NFI}
+    assert len({question.key for question in questions}) == len(questions)
+    for question in questions:
+        assert question.video.is_file() and question.video.name == question.video_name
+        assert len(question.scanpath) and question.options[question.answer]
+    only = load_questions(toy_data, "train", [NFI])
+    assert {question.task for question in only} == {NFI} and len(only) < len(questions)
+    names = [{q.video_name for q in load_questions(toy_data, split)} for split in ("train", "validation", "test")]
+    assert not (names[0] & names[1] or names[0] & names[2] or names[1] & names[2])
+    keys = [
+        {q.key for split in ("train", "validation", "test") for q in load_questions(toy_data, split, config=config)}
+        for config in ("default", "participants")
+    ]
+    assert keys[0] == keys[1]
+
+
+def test_what_cannot_be_loaded_is_named(toy_data, toy_world, tmp_path):
+    for data, split, arguments, message in [
+        (toy_data, "dev", {}, "split 'dev'"),
+        (toy_data, "test", {"tasks": ["present_everything"]}, r"unknown tasks \['present_everything'\]"),
+        (toy_data, "test", {"tasks": ["past_scene_recall"]}, r"no question in split 'test' of .*past_scene_recall"),
+        (toy_data, "test", {"config": "random"}, "config 'random'"),
+        (toy_data, "test", {"without_gaze": "guess"}, "without_gaze: got 'guess'"),
+        (toy_world, "test", {}, "a release; build a dataset: python -m gazeqwen.streamgaze build"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            load_questions(data, split, **arguments)
+    for data in (tmp_path, tmp_path / "nowhere", "nowhere"):
+        with pytest.raises(FileNotFoundError, match="nowhere|no dataset here"):
+            load_questions(data, "test")
+
+
+def test_the_command_line_names_what_is_wrong(tmp_path):
+    command = [sys.executable, "-m", "gazeqwen.streamgaze", "build", str(tmp_path / "no release"), str(tmp_path / "o")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 1 and "no release/qa: no question files" in result.stderr
+    assert "Traceback" not in result.stderr

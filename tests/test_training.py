@@ -22,15 +22,15 @@ from gazeqwen.evaluation import (
     SampleReader,
     accuracy,
     accuracy_table,
+    gaze_under,
     predict,
-    scanpaths_under,
 )
 from gazeqwen.runs import new_folder, read_recipe, write_json
-from gazeqwen.streamgaze import load_release
+from gazeqwen.streamgaze import load_questions
 from gazeqwen.training import Recipe, StageSettings, Trainer, answer_loss, optimizer_groups
 
 
-def recipe_text(world: Path, output: Path, **changes) -> str:
+def recipe_text(data: Path, output: Path, **changes) -> str:
     values = {
         "output_dir": str(output),
         "model": {
@@ -41,7 +41,7 @@ def recipe_text(world: Path, output: Path, **changes) -> str:
             "num_frames": 8,
         },
         "adapter": {"latent_dim": 16, "num_latents": 8},
-        "data": {"folder": str(world), "keep_in_memory": True},
+        "data": {"dataset": str(data), "keep_in_memory": True},
         "stage1": {"epochs": 1, "learning_rate": 1e-2},
         "stage2": {"epochs": 1, "learning_rate": 1e-2, "lora_learning_rate": 1e-2},
         "batch_size": 4,
@@ -53,10 +53,10 @@ def recipe_text(world: Path, output: Path, **changes) -> str:
 
 
 @pytest.fixture(scope="module")
-def run(toy_world, tmp_path_factory):
+def run(toy_data, tmp_path_factory):
     """A finished run, the frozen weights before it, and what stage 1 left."""
     folder = tmp_path_factory.mktemp("run")
-    (folder / "recipe.yaml").write_text(recipe_text(toy_world, folder / "out"))
+    (folder / "recipe.yaml").write_text(recipe_text(toy_data, folder / "out"))
     trainer = Trainer(read_recipe(Recipe, folder / "recipe.yaml"))
     frozen = {name: value.clone() for name, value in trainer.model.state_dict().items() if "resampler" not in name}
     fresh = {name: value.clone() for name, value in trainer.model.resampler.state_dict().items()}
@@ -120,14 +120,14 @@ def test_frozen_features_are_computed_once_per_clip(run):
     assert reader.clips_encoded == len({(q.video, q.start_s, q.end_s) for q in questions}) < len(questions)
 
 
-def test_the_same_seed_gives_the_same_run(run, toy_world, tmp_path):
-    (tmp_path / "recipe.yaml").write_text(recipe_text(toy_world, tmp_path / "out"))
+def test_the_same_seed_gives_the_same_run(run, toy_data, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(recipe_text(toy_data, tmp_path / "out"))
     again = Trainer(read_recipe(Recipe, tmp_path / "recipe.yaml"))
     again.run()
     for name, value in run["trainer"].model.trained_parameters().items():
         assert torch.equal(again.model.trained_parameters()[name], value), name
     assert again.log == run["trainer"].log
-    (tmp_path / "recipe.yaml").write_text(recipe_text(toy_world, tmp_path / "other"))
+    (tmp_path / "recipe.yaml").write_text(recipe_text(toy_data, tmp_path / "other"))
     other = Trainer(read_recipe(Recipe, tmp_path / "recipe.yaml", ["seed=1", "stage2.epochs=0"]))
     other.run()
     assert other.log[0] != run["trainer"].log[0]
@@ -156,17 +156,19 @@ def test_the_loss_sees_only_the_letters_offered():
     assert math.isfinite(smoothed) and smoothed > loss
 
 
-def test_shuffled_gaze_is_another_videos(toy_world):
-    questions = load_release(toy_world)
-    shuffled = scanpaths_under("shuffled", questions)
-    assert all(table != question.scanpath for table, question in zip(shuffled, questions, strict=True))
-    assert shuffled == scanpaths_under("shuffled", questions) != scanpaths_under("shuffled", questions, seed=1)
+def test_shuffled_gaze_is_another_videos(toy_data):
+    questions = load_questions(toy_data, "train")
+    shuffled = gaze_under("shuffled", questions)
+    own = {question.video_name: question.scanpath for question in questions}
+    for question, (name, scanpath) in zip(questions, shuffled, strict=True):
+        assert name != question.video_name and scanpath is own[name]
+    assert shuffled == gaze_under("shuffled", questions) != gaze_under("shuffled", questions, seed=1)
     with pytest.raises(ValueError, match="at least 2 videos"):
-        scanpaths_under("shuffled", questions[:1])
+        gaze_under("shuffled", questions[:1])
 
 
-def test_conditions_reach_the_model(run, toy_world):
-    trainer, questions = run["trainer"], load_release(toy_world, "test")
+def test_conditions_reach_the_model(run, toy_data):
+    trainer, questions = run["trainer"], load_questions(toy_data, "test")
     reader = SampleReader(trainer.model, trainer.processor, keep=True)
     by_condition = {
         condition: predict(Accelerator(), trainer.model, reader, questions, condition, batch_size=5)
@@ -202,10 +204,10 @@ def script(*arguments, expect: int = 0) -> str:
     return result.stdout if expect == 0 else result.stderr
 
 
-def test_eval_reloads_the_adapter_with_equal_logits_and_writes_every_setting(run, toy_world, tmp_path):
+def test_eval_reloads_the_adapter_with_equal_logits_and_writes_every_setting(run, toy_data, tmp_path):
     out = run["folder"] / "out"
     printed = script(
-        *("eval.py", "--model", out / "best", "--data", toy_world, "--split", "val"),
+        *("eval.py", "--model", out / "best", "--data", toy_data, "--split", "validation"),
         *("--compare", out / "validation_predictions.jsonl", "--output", tmp_path / "result.json"),
     )
     assert re.search(r"largest difference of a logit .*: \d\.\de[-+]\d+ ", printed)
@@ -216,14 +218,14 @@ def test_eval_reloads_the_adapter_with_equal_logits_and_writes_every_setting(run
     assert set(result["provenance"]) == {"gazeqwen", "git", "python", "versions", "device"}
 
 
-def test_eval_refuses_an_adapter_that_answers_otherwise(run, toy_world, tmp_path):
+def test_eval_refuses_an_adapter_that_answers_otherwise(run, toy_data, tmp_path):
     lines = (run["folder"] / "out" / "validation_predictions.jsonl").read_text().splitlines()
     first = json.loads(lines[0])
     first["logits"][0] += 0.01
     (tmp_path / "p.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]))
     best = run["folder"] / "out" / "best"
-    arguments = ("--conditions", "gaze", "--split", "val", "--compare", tmp_path / "p.jsonl")
-    error = script("eval.py", "--model", best, "--data", toy_world, *arguments, expect=1)
+    arguments = ("--conditions", "gaze", "--split", "validation", "--compare", tmp_path / "p.jsonl")
+    error = script("eval.py", "--model", best, "--data", toy_data, *arguments, expect=1)
     assert "does not give the logits it was saved with" in error
 
 
@@ -291,8 +293,8 @@ def test_ask_names_what_is_wrong(run, recording, changes, message):
     assert message in error and "Traceback" not in error
 
 
-def test_train_names_what_is_wrong(toy_world, tmp_path):
-    (tmp_path / "r.yaml").write_text(recipe_text(toy_world, tmp_path / "out"))
+def test_train_names_what_is_wrong(toy_data, tmp_path):
+    (tmp_path / "r.yaml").write_text(recipe_text(toy_data, tmp_path / "out"))
     for override, message in [
         ("stage1.epoch=2", "r.yaml: stage1: unknown key 'epoch', did you mean 'epochs'"),
         ("batch_size=0", "batch_size: got 0"),
@@ -300,7 +302,9 @@ def test_train_names_what_is_wrong(toy_world, tmp_path):
         ("stage1=3", "stage1: got 3"),
         ("seed", "expected section.key=value"),
         ("stage1.epochs=0 stage2.epochs=0", "nothing to train"),
-        ("data.folder=/nowhere", "/nowhere/qa: no question files"),
+        ("data.dataset=/nowhere", "/nowhere: no such folder"),
+        ("data.tasks=[x]", "unknown tasks"),
+        ("model.prompt_style=rude", "model.prompt_style: got 'rude'"),
         ("adapter.gaze_encoding=gabor", "gaze_encoding: got 'gabor'"),
         ("data.validation_split=train", "videos are in both splits"),
     ]:
