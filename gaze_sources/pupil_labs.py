@@ -81,13 +81,12 @@ def _samples(times_s, pixels, worn, path, size, notes, lines=()) -> GazeSamples:
 def _one_recording(table: Table, recording: str | None) -> Table:
     if _RECORDING not in table:
         return table
-    ids = np.array(table.columns[_RECORDING])
-    known = sorted(set(ids))
+    known = sorted(set(table.columns[_RECORDING]))
     if recording is None and len(known) == 1:
         return table
     if recording not in known:
         raise ValueError(f"{table.path}: recording {recording!r}, expected one of {known}")
-    return table.rows(ids == recording)
+    return table.rows(np.array(table.columns[_RECORDING]) == recording)
 
 
 def _world_ns(path: Path, recording: str | None) -> np.ndarray:
