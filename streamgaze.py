@@ -156,7 +156,9 @@ def load_questions(
         if row["scanpath"] is None and without_gaze != "keep":
             dropped.add(row["video_name"])
             continue
-        questions.extend(_questions_of(row, scanpaths))
+        # A folder that was moved is still known to the cache of `datasets` by its old place.
+        video = Path(data) / "videos" / row["video_name"] if Path(data).is_dir() else Path(row["video"]["path"])
+        questions.extend(_questions_of(row, video, scanpaths))
     if dropped and without_gaze == "error":
         raise ValueError(
             f"{data}, split {split!r}: no gaze for {len(dropped)} videos, such as {min(dropped)}; "
@@ -194,11 +196,11 @@ def _load_rows(data, split: str, config: str):
     return rows
 
 
-def _questions_of(row: dict, scanpaths: dict[str, Scanpath]) -> Iterator[Question]:
+def _questions_of(row: dict, video: Path, scanpaths: dict[str, Scanpath]) -> Iterator[Question]:
     name, table = row["video_name"], row["scanpath"]
     if table is not None and name not in scanpaths:
         scanpaths[name] = Scanpath.from_array(table, f"scanpath of {name}", row["fixation_ids"])
-    shared = (Path(row["video"]["path"]), name, scanpaths.get(name), row["task"], row["question"])
+    shared = (video, name, scanpaths.get(name), row["task"], row["question"])
     if TASKS[row["task"]].group != "proactive":
         yield Question(*shared, tuple(row["options"]), row["answer"], row["start_s"], row["end_s"])
         return

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import hashlib
 import json
 import math
 import os
@@ -10,7 +11,7 @@ import re
 import shutil
 import warnings
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,9 +75,8 @@ def published_split(names) -> dict[str, list[str]]:
     names = sorted(set(names))
     random.Random(42).shuffle(names)
     train, validation = int(0.70 * len(names)), int(0.15 * len(names))
-    return dict(
-        zip(SPLITS, (names[:train], names[train : train + validation], names[train + validation :]), strict=True)
-    )
+    parts = (names[:train], names[train : train + validation], names[train + validation :])
+    return {split: sorted(part) for split, part in zip(SPLITS, parts, strict=True)}
 
 
 def participant_split(groups: dict[str, tuple[str, str]], seed: int = 42) -> dict[str, list[str]]:
@@ -459,6 +459,8 @@ def build(
     Raises ValueError or FileNotFoundError naming file and value for what leaves nothing to build. Single questions,
     videos and fixations that cannot be used are left out, counted and listed in the report.
     """
+    if algorithm not in ("dispersion", "compat"):
+        raise ValueError(f"algorithm: got {algorithm!r}, expected 'dispersion' or 'compat'")
     release, out, report = Path(release), Path(out), Report()
     if out.exists() and not (overwrite and (out / "report.json").exists()):
         raise FileExistsError(f"{out} exists: choose another folder, or overwrite a dataset built earlier")
@@ -520,7 +522,7 @@ def _read_footage(
         try:
             info = video_info(path)
             clock = release_clock(source, path, overlays.get(name))
-            scanpath, gaze_from = None, None
+            found, scanpath, gaze_from = _Footage(path, info, clock, None), None, None
             if stem in own or stem in merged:
                 with warnings.catch_warnings(record=True) as said:
                     warnings.simplefilter("always")
@@ -531,7 +533,7 @@ def _read_footage(
                 scanpath = _in_file_time(table, clock, info.end_s, f"fixations of {name}", report)
                 gaze_from = "fixation table"
             elif gaze is not None and (raw := _find_raw(Path(gaze), source, stem)) is not None:
-                scanpath, gaze_from = _detect(raw, source, path, algorithm), f"raw gaze, {algorithm}"
+                scanpath, gaze_from = _detect(raw, source, found, algorithm, report), f"raw gaze, {algorithm}"
         except (ValueError, OSError) as error:
             report.exclude(name, str(error))
             continue
@@ -547,7 +549,7 @@ def _read_footage(
             "gaze": gaze_from,
             "fixations": None if scanpath is None else len(scanpath),
         }
-        footage[name] = _Footage(path, info, clock, scanpath)
+        footage[name] = replace(found, scanpath=scanpath)
     return footage
 
 
@@ -557,13 +559,21 @@ def _find_raw(folder: Path, source: str, stem: str) -> Path | None:
     return SOURCES[source].find(folder / source, stem) if source in SOURCES else None
 
 
-def _detect(raw: Path, source: str, video: Path, algorithm: str) -> Scanpath:
+def _detect(raw: Path, source: str, footage: _Footage, algorithm: str, report: Report) -> Scanpath:
     """Fixations of a raw recording in seconds of the video file."""
     from .gaze_sources import SOURCES
     from .gaze_sources.fixations import detect_fixations, streamgaze_fixations
 
-    samples = SOURCES[source].read(raw, video)
-    return detect_fixations(samples) if algorithm == "dispersion" else streamgaze_fixations(samples, source)
+    samples = SOURCES[source].read(raw, footage.path)
+    report.notes += [f"{raw}: {note}" for note in samples.notes]
+    if algorithm == "compat":  # on the clock of the release, see streamgaze_fixations
+        scanpath, dropped = streamgaze_fixations(samples, source)
+        report.notes += [f"{raw}: no fixation from {item}" for item in dropped]
+        return _in_file_time(scanpath, footage.clock, footage.info.end_s, str(raw), report)
+    inside = samples.within(footage.info.start_s, footage.info.end_s)
+    if not inside.all():
+        report.notes.append(f"{raw}: {int((~inside).sum())} of {len(samples)} samples lie outside the video")
+    return detect_fixations(samples.keep(inside))
 
 
 def _row(question: ReleasedQuestion, footage: _Footage, origin: tuple, report: Report) -> dict | None:
@@ -605,6 +615,9 @@ def _write(out: Path, rows: dict, footage: dict, schemes: dict, report: Report) 
         {"file_name": Value("string"), **{name: kind for name, kind in COLUMNS.items() if name != "video"}}
     )
     configs = []
+    # `datasets` caches a folder by its name and configs alone: without this, another folder of this name, or this one
+    # built again, would come back with the rows of the first.
+    digest = hashlib.sha256(json.dumps([str(out.resolve()), schemes, rows]).encode()).hexdigest()[:16]
     disable_progress_bars()
     with new_folder(out) as folder:
         (folder / "videos").mkdir()
@@ -615,7 +628,8 @@ def _write(out: Path, rows: dict, footage: dict, schemes: dict, report: Report) 
             for split, names in splits.items():
                 mine = [{"file_name": f"videos/{name}", **row} for name in names for row in rows.get(name, [])]
                 if mine:
-                    file = f"{scheme}-{split}.parquet"
+                    # One table beside one video would be taken for a dataset of tables, but for this name.
+                    file = "metadata.parquet" if len(rows) == 1 else f"{scheme}-{split}.parquet"
                     Dataset.from_list(mine, features=columns).to_parquet(str(folder / file))
                     files.append({"split": split, "path": ["videos/*", file]})
             if files:
@@ -623,6 +637,7 @@ def _write(out: Path, rows: dict, footage: dict, schemes: dict, report: Report) 
                     {
                         "config_name": scheme,
                         "default": scheme == "default",
+                        "description": f"build {digest}",
                         "data_files": files,
                         "metadata_filenames": [file["path"][1] for file in files],
                         "drop_labels": True,

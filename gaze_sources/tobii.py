@@ -68,12 +68,11 @@ def _read_pro_lab(path: Path, video, time_unit, offset_s: float, recording, fram
     table = read_table(path, (time, *axes), ("Sensor", "Eye movement type", "Recording name", *_VALIDITY), "\t")
     notes = []
     if "Recording name" in table:
-        names = np.array(table.columns["Recording name"])
-        known = sorted(set(names))
-        if (recording is None and len(known) > 1) or (recording is not None and recording not in known):
+        known = sorted(set(table.columns["Recording name"]))
+        if recording not in known and (recording is not None or len(known) > 1):
             raise ValueError(f"{path}: recording {recording!r}, expected one of {known}")
         if len(known) > 1:
-            table = table.rows(names == recording)
+            table = table.rows(np.array(table.columns["Recording name"]) == recording)
     if "Sensor" in table:
         from_eyes = np.array([sensor.strip() in ("", "Eye Tracker") for sensor in table.columns["Sensor"]])
         if not from_eyes.all():

@@ -453,6 +453,16 @@ def test_tobii_pro_lab_units_of_time(tmp_path, unit, time_unit):
     assert samples.xy.tolist() == [[0.5, 0.25]]
 
 
+def test_tobii_pro_lab_picks_one_of_several_recordings(tmp_path):
+    header = "Recording name\tRecording timestamp [ms]\tGaze point X [MCS norm]\tGaze point Y [MCS norm]"
+    path = text_file(tmp_path / "p.tsv", f"{header}\none\t5\t0.5\t0.5\none\t9\t0.5\t0.5\ntwo\t1\t0.25\t0.5\n")
+    assert SOURCES["tobii"].read(path, recording="two").xy.tolist() == [[0.25, 0.5]]
+    with pytest.raises(ValueError, match=r"p.tsv: recording None, expected one of \['one', 'two'\]"):
+        SOURCES["tobii"].read(path)
+    with pytest.raises(ValueError, match="recording 'three'"):
+        SOURCES["tobii"].read(path, recording="three")
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
