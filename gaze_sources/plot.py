@@ -10,15 +10,20 @@ from ..scanpath_gazeqwen import Scanpath
 from ..video_gazeqwen import read_frames
 from .samples import GazeSamples
 
+_EXCERPT_S = 20.0  # what is longer cannot be read, and the scene moves on
 _NUMBERED = 25  # more numbers than this cover each other
 
 
 def draw_recording(path, samples: GazeSamples, scanpath: Scanpath, video=None, title: str = "") -> None:
     """
     Write a PNG: x and y of the samples over time, each fixation a bar at its position as long as it lasts, and beside
-    them the fixations, larger the longer, on the video's frame in the middle of the longest one. Colour is time.
+    them the fixations, larger the longer, on the video's frame in the middle of the longest one. Colour is time. Of a
+    longer recording, the 20 seconds around its longest fixation are shown.
     """
-    colors = matplotlib.colormaps["plasma"](np.interp(scanpath.table[:, 2], samples.times_s[[0, -1]], (0.05, 0.95)))
+    whole_s = float(samples.times_s[-1] - samples.times_s[0])
+    begin, end = _excerpt(samples, scanpath)
+    samples, scanpath = samples.keep(samples.within(begin, end)), scanpath.clip(begin, end)
+    colors = matplotlib.colormaps["plasma"](np.interp(scanpath.table[:, 2], (begin, end), (0.05, 0.95)))
     with matplotlib.rc_context({"font.family": "DejaVu Sans", "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(14, 5.2), layout="constrained")
         grid = figure.add_gridspec(2, 2, width_ratios=(1.25, 1))
@@ -34,12 +39,21 @@ def draw_recording(path, samples: GazeSamples, scanpath: Scanpath, video=None, t
             axis.grid(alpha=0.25)
         x_axis.tick_params(labelbottom=False)
         y_axis.set_xlabel("seconds of the video")
-        x_axis.set_title(
-            f"{int(samples.in_frame.sum())} samples in the frame (dots), {len(scanpath)} fixations (bars)"
-        )
+        counts = f"{samples.in_frame.sum()} samples in the frame (dots), {len(scanpath)} fixations (bars)"
+        x_axis.set_title(f"{end - begin:.0f} of {whole_s:.0f} s: {counts}")
         _draw_on_frame(figure.add_subplot(grid[:, 1]), samples, scanpath, video, colors)
         figure.suptitle(title)
         save_png(figure, path)
+
+
+def _excerpt(samples: GazeSamples, scanpath: Scanpath) -> tuple[float, float]:
+    """Begin and end of the part to show."""
+    first, last = float(samples.times_s[0]), float(samples.times_s[-1])
+    if last - first <= _EXCERPT_S:
+        return first, last
+    middle = scanpath.table[np.argmax(scanpath.table[:, 3]), 2] if len(scanpath) else first
+    begin = float(np.clip(middle - _EXCERPT_S / 2, first, last - _EXCERPT_S))
+    return begin, begin + _EXCERPT_S
 
 
 def _draw_on_frame(axis, samples: GazeSamples, scanpath: Scanpath, video, colors: np.ndarray) -> None:

@@ -17,7 +17,7 @@ from gazeqwen.gaze_sources import (
 )
 from gazeqwen.gaze_sources.fixations import hue_saturation_histogram
 from gazeqwen.gaze_sources.plot import draw_recording
-from gazeqwen.scanpath_gazeqwen import as_scanpath
+from gazeqwen.scanpath_gazeqwen import Scanpath, as_scanpath
 
 
 def recorded(times_s, xy, tracked=None, frame_size=(1000, 500), **others) -> GazeSamples:
@@ -365,6 +365,21 @@ def test_the_picture_shows_the_fixation_where_it_is(tmp_path):
     frame = right[black.mean(axis=1) > 0.5][:, black.mean(axis=0) > 0.5]
     y, x = (frame.sum(axis=2) > 200).nonzero()
     np.testing.assert_allclose([x.mean() / frame.shape[1], y.mean() / frame.shape[0]], [0.25, 0.75], atol=0.02)
+
+
+def test_the_picture_of_a_long_recording_shows_what_is_around_its_longest_fixation(tmp_path):
+    """300 fixations of 0.5 s before it make no difference to the picture; one beside it does."""
+    samples = recorded(np.arange(0, 600, 0.5), np.full((1200, 2), 0.5), frame_size=(320, 240))
+    xy = np.random.default_rng(0).random((300, 2))
+    table = [[x, y, mid, 0.5] for mid, (x, y) in enumerate(xy, start=1)]
+    whole = as_scanpath([*table, [0.7, 0.5, 320, 1.0], [0.2, 0.5, 325, 0.5]])
+    pictures = []
+    for first, last in ((0, None), (300, None), (300, -1)):
+        draw_recording(tmp_path / "p.png", samples, Scanpath(whole.table[first:last], whole.ids[first:last]))
+        with Image.open(tmp_path / "p.png") as image:
+            pictures.append(np.asarray(image.convert("RGB")))
+    np.testing.assert_array_equal(pictures[0], pictures[1])
+    assert (pictures[1] != pictures[2]).any()
 
 
 @pytest.mark.parametrize("video", [True, False])
