@@ -67,8 +67,14 @@ def test_the_commands_exist(command):
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
         return
-    script = next(word for word in words if word.endswith(".py"))
-    source = (ROOT / script).read_text()
+    if "-m" in words:
+        module = words[words.index("-m") + 1 :]
+        build = ["build"] if "build" in module else []
+        run = [sys.executable, "-m", module[0], *build, "--help"]
+        source = subprocess.run(run, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        source = re.sub(r"(--[a-z_]+)", r'"\1"', source)
+    else:
+        source = (ROOT / next(word for word in words if word.endswith(".py"))).read_text()
     for word in words:
         if word.startswith("--"):
             assert f'"{word}"' in source, word
