@@ -744,6 +744,30 @@ def test_command_line_errors_are_one_line(tmp_path, video, monkeypatch, argument
     assert not (tmp_path / "f.csv").exists()
 
 
+def test_command_line_takes_the_exports_fixations_and_filters_scenes(tmp_path, monkeypatch, capsys):
+    """A cut at 3 s: of the export's fixations, the one across it goes, and so does the one outside the frame."""
+    from gazeqwen.gaze_sources.__main__ import main
+
+    colors = np.repeat([[250, 20, 20], [20, 250, 20]], 30, axis=0).astype(np.uint8)
+    scenes = write_video(tmp_path / "cut.mp4", np.broadcast_to(colors[:, None, None], (60, 48, 64, 3)), fps=10)
+    folder = pupil_export(tmp_path / "export", [f"{T0 + 10**9},32,24,1"], world=range(60))
+    header = "fixation id,start timestamp [ns],end timestamp [ns],fixation x [px],fixation y [px]"
+    rows = [(1, 0, 20, 32, 24), (2, 20, 45, 32, 24), (3, 46, 70, 16, 12), (4, 50, 51, 99, 24)]
+    lines = [f"{number},{T0 + begin * 10**8},{T0 + end * 10**8},{x},{y}" for number, begin, end, x, y in rows]
+    text_file(folder / "fixations.csv", "\n".join([header, *lines]) + "\n")
+    words = [folder, "--source", "pupil_labs", "--video", scenes, "-o", tmp_path / "f.csv", "--algorithm", "export"]
+    monkeypatch.setattr(sys, "argv", ["gaze_sources", *map(str, words), "--scene_filter"])
+    main()
+    scanpath = Scanpath.from_csv(tmp_path / "f.csv")
+    np.testing.assert_allclose(scanpath.table, [[0.5, 0.5, 1.0, 2.0], [0.25, 0.25, 5.3, 1.4]], atol=1e-6)
+    assert scanpath.ids.tolist() == [0, 2]
+    printed = capsys.readouterr().out
+    assert "left out: 3 fixations or parts of them" in printed
+    for line in ("5.000 to 5.100 s at (1.547, 0.500): its position lies outside the frame", "after the video ends"):
+        assert line in printed
+    assert "2.000 to 4.500 s at (0.500, 0.500): the scene changes" in printed
+
+
 def test_command_line_fails_in_one_line_and_leaves_the_old_table(tmp_path):
     table = text_file(tmp_path / "f.csv", "old")
     gaze = text_file(tmp_path / "g.csv", "time,x,y\n0,0.5,0.5\nend\n")
