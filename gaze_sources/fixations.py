@@ -259,7 +259,7 @@ def hue_saturation_histogram(frame: np.ndarray) -> np.ndarray:
     (50, 60) counts of hue (0 to 179: halved degrees) by saturation (0 to 255) of an RGB frame (H, W, 3) uint8, in the
     rounding of 8-bit HSV images.
     """
-    red, green, blue = frame.reshape(-1, 3).T.astype(np.int32)
+    red, green, blue = np.ascontiguousarray(frame.reshape(-1, 3).T).astype(np.int32)
     value = np.maximum(np.maximum(red, green), blue)
     chroma = value - np.minimum(np.minimum(red, green), blue)
     sixths = np.where(
