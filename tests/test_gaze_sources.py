@@ -661,9 +661,9 @@ def command(*arguments) -> subprocess.CompletedProcess:
 
 
 def gaze_table(path: Path, until_s: float) -> Path:
-    """60 Hz: at (0.25, 0.25) for 0.4 s, then at (0.75, 0.5); one sample lost, one out of the frame."""
+    """60 Hz: x 0.25 for 0.4 s, 0.75 until 1 s (the video's end), then 0.76; one sample lost, one out of the frame."""
     times = np.arange(0, until_s, 1 / 60)
-    rows = [f"{time:.6f},0.25,0.25" if time < 0.4 else f"{time:.6f},0.75,0.5" for time in times]
+    rows = [f"{time:.6f},{0.25 if time < 0.4 else 0.75 if time < 1.001 else 0.76},0.5" for time in times]
     rows[5], rows[40] = f"{times[5]:.6f},,", f"{times[40]:.6f},1.5,0.5"
     return text_file(path, "time,x,y\n" + "\n".join(rows) + "\n")
 
@@ -676,7 +676,7 @@ def test_command_line_from_recording_to_table_and_picture(tmp_path, video):
     result = command(gaze, *GENERIC, "--video", video, "-o", table, "--plot", picture)
     assert result.returncode == 0 and result.stderr == ""
     scanpath = Scanpath.from_csv(table)
-    np.testing.assert_allclose(scanpath.table[:, :2], [[0.25, 0.25], [0.75, 0.5]])
+    np.testing.assert_allclose(scanpath.table[:, :2], [[0.25, 0.5], [0.75, 0.5]])
     np.testing.assert_allclose(scanpath.begin_s, [0, 0.4], atol=1e-5)
     np.testing.assert_allclose(scanpath.end_s, [23 / 60, 1.0], atol=1e-5)
     for line in (
