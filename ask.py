@@ -13,7 +13,8 @@ import argparse
 import torch
 from transformers import AutoModel, AutoProcessor
 
-from gazeqwen.evaluation import answer_tokens, option_logits, trained_counts
+from gazeqwen.batches import answer_tokens
+from gazeqwen.evaluation import option_logits, trained_counts
 from gazeqwen.figures import draw_scanpath
 from gazeqwen.resampler_gazeqwen import fixation_weights
 from gazeqwen.runs import clear_errors

@@ -13,9 +13,9 @@ import time
 from accelerate import Accelerator
 from transformers import AutoModel, AutoProcessor
 
+from gazeqwen.clip_cache import ClipCache
 from gazeqwen.evaluation import (
     CONDITIONS,
-    SampleReader,
     accuracy,
     accuracy_table,
     largest_logit_difference,
@@ -38,6 +38,9 @@ def main() -> None:
     parser.add_argument("--snap_s", type=float, help="default: as the model was trained, see Scanpath.snap")
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
     parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--num_workers", type=int, default=2, help="processes that decode ahead")
+    parser.add_argument("--cache_dir", help="where frozen features are kept (default: ~/.cache/gazeqwen)")
+    parser.add_argument("--no_cache", action="store_true", help="compute frozen features on the fly")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--seed", type=int, default=0, help="of the shuffling")
     parser.add_argument("--output", help="write the scores and every setting as JSON")
@@ -53,10 +56,14 @@ def main() -> None:
     processor = AutoProcessor.from_pretrained(arguments.model, trust_remote_code=True)
     if arguments.snap_s is not None:
         processor.snap_s = arguments.snap_s
-    reader = SampleReader(model, processor, keep=len(arguments.conditions) > 1)
+    kind, workers = "none" if arguments.no_cache else "features", arguments.num_workers
+    cache = ClipCache.of(model, processor, kind, arguments.cache_dir)
     scores, started = {}, time.time()
+    cache.fill(accelerator, model, questions, arguments.batch_size, workers)
     for condition in arguments.conditions:
-        predictions = predict(accelerator, model, reader, questions, condition, arguments.batch_size, arguments.seed)
+        predictions = predict(
+            accelerator, model, cache, questions, condition, arguments.batch_size, arguments.seed, workers
+        )
         scores[condition] = accuracy(predictions)
         if condition == "gaze" and arguments.compare:
             difference, count = largest_logit_difference(arguments.compare, predictions)

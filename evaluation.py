@@ -3,18 +3,20 @@
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
+from .batches import Batch, QuestionData, loader_of
+from .clip_cache import ClipCache
 from .runs import write_text
 from .scanpath_gazeqwen import Scanpath
-from .streamgaze import TASKS, Question, chat_message
+from .streamgaze import TASKS, Question, task_info
 
 CONDITIONS = ("gaze", "none", "shuffled")
 
@@ -34,63 +36,11 @@ class Prediction:
         return max(range(len(self.logits)), key=self.logits.__getitem__) == self.answer
 
 
-class SampleReader:
-    """
-    Questions -> model inputs. What is the same for every question about a clip (decoded pixels, frozen video features)
-    is computed once and, with `keep=True`, kept in memory.
-    """
-
-    def __init__(self, model, processor, keep: bool = False):
-        self.model, self.processor, self.keep = model, processor, keep
-        self._clips: dict[tuple, dict] = {}
-        self.clips_encoded = 0
-
-    def clip(self, question: Question) -> dict[str, torch.Tensor]:
-        key = (question.video, question.start_s, question.end_s)
-        if key in self._clips:
-            return self._clips[key]
-        clip = self.processor.read_clip(question.video, question.start_s, question.end_s)
-        inputs = self.processor.process_clip(clip)
-        pixels = inputs.pop("video_encoder_pixel_values").to(self.model.device)
-        grid = inputs["video_grid_thw"].to(self.model.device)
-        inputs["video_encoder_features"] = self.model.encode_video(pixels[None], grid[None])[0].cpu()
-        self.clips_encoded += 1
-        if self.keep:
-            self._clips[key] = inputs
-        return inputs
-
-    def batch(self, questions: list[Question], scanpaths: list[Scanpath | None]) -> tuple:
-        """
-        Model inputs for questions, each with the scanpath given for it, prompts ending at the last position; and, per
-        question, the tokens of the answers it offers.
-        """
-        asked = [question.prompt(self.processor.prompt_style) for question in questions]
-        texts = [
-            self.processor.apply_chat_template(chat_message(prompt), add_generation_prompt=True) for prompt, _ in asked
-        ]
-        snap_s = [
-            self.processor.snap_s if TASKS[question.task].asks_about_fixation_at_query else 0.0
-            for question in questions
-        ]
-        clips = [self.clip(question) for question in questions]
-        inputs = self.processor.collate(texts, clips, scanpaths, padding_side="left", snap_s=snap_s)
-        return inputs, [answer_tokens(self.processor.tokenizer, answers) for _, answers in asked]
-
-
 def trained_counts(model) -> str:
     """How many parameters of the adapter are trained, in words."""
     counts = {name: value.numel() for name, value in model.trained_parameters().items()}
     lora = sum(count for name, count in counts.items() if "lora_" in name)
     return f"{sum(counts.values()) - lora:,} resampler and {lora:,} LoRA parameters"
-
-
-def answer_tokens(tokenizer, answers: list[str]) -> list[int]:
-    """The token of each answer, such as the letters A to D; ValueError if one of them is not one token."""
-    tokens = [tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
-    for answer, ids in zip(answers, tokens, strict=True):
-        if len(ids) != 1:
-            raise ValueError(f"the tokenizer splits the answer {answer!r} into {len(ids)} tokens, expected 1")
-    return [ids[0] for ids in tokens]
 
 
 def option_logits(model, inputs, tokens: list[list[int]]) -> torch.Tensor:
@@ -128,34 +78,63 @@ def gaze_under(
     return [(name, videos[name]) for name in others]
 
 
+def _loaders(accelerator, cache: ClipCache, questions, scanpaths, batch_size: int, num_workers: int, desc: str):
+    """This process's batches of some questions, clips of similar length together, with a progress bar."""
+    data = QuestionData(cache, questions, scanpaths)
+    order = sorted(range(len(questions)), key=lambda index: questions[index].end_s - questions[index].start_s)
+    mine = order[accelerator.process_index :: accelerator.num_processes]
+    chunks = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
+    loader = loader_of(data, batch_sampler=chunks, collate_fn=data.collate, num_workers=num_workers)
+    with tqdm(total=len(mine), desc=desc, unit="question", disable=not accelerator.is_main_process) as bar:
+        for batch in loader:
+            yield batch
+            bar.update(len(batch.indices))
+
+
 @torch.no_grad()
 def predict(
     accelerator: Accelerator,
     model,
-    reader: SampleReader,
+    cache: ClipCache,
     questions: list[Question],
     condition: str = "gaze",
     batch_size: int = 8,
     seed: int = 0,
+    num_workers: int = 0,
 ) -> list[Prediction]:
-    """Predictions for all questions, in their order, on every process."""
+    """Predictions for all questions with options, in their order, on every process. `cache` has been filled."""
     model.eval()
     gaze = gaze_under(condition, questions, seed)
-    order = list(range(len(questions)))[accelerator.process_index :: accelerator.num_processes]
-    mine = []
-    with tqdm(total=len(order), desc=condition, unit="question", disable=not accelerator.is_main_process) as bar:
-        for chunk in _chunks(order, batch_size):
-            inputs, tokens = reader.batch([questions[i] for i in chunk], [gaze[i][1] for i in chunk])
-            logits = option_logits(model, inputs.to(accelerator.device), tokens)
-            for index, row in zip(chunk, logits.tolist(), strict=True):
-                question, row = questions[index], row[: len(questions[index].options)]
-                mine.append((index, Prediction(question.key, question.task, question.answer, row, gaze[index][0])))
-            bar.update(len(chunk))
+    scanpaths, mine = [scanpath for _, scanpath in gaze], []
+    for batch in _loaders(accelerator, cache, questions, scanpaths, batch_size, num_workers, condition):
+        logits = option_logits(model, batch.inputs.to(accelerator.device), batch.answer_tokens)
+        for index, question, row in zip(batch.indices, batch.questions, logits.tolist(), strict=True):
+            row = row[: len(question.options)]
+            mine.append((index, Prediction(question.key, question.task, question.answer, row, gaze[index][0])))
     return [prediction for _, prediction in sorted(gather_object(mine), key=lambda pair: pair[0])]
 
 
-def _chunks(values: list, size: int) -> Iterator[list]:
-    return (values[start : start + size] for start in range(0, len(values), size))
+def text_losses(model, batch: Batch) -> torch.Tensor:
+    """(B,) cross-entropy of open-ended answers, mean over each answer's tokens."""
+    count = batch.labels.shape[1]
+    logits = model(**batch.inputs, logits_to_keep=count + 1).logits[:, :-1].float()
+    labels = batch.labels.to(logits.device)
+    losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=-100)
+    return losses.sum(1) / (labels != -100).sum(1)
+
+
+@torch.no_grad()
+def text_loss(
+    accelerator: Accelerator, model, cache: ClipCache, questions: list[Question], batch_size: int, num_workers: int = 0
+) -> float:
+    """Mean over open-ended questions of their answers' loss per token, with their own gaze."""
+    model.eval()
+    scanpaths, mine = [question.scanpath for question in questions], []
+    for batch in _loaders(accelerator, cache, questions, scanpaths, batch_size, num_workers, "open-ended"):
+        batch.inputs.to(accelerator.device)
+        mine += text_losses(model, batch).tolist()
+    losses = gather_object(mine)
+    return sum(losses) / len(losses)
 
 
 def accuracy(predictions: list[Prediction]) -> dict:
@@ -174,8 +153,9 @@ def accuracy(predictions: list[Prediction]) -> dict:
 
 def accuracy_table(scores: dict[str, dict]) -> str:
     """A text table: conditions as rows, tasks and their mean as columns, in percent."""
-    tasks = sorted({task for score in scores.values() for task in score["tasks"]}, key=list(TASKS).index)
-    header = ["gaze given"] + [TASKS[task].abbreviation for task in tasks] + ["mean"]
+    tasks = {task for score in scores.values() for task in score["tasks"]}
+    tasks = [task for task in TASKS if task in tasks] + sorted(tasks - set(TASKS))
+    header = ["gaze given"] + [task_info(task).abbreviation for task in tasks] + ["mean"]
     rows = [
         [condition]
         + [f"{100 * score['tasks'][task]['accuracy']:.1f}" for task in tasks]

@@ -227,6 +227,9 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _inject_lora(self, config) -> None:
         self.backbone.add_adapter(config)
+        for name, value in self.backbone.named_parameters():
+            if "lora_" in name:
+                value.data = value.data.float()  # what is trained is float32: a half loses small steps
         self.detach_gaze()
         self.attach_gaze()  # hooks on the new modules too
 
@@ -341,7 +344,8 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         frames_per_step = self._frames_per_step
         max_steps, max_tokens = int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max())
-        features = pixel_values.new_zeros(len(grids), max_steps, max_tokens, self.video_encoder.config.hidden_size)
+        shape = (len(grids), max_steps, max_tokens, self.video_encoder.config.hidden_size)
+        features = torch.zeros(shape, dtype=self.video_encoder.dtype, device=pixel_values.device)
         for grid in grids.unique(dim=0):
             same = (grids == grid).all(-1)
             steps, height, width = grid.tolist()
@@ -366,6 +370,26 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         grids = self.token_grids(video_grid_thw)
         check_frames(video_encoder_pixel_values, grids, self._frames_per_step)
         return self._encode_video(video_encoder_pixel_values, grids)
+
+    @torch.no_grad()
+    def embed_video(self, pixel_values_videos: torch.Tensor, video_grid_thw: torch.Tensor) -> torch.Tensor:
+        """
+        The base model's frozen embeddings (video tokens of all videos, hidden) of `pixel_values_videos`, to be
+        computed once and given to `forward` as `video_embeds` instead of the pixels.
+        """
+        features = self.backbone.model.get_video_features(pixel_values_videos, video_grid_thw, return_dict=True)
+        return torch.cat(list(features.pooler_output))
+
+    def _input_embeds(self, input_ids: torch.Tensor, video_embeds: torch.Tensor) -> torch.Tensor:
+        """(B, L, D) embeddings of the prompts with `video_embeds` in the places of the video tokens."""
+        embeds = self.get_input_embeddings()(input_ids)
+        is_video = input_ids == self.backbone.config.video_token_id
+        if video_embeds.shape != (int(is_video.sum()), embeds.shape[-1]):
+            raise ValueError(
+                f"video_embeds are {tuple(video_embeds.shape)}, expected {(int(is_video.sum()), embeds.shape[-1])}: "
+                "video tokens of the prompts, hidden size"
+            )
+        return embeds.masked_scatter(is_video[..., None], video_embeds.to(embeds))
 
     def _gaze_of_call(self, input_ids, video_grid_thw, gaze: dict[str, torch.Tensor | None]) -> GazeInjection | None:
         """What the call adds, from its `GAZE_INPUTS`; None where nothing has to be added or switched off."""
@@ -443,6 +467,7 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         second_per_grid_ts: torch.Tensor | None = None,
         mm_token_type_ids: torch.IntTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        video_embeds: torch.FloatTensor | None = None,
         video_encoder_pixel_values: torch.FloatTensor | None = None,
         video_encoder_features: torch.FloatTensor | None = None,
         scanpaths: torch.FloatTensor | None = None,
@@ -455,6 +480,7 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Qwen2.5-VL's forward, plus gaze. V is the number of videos in the batch, in the order of `video_grid_thw`.
 
         Args:
+            video_embeds: (video tokens, hidden) in place of `pixel_values_videos` (`embed_video`).
             video_encoder_pixel_values: (V, F, 3, S, S) frames for the video encoder, padded to the longest video; or
             video_encoder_features: (V, T, N, D_v) its features on the visual token grid (`encode_video`).
             scanpaths: (V, F, 4) `x_norm, y_norm, t_mid_s, duration_s`; `None`: no gaze, exactly the base model.
@@ -472,6 +498,10 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
             "has_scanpath": has_scanpath,
             "step_spans_s": step_spans_s,
         }
+        if video_embeds is not None:
+            if input_ids is None or pixel_values_videos is not None:
+                raise ValueError("video_embeds need input_ids, and come in place of pixel_values_videos")
+            inputs_embeds = self._input_embeds(input_ids, video_embeds)
         injection = self._gaze_of_call(input_ids, video_grid_thw, gaze)
         with self._during_call(injection):
             return self.backbone(

@@ -3,6 +3,11 @@
 import dataclasses
 import json
 import math
+import shutil
+import signal
+import warnings
+from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,37 +15,48 @@ import torch
 import torch.nn.functional as F
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import set_seed
-from tqdm.auto import tqdm
-from transformers import get_cosine_schedule_with_warmup
-
-from .evaluation import (
-    SampleReader,
-    accuracy,
-    option_logits,
-    predict,
-    save_predictions,
-    trained_counts,
+from accelerate.data_loader import DataLoaderShard
+from accelerate.utils import gather_object, set_seed
+from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
 )
+from tqdm.auto import tqdm
+from transformers import BitsAndBytesConfig, get_cosine_schedule_with_warmup
+
+from .batches import Augmentation, Batch, EpochBatches, QuestionData, loader_of
+from .clip_cache import CACHE_KINDS, ClipCache
+from .evaluation import accuracy, option_logits, predict, save_predictions, text_loss, text_losses, trained_counts
+from .figures import draw_curves
 from .modeling_gazeqwen import GazeQwenForConditionalGeneration
 from .processing_gazeqwen import GazeQwenProcessor
 from .runs import new_folder, provenance, write_json, write_text
-from .streamgaze import PROMPT_STYLES, Question, load_questions
+from .streamgaze import PROMPT_STYLES, load_questions
 
 
 @dataclass
 class ModelSettings:
-    """The frozen models, and how clips, gaze and questions are put to them (see GazeQwenProcessor)."""
+    """
+    The frozen models, and how clips, gaze and questions are put to them (see GazeQwenProcessor). `load_in_4bit` needs
+    bitsandbytes: the base model in NF4, what is computed in bfloat16.
+    """
 
     base_model: str = "Qwen/Qwen2.5-VL-7B-Instruct"
     base_model_revision: str | None = None
     video_encoder: str = ""
     video_encoder_revision: str | None = None
     dtype: str = "bfloat16"
+    attn_implementation: str | None = None
+    load_in_4bit: bool = False
     video_encoder_size: int = 384
     num_frames: int | None = None
     fps: float | None = None
     max_frames: int = 64
+    max_pixels_per_frame: int | None = None
     snap_s: float = 0.0
     prompt_style: str = "reference"
 
@@ -66,7 +82,8 @@ class AdapterSettings:
 class DataSettings:
     """
     `dataset`: a folder that `gazeqwen.streamgaze build` wrote, or an id on the Hub; `config` names its split scheme.
-    `without_gaze`: see `load_questions`. `keep_in_memory`: clips' pixels and features, for small data.
+    `without_gaze`: see `load_questions`. `cache`: `none`, `features` or `embeddings`, see clip_cache.py.
+    `balance_tasks`, `scanpath_noise`, `fixation_dropout`: see batches.py.
     """
 
     dataset: str = ""
@@ -75,21 +92,31 @@ class DataSettings:
     validation_split: str = "validation"
     tasks: list | None = None
     without_gaze: str = "error"
-    keep_in_memory: bool = False
+    cache: str = "features"
+    cache_dir: str | None = None
+    num_workers: int = 2
+    balance_tasks: bool = False
+    scanpath_noise: float = 0.0
+    fixation_dropout: float = 0.0
 
 
 @dataclass
 class StageSettings:
-    """One stage. `epochs: 0` leaves it out. LoRA's rate applies in stage 2."""
+    """One stage. `epochs: 0` leaves it out; `patience`: epochs without a better one until it ends (0: never)."""
 
     epochs: int = 0
     learning_rate: float = 3e-4
     lora_learning_rate: float = 3e-4
+    patience: int = 0
 
 
 @dataclass
 class Recipe:
-    """A whole training run. Defaults are the paper's where it gives them (section 3.1)."""
+    """
+    A whole training run. Defaults are the paper's where it gives them (section 3.1). `checkpoint_every` counts
+    optimizer steps; the last `keep_checkpoints` are kept. `tracker` names one of Accelerate's; `push_to_hub` a
+    repository for the best adapter.
+    """
 
     output_dir: str = "runs/gazeqwen"
     seed: int = 0
@@ -107,20 +134,65 @@ class Recipe:
     label_smoothing: float = 0.0
     lora_rank: int = 8
     lora_alpha: float = 16.0
+    gradient_checkpointing: bool = False
+    checkpoint_every: int = 200
+    keep_checkpoints: int = 2
+    tracker: str | None = "tensorboard"
+    push_to_hub: str | None = None
 
     def __post_init__(self):
-        for name in ("batch_size", "evaluation_batch_size", "gradient_accumulation_steps", "lora_rank"):
+        at_least_one = ("batch_size", "evaluation_batch_size", "gradient_accumulation_steps", "lora_rank")
+        for name in (*at_least_one, "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
-        if self.model.prompt_style not in PROMPT_STYLES:
-            raise ValueError(f"model.prompt_style: got {self.model.prompt_style!r}, expected one of {PROMPT_STYLES}")
+        for name, value, expected in (
+            ("model.prompt_style", self.model.prompt_style, PROMPT_STYLES),
+            ("data.cache", self.data.cache, CACHE_KINDS),
+        ):
+            if value not in expected:
+                raise ValueError(f"{name}: got {value!r}, expected one of {expected}")
         if self.model.snap_s < 0:
             raise ValueError(f"model.snap_s: got {self.model.snap_s}, expected 0 or more seconds")
+        for name in ("scanpath_noise", "fixation_dropout", "num_workers"):
+            if getattr(self.data, name) < 0:
+                raise ValueError(f"data.{name}: got {getattr(self.data, name)}, expected 0 or more")
         if self.stage1.epochs + self.stage2.epochs < 1:
             raise ValueError("stage1.epochs and stage2.epochs are both 0: nothing to train")
         for name, value in (("model.video_encoder", self.model.video_encoder), ("data.dataset", self.data.dataset)):
             if not value:
                 raise ValueError(f"{name} is empty, expected an id or a folder")
+
+
+# What may differ when a run goes on: none of it changes what is computed.
+_FREE_TO_CHANGE = {
+    "output_dir",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "evaluation_batch_size",
+    "tracker",
+    "push_to_hub",
+    "data.cache",
+    "data.cache_dir",
+    "data.num_workers",
+}
+
+
+def changed_settings(before: dict, now: dict) -> list[str]:
+    """What differs between two recipes as dictionaries, in words, leaving out what a run may change on the way."""
+    before, now = (dict(_flat(recipe)) for recipe in (before, now))
+    return [
+        f"{name}: {before.get(name, 'not there')!r} before, {now.get(name, 'not there')!r} now"
+        for name in sorted(before.keys() | now.keys())
+        if name not in _FREE_TO_CHANGE and before.get(name) != now.get(name)
+    ]
+
+
+def _flat(values: dict, prefix: str = ""):
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def optimizer_groups(model, stage: StageSettings, weight_decay: float) -> list[dict]:
@@ -153,15 +225,38 @@ def answer_loss(logits: torch.Tensor, answers: torch.Tensor, label_smoothing: fl
     return loss.mean()
 
 
+@dataclass
+class Progress:
+    """Where a run stands: `batches` of `epoch` of `stage` are done, after `steps` optimizer steps of that stage."""
+
+    stage: int = 1
+    epoch: int = 1
+    batches: int = 0
+    steps: int = 0
+    epochs_since_best: int = 0
+    best: dict | None = None
+    log_lines: int = 0
+    finished: bool = False
+
+
 class Trainer:
-    """`Trainer(recipe).run()` trains, keeps the best adapter in `<output_dir>/best`, and returns its score."""
+    """
+    `Trainer(recipe).run()` trains, keeps the best adapter in `<output_dir>/best`, and returns its score. If the folder
+    holds a run with the same settings, it goes on where its last checkpoint was written, and ends as if it had never
+    stopped; SIGTERM and SIGINT write one. A run with other settings is refused, naming them.
+    """
 
     def __init__(self, recipe: Recipe):
-        self.recipe, model = recipe, recipe.model
-        self.accelerator = Accelerator(gradient_accumulation_steps=recipe.gradient_accumulation_steps)
+        self.recipe = recipe
+        self.accelerator = Accelerator(
+            gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+            log_with=recipe.tracker,
+            project_dir=recipe.output_dir,
+        )
         set_seed(recipe.seed)
-        self.folder = Path(recipe.output_dir)
-        data = recipe.data
+        self.folder, data = Path(recipe.output_dir), recipe.data
+        self.settings = dataclasses.asdict(recipe)
+        self.checkpoint = self._checkpoint_to_go_on_with()
         self.questions, self.validation = (
             load_questions(data.dataset, split, data.tasks, data.config, data.without_gaze)
             for split in (data.train_split, data.validation_split)
@@ -169,109 +264,350 @@ class Trainer:
         overlap = {q.video_name for q in self.questions} & {q.video_name for q in self.validation}
         if overlap:
             raise ValueError(f"{data.dataset}: {len(overlap)} videos are in both splits, such as {min(overlap)}")
+        self.processor = build_processor(recipe.model)
         self.model = GazeQwenForConditionalGeneration.from_base(
-            model.base_model,
-            model.video_encoder,
-            model.base_model_revision,
-            model.video_encoder_revision,
-            dtype=model.dtype,
+            recipe.model.base_model,
+            recipe.model.video_encoder,
+            recipe.model.base_model_revision,
+            recipe.model.video_encoder_revision,
+            dtype=recipe.model.dtype,
+            base_kwargs=base_arguments(recipe.model, self.accelerator.device),
             **dataclasses.asdict(recipe.adapter),
-        ).to(self.accelerator.device)
-        self.processor = GazeQwenProcessor.from_base(
-            model.base_model,
-            model.base_model_revision,
-            video_encoder_size=model.video_encoder_size,
-            num_frames=model.num_frames,
-            fps=model.fps,
-            max_frames=model.max_frames,
-            snap_s=model.snap_s,
-            prompt_style=model.prompt_style,
         )
-        self.reader = SampleReader(self.model, self.processor, keep=data.keep_in_memory)
-        self.best = {"macro": -1.0}
-        self.log: list[dict] = []
+        if not recipe.model.load_in_4bit:  # that one is where it belongs, and may not be moved
+            self.model.to(self.accelerator.device)
+        if recipe.gradient_checkpointing:
+            self.model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        self.cache = ClipCache.of(self.model, self.processor, data.cache, data.cache_dir)
+        self.progress, self.log = Progress(), []
+        self._signal: int | None = None
 
+    # ---------------------------------------------------------------- the run
     def run(self) -> dict:
         """Train both stages. Returns the best validation score, with its stage and epoch."""
-        recipe = self.recipe
-        if self.accelerator.is_main_process:
-            settings = dataclasses.asdict(recipe)
-            write_text(self.folder / "recipe.yaml", yaml.safe_dump(settings, sort_keys=False))
+        recipe, data = self.recipe, self.recipe.data
+        if self.accelerator.is_main_process and not self.checkpoint:
+            write_text(self.folder / "recipe.yaml", yaml.safe_dump(self.settings, sort_keys=False))
             write_json(self.folder / "provenance.json", provenance())
-        if recipe.stage1.epochs:
-            self._stage(1, recipe.stage1)
-        if recipe.stage2.epochs:
-            self.model.add_lora(recipe.lora_rank, recipe.lora_alpha)
-            self.model.to(self.accelerator.device)
-            self._stage(2, recipe.stage2)
-        return self.best
+        if self.checkpoint:
+            state = json.loads((self.checkpoint / "progress.json").read_text(encoding="utf-8"))
+            self.progress = Progress(**state)
+            lines = (self.checkpoint / "log.jsonl").read_text(encoding="utf-8").splitlines()
+            self.log = [json.loads(line) for line in lines]
+            if self.progress.finished:
+                self.accelerator.print(f"{self.folder}: this run is finished; choose another output_dir, or --restart")
+                return self.progress.best
+        self.cache.fill(
+            self.accelerator,
+            self.model,
+            self.questions + self.validation,
+            recipe.evaluation_batch_size,
+            data.num_workers,
+        )
+        if recipe.tracker:
+            self.accelerator.init_trackers("tracker", config=dict(_simple(_flat(self.settings))))
+        with self._stopping_on_signals():
+            for number, stage in ((1, recipe.stage1), (2, recipe.stage2)):
+                if number < self.progress.stage or not stage.epochs:
+                    continue
+                if number > self.progress.stage:
+                    kept = {"best": self.progress.best, "log_lines": self.progress.log_lines}
+                    self.progress = Progress(stage=number, **kept)
+                if number == 2:
+                    self.model.add_lora(recipe.lora_rank, recipe.lora_alpha)
+                    if not recipe.model.load_in_4bit:
+                        self.model.to(self.accelerator.device)
+                self._stage(number, stage)
+        if recipe.tracker:
+            self.accelerator.end_training()
+        if recipe.push_to_hub and self.accelerator.is_main_process:
+            self._push(recipe.push_to_hub)
+        return self.progress.best
 
     def _stage(self, number: int, stage: StageSettings) -> None:
-        recipe, accelerator = self.recipe, self.accelerator
-        optimizer = torch.optim.AdamW(optimizer_groups(self.model, stage, recipe.weight_decay))
-        loader = torch.utils.data.DataLoader(
+        recipe, accelerator, progress = self.recipe, self.accelerator, self.progress
+        data = QuestionData(
+            self.cache,
             self.questions,
-            batch_size=recipe.batch_size,
-            shuffle=True,
-            collate_fn=list,
-            generator=torch.Generator().manual_seed(recipe.seed + number),
+            augmentation=Augmentation(recipe.data.scanpath_noise, recipe.data.fixation_dropout),
+            seed=recipe.seed + number,
         )
-        model, optimizer, loader = accelerator.prepare(self.model, optimizer, loader)
-        steps = stage.epochs * math.ceil(len(loader) / recipe.gradient_accumulation_steps)
+        batches = EpochBatches(
+            self.questions,
+            [self.cache.num_frames(question) for question in self.questions],
+            recipe.batch_size,
+            recipe.seed + number,
+            recipe.data.balance_tasks,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        loader = loader_of(
+            data, DataLoaderShard, batch_sampler=batches, collate_fn=data.collate, num_workers=recipe.data.num_workers
+        )
+        optimizer = torch.optim.AdamW(optimizer_groups(self.model, stage, recipe.weight_decay))
+        if accelerator.state.deepspeed_plugin is not None:
+            accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = recipe.batch_size
+        model, optimizer = accelerator.prepare(self.model, optimizer)
+        steps = stage.epochs * math.ceil(len(batches) / recipe.gradient_accumulation_steps)
         # Stepped by hand once per optimizer step, so that the schedule does not depend on the number of processes.
         schedule = get_cosine_schedule_with_warmup(optimizer, min(recipe.warmup_steps, steps - 1), steps)
+        if self.checkpoint:
+            self._load(self.checkpoint, model, optimizer)
+            self.checkpoint = None
+            with warnings.catch_warnings():  # that the schedule is ahead of the optimizer, which is the point
+                warnings.simplefilter("ignore")
+                for _ in range(progress.steps):
+                    schedule.step()
         trained = list(self.model.trained_parameters().values())
         accelerator.print(
-            f"stage {number}: {trained_counts(self.model)}, "
-            f"{len(self.questions)} questions, {stage.epochs} epochs, {steps} steps"
+            f"stage {number}: {trained_counts(self.model)}, {len(self.questions)} questions, {stage.epochs} epochs, "
+            f"{steps} steps" + (f", going on after step {progress.steps}" if progress.steps else "")
         )
-        with tqdm(total=steps, desc=f"stage {number}", unit="step", disable=not accelerator.is_main_process) as bar:
-            for epoch in range(1, stage.epochs + 1):
+        samples = recipe.batch_size * recipe.gradient_accumulation_steps * accelerator.num_processes
+        with tqdm(
+            total=steps,
+            initial=progress.steps,
+            desc=f"stage {number}",
+            unit="step",
+            disable=not accelerator.is_main_process,
+        ) as bar:
+            while progress.epoch <= stage.epochs:
+                batches.epoch, batches.first, data.epoch = progress.epoch, progress.batches, progress.epoch
                 model.train()
+                losses = []
                 for batch in loader:
                     with accelerator.accumulate(model):
                         loss = self._loss(model, batch)
                         accelerator.backward(loss)
+                        losses.append(loss.detach())
                         if accelerator.sync_gradients:
                             accelerator.clip_grad_norm_(trained, recipe.max_grad_norm)
                         optimizer.step()
                         optimizer.zero_grad()
-                    if accelerator.sync_gradients:
-                        schedule.step()
-                        self._record(number, epoch, accelerator.gather(loss.detach()).mean().item(), schedule, bar)
-                self._validate(number, epoch, bar)
+                    progress.batches += 1
+                    if not accelerator.sync_gradients:
+                        continue
+                    schedule.step()
+                    progress.steps += 1
+                    self._record(torch.stack(losses).mean(), schedule, bar, samples)
+                    losses = []
+                    if self._told_to_stop():
+                        self._save(model, optimizer)
+                        bar.write(f"stopped by signal {self._signal}, saved: the same command goes on from here")
+                        raise SystemExit(128 + self._signal)
+                    if progress.steps % recipe.checkpoint_every == 0:
+                        self._save(model, optimizer)
+                self._validate(bar)
+                progress.epoch, progress.batches = progress.epoch + 1, 0
+                ended = progress.epoch > stage.epochs
+                if stage.patience and progress.epochs_since_best >= stage.patience and not ended:
+                    bar.write(f"stage {number} ends: no better epoch among the last {progress.epochs_since_best}")
+                    progress.epoch, ended = stage.epochs + 1, True
+                progress.finished = ended and (number == 2 or not recipe.stage2.epochs)
+                self._save(model, optimizer)
         accelerator.free_memory()
 
-    def _loss(self, model, batch: list[Question]) -> torch.Tensor:
-        inputs, tokens = self.reader.batch(batch, [question.scanpath for question in batch])
-        logits = option_logits(model, inputs.to(self.accelerator.device), tokens)
-        answers = torch.tensor([question.answer for question in batch], device=logits.device)
-        loss = answer_loss(logits, answers, self.recipe.label_smoothing)
+    def _loss(self, model, batch: Batch) -> torch.Tensor:
+        batch.inputs.to(self.accelerator.device)
+        if batch.labels is not None:
+            loss = text_losses(model, batch).mean()
+        else:
+            logits = option_logits(model, batch.inputs, batch.answer_tokens)
+            answers = torch.tensor([question.answer for question in batch.questions], device=logits.device)
+            loss = answer_loss(logits, answers, self.recipe.label_smoothing)
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"loss is {loss.item()} on {[question.key for question in batch]}")
+            raise FloatingPointError(f"loss is {loss.item()} on {[question.key for question in batch.questions]}")
         return loss
 
-    def _record(self, stage: int, epoch: int, loss: float, schedule, bar) -> None:
-        self.log.append({"stage": stage, "epoch": epoch, "step": bar.n, "loss": loss, "lr": schedule.get_last_lr()[0]})
+    def _record(self, loss: torch.Tensor, schedule, bar, samples: int) -> None:
+        progress, loss = self.progress, self.accelerator.gather(loss).mean().item()
+        rate = schedule.get_last_lr()[0]
+        line = {"stage": progress.stage, "epoch": progress.epoch, "step": progress.steps, "loss": loss, "lr": rate}
+        self.log.append(line)
+        if self.recipe.tracker:
+            self.accelerator.log({"loss": loss, "lr": rate}, step=self._steps_of_all_stages())
         bar.update()
-        bar.set_postfix(loss=f"{loss:.3f}", best=f"{self.best['macro']:.3f}")
+        per_second = bar.format_dict["rate"] or bar.format_dict["n"] / max(bar.format_dict["elapsed"], 1e-9)
+        best = "" if progress.best is None else f"{progress.best['macro'] or 0:.3f}"
+        bar.set_postfix(loss=f"{loss:.3f}", best=best, samples_per_s=f"{per_second * samples:.1f}")
 
-    def _validate(self, stage: int, epoch: int, bar) -> None:
-        predictions = predict(
-            self.accelerator, self.model, self.reader, self.validation, "gaze", self.recipe.evaluation_batch_size
-        )
-        score = accuracy(predictions)
-        self.log.append({"stage": stage, "epoch": epoch, "step": bar.n, "validation_macro": score["macro"]})
-        bar.write(f"stage {stage}, epoch {epoch}: validation accuracy {100 * score['macro']:.1f} % (mean over tasks)")
-        better = score["macro"] >= self.best["macro"]  # of equals the later, which has seen more
+    def _steps_of_all_stages(self) -> int:
+        return sum("loss" in line for line in self.log)
+
+    def _validate(self, bar) -> None:
+        recipe, progress = self.recipe, self.progress
+        with_options = [question for question in self.validation if question.answer_text is None]
+        open_ended = [question for question in self.validation if question.answer_text is not None]
+        batch_size, workers = recipe.evaluation_batch_size, recipe.data.num_workers
+        score, predictions = {"macro": None}, []
+        if with_options:
+            predictions = predict(
+                self.accelerator, self.model, self.cache, with_options, "gaze", batch_size, num_workers=workers
+            )
+            score = accuracy(predictions)
+        if open_ended:
+            score["text_loss"] = text_loss(self.accelerator, self.model, self.cache, open_ended, batch_size, workers)
+        figures = {f"validation_{name}": score[name] for name in ("macro", "text_loss") if score.get(name) is not None}
+        self.log.append({"stage": progress.stage, "epoch": progress.epoch, "step": progress.steps, **figures})
+        if recipe.tracker:
+            self.accelerator.log(figures, step=self._steps_of_all_stages())
+        said = [] if score["macro"] is None else [f"accuracy {100 * score['macro']:.1f} % (mean over tasks)"]
+        said += [f"loss of open-ended answers {score['text_loss']:.3f}"] if open_ended else []
+        bar.write(f"stage {progress.stage}, epoch {progress.epoch}: validation {', '.join(said)}")
+        better = progress.best is None or _merit(score) >= _merit(progress.best)  # of equals the later has seen more
+        progress.epochs_since_best = 0 if better else progress.epochs_since_best + 1
         if better:
-            self.best = {**score, "stage": stage, "epoch": epoch}
+            progress.best = {**score, "stage": progress.stage, "epoch": progress.epoch}
         if self.accelerator.is_main_process:
-            write_text(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self.log))
+            self._write_log(self.folder)
+            draw_curves(self.folder / "curves.png", self.log)
             if better:
                 with new_folder(self.folder / "best") as folder:
                     self.model.save_pretrained(folder)
                     self.processor.save_pretrained(folder)
                 save_predictions(self.folder / "validation_predictions.jsonl", predictions)
-                write_json(self.folder / "validation.json", self.best)
+                write_json(self.folder / "validation.json", progress.best)
         self.accelerator.wait_for_everyone()
+
+    def _write_log(self, folder: Path) -> None:
+        write_text(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self.log))
+
+    def _push(self, repository: str) -> None:
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo(repository, exist_ok=True)
+        url = api.upload_folder(repo_id=repository, folder_path=self.folder / "best")
+        self.accelerator.print(f"published: {url}")
+
+    # ---------------------------------------------------------------- stopping and going on
+    @contextmanager
+    def _stopping_on_signals(self):
+        def stop(number, frame):
+            self._signal = number
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _told_to_stop(self) -> bool:
+        """Whether any process was: all stop after the same step."""
+        if self.accelerator.num_processes == 1:
+            return self._signal is not None
+        told = torch.tensor(self._signal or 0, device=self.accelerator.device)
+        self._signal = int(self.accelerator.gather(told).max()) or None
+        return self._signal is not None
+
+    def _checkpoint_to_go_on_with(self) -> Path | None:
+        """The last checkpoint of the run that the output folder holds; ValueError if that run had other settings."""
+        recipe = self.folder / "recipe.yaml"
+        if not recipe.exists():
+            return None
+        changed = changed_settings(yaml.safe_load(recipe.read_text(encoding="utf-8")), self.settings)
+        if changed:
+            raise ValueError(
+                f"{self.folder} holds a run with other settings; choose another output_dir, or --restart:\n  "
+                + "\n  ".join(changed)
+            )
+        checkpoints = sorted((self.folder / "checkpoints").glob("stage*"))
+        return checkpoints[-1] if checkpoints else None
+
+    def _save(self, model, optimizer) -> None:
+        """Write a checkpoint: what was trained, the optimizer's state, random states, and the progress."""
+        progress, accelerator = self.progress, self.accelerator
+        progress.log_lines = len(self.log)
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        weights = get_model_state_dict(model, options=options)
+        moments = get_optimizer_state_dict(model, optimizer.optimizer, options=options)["state"]
+        random_states = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            random_states["cuda"] = torch.cuda.get_rng_state()
+        random_states = gather_object([random_states])
+        if accelerator.is_main_process:
+            name = f"stage{progress.stage}-epoch{progress.epoch:04d}-step{progress.steps:08d}"
+            with new_folder(self.folder / "checkpoints" / name) as folder:
+                save_file(_contiguous(weights), folder / "trained.safetensors")
+                named = {f"{of}/{kind}": value for of, kinds in moments.items() for kind, value in kinds.items()}
+                save_file(_contiguous(named), folder / "optimizer.safetensors")
+                states = {f"{kind}-{i}": value for i, each in enumerate(random_states) for kind, value in each.items()}
+                save_file(states, folder / "random.safetensors")
+                self._write_log(folder)
+                write_json(folder / "progress.json", dataclasses.asdict(progress))
+            for old in sorted((self.folder / "checkpoints").glob("stage*"))[: -self.recipe.keep_checkpoints]:
+                shutil.rmtree(old)
+        accelerator.wait_for_everyone()
+
+    def _load(self, folder: Path, model, optimizer) -> None:
+        options = StateDictOptions(full_state_dict=True, strict=False)
+        weights = load_file(folder / "trained.safetensors")
+        expected = set(self.model.trained_parameters())
+        if set(weights) != expected:
+            raise ValueError(
+                f"{folder}/trained.safetensors does not fit this model: {sorted(set(weights) ^ expected)}"
+            )
+        set_model_state_dict(model, weights, options=options)
+        current = get_optimizer_state_dict(model, optimizer.optimizer, options=options)
+        state: dict[str, dict] = defaultdict(dict)
+        for name, value in load_file(folder / "optimizer.safetensors").items():
+            of, _, kind = name.rpartition("/")
+            state[of][kind] = value
+        current["state"] = dict(state)
+        set_optimizer_state_dict(model, optimizer.optimizer, current, options=options)
+        random_states, rank = load_file(folder / "random.safetensors"), self.accelerator.process_index
+        if f"cpu-{rank}" in random_states:
+            torch.set_rng_state(random_states[f"cpu-{rank}"])
+        if f"cuda-{rank}" in random_states and torch.cuda.is_available():
+            torch.cuda.set_rng_state(random_states[f"cuda-{rank}"])
+
+
+def _merit(score: dict) -> float:
+    """What the best epoch has most of: accuracy; where no question has options, the lowest loss."""
+    return score["macro"] if score["macro"] is not None else -score["text_loss"]
+
+
+def _contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.contiguous() for name, value in tensors.items()}
+
+
+def _simple(settings):
+    """Settings as trackers take them."""
+    return ((name, value if isinstance(value, (int, float, str, bool)) else str(value)) for name, value in settings)
+
+
+def build_processor(model: ModelSettings) -> GazeQwenProcessor:
+    """The processor of a recipe's base model, with the recipe's sampling."""
+    processor = GazeQwenProcessor.from_base(
+        model.base_model,
+        model.base_model_revision,
+        video_encoder_size=model.video_encoder_size,
+        num_frames=model.num_frames,
+        fps=model.fps,
+        max_frames=model.max_frames,
+        snap_s=model.snap_s,
+        prompt_style=model.prompt_style,
+    )
+    if model.max_pixels_per_frame is not None:
+        size = dict(processor.video_processor.size)
+        size["longest_edge"] = model.max_pixels_per_frame
+        size["shortest_edge"] = min(size["shortest_edge"], model.max_pixels_per_frame)
+        processor.video_processor.size = size
+    return processor
+
+
+def base_arguments(model: ModelSettings, device) -> dict:
+    """What the base model's `from_pretrained` is given beside id, revision and dtype."""
+    arguments = {}
+    if model.attn_implementation is not None:
+        arguments["attn_implementation"] = model.attn_implementation
+    if model.load_in_4bit:
+        arguments["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+        arguments["device_map"] = {"": device}
+    return arguments

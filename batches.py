@@ -1,0 +1,174 @@
+"""Questions -> batches of model inputs, read ahead by loader workers; which questions an epoch holds, and when."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .clip_cache import ClipCache
+from .processing_gazeqwen import GazeQwenInputs
+from .scanpath_gazeqwen import Scanpath
+from .streamgaze import Question, chat_message
+
+
+@dataclass
+class Batch:
+    """
+    `inputs` of the model for some `questions`, `indices` of the whole list. Prompts end at the last position.
+    `answer_tokens`: per question, the token of each answer it offers. Of open-ended questions the answer's text ends
+    at the last position instead, and `labels` (B, K) are the tokens of the last K positions, -100 where there is none.
+    """
+
+    indices: list[int]
+    questions: list[Question]
+    inputs: GazeQwenInputs
+    answer_tokens: list[list[int]]
+    labels: torch.Tensor | None = None
+
+
+def answer_tokens(tokenizer, answers: list[str]) -> list[int]:
+    """The token of each answer, such as the letters A to D; ValueError if one of them is not one token."""
+    tokens = [tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
+    for answer, ids in zip(answers, tokens, strict=True):
+        if len(ids) != 1:
+            raise ValueError(f"the tokenizer splits the answer {answer!r} into {len(ids)} tokens, expected 1")
+    return [ids[0] for ids in tokens]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """
+    Of scanpaths in training: normal noise on x and y, `noise` of the frame's size, and each fixation left out with
+    probability `dropout`, one at least kept. Neither is in the paper; the reference code has .02 and .1.
+    """
+
+    noise: float = 0.0
+    dropout: float = 0.0
+
+    def __call__(self, scanpath: Scanpath, rng: np.random.Generator) -> Scanpath:
+        table, ids = scanpath.table.copy(), scanpath.ids
+        if len(table) and self.noise:
+            table[:, :2] = np.clip(table[:, :2] + rng.normal(0, self.noise, (len(table), 2)), 0, 1)
+        if len(table) and self.dropout:
+            kept = rng.random(len(table)) >= self.dropout
+            kept[rng.integers(len(table))] |= not kept.any()
+            table, ids = table[kept], ids[kept]
+        return Scanpath(table, ids)
+
+
+class QuestionData(torch.utils.data.Dataset):
+    """
+    (index, question, the scanpath given for it, its clip) by index. Decoding happens here, in the loader's workers.
+    `scanpaths` default to the questions' own.
+    """
+
+    def __init__(
+        self,
+        cache: ClipCache,
+        questions: list[Question],
+        scanpaths: list[Scanpath | None] | None = None,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ):
+        self.cache, self.questions, self.augmentation, self.seed = cache, questions, augmentation, seed
+        self.scanpaths = [question.scanpath for question in questions] if scanpaths is None else scanpaths
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, index: int) -> tuple[int, Question, Scanpath | None, dict]:
+        question, scanpath = self.questions[index], self.scanpaths[index]
+        if scanpath is not None and self.augmentation is not None:
+            scanpath = self.augmentation(scanpath, np.random.default_rng([self.seed, self.epoch, index]))
+        return index, question, scanpath, self.cache.read(question)
+
+    def collate(self, samples: list[tuple]) -> Batch:
+        """A batch of samples, all open-ended or none."""
+        processor = self.cache.processor
+        indices, questions, scanpaths, clips = (list(column) for column in zip(*samples, strict=True))
+        asked = [question.prompt(processor.prompt_style) for question in questions]
+        texts = [
+            processor.apply_chat_template(chat_message(prompt), add_generation_prompt=True) for prompt, _ in asked
+        ]
+        snap_s = [processor.snap_s if question.snapped else 0.0 for question in questions]
+        labels = None
+        if questions[0].answer_text is not None:
+            texts, labels = self._with_answers(texts, questions)
+        inputs = processor.collate(texts, clips, scanpaths, padding_side="left", snap_s=snap_s)
+        if labels is not None and not torch.equal(
+            inputs["input_ids"][:, -labels.shape[1] :][labels != -100], labels[labels != -100]
+        ):
+            raise ValueError("the tokens of an answer change when it follows its prompt")
+        offered = [answer_tokens(processor.tokenizer, answers) for _, answers in asked]
+        return Batch(indices, questions, inputs, offered, labels)
+
+    def _with_answers(self, texts: list[str], questions: list[Question]) -> tuple[list[str], torch.Tensor]:
+        tokenizer = self.cache.processor.tokenizer
+        answers = [question.answer_text + tokenizer.eos_token for question in questions]
+        tokens = [tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
+        labels = torch.full((len(tokens), max(map(len, tokens))), -100)
+        for row, ids in zip(labels, tokens, strict=True):
+            row[len(row) - len(ids) :] = torch.tensor(ids)
+        return [text + answer for text, answer in zip(texts, answers, strict=True)], labels
+
+
+def loader_of(data: torch.utils.data.Dataset, kind=torch.utils.data.DataLoader, **arguments):
+    """A data loader that leaves torch's own random state alone: a run that goes on repeats one that never stopped."""
+    return kind(data, generator=torch.Generator().manual_seed(0), **arguments)
+
+
+class EpochBatches:
+    """
+    One process's batches of an epoch, as lists of indices, the same for the same seed and epoch. Clips of similar
+    length come together, so that little is padded; open-ended questions are never mixed with others. Every process has
+    as many batches: where they do not come out even, the epoch's first ones are repeated. With `balance_tasks` each
+    epoch draws as many questions as there are, every task as often as the others, with replacement: of StreamGaze's
+    samples more than half are test points of the two proactive tasks.
+
+    `epoch` and `first`, the number of batches to leave out at the start (of an epoch gone on with), may be set.
+    """
+
+    def __init__(
+        self,
+        questions: list[Question],
+        lengths: list[int],
+        batch_size: int,
+        seed: int = 0,
+        balance_tasks: bool = False,
+        process_index: int = 0,
+        num_processes: int = 1,
+    ):
+        self.batch_size, self.seed, self.balance_tasks = batch_size, seed, balance_tasks
+        self.process_index, self.num_processes = process_index, num_processes
+        self.epoch = self.first = 0
+        self.lengths = np.asarray(lengths)
+        self.is_open = np.array([question.answer_text is not None for question in questions])
+        sizes = Counter(question.task for question in questions)
+        weights = np.array([1 / sizes[question.task] for question in questions])
+        self.weights = weights / weights.sum()
+
+    def _all(self) -> list[list[int]]:
+        rng, count = np.random.default_rng([self.seed, self.epoch]), len(self.lengths)
+        order = rng.choice(count, count, p=self.weights) if self.balance_tasks else rng.permutation(count)
+        batches, size = [], self.batch_size
+        for kind in (False, True):
+            mine = order[self.is_open[order] == kind]
+            for start in range(0, len(mine), 50 * size):
+                near = mine[start : start + 50 * size]
+                near = near[np.argsort(self.lengths[near], kind="stable")]
+                batches += [near[i : i + size].tolist() for i in range(0, len(near), size)]
+        batches = [batches[i] for i in rng.permutation(len(batches))]
+        missing = -len(batches) % self.num_processes
+        return batches + [batches[i % len(batches)] for i in range(missing)]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._all()[self.process_index :: self.num_processes][self.first :])
+
+    def __len__(self) -> int:
+        return len(self._all()) // self.num_processes - self.first
+
+
+__all__ = ["Augmentation", "Batch", "EpochBatches", "QuestionData", "answer_tokens", "loader_of"]

@@ -1,0 +1,266 @@
+"""
+Frozen work done once: per clip, what the frozen networks make of it, on disk.
+
+An entry is one safetensors file, named by the clip's content (blocks of the video file, window) in a folder named by
+what makes the numbers (weights of the frozen networks, sampling, sizes). So a changed video, encoder or setting is
+another name, never a stale entry; several processes may fill the same folder; a truncated file is found and redone.
+"""
+
+import functools
+import hashlib
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+
+from .runs import write_json
+from .streamgaze import Question
+from .video_gazeqwen import Clip, sample_times, video_info
+
+# What is kept: nothing; the video encoder's features; or these and the base model's video embeddings, after which no
+# video has to be decoded any more.
+CACHE_KINDS = ("none", "features", "embeddings")
+
+_FORMAT = 1  # part of the folder's name: raised when entries are made in another way
+_BLOCKS, _BLOCK_BYTES = 16, 1 << 16
+
+
+def default_cache_folder() -> Path:
+    return Path(os.environ.get("GAZEQWEN_CACHE") or Path.home() / ".cache" / "gazeqwen")
+
+
+@functools.cache
+def _digest_of_content(path: str, size: int, modified_ns: int) -> str:
+    """Of a file's size and 16 blocks spread over it: videos are too large to read whole."""
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        for offset in np.linspace(0, max(size - _BLOCK_BYTES, 0), _BLOCKS).astype(int):
+            file.seek(int(offset))
+            digest.update(file.read(_BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def digest_of_weights(module: torch.nn.Module) -> str:
+    """Of 64 values spread over each parameter, with names, shapes and dtypes: the same on every device."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        flat = value.detach().flatten()
+        digest.update(flat[:: max(1, len(flat) // 64)].cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class CacheSize:
+    """How large the cache of some clips is: computed from the videos' sizes, before anything is encoded."""
+
+    clips: int
+    steps: int
+    tokens: int
+    bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.clips:,} clips, {self.steps:,} temporal steps, {self.tokens:,} video tokens, {_size(self.bytes)}"
+        )
+
+
+class ClipCache:
+    """
+    Reads a question's clip as the processor's `process_clip` does, frozen results included. Holds no model, so that
+    loader workers can have it. `fill` computes what is missing, and has to come first.
+    """
+
+    def __init__(self, processor, kind: str = "none", settings: dict | None = None, root: str | Path | None = None):
+        if kind not in CACHE_KINDS:
+            raise ValueError(f"cache: got {kind!r}, expected one of {CACHE_KINDS}")
+        self.processor, self.kind = processor, kind
+        self.settings = settings or {}
+        digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+        self.folder = Path(root or default_cache_folder()) / f"{kind}-{digest[:16]}"
+
+    @classmethod
+    def of(cls, model, processor, kind: str, root: str | Path | None = None) -> "ClipCache":
+        """The cache that fits a model and a processor."""
+        settings = {
+            "format": _FORMAT,
+            "video_encoder": digest_of_weights(model.video_encoder),
+            "video_encoder_size": processor.video_encoder_size,
+            "num_frames": processor.num_frames,
+            "fps": processor.fps,
+            "max_frames": processor.max_frames,
+            "video_processor": json.loads(processor.video_processor.to_json_string()),
+        }
+        if kind == "embeddings":
+            settings["vision"] = digest_of_weights(model.backbone.model.visual)
+        return cls(processor, kind, settings, root)
+
+    def path(self, question: Question) -> Path:
+        stat = question.video.stat()
+        content = _digest_of_content(str(question.video), stat.st_size, stat.st_mtime_ns)
+        clip = f"{content} {question.start_s!r} {question.end_s!r}"
+        return self.folder / f"{hashlib.sha256(clip.encode()).hexdigest()[:32]}.safetensors"
+
+    def read(self, question: Question) -> dict[str, torch.Tensor]:
+        """What `GazeQwenProcessor.collate` takes for the question's clip."""
+        if self.kind == "embeddings":
+            return self._entry(question)
+        clip = self.processor.read_clip(question.video, question.start_s, question.end_s)
+        processed = self.processor.process_clip(clip, for_video_encoder=self.kind == "none")
+        if self.kind == "features":
+            processed["video_encoder_features"] = self._entry(question)["video_encoder_features"]
+        return processed
+
+    def _entry(self, question: Question) -> dict[str, torch.Tensor]:
+        path = self.path(question)
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path}: the cache entry of {question.video_name} cannot be read ({error})") from error
+
+    def _is_whole(self, path: Path) -> bool:
+        try:
+            with safe_open(path, framework="pt"):  # checks the file's length against its header
+                return True
+        except FileNotFoundError:
+            return False
+        except (OSError, SafetensorError):
+            path.unlink(missing_ok=True)
+            return False
+
+    def missing(self, questions: Iterable[Question]) -> list[Question]:
+        """One question for each clip that has no whole entry; truncated entries are removed."""
+        if self.kind == "none":
+            return []
+        one_each = {(question.video, question.start_s, question.end_s): question for question in questions}
+        return [question for question in one_each.values() if not self._is_whole(self.path(question))]
+
+    def size(self, questions: Iterable[Question], feature_dim: int, hidden: int, bytes_per_value: int) -> CacheSize:
+        """Of the entries of the questions' clips; the values are `bytes_per_value` long."""
+        one_each = {(question.video, question.start_s, question.end_s): question for question in questions}
+        tokens_of: dict[Path, int] = {}
+        steps = tokens = 0
+        for question in one_each.values():
+            if question.video not in tokens_of:
+                tokens_of[question.video] = self._tokens_per_step(question.video)
+            mine = self.num_frames(question) // 2
+            steps, tokens = steps + mine, tokens + mine * tokens_of[question.video]
+        values = {"none": 0, "features": feature_dim, "embeddings": feature_dim + hidden}[self.kind]
+        return CacheSize(len(one_each), steps, tokens, tokens * values * bytes_per_value)
+
+    def num_frames(self, question: Question) -> int:
+        """How many frames the question's clip has."""
+        p = self.processor
+        return len(sample_times(question.start_s, question.end_s, p.num_frames, p.fps, p.max_frames))
+
+    def _tokens_per_step(self, video: Path) -> int:
+        info = video_info(video)
+        blank = Clip(np.zeros((2, info.height, info.width, 3), np.uint8), [0.0, 1.0], 0.0, 2.0)
+        grid = self.processor.process_clip(blank, for_video_encoder=False)["video_grid_thw"]
+        return int(grid[1:].prod()) // self.processor.video_processor.merge_size**2
+
+    # ---------------------------------------------------------------- filling
+    @torch.no_grad()
+    def fill(
+        self,
+        accelerator: Accelerator,
+        model,
+        questions: Iterable[Question],
+        batch_size: int = 8,
+        num_workers: int = 0,
+    ) -> int:
+        """Compute what is missing, shared among the processes. Returns how many clips were missing."""
+        missing = self.missing(questions)
+        accelerator.wait_for_everyone()  # all have looked before any writes
+        if not missing:
+            return 0
+        if accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / "settings.json", self.settings)
+            hidden, width = model.backbone.config.text_config.hidden_size, model.video_encoder.config.hidden_size
+            size, free = self.size(missing, width, hidden, _itemsize(model)), shutil.disk_usage(self.folder).free
+            accelerator.print(f"cache of {self.kind}: {size} to compute into {self.folder} ({_size(free)} free)")
+            if size.bytes > free:
+                raise OSError(
+                    f"{self.folder}: {_size(size.bytes)} needed, {_size(free)} free; choose another cache_dir"
+                )
+        accelerator.wait_for_everyone()
+        mine = missing[accelerator.process_index :: accelerator.num_processes]
+        loader = torch.utils.data.DataLoader(
+            _Clips(self, mine),
+            batch_size=batch_size,
+            num_workers=num_workers,
+            collate_fn=list,
+            generator=torch.Generator().manual_seed(0),  # leaves torch's own random state alone
+        )
+        with tqdm(total=len(mine), desc="clips", unit="clip", disable=not accelerator.is_main_process) as bar:
+            for batch in loader:
+                for question, entry in zip(*self._encode(model, batch), strict=True):
+                    _save(entry, self.path(question))
+                bar.update(len(batch))
+        accelerator.wait_for_everyone()
+        return len(missing)
+
+    def _encode(self, model, batch: list[tuple[Question, dict]]) -> tuple[list[Question], list[dict]]:
+        """The entries of some clips, the frozen networks run on all of them together."""
+        questions, clips = [question for question, _ in batch], [clip for _, clip in batch]
+        grids = torch.stack([clip["video_grid_thw"] for clip in clips]).to(model.device)
+        frames = torch.nn.utils.rnn.pad_sequence([clip.pop("video_encoder_pixel_values") for clip in clips], True)
+        features = model.encode_video(frames.to(model.device), grids).cpu()
+        pixels, counts = (
+            [clip.pop("pixel_values_videos") for clip in clips],
+            model.token_grids(grids).prod(-1).tolist(),
+        )
+        embeds: list = [None] * len(clips)
+        if self.kind == "embeddings":
+            embeds = model.embed_video(torch.cat(pixels).to(model.device), grids).cpu().split(counts)
+        entries = []
+        for clip, row, (steps, height, width), of_tokens in zip(
+            clips, features, model.token_grids(grids).tolist(), embeds, strict=True
+        ):
+            entry = {**clip, "video_encoder_features": row[:steps, : height * width]}
+            if of_tokens is not None:
+                entry["video_embeds"] = of_tokens
+            entries.append({name: value.clone().contiguous() for name, value in entry.items()})
+        return questions, entries
+
+
+class _Clips(torch.utils.data.Dataset):
+    """(question, everything the frozen networks need), decoded in loader workers."""
+
+    def __init__(self, cache: ClipCache, questions: list[Question]):
+        self.cache, self.questions = cache, questions
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, index: int) -> tuple[Question, dict]:
+        question, processor = self.questions[index], self.cache.processor
+        return question, processor.process_clip(processor.read_clip(question.video, question.start_s, question.end_s))
+
+
+def _itemsize(model) -> int:
+    return model.video_encoder.dtype.itemsize
+
+
+def _save(entry: dict[str, torch.Tensor], path: Path) -> None:
+    """So that a reader, in this process or another, sees no file or the whole file."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    save_file(entry, temporary)
+    temporary.replace(path)
+
+
+def _size(count: float) -> str:
+    power = min(int(math.log(max(count, 1), 1000)), 4)
+    return f"{count / 1000**power:.1f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
