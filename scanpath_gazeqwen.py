@@ -1,6 +1,7 @@
 """Scanpath: the fixation table, its readers, its checks, and its clipping. Times are seconds of the source video."""
 
 import csv
+import re
 import warnings
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -16,6 +17,9 @@ _COLUMN_ALIASES = {
     "x": ("center_x",),
     "y": ("center_y",),
 }
+
+# What `float` reads, but for digits of other scripts and underscores.
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|nan|inf(inity)?)", re.ASCII | re.IGNORECASE)
 
 
 def _check_rows(table: np.ndarray, source: str, row_names: list[str]) -> None:
@@ -56,17 +60,24 @@ class Scanpath:
         """
         try:
             table = np.asarray(table, dtype=np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor that carries gradients
             raise ValueError(
                 f"{source}: expected (N, 4) numbers: x_norm, y_norm, t_mid_s, duration_s ({error})"
             ) from None
-        if table.size == 0:
+        if table.shape == (0,):
             table = table.reshape(0, 4)
         if table.ndim != 2 or table.shape[1] != 4:
             raise ValueError(
                 f"{source}: got shape {table.shape}, expected (N, 4): x_norm, y_norm, t_mid_s, duration_s"
             )
-        ids = np.arange(len(table)) if ids is None else np.asarray(ids, dtype=np.int64).reshape(-1)
+        given = range(len(table)) if ids is None else ids
+        try:
+            ids = np.array([int(number) for number in given], dtype=np.int64)
+            whole = all(number == given_number for number, given_number in zip(ids, given, strict=True))
+        except (TypeError, ValueError, OverflowError):
+            whole = False
+        if not whole:
+            raise ValueError(f"{source}: ids are {given}, expected integers")
         if len(ids) != len(table):
             raise ValueError(f"{source}: got {len(ids)} ids for {len(table)} fixations")
         return cls._sorted(table, ids, source, [f"row {row}" for row in range(len(table))])
@@ -93,21 +104,11 @@ class Scanpath:
         end_time (or duration) in seconds, fixation_id optional. Raises ValueError naming file, row and value; warns as
         `from_array` does.
         """
-        path = Path(path)
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file, restkey="")
-                columns = reader.fieldnames
-                rows = [(reader.line_num, row) for row in reader]
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{path}: not a CSV text file in UTF-8 ({error})") from error
-        if not columns:
-            raise ValueError(f"{path}: empty file, expected a header with {_expected_columns()}")
-        return cls._from_rows(columns, rows, str(path))
+        return cls.from_rows(*read_rows(path), str(path))
 
     @classmethod
-    def _from_rows(cls, columns: list[str], rows: list[tuple[int, dict]], path: str) -> "Scanpath":
-        """From (line, {column: text}) rows of a table."""
+    def from_rows(cls, columns: list[str], rows: list[tuple[int, dict]], path: str) -> "Scanpath":
+        """From (line, {column: text}) rows of the table at `path`, see `read_rows`; raises and warns as `from_csv`."""
         found = {
             quantity: next((name for name in aliases if name in columns), None)
             for quantity, aliases in _COLUMN_ALIASES.items()
@@ -122,21 +123,19 @@ class Scanpath:
             )
 
         def number(line: int, row: dict, column: str) -> float:
-            try:
-                return float(row[column])
-            except (TypeError, ValueError):
-                raise ValueError(f"{path}, line {line}: {column} is {row[column]!r}, expected a number") from None
+            if not _NUMBER.fullmatch(row[column].strip()):
+                raise ValueError(f"{path}, line {line}: {column} is {row[column]!r}, expected a number")
+            return float(row[column])
 
-        table, ids = np.empty((len(rows), 4)), np.arange(len(rows))
+        table, ids, contradictory = np.empty((len(rows), 4)), np.arange(len(rows)), []
         for index, (line, row) in enumerate(rows):
-            if "" in row and "" not in columns:
-                raise ValueError(
-                    f"{path}, line {line}: {len(columns) + len(row[''])} cells, expected {len(columns)} "
-                    "(decimals are written with a point)"
-                )
             start = number(line, row, found["start"])
             if found["end"] is not None:
                 end = number(line, row, found["end"])
+                if found["duration"] is not None and not (
+                    abs(number(line, row, found["duration"]) - end + start) <= 0.1
+                ):
+                    contradictory.append(f"line {line}")
             else:
                 end = start + number(line, row, found["duration"])
             if end <= start:
@@ -147,11 +146,17 @@ class Scanpath:
             table[index] = x, y, (start + end) / 2, end - start
             if "fixation_id" in columns:
                 number_of_fixation = number(line, row, "fixation_id")
-                if number_of_fixation != np.floor(number_of_fixation):
+                if not number_of_fixation.is_integer() or abs(number_of_fixation) >= 2**63:
                     raise ValueError(
                         f"{path}, line {line}: fixation_id is {row['fixation_id']!r}, expected an integer"
                     )
                 ids[index] = int(number_of_fixation)
+        if contradictory:
+            warnings.warn(
+                f"{path}: in {len(contradictory)} rows duration is not end - start, the end counts: "
+                f"{', '.join(contradictory)}",
+                stacklevel=2,
+            )
         return cls._sorted(table, ids, path, [f"line {line}" for line, _ in rows])
 
     def to_csv(self) -> str:
@@ -199,6 +204,41 @@ class Scanpath:
         return Scanpath(table[order], self.ids[kept][order])
 
 
+def read_rows(path: str | PathLike) -> tuple[list[str], list[tuple[int, dict]]]:
+    """
+    Header, and rows as (line, {column: text}), of a CSV file. Raises FileNotFoundError, or ValueError naming the file,
+    and the line for a row with more or fewer cells than the header.
+    """
+    path = checked_file(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            columns = next(reader, [])
+            rows = [(reader.line_num, cells) for cells in reader if cells]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not a CSV text file in UTF-8 ({error})") from error
+    if not columns:
+        raise ValueError(f"{path}: empty file or first line, expected a header with {_expected_columns()}")
+    if repeated := [name for name in columns if columns.count(name) > 1]:
+        raise ValueError(f"{path}: the header holds {repeated[0]!r} twice")
+    for line, cells in rows:
+        if len(cells) != len(columns):
+            lacking = "".join(f": {name} is None, expected a number or a text" for name in columns[len(cells) :][:1])
+            hint = lacking or " (cells are separated by commas, decimals written with a point)"
+            raise ValueError(f"{path}, line {line}: {len(cells)} cells, expected {len(columns)}{hint}")
+    return columns, [(line, dict(zip(columns, cells, strict=True))) for line, cells in rows]
+
+
+def checked_file(path: str | PathLike) -> Path:
+    """The path of a file that is there; ValueError if it is no path, FileNotFoundError if it leads to no file."""
+    if not isinstance(path, (str, PathLike)):
+        raise ValueError(f"got {' '.join(repr(path).split())[:80]}, expected the path of a file")
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
+    return path
+
+
 def _expected_columns() -> str:
     return "center_x, center_y, start_time and end_time (or duration)"
 
@@ -212,4 +252,4 @@ def as_scanpath(value) -> Scanpath | None:
     return Scanpath.from_array(value)
 
 
-__all__ = ["Scanpath", "as_scanpath"]
+__all__ = ["Scanpath", "as_scanpath", "checked_file", "read_rows"]
