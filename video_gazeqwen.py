@@ -1,12 +1,15 @@
 """Clip: frames of a video file with their true timestamps. One clock: seconds of the source video."""
 
 import math
+import numbers
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
+
+from .scanpath_gazeqwen import checked_file
 
 try:
     import av
@@ -26,6 +29,12 @@ _SMALL_FRAME_PX = 640 * 480
 QUESTION_ROUNDING_S = 1.0
 
 
+def _check_number(name: str, value, whole: bool = False) -> None:
+    kind = numbers.Integral if whole else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
+        raise ValueError(f"{name}: got {value!r}, expected a {'whole' if whole else 'finite'} number")
+
+
 @dataclass(frozen=True, eq=False)
 class Clip:
     """
@@ -40,7 +49,12 @@ class Clip:
     source: str = field(default="clip")
 
     def __post_init__(self):
-        frames, times = np.asarray(self.frames), np.asarray(self.timestamps_s, dtype=np.float64)
+        try:
+            frames, times = np.asarray(self.frames), np.asarray(self.timestamps_s, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.source}: frames or timestamps are no arrays of numbers ({error})") from None
+        _check_number(f"{self.source}: start_s", self.start_s)
+        _check_number(f"{self.source}: end_s", self.end_s)
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
             raise ValueError(
                 f"{self.source}: frames are {frames.dtype} {frames.shape}, expected uint8 (F, H, W, 3) with F > 0"
@@ -94,6 +108,9 @@ def sample_times(
     `fps`, or, with neither, StreamGaze's rate for the clip's length (1, 0.5, 0.2, 0.1 per second up to 30 s, 60 s,
     300 s, beyond). F is even and at most `max_frames`; a cap spreads the frames, it does not cut the clip.
     """
+    _check_number("start_s", start_s)
+    _check_number("end_s", end_s)
+    _check_number("max_frames", max_frames, whole=True)
     if not start_s < end_s:
         raise ValueError(f"clip from {start_s} to {end_s} s, expected a positive length")
     if num_frames is not None and fps is not None:
@@ -101,11 +118,14 @@ def sample_times(
     if num_frames is None:
         if fps is None:
             fps = next(rate for longest, rate in _STREAMGAZE_FPS if end_s - start_s <= longest)
+        _check_number("fps", fps)
         if not fps > 0:
             raise ValueError(f"fps: got {fps}, expected a positive number")
-        num_frames = round((end_s - start_s) * fps)
-    elif num_frames < 1:
-        raise ValueError(f"num_frames: got {num_frames}, expected at least 1")
+        num_frames = round(min((end_s - start_s) * fps, max_frames))
+    else:
+        _check_number("num_frames", num_frames, whole=True)
+        if num_frames < 1:
+            raise ValueError(f"num_frames: got {num_frames}, expected at least 1")
     if max_frames < 2:
         raise ValueError(f"max_frames: got {max_frames}, expected at least 2 (one temporal step)")
     count = min(2 * math.ceil(max(num_frames, 2) / 2), 2 * (max_frames // 2))
@@ -127,14 +147,14 @@ def _opened(path: str | PathLike):
     """Yields (container, video stream). What is no video, or cannot be decoded in the block, is a ValueError."""
     if av is None:
         raise ImportError("reading video files needs PyAV: pip install av")
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such video file")
+    path = checked_file(path)
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), metadata_errors="replace")  # a title need not be UTF-8
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f"{path}: not a readable video ({error})") from error
     with container:
+        if container.format.name.endswith("_pipe") or container.format.name == "image2":
+            raise ValueError(f"{path}: a picture, expected a video")
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
             raise ValueError(f"{path}: no video stream, found {[stream.type for stream in container.streams]}")
@@ -192,8 +212,14 @@ def read_frames(path: str | PathLike, times_s) -> tuple[np.ndarray, np.ndarray]:
     Decoding starts at the last keyframe before a time, skips what lies between times where the file has an index, and
     keeps nothing but the frames asked for. Raises as `read_clip`.
     """
+    try:
+        times = np.asarray(times_s, dtype=np.float64)
+    except (TypeError, ValueError):
+        times = np.empty(0)
+    if times.ndim != 1 or not len(times) or not np.isfinite(times).all() or (np.diff(times) < 0).any():
+        raise ValueError(f"{path}: times are {times_s}, expected finite ones, not decreasing")
     with _opened(path) as (container, stream):
-        return _decode_at(container, stream, np.asarray(times_s, dtype=np.float64), Path(path))
+        return _decode_at(container, stream, times, Path(path))
 
 
 def read_clip(
@@ -212,7 +238,7 @@ def read_clip(
     Raises FileNotFoundError, or ValueError naming the file, for what is no video, cannot be decoded, or ends more than
     a second before `end_s` (questions are stamped in whole seconds).
     """
-    path = Path(path)
+    path = checked_file(path)
     with _opened(path) as (container, stream):
         end_s = _checked_end(path, start_s, end_s, _end_s(container, stream))
         times = sample_times(start_s, end_s, num_frames, fps, max_frames)
@@ -223,10 +249,14 @@ def read_clip(
 
 
 def _checked_end(path: Path, start_s: float, end_s: float | None, video_end: float) -> float:
+    _check_number(f"{path}: start_s", start_s)
     if not 0 <= start_s < video_end:
         raise ValueError(f"{path}: clip starts at {start_s} s, expected 0 to the video's end at {video_end:.3f} s")
     if end_s is None:
         return video_end
+    _check_number(f"{path}: end_s", end_s)
+    if not start_s < end_s:
+        raise ValueError(f"{path}: clip from {start_s} to {end_s} s, expected a positive length")
     if not end_s <= video_end + QUESTION_ROUNDING_S:
         raise ValueError(f"{path}: query time {end_s} s lies beyond the video, which ends at {video_end:.3f} s")
     return min(end_s, video_end)
