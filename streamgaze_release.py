@@ -1,7 +1,6 @@
 """StreamGaze's release on disk -> a dataset that `load_dataset` opens, with one clock: seconds of each video file."""
 
 import argparse
-import csv
 import hashlib
 import json
 import math
@@ -11,7 +10,9 @@ import re
 import shutil
 import warnings
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from datasets import Dataset, Features, List, Value, Video, disable_progress_bar
 from tqdm.auto import tqdm
 
 from .runs import new_folder, write_json, write_text
-from .scanpath_gazeqwen import Scanpath
+from .scanpath_gazeqwen import Scanpath, checked_file, read_rows
 from .streamgaze import OPTION_LETTERS, SPLITS, TASKS, VIDEOS_IN_RELEASE, clip_window
 from .video_gazeqwen import QUESTION_ROUNDING_S, VideoInfo, frame_times_s, read_frames, video_info
 
@@ -53,19 +54,15 @@ _SOURCES = {
 }
 
 
-def parse_time(text: str) -> float:
-    """Seconds of `MM:SS` (minutes may exceed 59), `HH:MM:SS` or plain seconds. Raises ValueError."""
-    parts = str(text).strip().split(":")
-    try:
-        numbers = [float(part) for part in parts]
-    except ValueError:
-        numbers = []
-    in_range = all(0 <= number < (60 if place else math.inf) for place, number in enumerate(numbers))
-    if not 1 <= len(numbers) <= 3 or not in_range:
-        raise ValueError(f"time {text!r}, expected MM:SS or HH:MM:SS")
+def parse_time(text: str, name: str = "time") -> float:
+    """Seconds of `MM:SS` (minutes may exceed 59), `HH:MM:SS` or plain seconds. Raises ValueError that says `name`."""
+    written = re.fullmatch(r"\s*((\d+:)?\d+:)?\d+(\.\d+)?\s*", str(text), re.ASCII)
+    numbers = [float(part) for part in str(text).split(":")] if written else []
     seconds = 0.0
     for number in numbers:
         seconds = 60 * seconds + number
+    if not numbers or max(numbers[1:], default=0) >= 60 or not math.isfinite(seconds):
+        raise ValueError(f"{name} is {text!r}, expected MM:SS or HH:MM:SS")
     return seconds
 
 
@@ -116,9 +113,14 @@ class ReleasedQuestion:
     category: str
 
 
+def _is_text(value) -> bool:
+    """Whether a value is a text that is not blank and can be stored: JSON can hold halves of characters, UTF-8 not."""
+    return isinstance(value, str) and bool(value.strip()) and not re.search("[\ud800-\udfff]", value)
+
+
 def _text(item: dict, name: str) -> str:
     value = item.get(name)
-    if not isinstance(value, str) or not value.strip():
+    if not _is_text(value):
         raise ValueError(f"{name} is {value!r}, expected text")
     return value.strip()
 
@@ -135,7 +137,7 @@ def _video_name(entry: dict) -> str:
 
 def _options(item: dict) -> tuple[str, ...]:
     options = item.get("options")
-    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+    if not isinstance(options, list) or not all(map(_is_text, options)):
         raise ValueError(f"options are {options!r}, expected a list of texts")
     lettered = [
         re.fullmatch(rf"\s*{letter}[.)]\s*(.*)", option)
@@ -157,7 +159,7 @@ def _test_points(item: dict) -> tuple[tuple[float, bool], ...]:
     for point in points:
         if point.get("type") not in (0, 1) or isinstance(point.get("type"), bool):
             raise ValueError(f"a test point's type is {point.get('type')!r}, expected 0 or 1")
-        time_s = parse_time(point.get("realtime"))
+        time_s = parse_time(point.get("realtime"), "a test point's realtime")
         if time_s <= 0:
             raise ValueError(f"a test point's realtime is {point['realtime']!r}, expected after the video's start")
         found.append((time_s, point["type"] == 1))
@@ -170,8 +172,9 @@ def read_question(entry: dict, item: dict, task: str) -> ReleasedQuestion:
     """One question of a QA file's entry. Raises ValueError naming field, value and what was expected."""
     if not isinstance(entry, dict) or not isinstance(item, dict):
         raise ValueError(f"got {item!r} in {entry!r}, expected objects")
-    name, question, time_s = _video_name(entry), _text(item, "question"), parse_time(item.get("time_stamp"))
-    category = str(entry.get("video_categories") or "other").lower()
+    name, question = _video_name(entry), _text(item, "question")
+    time_s = parse_time(item.get("time_stamp"), "time_stamp")
+    category = _text(entry, "video_categories").lower() if entry.get("video_categories") else "other"
     if TASKS[task].group == "proactive":
         return ReleasedQuestion(name, task, question, (), None, time_s, _test_points(item), category)
     options = _options(item)
@@ -218,6 +221,8 @@ def release_clock(source: str, video: Path, overlay: Path | None) -> Clock:
     if overlay is not None:
         overlay_s = frame_times_s(overlay)
         count = min(len(times_s), len(overlay_s))
+        if count < 2:
+            raise ValueError(f"{overlay}: {len(overlay_s)} frames beside {len(times_s)}, expected as many")
         _check_same_frames(video, times_s, overlay, overlay_s, count)
         return Clock("overlay frames", (overlay_s[:count], times_s[:count]))
     fps = _SOURCES[source][1] if source in _SOURCES else None
@@ -276,10 +281,10 @@ def _find_videos(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     return originals, overlays
 
 
-def _find_tables(folder: Path) -> tuple[dict[str, Path], dict[str, Scanpath | str], list[str]]:
+def _find_tables(folder: Path) -> tuple[dict[str, Callable[[], Scanpath]], list[str]]:
     """
-    Fixation tables below `metadata/`: per video's stem a file of its own, or its rows of a merged table (a text if
-    they cannot be read). Notes say which merged tables hold no coordinates.
+    Fixation tables below `metadata/`: per video's stem what reads its own file, or else its rows of a merged table.
+    Notes say which merged tables hold no coordinates.
     """
     own: dict[str, Path] = {}
     for suffix in ("_fixation_filtered.csv", "_fixation_dataset.csv"):
@@ -289,34 +294,24 @@ def _find_tables(folder: Path) -> tuple[dict[str, Path], dict[str, Scanpath | st
     for path in sorted(folder.glob("*.csv")):
         if path in own.values():
             continue
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file, restkey="")
-                rows = [(reader.line_num, row) for row in reader]
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{path}: not a CSV text file in UTF-8 ({error})") from error
-        columns = reader.fieldnames or []
+        columns, rows = read_rows(path)
         names = [name for name in ("video_name", "video_source", "video_id", "source_file") if name in columns]
         if not names or not {"center_x", "center_y"} <= set(columns):
             notes.append(f"{path}: no gaze coordinates in it (columns {columns}), expected center_x, center_y")
             continue
         of_video = defaultdict(list)
         for line, row in rows:
-            of_video[Path(str(row[names[0]])).stem].append((line, row))
+            of_video[Path(row[names[0]]).stem].append((line, row))
         for stem, lines in of_video.items():
-            try:
-                merged[stem] = Scanpath._from_rows(columns, lines, str(path))
-            except ValueError as error:
-                merged[stem] = str(error)
-    return own, merged, notes
+            merged[stem] = partial(Scanpath.from_rows, columns, lines, str(path))
+    return merged | {stem: partial(Scanpath.from_csv, path) for stem, path in own.items()}, notes
 
 
 def _read_json(path: Path):
+    text = checked_file(path).read_bytes()
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
-    except ValueError as error:
+        return json.loads(text.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from error
 
 
@@ -325,6 +320,8 @@ def _read_splits(path: Path) -> dict[str, list[str]]:
     splits = _read_json(path)
     if not isinstance(splits, dict):
         raise ValueError(f"{path}: expected an object of lists of video names")
+    if {"val", "validation"} <= set(splits):
+        raise ValueError(f"{path}: splits {sorted(splits)}, expected val or validation, not both")
     splits = {"validation" if name == "val" else name: names for name, names in splits.items()}
     if not set(splits) <= set(SPLITS) or not all(
         isinstance(names, list) and all(isinstance(name, str) for name in names) for names in splits.values()
@@ -462,6 +459,8 @@ def build(
     if algorithm not in ("dispersion", "compat"):
         raise ValueError(f"algorithm: got {algorithm!r}, expected 'dispersion' or 'compat'")
     release, out, report = Path(release), Path(out), Report()
+    if gaze is not None and not Path(gaze).is_dir():
+        raise FileNotFoundError(f"{gaze}: no such folder of raw gaze")
     if out.exists() and not (overwrite and (out / "report.json").exists()):
         raise FileExistsError(f"{out} exists: choose another folder, or overwrite a dataset built earlier")
     files = sorted((release / "qa").glob("*.json"))
@@ -510,7 +509,7 @@ def _read_footage(
     release: Path, names: list[str], origin: dict, gaze, algorithm: str, report: Report, progress: bool
 ) -> dict[str, _Footage]:
     originals, overlays = _find_videos(release / "videos")
-    own, merged, notes = _find_tables(release / "metadata")
+    tables, notes = _find_tables(release / "metadata")
     report.notes += notes
     footage = {}
     for name in tqdm(names, desc="videos", unit="video", disable=not progress):
@@ -523,13 +522,11 @@ def _read_footage(
             info = video_info(path)
             clock = release_clock(source, path, overlays.get(name))
             found, scanpath, gaze_from = _Footage(path, info, clock, None), None, None
-            if stem in own or stem in merged:
+            if stem in tables:
                 with warnings.catch_warnings(record=True) as said:
                     warnings.simplefilter("always")
-                    table = Scanpath.from_csv(own[stem]) if stem in own else merged[stem]
+                    table = tables[stem]()
                 report.notes += [str(warning.message) for warning in said]
-                if isinstance(table, str):
-                    raise ValueError(table)
                 scanpath = _in_file_time(table, clock, info.end_s, f"fixations of {name}", report)
                 gaze_from = "fixation table"
             elif gaze is not None and (raw := _find_raw(Path(gaze), source, stem)) is not None:
