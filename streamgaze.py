@@ -7,6 +7,7 @@ turns the release on disk into a dataset that `load_dataset(OUT_DIR)` opens (see
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
@@ -151,6 +152,8 @@ def load_questions(
     rows = _load_rows(data, split, config)
     questions, dropped, scanpaths = [], set(), {}
     for row in rows:
+        if not isinstance(row["video_name"], str):
+            raise ValueError(f"{data}, split {split!r}: video_name is {row['video_name']!r}, expected a file's name")
         if tasks is not None and row["task"] not in tasks:
             continue
         if row["scanpath"] is None and without_gaze != "keep":
@@ -158,6 +161,8 @@ def load_questions(
             continue
         # A folder that was moved is still known to the cache of `datasets` by its old place.
         video = Path(data) / "videos" / row["video_name"] if Path(data).is_dir() else Path(row["video"]["path"])
+        if Path(data).is_dir() and not video.is_file():
+            raise FileNotFoundError(f"{video}: no such file, though the dataset has questions about it")
         questions.extend(_questions_of(row, video, scanpaths))
     if dropped and without_gaze == "error":
         raise ValueError(
@@ -184,19 +189,45 @@ def _load_rows(data, split: str, config: str):
             raise ValueError(f"{folder}: a release; build a dataset: python -m gazeqwen.streamgaze build {folder} OUT")
         if not (folder / "README.md").is_file():
             raise FileNotFoundError(f"{folder}: no dataset here, expected what `gazeqwen.streamgaze build` writes")
+        if not any((folder / "videos").glob("*")):
+            raise FileNotFoundError(f"{folder / 'videos'}: no videos there")
     elif str(data).startswith((".", "/", "~")) or str(data).count("/") != 1:
         raise FileNotFoundError(f"{data}: no such folder, and no id of a dataset on the Hub (user/name)")
     try:
         rows = load_dataset(str(data), config, split=split)
-    except (ValueError, FileNotFoundError, ConnectionError) as error:
-        raise ValueError(f"{data}, config {config!r}, split {split!r}: cannot be loaded ({error})") from error
+    except Exception as error:  # of `datasets`, pyarrow, fsspec, yaml: what is wrong with a file has many names
+        first, *_, last = 2 * str(error.__cause__ or error).splitlines() or [type(error).__name__] * 2
+        why = first if first == last else f"{first} ... {last}"
+        raise ValueError(f"{data}, config {config!r}, split {split!r}: cannot be loaded ({why})") from error
     needed = {"video", "video_name", "scanpath", "task", "question", "options", "answer", "test_points"}
     if not needed <= set(rows.column_names):
         raise ValueError(f"{data}: no columns {sorted(needed - set(rows.column_names))} among {rows.column_names}")
     return rows
 
 
+def _check_row(row: dict, video: Path) -> None:
+    """Raise for values that are no question; a build writes none, other hands may."""
+
+    def check(right, name: str, expected: str) -> None:
+        if not right:
+            raise ValueError(f"a question about {video}: {name} is {row.get(name)!r}, expected {expected}")
+
+    start_s, end_s = row["start_s"], row["end_s"]
+    for name in ("task", "question"):
+        check(isinstance(row[name], str), name, "text")
+    check(start_s is not None and 0 <= start_s < math.inf, "start_s", "seconds")
+    check(end_s is not None and start_s < end_s < math.inf, "end_s", f"more seconds than start_s, {start_s}")
+    if row["task"] in TASKS and TASKS[row["task"]].group == "proactive":
+        points = row.get("test_points") or [None]
+        right = all(p and p["alert"] is not None and start_s < (p["time_s"] or 0) < math.inf for p in points)
+        check(right, "test_points", "times after start_s, and whether the alert is due")
+    elif options := row.get("options"):
+        right = 2 <= len(options) <= len(OPTION_LETTERS) and all(isinstance(option, str) for option in options)
+        check(right, "options", f"2 to {len(OPTION_LETTERS)} texts")
+
+
 def _questions_of(row: dict, video: Path, scanpaths: dict[str, Scanpath]) -> Iterator[Question]:
+    _check_row(row, video)
     name, table = row["video_name"], row["scanpath"]
     if table is not None and name not in scanpaths:
         scanpaths[name] = Scanpath.from_array(table, f"scanpath of {name}", row["fixation_ids"])
