@@ -90,7 +90,7 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         """`read_clip` of a video file, sampled as this processor is set unless told otherwise."""
         if num_frames is None and fps is None:
             num_frames, fps = self.num_frames, self.fps
-        return read_clip(path, start_s, end_s, num_frames, fps, max_frames or self.max_frames)
+        return read_clip(path, start_s, end_s, num_frames, fps, self.max_frames if max_frames is None else max_frames)
 
     def process_clip(self, clip: Clip) -> dict[str, torch.Tensor]:
         """
@@ -167,11 +167,14 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
             return GazeQwenInputs(data)
         if len(scanpaths) != len(clips):
             raise ValueError(f"got {len(scanpaths)} scanpaths for {len(clips)} videos, expected one each (or None)")
+        snap_s = [0.0] * len(clips) if snap_s is None else snap_s
+        if len(snap_s) != len(clips) or not all(isinstance(s, (int, float)) and s >= 0 for s in snap_s):
+            raise ValueError(f"snap_s: got {snap_s}, expected seconds, 0 or more, for each of {len(clips)} videos")
         if all(scanpath is None for scanpath in scanpaths):
             return GazeQwenInputs(data)
 
         tables = []
-        for scanpath, clip, within_s in zip(scanpaths, clips, snap_s or [0.0] * len(clips), strict=True):
+        for scanpath, clip, within_s in zip(scanpaths, clips, snap_s, strict=True):
             spans, table = clip["step_spans_s"], np.zeros((0, 4))
             if scanpath is not None:
                 if within_s:
@@ -220,11 +223,16 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
             raise ValueError(f"got {kwargs}, expected no other arguments than return_tensors='pt' and padding")
         if text is None:
             raise ValueError("text: got None, expected a prompt with a placeholder for each video")
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = [text] if isinstance(text, str) else text
+        if not isinstance(texts, (list, tuple)) or not texts or not all(isinstance(each, str) for each in texts):
+            raise ValueError(f"text: got {text!r}, expected a prompt or a list of prompts")
         clips = [
             video if isinstance(video, Clip) else self.read_clip(video, 0.0, None, num_frames, fps, max_frames)
             for video in _flatten(videos)
         ]
+        for name, values in (("scanpaths", scanpaths), ("snap_s", snap_s)):
+            if values is not None and not isinstance(values, (list, tuple)):
+                raise ValueError(f"{name}: got {values!r}, expected a list with one for each video")
         if scanpaths is not None:
             scanpaths = [as_scanpath(scanpath) for scanpath in scanpaths]
         image_inputs = None
@@ -251,18 +259,11 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         options = dict(processor_kwargs or {})
         names = ("num_frames", "fps", "max_frames", "padding_side", "return_tensors", "padding")
         options.update({name: kwargs.pop(name) for name in names if name in kwargs})
+        items = _items(conversation)
         prompt = super().apply_chat_template(conversation, chat_template, tokenize=False, **kwargs)
         if not tokenize:
             return prompt
-        chats = [conversation] if isinstance(conversation[0], dict) else conversation
-        items = [
-            item
-            for chat in chats
-            for message in chat
-            if not isinstance(message["content"], str)
-            for item in message["content"]
-        ]
-        images = [load_image(_source(item, "image")) for item in items if item["type"] == "image"]
+        images = [_load_image(_source(item, "image")) for item in items if item["type"] == "image"]
         clips, scanpaths, snap_s = [], [], []
         sampling = {name: options.pop(name, None) for name in ("num_frames", "fps", "max_frames")}
         for item in items:
@@ -277,6 +278,47 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         given = {"videos": clips, "scanpaths": scanpaths or None, "snap_s": snap_s or None}
         inputs = self(images=images or None, text=prompt, **given, **options)
         return inputs if return_dict else inputs["input_ids"]
+
+
+_ITEM_KEYS = {
+    "text": {"text"},
+    "image": {"image", "path", "url"},
+    "video": {"video", "path", "url", "scanpath", "start_s", "end_s", "snap_s"},
+}
+
+
+def _items(conversation) -> list[dict]:
+    """The items of all messages of a conversation, or of a batch of them; ValueError for what is none."""
+    if not isinstance(conversation, (list, tuple)) or not conversation:
+        raise ValueError(f"conversation: got {conversation!r}, expected a list of messages")
+    if isinstance(conversation[0], (list, tuple)):
+        return [item for chat in conversation for item in _items(chat)]
+    items = []
+    for message in conversation:
+        if not isinstance(message, dict) or not {"role", "content"} <= set(message):
+            raise ValueError(f"got the message {message!r}, expected a dict with role and content")
+        content = message["content"]
+        if isinstance(content, str):
+            continue
+        if not isinstance(content, (list, tuple)):
+            raise ValueError(f"got the content {content!r}, expected a text or a list of items")
+        for item in content:
+            kind = item.get("type") if isinstance(item, dict) else None
+            if kind not in _ITEM_KEYS:
+                raise ValueError(f"got the item {item!r}, expected a dict with a type out of {list(_ITEM_KEYS)}")
+            if unknown := sorted(set(item) - _ITEM_KEYS[kind] - {"type"}):
+                raise ValueError(f"got the keys {unknown} in a {kind} item, expected {sorted(_ITEM_KEYS[kind])}")
+            if kind == "text" and not isinstance(item.get("text"), str):
+                raise ValueError(f"got the item {item!r}, expected a text under the key 'text'")
+            items.append(item)
+    return items
+
+
+def _load_image(source):
+    try:
+        return load_image(source)
+    except (TypeError, ValueError, OSError) as error:
+        raise ValueError(f"image: {source!r} is no picture that can be read ({error})") from error
 
 
 def _source(item: dict, kind: str):
