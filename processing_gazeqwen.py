@@ -92,11 +92,12 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
             num_frames, fps = self.num_frames, self.fps
         return read_clip(path, start_s, end_s, num_frames, fps, self.max_frames if max_frames is None else max_frames)
 
-    def process_clip(self, clip: Clip) -> dict[str, torch.Tensor]:
+    def process_clip(self, clip: Clip, for_video_encoder: bool = True) -> dict[str, torch.Tensor]:
         """
         What one clip gives, whatever is asked about it: `pixel_values_videos` (patches, dim), `video_grid_thw` (3,),
         `second_per_grid_ts` (), `step_spans_s` (T, 2), `video_encoder_pixel_values` (F, 3, S, S). Both kinds of pixels
-        show the same frames, so that the encoder's tubelets and Qwen's temporal steps are the same moments.
+        show the same frames, so that the encoder's tubelets and Qwen's temporal steps are the same moments. The last
+        is left out where `for_video_encoder` is False: its features are known, or no gaze is given.
         """
         frames_per_step = self.video_processor.temporal_patch_size
         clip = clip.padded(frames_per_step)
@@ -104,16 +105,18 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         qwen = self.video_processor(
             videos=[frames], do_sample_frames=False, cap_pixels_per_frame=True, return_tensors="pt"
         )
-        size = (self.video_encoder_size, self.video_encoder_size)
-        encoder_frames = F.interpolate(frames.float(), size=size, mode="bilinear", align_corners=False) / 255
-        mean, std = (torch.tensor(x)[:, None, None] for x in (_VIDEO_ENCODER_MEAN, _VIDEO_ENCODER_STD))
-        return {
+        processed = {
             "pixel_values_videos": qwen["pixel_values_videos"],
             "video_grid_thw": qwen["video_grid_thw"][0],
             "second_per_grid_ts": torch.tensor(clip.seconds_per_step(frames_per_step), dtype=torch.float32),
             "step_spans_s": torch.tensor(clip.step_spans_s(frames_per_step), dtype=torch.float32),
-            "video_encoder_pixel_values": (encoder_frames - mean) / std,
         }
+        if for_video_encoder:
+            size = (self.video_encoder_size, self.video_encoder_size)
+            encoder_frames = F.interpolate(frames.float(), size=size, mode="bilinear", align_corners=False) / 255
+            mean, std = (torch.tensor(x)[:, None, None] for x in (_VIDEO_ENCODER_MEAN, _VIDEO_ENCODER_STD))
+            processed["video_encoder_pixel_values"] = (encoder_frames - mean) / std
+        return processed
 
     # ---------------------------------------------------------------- text, and everything together
     def _expand(self, texts: list[str], token: str, counts: list[int], kind: str) -> list[str]:
@@ -141,7 +144,7 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         A batch from prompts and processed clips (`process_clip`), one scanpath per clip. Scanpaths are cut to their
         clip; `snap_s` says for each whether the fixation that begins within so many seconds of the clip's end is
         brought into view (`Scanpath.snap`; 0: not). A clip may hold `video_encoder_features` (T, N, D_v) in place of
-        `video_encoder_pixel_values`.
+        `video_encoder_pixel_values`, and `video_embeds` (T*N, D) in place of `pixel_values_videos`.
         """
         merge = self.video_processor.merge_size**2
         counts = [int(clip["video_grid_thw"].prod()) // merge for clip in clips]
@@ -160,7 +163,8 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
                 raise ValueError(f"got {len(scanpaths)} scanpaths without a video")
             return GazeQwenInputs(data)
 
-        data["pixel_values_videos"] = torch.cat([clip["pixel_values_videos"] for clip in clips])
+        seen = "video_embeds" if "video_embeds" in clips[0] else "pixel_values_videos"
+        data[seen] = torch.cat([clip[seen] for clip in clips])
         for name in ("video_grid_thw", "second_per_grid_ts"):
             data[name] = torch.stack([clip[name] for clip in clips])
         if scanpaths is None:

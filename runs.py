@@ -27,8 +27,10 @@ def read_recipe(cls: type, path: str | os.PathLike, overrides: list[str] = ()):
     path = Path(path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML ({error})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: got {values!r}, expected keys {[field.name for field in dataclasses.fields(cls)]}")
     for override in overrides:
         keys, equals, text = override.partition("=")
         if not equals:
@@ -39,7 +41,10 @@ def read_recipe(cls: type, path: str | os.PathLike, overrides: list[str] = ()):
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
                 raise ValueError(f"override {override!r}: {section} is a value, not a section")
-        target[key] = yaml.safe_load(text)
+        try:
+            target[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"override {override!r}: the value is not YAML ({error})") from None
     return _build(cls, values, str(path))
 
 

@@ -55,12 +55,18 @@ TASKS = {
 VIDEOS_IN_RELEASE = 285
 
 
+def task_info(name: str) -> Task:
+    """One of StreamGaze's tasks, or one of people's own data."""
+    return TASKS.get(name) or Task(name, "own", None, 0)
+
+
 @dataclass(frozen=True, eq=False)
 class Question:
     """
     One question about `[start_s, end_s]` of a video, in seconds of the file; `end_s` is the query time. `options`
     carry no letters; `answer` is the index of the right one. `scanpath` is the whole video's, `None` if no gaze is
-    known. Of a proactive task each test point is a question of its own, with the options Yes and No.
+    known. Of a proactive task each test point is a question of its own, with the options Yes and No. An open-ended
+    question has no options and an `answer_text` (`answer` is then -1).
     """
 
     video: Path
@@ -72,6 +78,12 @@ class Question:
     answer: int
     start_s: float
     end_s: float
+    answer_text: str | None = None
+
+    @property
+    def snapped(self) -> bool:
+        """Whether the question asks about the fixation that begins at its query time."""
+        return task_info(self.task).asks_about_fixation_at_query
 
     @property
     def key(self) -> str:
@@ -80,7 +92,9 @@ class Question:
 
     def prompt(self, style: str = "reference") -> tuple[str, list[str]]:
         """The user turn, and the answers it offers, one token each."""
-        if TASKS[self.task].group == "proactive":
+        if self.answer_text is not None:
+            return self.question, []
+        if task_info(self.task).group == "proactive":
             return format_alert(self.question, style)
         return format_question(self.question, self.options, style), list(OPTION_LETTERS[: len(self.options)])
 
@@ -144,9 +158,6 @@ def load_questions(
 
     Raises ValueError or FileNotFoundError naming data, split, task and video.
     """
-    unknown = sorted(set(tasks or ()) - set(TASKS))
-    if unknown:
-        raise ValueError(f"{data}: unknown tasks {unknown}, expected some of {sorted(TASKS)}")
     if without_gaze not in ("error", "keep", "drop"):
         raise ValueError(f"without_gaze: got {without_gaze!r}, expected 'error', 'keep' or 'drop'")
     rows = _load_rows(data, split, config)
@@ -173,12 +184,16 @@ def load_questions(
         print(f"{data}, split {split!r}: left out {len(dropped)} videos without gaze: {', '.join(sorted(dropped))}")
     absent = sorted(set(tasks or ()) - {question.task for question in questions})
     if absent or not questions:
-        raise ValueError(f"{data}: no question in split {split!r} of the tasks {absent or 'asked for'}")
+        there = sorted(set(rows["task"]))
+        raise ValueError(f"{data}: no question in split {split!r} of the tasks {absent or 'asked for'}, found {there}")
     return questions
 
 
 def _load_rows(data, split: str, config: str):
-    """The rows of a built dataset; its columns are `streamgaze_release.COLUMNS`."""
+    """
+    The rows of a dataset with the columns of `streamgaze_release.COLUMNS`. Of these, people's own data may lack
+    `options`, `answer`, `answer_text`, `test_points` and `fixation_ids` where no question has them.
+    """
     from datasets import load_dataset
 
     folder = Path(data)
@@ -199,7 +214,7 @@ def _load_rows(data, split: str, config: str):
         first, *_, last = 2 * str(error.__cause__ or error).splitlines() or [type(error).__name__] * 2
         why = first if first == last else f"{first} ... {last}"
         raise ValueError(f"{data}, config {config!r}, split {split!r}: cannot be loaded ({why})") from error
-    needed = {"video", "video_name", "scanpath", "task", "question", "options", "answer", "test_points"}
+    needed = {"video", "video_name", "scanpath", "task", "question", "start_s", "end_s"}
     if not needed <= set(rows.column_names):
         raise ValueError(f"{data}: no columns {sorted(needed - set(rows.column_names))} among {rows.column_names}")
     return rows
@@ -230,10 +245,17 @@ def _questions_of(row: dict, video: Path, scanpaths: dict[str, Scanpath]) -> Ite
     _check_row(row, video)
     name, table = row["video_name"], row["scanpath"]
     if table is not None and name not in scanpaths:
-        scanpaths[name] = Scanpath.from_array(table, f"scanpath of {name}", row["fixation_ids"])
+        scanpaths[name] = Scanpath.from_array(table, f"scanpath of {name}", row.get("fixation_ids"))
     shared = (video, name, scanpaths.get(name), row["task"], row["question"])
-    if TASKS[row["task"]].group != "proactive":
-        yield Question(*shared, tuple(row["options"]), row["answer"], row["start_s"], row["end_s"])
+    if task_info(row["task"]).group != "proactive":
+        options, answer, text = tuple(row.get("options") or ()), row.get("answer"), row.get("answer_text")
+        if text is None and (answer is None or not 0 <= answer < len(options)):
+            raise ValueError(f"{name}, {row['question']!r}: answer is {answer!r} of the options {options}")
+        if text is not None and (options or not text.strip()):
+            raise ValueError(
+                f"{name}, {row['question']!r}: expected options, or an answer_text, got {options} and {text!r}"
+            )
+        yield Question(*shared, options, -1 if answer is None else answer, row["start_s"], row["end_s"], text)
         return
     for point in row["test_points"]:
         yield Question(*shared, ("Yes", "No"), 0 if point["alert"] else 1, row["start_s"], point["time_s"])

@@ -36,6 +36,7 @@ COLUMNS = Features(
         "question": Value("string"),
         "options": List(Value("string")),
         "answer": Value("int32"),
+        "answer_text": Value("string"),
         "question_time_s": Value("float64"),
         "start_s": Value("float64"),
         "end_s": Value("float64"),
@@ -567,6 +568,11 @@ def _detect(raw: Path, source: str, footage: _Footage, algorithm: str, report: R
         scanpath, dropped = streamgaze_fixations(samples, source)
         report.notes += [f"{raw}: no fixation from {item}" for item in dropped]
         return _in_file_time(scanpath, footage.clock, footage.info.end_s, str(raw), report)
+    gaze_end_s, video_end_s = samples.times_s[-1], footage.info.end_s
+    if abs(gaze_end_s - video_end_s) > 0.02 * video_end_s:
+        report.notes.append(
+            f"{raw}: gaze ends at {gaze_end_s:.2f} s, the video at {video_end_s:.2f} s: are the clocks the same?"
+        )
     inside = samples.within(footage.info.start_s, footage.info.end_s)
     if not inside.all():
         report.notes.append(f"{raw}: {int((~inside).sum())} of {len(samples)} samples lie outside the video")
@@ -598,6 +604,7 @@ def _row(question: ReleasedQuestion, footage: _Footage, origin: tuple, report: R
         "question": question.question,
         "options": list(question.options),
         "answer": question.answer,
+        "answer_text": None,
         "question_time_s": asked_s,
         "start_s": begin_s,
         "end_s": points[-1]["time_s"] if points else min(asked_s, end_s),
@@ -672,6 +679,7 @@ question; of a proactive task, a row has several test points, each with its own 
 | `video` | path of the file (`Video(decode=False)`) |
 | `task` | one of StreamGaze's ten, by the release's file names |
 | `question`, `options`, `answer` | text, options without letters, index of the right one |
+| `answer_text` | null; in your own data, the answer of a question without options |
 | `question_time_s` | when the question is asked |
 | `start_s`, `end_s` | the clip that belongs to it; nothing after `end_s` may be shown |
 | `test_points` | proactive tasks: `time_s`, and whether the alert is due then; each clip is `[start_s, time_s]` |

@@ -5,6 +5,8 @@ Train GazeQwen.
 
 Stage 1 trains the resamplers alone, stage 2 the resamplers and LoRA. The adapter with the best validation accuracy
 (mean over tasks) is kept in `<output_dir>/best`, ready for `from_pretrained`, `eval.py`, `ask.py` and the Hub.
+
+A run that was stopped, or killed, goes on when the same command is given again, and ends as if it had never stopped.
 """
 
 import argparse
@@ -17,12 +19,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="a YAML file, see recipes/")
     parser.add_argument("overrides", nargs="*", help="such as stage1.epochs=2 adapter.gaze_encoding=coord_pe")
-    arguments = parser.parse_args()
-    trainer = Trainer(read_recipe(Recipe, arguments.recipe, arguments.overrides))
+    parser.add_argument("--no_cache", action="store_true", help="compute frozen features on the fly (data.cache=none)")
+    parser.add_argument("--restart", action="store_true", help="remove the run that output_dir holds, and start anew")
+    arguments = parser.parse_intermixed_args()
+    overrides = [*arguments.overrides, *(["data.cache=none"] if arguments.no_cache else [])]
+    recipe = read_recipe(Recipe, arguments.recipe, overrides)
+    trainer = Trainer(recipe, arguments.restart)
     best = trainer.run()
+    said = f"loss {best['text_loss']:.3f}" if best["macro"] is None else f"accuracy {100 * best['macro']:.1f} %"
     trainer.accelerator.print(
-        f"best: stage {best['stage']}, epoch {best['epoch']}, validation accuracy {100 * best['macro']:.1f} %, "
-        f"saved in {trainer.folder / 'best'}"
+        f"best: stage {best['stage']}, epoch {best['epoch']}, validation {said}, saved in {trainer.folder / 'best'}"
     )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import shutil
 import signal
 import warnings
@@ -243,19 +244,27 @@ class Trainer:
     """
     `Trainer(recipe).run()` trains, keeps the best adapter in `<output_dir>/best`, and returns its score. If the folder
     holds a run with the same settings, it goes on where its last checkpoint was written, and ends as if it had never
-    stopped; SIGTERM and SIGINT write one. A run with other settings is refused, naming them.
+    stopped; SIGTERM and SIGINT write one. A run with other settings is refused, naming them; `restart` removes it.
     """
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: Recipe, restart: bool = False):
         self.recipe = recipe
         self.accelerator = Accelerator(
             gradient_accumulation_steps=recipe.gradient_accumulation_steps,
             log_with=recipe.tracker,
             project_dir=recipe.output_dir,
         )
+        if int(os.environ.get("WORLD_SIZE", 1)) != self.accelerator.num_processes:
+            raise ValueError(
+                f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but Accelerate knows of {self.accelerator.num_processes} "
+                "process: on a machine without GPUs set ACCELERATE_USE_CPU=true"
+            )
         set_seed(recipe.seed)
         self.folder, data = Path(recipe.output_dir), recipe.data
         self.settings = dataclasses.asdict(recipe)
+        if restart and self.accelerator.is_main_process and (self.folder / "recipe.yaml").exists():
+            shutil.rmtree(self.folder)
+        self.accelerator.wait_for_everyone()
         self.checkpoint = self._checkpoint_to_go_on_with()
         self.questions, self.validation = (
             load_questions(data.dataset, split, data.tasks, data.config, data.without_gaze)
@@ -281,6 +290,7 @@ class Trainer:
         self.cache = ClipCache.of(self.model, self.processor, data.cache, data.cache_dir)
         self.progress, self.log = Progress(), []
         self._signal: int | None = None
+        self._all_saved = True
 
     # ---------------------------------------------------------------- the run
     def run(self) -> dict:
@@ -376,6 +386,7 @@ class Trainer:
                 model.train()
                 losses = []
                 for batch in loader:
+                    self._all_saved = False
                     with accelerator.accumulate(model):
                         loss = self._loss(model, batch)
                         accelerator.backward(loss)
@@ -393,10 +404,10 @@ class Trainer:
                     losses = []
                     if self._told_to_stop():
                         self._save(model, optimizer)
-                        bar.write(f"stopped by signal {self._signal}, saved: the same command goes on from here")
-                        raise SystemExit(128 + self._signal)
+                        self._stop()
                     if progress.steps % recipe.checkpoint_every == 0:
                         self._save(model, optimizer)
+                self._save(model, optimizer)
                 self._validate(bar)
                 progress.epoch, progress.batches = progress.epoch + 1, 0
                 ended = progress.epoch > stage.epochs
@@ -485,6 +496,8 @@ class Trainer:
     def _stopping_on_signals(self):
         def stop(number, frame):
             self._signal = number
+            if self._all_saved:  # filling the cache, or validating
+                self._stop()
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -492,6 +505,10 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _stop(self):
+        self.accelerator.print(f"\nstopped by signal {self._signal}, saved: the same command goes on from here")
+        raise SystemExit(128 + self._signal)
 
     def _told_to_stop(self) -> bool:
         """Whether any process was: all stop after the same step."""
@@ -520,8 +537,8 @@ class Trainer:
         progress, accelerator = self.progress, self.accelerator
         progress.log_lines = len(self.log)
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-        weights = get_model_state_dict(model, options=options)
-        moments = get_optimizer_state_dict(model, optimizer.optimizer, options=options)["state"]
+        weights = get_model_state_dict(model, options=options)  # on the main process; others get nothing
+        moments = get_optimizer_state_dict(model, optimizer.optimizer, options=options)
         random_states = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             random_states["cuda"] = torch.cuda.get_rng_state()
@@ -529,8 +546,11 @@ class Trainer:
         if accelerator.is_main_process:
             name = f"stage{progress.stage}-epoch{progress.epoch:04d}-step{progress.steps:08d}"
             with new_folder(self.folder / "checkpoints" / name) as folder:
+                weights = {name: weights[name] for name in self.model.trained_parameters()}  # without tied ones
                 save_file(_contiguous(weights), folder / "trained.safetensors")
-                named = {f"{of}/{kind}": value for of, kinds in moments.items() for kind, value in kinds.items()}
+                named = {
+                    f"{of}/{kind}": value for of, kinds in moments["state"].items() for kind, value in kinds.items()
+                }
                 save_file(_contiguous(named), folder / "optimizer.safetensors")
                 states = {f"{kind}-{i}": value for i, each in enumerate(random_states) for kind, value in each.items()}
                 save_file(states, folder / "random.safetensors")
@@ -539,6 +559,7 @@ class Trainer:
             for old in sorted((self.folder / "checkpoints").glob("stage*"))[: -self.recipe.keep_checkpoints]:
                 shutil.rmtree(old)
         accelerator.wait_for_everyone()
+        self._all_saved = True
 
     def _load(self, folder: Path, model, optimizer) -> None:
         options = StateDictOptions(full_state_dict=True, strict=False)

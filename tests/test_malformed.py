@@ -1322,14 +1322,10 @@ RECIPES = {  # {id: (content, overrides, what the error says)}
     "override not YAML": ("{}", ("model.max_frames=[1",), "model.max_frames"),
     "override of a list": ("- 1", ("model.max_frames=2",), "recipe.yaml"),
 }
-# Belongs to runs.py, which another hand is at.
-OPEN_RECIPES = {"Latin-1", "binary", "override not YAML", "override of a list"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipes_that_are_refused(tmp_path, request, name):
-    if name in OPEN_RECIPES:
-        request.applymarker(pytest.mark.xfail(reason="runs.py lets it through", strict=False))
+def test_recipes_that_are_refused(tmp_path, name):
     text, overrides, part = RECIPES[name]
     path = write(tmp_path / "recipe.yaml", text)
     with refused("override" if name.startswith("override") and part != "recipe.yaml" else path, part):

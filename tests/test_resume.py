@@ -1,0 +1,354 @@
+"""Frozen work once, batches, runs that are killed and go on, and several processes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from support import ROOT
+from test_training import recipe_text
+
+from gazeqwen.batches import Augmentation, EpochBatches, QuestionData
+from gazeqwen.clip_cache import ClipCache, digest_of_weights
+from gazeqwen.evaluation import predict
+from gazeqwen.runs import read_recipe
+from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.streamgaze import Question, load_questions
+from gazeqwen.training import Recipe, Trainer, changed_settings
+
+
+def question(task: str = "past_scene_recall", answer_text: str | None = None) -> Question:
+    return Question(Path("v.mp4"), "v.mp4", None, task, "Which?", ("a", "b"), 0, 0.0, 9.0, answer_text)
+
+
+# ---------------------------------------------------------------- the cache
+@pytest.fixture(scope="module")
+def questions(toy_data):
+    return load_questions(toy_data, "train")[:6]
+
+
+@pytest.mark.parametrize("kind", ["features", "embeddings"])
+def test_the_cache_gives_the_numbers_of_computing_on_the_fly(toy_model, toy_processor, questions, tmp_path, kind):
+    none = ClipCache.of(toy_model, toy_processor, "none", tmp_path)
+    kept = ClipCache.of(toy_model, toy_processor, kind, tmp_path)
+    assert kept.fill(Accelerator(), toy_model, questions, batch_size=4) == len({(q.video, q.end_s) for q in questions})
+    on_the_fly, cached = (predict(Accelerator(), toy_model, cache, questions) for cache in (none, kept))
+    torch.testing.assert_close(
+        torch.tensor([p.logits for p in cached]), torch.tensor([p.logits for p in on_the_fly]), atol=1e-5, rtol=0
+    )
+    assert not list(tmp_path.glob("none*")) and len(list(kept.folder.glob("*.safetensors"))) <= len(questions)
+    shown = kept.read(questions[0])
+    assert ("pixel_values_videos" in shown) == (kind == "features") and "video_encoder_pixel_values" not in shown
+
+
+def test_the_size_is_known_beforehand(toy_model, toy_processor, questions, tmp_path):
+    cache = ClipCache.of(toy_model, toy_processor, "embeddings", tmp_path)
+    width, hidden = toy_model.video_encoder.config.hidden_size, toy_model.backbone.config.text_config.hidden_size
+    size = cache.size(questions, width, hidden, 4)
+    cache.fill(Accelerator(), toy_model, questions)
+    entries = [load_file(path) for path in cache.folder.glob("*.safetensors")]
+    held = sum(4 * entry[name].numel() for entry in entries for name in ("video_embeds", "video_encoder_features"))
+    assert (size.clips, size.bytes) == (len(entries), held)
+    assert size.tokens == sum(len(entry["video_embeds"]) for entry in entries)
+
+
+def test_what_is_there_is_not_computed_again_and_what_is_broken_is(toy_model, toy_processor, questions, tmp_path):
+    cache = ClipCache.of(toy_model, toy_processor, "embeddings", tmp_path)
+    count = cache.fill(Accelerator(), toy_model, questions)
+    files = {path: path.read_bytes() for path in cache.folder.glob("*.safetensors")}
+    assert count == len(files) and cache.fill(Accelerator(), toy_model, questions) == 0
+    broken = cache.path(questions[0])
+    for damage in (b"", files[broken][: len(files[broken]) // 2], b"x" * 100):
+        broken.write_bytes(damage)
+        assert cache.fill(Accelerator(), toy_model, questions) == 1
+        assert broken.read_bytes() == files[broken]
+    broken.write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"{broken.name}: the cache entry of {questions[0].video_name}"):
+        cache.read(questions[0])
+
+
+def test_another_video_encoder_or_setting_is_another_entry(toy_model, toy_processor, questions, tmp_path):
+    from support import BACKBONE, tiny_model
+
+    from gazeqwen.processing_gazeqwen import GazeQwenProcessor
+
+    cache = ClipCache.of(toy_model, toy_processor, "features", tmp_path)
+    other = GazeQwenProcessor.from_base(str(BACKBONE), video_encoder_size=64, num_frames=6)
+    assert ClipCache.of(toy_model, other, "features", tmp_path).folder != cache.folder
+    model = tiny_model()
+    before = digest_of_weights(model.video_encoder)
+    with torch.no_grad():
+        next(model.video_encoder.parameters()).view(-1)[0] += 1e-3
+    assert digest_of_weights(model.video_encoder) != before
+    moved = tmp_path / "copy.mp4"
+    moved.write_bytes(questions[0].video.read_bytes())
+    same = Question(**{**vars(questions[0]), "video": moved})
+    assert cache.path(same) == cache.path(questions[0])
+    moved.write_bytes(moved.read_bytes() + b"x")
+    assert cache.path(same) != cache.path(questions[0])
+    assert cache.path(Question(**{**vars(questions[0]), "end_s": 3.0})) != cache.path(questions[0])
+
+
+# ---------------------------------------------------------------- batches
+@given(st.integers(1, 40), st.integers(1, 7), st.integers(1, 4), st.integers(0, 3), st.integers(0, 12))
+@settings(max_examples=60, deadline=None)
+def test_every_question_is_in_an_epoch_once(count, batch_size, processes, epoch, open_ended):
+    asked = [question(answer_text="x" if index < open_ended else None) for index in range(count)]
+    lengths = np.random.default_rng(0).integers(1, 9, count).tolist()
+    shares = []
+    for rank in range(processes):
+        batches = EpochBatches(asked, lengths, batch_size, 3, False, rank, processes)
+        batches.epoch = epoch
+        shares.append(list(batches))
+        assert len(batches) == len(shares[-1]) and list(batches) == shares[-1]
+        batches.first = 1
+        assert list(batches) == shares[-1][1:]
+    assert len({len(share) for share in shares}) == 1
+    everything = [batch for share in zip(*shares, strict=True) for batch in share]
+    extra = len(everything) % processes
+    assert extra == 0
+    held = Counter(index for batch in everything for index in batch)
+    assert set(held) == set(range(count))
+    assert sum(held.values()) - count <= (processes - 1) * batch_size
+    for batch in everything:
+        assert len({asked[index].answer_text for index in batch}) == 1 and len(batch) <= batch_size
+
+
+def test_clips_of_similar_length_come_together_in_another_order_each_epoch():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 64, 400)
+    batches = EpochBatches([question()] * 400, lengths.tolist(), 8)
+    orders = []
+    for epoch in (1, 2):
+        batches.epoch = epoch
+        orders.append(list(batches))
+    assert orders[0] != orders[1]
+    spread = np.mean([np.ptp(lengths[batch]) for batch in orders[0]])
+    at_random = np.mean([np.ptp(lengths[part]) for part in np.split(rng.permutation(400), 50)])
+    assert spread < 0.2 * at_random
+
+
+def test_balanced_tasks_are_drawn_equally_often():
+    asked = [question("past_scene_recall")] * 900 + [question("present_future_action_prediction")] * 100
+    batches = EpochBatches(asked, [1] * 1000, 10, balance_tasks=True)
+    drawn = [index for batch in batches for index in batch]
+    assert len(drawn) == 1000 and 430 < sum(index < 900 for index in drawn) < 570
+
+
+def test_augmentation_moves_and_drops_fixations_the_same_way_each_time():
+    scanpath = Scanpath.from_array([[0.5, 0.5, 1 + 2 * i, 1.0] for i in range(200)])
+    changed = Augmentation(noise=0.02, dropout=0.1)(scanpath, np.random.default_rng(0))
+    assert 165 <= len(changed) <= 195
+    assert (
+        0.015 < changed.table[:, :2].std() < 0.025 and (changed.table[:, 2:] == scanpath.table[changed.ids, 2:]).all()
+    )
+    again = Augmentation(noise=0.02, dropout=0.1)(scanpath, np.random.default_rng(0))
+    assert (again.table == changed.table).all()
+    for seed in range(20):
+        assert len(Augmentation(dropout=0.99)(scanpath.clip(0, 4), np.random.default_rng(seed))) >= 1
+    none = Augmentation()(scanpath, np.random.default_rng(0))
+    assert (none.table == scanpath.table).all() and len(Augmentation(0.1, 0.5)(scanpath.clip(0, 0), None)) == 0
+
+
+def test_augmentation_is_for_training_and_new_in_each_epoch(toy_processor, questions, tmp_path, toy_model):
+    cache = ClipCache.of(toy_model, toy_processor, "embeddings", tmp_path)
+    cache.fill(Accelerator(), toy_model, questions)
+    data, plain = QuestionData(cache, questions, augmentation=Augmentation(noise=0.1)), QuestionData(cache, questions)
+    first = data[0][2].table
+    assert not np.array_equal(first, questions[0].scanpath.table) and np.array_equal(data[0][2].table, first)
+    data.epoch = 1
+    assert not np.array_equal(data[0][2].table, first)
+    assert plain[0][2] is questions[0].scanpath
+
+
+# ---------------------------------------------------------------- runs that stop and go on
+def run_of(data: Path, folder: Path, **changes) -> Path:
+    """A recipe file of a small run with a checkpoint after every optimizer step."""
+    folder.mkdir(exist_ok=True)
+    values = {"checkpoint_every": 1, "keep_checkpoints": 2, "gradient_accumulation_steps": 1, "batch_size": 5}
+    values |= {"stage1": {"epochs": 2, "learning_rate": 1e-2}, "model_changes": {}}
+    values |= changes
+    values.pop("model_changes")
+    (folder / "r.yaml").write_text(recipe_text(data, folder / "out", **values))
+    return folder / "r.yaml"
+
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def start(recipe: Path, *arguments) -> subprocess.Popen:
+    command = [sys.executable, "train.py", str(recipe), *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def checkpoints(recipe: Path) -> list[str]:
+    return sorted(path.name for path in (recipe.parent / "out" / "checkpoints").glob("stage*"))
+
+
+def kill_after(recipe: Path, prefix: str, number: int, *arguments) -> tuple[str, int]:
+    """Start a run, and send it a signal as soon as a checkpoint of this or a later name is there."""
+    process = start(recipe, *arguments)
+    until = time.time() + 120
+    while process.poll() is None and time.time() < until and not any(name >= prefix for name in checkpoints(recipe)):
+        time.sleep(0.005)
+    process.send_signal(number)
+    output = process.communicate(timeout=60)[0]
+    return output, process.returncode
+
+
+def outcome(recipe: Path) -> dict:
+    out = recipe.parent / "out"
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    lora = load_file(out / checkpoints_path(out) / "trained.safetensors")
+    return {"log": log, "weights": lora, "best": json.loads((out / "validation.json").read_text())}
+
+
+def checkpoints_path(out: Path) -> Path:
+    return sorted((out / "checkpoints").glob("stage*"))[-1]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(toy_data, tmp_path_factory):
+    recipe = run_of(toy_data, tmp_path_factory.mktemp("whole"))
+    process = start(recipe)
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 0, output
+    return recipe, outcome(recipe)
+
+
+def assert_same(first: dict, second: dict) -> None:
+    assert first["log"] == second["log"] and first["best"] == second["best"]
+    assert first["weights"].keys() == second["weights"].keys()
+    for name, value in first["weights"].items():
+        assert torch.equal(value, second["weights"][name]), name
+
+
+def test_a_run_killed_and_killed_again_ends_as_one_that_never_stopped(toy_data, uninterrupted, tmp_path):
+    """SIGKILL in stage 1, SIGTERM in stage 2: real processes, bit-equal weights, log and best score."""
+    recipe = run_of(toy_data, tmp_path)
+    _, code = kill_after(recipe, "stage1-epoch0001-step00000002", signal.SIGKILL)
+    assert code == -signal.SIGKILL and not checkpoints(recipe)[-1].startswith("stage2")
+    output, code = kill_after(recipe, "stage2-epoch0001-step00000002", signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM, output
+    assert "stopped by signal 15, saved" in output and "Traceback" not in output
+    assert "going on after step" in output
+    process = start(recipe)
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 0, output
+    assert_same(outcome(recipe), uninterrupted[1])
+    assert len(checkpoints(recipe)) == 2
+
+
+def test_a_checkpoint_holds_what_was_trained_and_no_base(uninterrupted):
+    recipe, _ = uninterrupted
+    folder = checkpoints_path(recipe.parent / "out")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "log.jsonl",
+        "optimizer.safetensors",
+        "progress.json",
+        "random.safetensors",
+        "trained.safetensors",
+    ]
+    weights = load_file(folder / "trained.safetensors")
+    assert all(name.startswith("resampler.") or "lora_" in name for name in weights)
+    assert {"exp_avg", "exp_avg_sq", "step"} == {
+        name.rpartition("/")[2] for name in load_file(folder / "optimizer.safetensors")
+    }
+
+
+def test_a_finished_run_says_so_and_restart_begins_anew(toy_data, tmp_path):
+    recipe = run_of(toy_data, tmp_path, stage1={"epochs": 1}, stage2={"epochs": 0})
+    Trainer(read_recipe(Recipe, recipe)).run()
+    mark = recipe.parent / "out" / "mark"
+    mark.touch()
+    process = start(recipe)
+    output = process.communicate(timeout=100)[0]
+    assert process.returncode == 0 and "this run is finished" in output and mark.exists()
+    process = start(recipe, "--restart", "seed=5")
+    output = process.communicate(timeout=100)[0]
+    assert process.returncode == 0 and not mark.exists(), output
+    assert yaml.safe_load((recipe.parent / "out" / "recipe.yaml").read_text())["seed"] == 5
+
+
+def test_another_setting_is_refused_and_named(toy_data, tmp_path):
+    recipe = run_of(toy_data, tmp_path, stage2={"epochs": 0})
+    Trainer(read_recipe(Recipe, recipe)).run()
+    with pytest.raises(
+        ValueError, match=r"other settings[\s\S]*seed: 0 before, 1 now[\s\S]*stage1.learning_rate: 0.01"
+    ):
+        Trainer(read_recipe(Recipe, recipe, ["seed=1", "stage1.learning_rate=0.1"]))
+    Trainer(read_recipe(Recipe, recipe, ["keep_checkpoints=1", "data.num_workers=1"]))
+    assert changed_settings({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}) == ["a.c: 'not there' before, 2 now"]
+
+
+def test_early_stopping_ends_a_stage(toy_data, tmp_path):
+    """Without a learning rate no epoch is better than the first; equal ones count as better, so noise it must be."""
+    changes = {"stage1": {"epochs": 6, "learning_rate": 3e-1, "patience": 1}, "stage2": {"epochs": 0}}
+    trainer = Trainer(read_recipe(Recipe, run_of(toy_data, tmp_path, **changes)))
+    best = trainer.run()
+    epochs = [line["epoch"] for line in trainer.log if "validation_macro" in line]
+    scores = [line["validation_macro"] for line in trainer.log if "validation_macro" in line]
+    assert best["macro"] == max(scores)
+    if len(epochs) < 6:
+        assert scores[-1] < max(scores)
+    worse = [b < max(scores[: i + 1]) for i, b in enumerate(scores[1:])]
+    assert True not in worse[:-1]
+
+
+# ---------------------------------------------------------------- several processes
+def launch(recipe: Path, processes: int, **environment) -> subprocess.CompletedProcess:
+    options = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    options += ["--multi_gpu"] if processes > 1 else []
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), *options]
+    environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true", **environment}
+    return subprocess.run([*command, "train.py", recipe], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_two_processes_train_as_one_and_write_once(toy_data, tmp_path):
+    """Gloo on the CPU. Two processes of 3 questions a step see what one process of 2 batches of 3 does."""
+    outcomes = {}
+    for name, processes, accumulated in (("one", 1, 2), ("two", 2, 1)):
+        changes = {"batch_size": 3, "gradient_accumulation_steps": accumulated, "checkpoint_every": 2}
+        recipe = run_of(toy_data, tmp_path / name, **changes)
+        result = launch(recipe, processes)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert len(re.findall("stage 1: .* steps", result.stdout)) == 1
+        outcomes[name] = outcome(recipe)
+    logs = {name: [line for line in found["log"] if "loss" in line] for name, found in outcomes.items()}
+    assert [line["step"] for line in logs["one"]] == [line["step"] for line in logs["two"]]
+    validated = {
+        name: [line["validation_macro"] for line in found["log"] if "validation_macro" in line]
+        for name, found in outcomes.items()
+    }
+    assert len(validated["one"]) == len(validated["two"]) == 3
+    # An epoch is 25 questions in 9 batches: the two processes repeat one of them, the one process does not.
+    assert len(load_questions(toy_data, "train")) == 25
+    for first, second in zip(logs["one"][:4], logs["two"][:4], strict=True):
+        assert first["loss"] == pytest.approx(second["loss"], abs=1e-4)
+    assert outcomes["one"]["weights"].keys() == outcomes["two"]["weights"].keys()
+
+
+def test_two_processes_that_do_not_know_of_each_other_are_refused(toy_data, tmp_path):
+    recipe = run_of(toy_data, tmp_path)
+    result = launch(recipe, 2, ACCELERATE_USE_CPU="false", CUDA_VISIBLE_DEVICES="")
+    assert result.returncode != 0 and "WORLD_SIZE is 2, but" in result.stderr
+
+
+def test_the_run_folder_is_what_yaml_reads(uninterrupted):
+    recipe, _ = uninterrupted
+    assert yaml.safe_load((recipe.parent / "out" / "recipe.yaml").read_text())["batch_size"] == 5
