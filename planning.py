@@ -105,8 +105,9 @@ class Plan:
             lines += [f"    {term:<46}{count / _GB:>8.2f}" for term, count in phase.held.items()]
             most = max(phase.passing, key=phase.passing.get)
             for term, count in phase.passing.items():
-                counted = "" if term == most else "  not at the same time"
-                lines.append(f"    working space: {term:<31}{count / _GB:>8.2f}{counted}")
+                if count:
+                    counted = "" if term == most else "  not at the same time"
+                    lines.append(f"    working space: {term:<31}{count / _GB:>8.2f}{counted}")
         lines.append("not counted: the accelerator's own context and its allocator's gaps; leave 2 GB for them")
         return "\n".join(lines)
 
