@@ -3,6 +3,7 @@
 import json
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,7 @@ def predict(
     batch_size: int = 8,
     seed: int = 0,
     num_workers: int = 0,
+    between_batches: Callable[[], None] = lambda: None,
 ) -> list[Prediction]:
     """Predictions for all questions with options, in their order, on every process. `cache` has been filled."""
     model.eval()
@@ -111,6 +113,7 @@ def predict(
         for index, question, row in zip(batch.indices, batch.questions, logits.tolist(), strict=True):
             row = row[: len(question.options)]
             mine.append((index, Prediction(question.key, question.task, question.answer, row, gaze[index][0])))
+        between_batches()
     return [prediction for _, prediction in sorted(gather_object(mine), key=lambda pair: pair[0])]
 
 
@@ -125,7 +128,13 @@ def text_losses(model, batch: Batch) -> torch.Tensor:
 
 @torch.no_grad()
 def text_loss(
-    accelerator: Accelerator, model, cache: ClipCache, questions: list[Question], batch_size: int, num_workers: int = 0
+    accelerator: Accelerator,
+    model,
+    cache: ClipCache,
+    questions: list[Question],
+    batch_size: int,
+    num_workers: int = 0,
+    between_batches: Callable[[], None] = lambda: None,
 ) -> float:
     """Mean over open-ended questions of their answers' loss per token, with their own gaze."""
     model.eval()
@@ -133,6 +142,7 @@ def text_loss(
     for batch in _loaders(accelerator, cache, questions, scanpaths, batch_size, num_workers, "open-ended"):
         batch.inputs.to(accelerator.device)
         mine += text_losses(model, batch).tolist()
+        between_batches()
     losses = gather_object(mine)
     return sum(losses) / len(losses)
 

@@ -290,7 +290,6 @@ class Trainer:
         self.cache = ClipCache.of(self.model, self.processor, data.cache, data.cache_dir)
         self.progress, self.log = Progress(), []
         self._signal: int | None = None
-        self._all_saved = True
 
     # ---------------------------------------------------------------- the run
     def run(self) -> dict:
@@ -386,7 +385,6 @@ class Trainer:
                 model.train()
                 losses = []
                 for batch in loader:
-                    self._all_saved = False
                     with accelerator.accumulate(model):
                         loss = self._loss(model, batch)
                         accelerator.backward(loss)
@@ -404,7 +402,7 @@ class Trainer:
                     losses = []
                     if self._told_to_stop():
                         self._save(model, optimizer)
-                        self._stop()
+                        self._stop_if_told()
                     if progress.steps % recipe.checkpoint_every == 0:
                         self._save(model, optimizer)
                 self._save(model, optimizer)
@@ -453,11 +451,19 @@ class Trainer:
         score, predictions = {"macro": None}, []
         if with_options:
             predictions = predict(
-                self.accelerator, self.model, self.cache, with_options, "gaze", batch_size, num_workers=workers
+                self.accelerator,
+                self.model,
+                self.cache,
+                with_options,
+                batch_size=batch_size,
+                num_workers=workers,
+                between_batches=self._stop_if_told,
             )
             score = accuracy(predictions)
         if open_ended:
-            score["text_loss"] = text_loss(self.accelerator, self.model, self.cache, open_ended, batch_size, workers)
+            score["text_loss"] = text_loss(
+                self.accelerator, self.model, self.cache, open_ended, batch_size, workers, self._stop_if_told
+            )
         figures = {f"validation_{name}": score[name] for name in ("macro", "text_loss") if score.get(name) is not None}
         self.log.append({"stage": progress.stage, "epoch": progress.epoch, "step": progress.steps, **figures})
         if recipe.tracker:
@@ -496,8 +502,6 @@ class Trainer:
     def _stopping_on_signals(self):
         def stop(number, frame):
             self._signal = number
-            if self._all_saved:  # filling the cache, or validating
-                self._stop()
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -506,7 +510,10 @@ class Trainer:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _stop(self):
+    def _stop_if_told(self) -> None:
+        """Between two batches of what changes nothing: all is saved."""
+        if self._signal is None:
+            return
         self.accelerator.print(f"\nstopped by signal {self._signal}, saved: the same command goes on from here")
         raise SystemExit(128 + self._signal)
 
@@ -559,7 +566,6 @@ class Trainer:
             for old in sorted((self.folder / "checkpoints").glob("stage*"))[: -self.recipe.keep_checkpoints]:
                 shutil.rmtree(old)
         accelerator.wait_for_everyone()
-        self._all_saved = True
 
     def _load(self, folder: Path, model, optimizer) -> None:
         options = StateDictOptions(full_state_dict=True, strict=False)

@@ -147,7 +147,7 @@ def test_rows_become_questions(toy_data):
 def test_what_cannot_be_loaded_is_named(toy_data, toy_world, tmp_path):
     for data, split, arguments, message in [
         (toy_data, "dev", {}, "split 'dev'"),
-        (toy_data, "test", {"tasks": ["present_everything"]}, r"of the tasks \['present_everything'\], found \['past_non"),
+        (toy_data, "test", {"tasks": ["present_everything"]}, r"tasks \['present_everything'\], found \['past_non"),
         (toy_data, "test", {"tasks": ["past_scene_recall"]}, r"no question in split 'test' of .*past_scene_recall"),
         (toy_data, "test", {"config": "random"}, "config 'random'"),
         (toy_data, "test", {"without_gaze": "guess"}, "without_gaze: got 'guess'"),
