@@ -115,20 +115,32 @@ class QuestionData(torch.utils.data.Dataset):
         return [text + answer for text, answer in zip(texts, answers, strict=True)], labels
 
 
-def loader_of(data: torch.utils.data.Dataset, kind=torch.utils.data.DataLoader, **arguments):
+def loader_of(data: torch.utils.data.Dataset, **arguments) -> torch.utils.data.DataLoader:
     """A data loader that leaves torch's own random state alone: a run that goes on repeats one that never stopped."""
-    return kind(data, generator=torch.Generator().manual_seed(0), **arguments)
+    return torch.utils.data.DataLoader(data, generator=torch.Generator().manual_seed(0), **arguments)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """
+    What one process runs at a time. `share` of the optimizer step's loss: its samples / all samples of the step, 0 for
+    one that only keeps the process in step with the others. `ends_step`: the optimizer steps after it.
+    """
+
+    indices: list[int]
+    share: float
+    ends_step: bool
 
 
 class EpochBatches:
     """
-    One process's batches of an epoch, as lists of indices, the same for the same seed and epoch. Clips of similar
-    length come together, so that little is padded; open-ended questions are never mixed with others. Every process has
-    as many batches: where they do not come out even, the epoch's first ones are repeated. With `balance_tasks` each
-    epoch draws as many questions as there are, every task as often as the others, with replacement: of StreamGaze's
-    samples more than half are test points of the two proactive tasks.
+    One process's micro-batches of an epoch, for a data loader. Which samples make an optimizer step depends on the
+    seed, the epoch and their number `step_size` alone, not on how many processes and micro-batches they are spread
+    over. Clips of similar length come together, so that little is padded; open-ended questions are never mixed with
+    others. With `balance_tasks` each epoch draws as many questions as there are, every task as often as the others,
+    with replacement: of StreamGaze's samples more than half are test points of the two proactive tasks.
 
-    `epoch` and `first`, the number of batches to leave out at the start (of an epoch gone on with), may be set.
+    `epoch` and `first`, the number of micro-batches to leave out at the start of an epoch gone on with, may be set.
     """
 
     def __init__(
@@ -136,6 +148,7 @@ class EpochBatches:
         questions: list[Question],
         lengths: list[int],
         batch_size: int,
+        accumulation: int = 1,
         seed: int = 0,
         balance_tasks: bool = False,
         process_index: int = 0,
@@ -143,6 +156,7 @@ class EpochBatches:
     ):
         self.batch_size, self.seed, self.balance_tasks = batch_size, seed, balance_tasks
         self.process_index, self.num_processes = process_index, num_processes
+        self.step_size = batch_size * accumulation * num_processes
         self.epoch = self.first = 0
         self.lengths = np.asarray(lengths)
         self.is_open = np.array([question.answer_text is not None for question in questions])
@@ -150,25 +164,41 @@ class EpochBatches:
         weights = np.array([1 / sizes[question.task] for question in questions])
         self.weights = weights / weights.sum()
 
-    def _all(self) -> list[list[int]]:
+    def _steps(self) -> list[np.ndarray]:
+        """The samples of each optimizer step of the epoch."""
         rng, count = np.random.default_rng([self.seed, self.epoch]), len(self.lengths)
         order = rng.choice(count, count, p=self.weights) if self.balance_tasks else rng.permutation(count)
-        batches, size = [], self.batch_size
+        steps, size = [], self.step_size
         for kind in (False, True):
             mine = order[self.is_open[order] == kind]
             for start in range(0, len(mine), 50 * size):
                 near = mine[start : start + 50 * size]
                 near = near[np.argsort(self.lengths[near], kind="stable")]
-                batches += [near[i : i + size].tolist() for i in range(0, len(near), size)]
-        batches = [batches[i] for i in rng.permutation(len(batches))]
-        missing = -len(batches) % self.num_processes
-        return batches + [batches[i % len(batches)] for i in range(missing)]
+                steps += [near[i : i + size] for i in range(0, len(near), size)]
+        return [steps[i] for i in rng.permutation(len(steps))]
+
+    def steps_of_an_epoch(self) -> int:
+        """How many optimizer steps an epoch has (with balanced tasks and open-ended questions: of this one)."""
+        return len(self._steps())
+
+    def micro_batches(self) -> list[MicroBatch]:
+        """This process's, in order, without the `first`."""
+        found = []
+        for step in self._steps():
+            shares = [step[rank :: self.num_processes] for rank in range(self.num_processes)]
+            rounds = -(-len(shares[0]) // self.batch_size)  # of the process that has most
+            mine = shares[self.process_index]
+            for number in range(rounds):
+                part = mine[number * self.batch_size : (number + 1) * self.batch_size].tolist()
+                share, ends_step = len(part) / len(step), number == rounds - 1
+                found.append(MicroBatch(part or step[:1].tolist(), share, ends_step))
+        return found[self.first :]
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self._all()[self.process_index :: self.num_processes][self.first :])
+        return iter([micro_batch.indices for micro_batch in self.micro_batches()])
 
     def __len__(self) -> int:
-        return len(self._all()) // self.num_processes - self.first
+        return len(self.micro_batches())
 
 
-__all__ = ["Augmentation", "Batch", "EpochBatches", "QuestionData", "answer_tokens", "loader_of"]
+__all__ = ["Augmentation", "Batch", "EpochBatches", "MicroBatch", "QuestionData", "answer_tokens", "loader_of"]

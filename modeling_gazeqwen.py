@@ -183,10 +183,11 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         model.name_or_path = str(source)
         return model
 
-    def save_pretrained(self, save_directory, **kwargs) -> None:
+    def save_pretrained(self, save_directory, state_dict: dict[str, torch.Tensor] | None = None, **kwargs) -> None:
         """
         Save what was trained and how to find the rest: `config.json`, `model.safetensors` (keys `resampler.*`),
-        `lora/` where LoRA was added, and the code files that `trust_remote_code` runs. No base weights.
+        `lora/` where LoRA was added, and the code files that `trust_remote_code` runs. No base weights. `state_dict`:
+        the tensors of `trained_parameters`, whole, where this process holds only shards of them.
         """
         if self._lora_merged:
             raise ValueError("LoRA was merged into the base weights, which are not saved: save before merge_lora()")
@@ -198,8 +199,9 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if self.is_remote_code():
             module = type(self).__module__.split(".")[-1]
             self.config.auto_map = {name: f"{module}.{type(self).__name__}" for name in AUTO_CLASSES}
-        kwargs["state_dict"] = {f"resampler.{name}": value for name, value in self.resampler.state_dict().items()}
-        super().save_pretrained(save_directory, **kwargs)
+        whole = {f"resampler.{name}": value for name, value in self.resampler.state_dict().items()}
+        whole.update({name: value for name, value in (state_dict or {}).items() if name in whole})
+        super().save_pretrained(save_directory, state_dict=whole, **kwargs)
         folder = Path(save_directory) / LORA_FOLDER
         shutil.rmtree(folder, ignore_errors=True)  # LoRA of an earlier save here would be loaded with these weights
         if self.has_lora:
@@ -207,7 +209,9 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
             config.base_model_name_or_path = self.config.base_model_name_or_path
             config.revision = self.config.base_model_revision
             config.save_pretrained(folder)
-            weights = {f"base_model.model.{name}": value.contiguous() for name, value in self.lora_state().items()}
+            held = {name.removeprefix("backbone."): value for name, value in (state_dict or {}).items()}
+            lora = get_peft_model_state_dict(self.backbone, state_dict=held or None, adapter_name="default")
+            weights = {f"base_model.model.{name}": value.contiguous() for name, value in lora.items()}
             save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
     # ---------------------------------------------------------------- LoRA (paper, stage 2)

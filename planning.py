@@ -144,6 +144,7 @@ def plan(recipe: Recipe, num_processes: int = 1) -> Plan:
             training,
             frames[: len(training)],
             recipe.batch_size,
+            recipe.gradient_accumulation_steps,
             recipe.seed + number,
             data.balance_tasks,
             num_processes=num_processes,
@@ -152,8 +153,8 @@ def plan(recipe: Recipe, num_processes: int = 1) -> Plan:
             epochs=stage.epochs,
             trained_parameters=_trained(model, number),
             samples_per_epoch=len(training),
-            steps_per_epoch=math.ceil(len(batches) / recipe.gradient_accumulation_steps),
-            samples_per_step=recipe.batch_size * recipe.gradient_accumulation_steps * num_processes,
+            steps_per_epoch=batches.steps_of_an_epoch(),
+            samples_per_step=batches.step_size,
         )
     return Plan(
         parameters=parameter_counts(model),

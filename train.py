@@ -10,7 +10,9 @@ A run that was stopped, or killed, goes on when the same command is given again,
 """
 
 import argparse
+import os
 
+from gazeqwen.planning import plan
 from gazeqwen.runs import clear_errors, read_recipe
 from gazeqwen.training import Recipe, Trainer
 
@@ -19,11 +21,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="a YAML file, see recipes/")
     parser.add_argument("overrides", nargs="*", help="such as stage1.epochs=2 adapter.gaze_encoding=coord_pe")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="print parameters, steps, cache and memory, load no weights"
+    )
     parser.add_argument("--no_cache", action="store_true", help="compute frozen features on the fly (data.cache=none)")
     parser.add_argument("--restart", action="store_true", help="remove the run that output_dir holds, and start anew")
     arguments = parser.parse_intermixed_args()
     overrides = [*arguments.overrides, *(["data.cache=none"] if arguments.no_cache else [])]
     recipe = read_recipe(Recipe, arguments.recipe, overrides)
+    if arguments.dry_run:
+        print(plan(recipe, int(os.environ.get("WORLD_SIZE", 1))))
+        return
     trainer = Trainer(recipe, arguments.restart)
     best = trainer.run()
     said = f"loss {best['text_loss']:.3f}" if best["macro"] is None else f"accuracy {100 * best['macro']:.1f} %"

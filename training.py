@@ -2,13 +2,12 @@
 
 import dataclasses
 import json
-import math
 import os
 import shutil
 import signal
 import warnings
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import torch
 import torch.nn.functional as F
 import yaml
 from accelerate import Accelerator
-from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import gather_object, set_seed
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.state_dict import (
@@ -250,7 +248,6 @@ class Trainer:
     def __init__(self, recipe: Recipe, restart: bool = False):
         self.recipe = recipe
         self.accelerator = Accelerator(
-            gradient_accumulation_steps=recipe.gradient_accumulation_steps,
             log_with=recipe.tracker,
             project_dir=recipe.output_dir,
         )
@@ -287,6 +284,8 @@ class Trainer:
             self.model.to(self.accelerator.device)
         if recipe.gradient_checkpointing:
             self.model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+            # Without this the embeddings, and the vision tower with them, would carry a graph that nothing needs.
+            self.model.backbone.disable_input_require_grads()
         self.cache = ClipCache.of(self.model, self.processor, data.cache, data.cache_dir)
         self.progress, self.log = Progress(), []
         self._signal: int | None = None
@@ -345,20 +344,24 @@ class Trainer:
             self.questions,
             [self.cache.num_frames(question) for question in self.questions],
             recipe.batch_size,
+            recipe.gradient_accumulation_steps,
             recipe.seed + number,
             recipe.data.balance_tasks,
             accelerator.process_index,
             accelerator.num_processes,
         )
-        loader = loader_of(
-            data, DataLoaderShard, batch_sampler=batches, collate_fn=data.collate, num_workers=recipe.data.num_workers
-        )
+        loader = loader_of(data, batch_sampler=batches, collate_fn=data.collate, num_workers=recipe.data.num_workers)
         optimizer = torch.optim.AdamW(optimizer_groups(self.model, stage, recipe.weight_decay))
         if accelerator.state.deepspeed_plugin is not None:
+            if recipe.gradient_accumulation_steps > 1:
+                raise ValueError(
+                    "DeepSpeed counts its own steps: set gradient_accumulation_steps=1, batch_size as needed"
+                )
             accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = recipe.batch_size
         model, optimizer = accelerator.prepare(self.model, optimizer)
-        steps = stage.epochs * math.ceil(len(batches) / recipe.gradient_accumulation_steps)
+        steps = stage.epochs * batches.steps_of_an_epoch()
         # Stepped by hand once per optimizer step, so that the schedule does not depend on the number of processes.
+        # Linear warm-up, then cosine (paper section 3.1).
         schedule = get_cosine_schedule_with_warmup(optimizer, min(recipe.warmup_steps, steps - 1), steps)
         if self.checkpoint:
             self._load(self.checkpoint, model, optimizer)
@@ -372,7 +375,6 @@ class Trainer:
             f"stage {number}: {trained_counts(self.model)}, {len(self.questions)} questions, {stage.epochs} epochs, "
             f"{steps} steps" + (f", going on after step {progress.steps}" if progress.steps else "")
         )
-        samples = recipe.batch_size * recipe.gradient_accumulation_steps * accelerator.num_processes
         with tqdm(
             total=steps,
             initial=progress.steps,
@@ -383,30 +385,30 @@ class Trainer:
             while progress.epoch <= stage.epochs:
                 batches.epoch, batches.first, data.epoch = progress.epoch, progress.batches, progress.epoch
                 model.train()
-                losses = []
-                for batch in loader:
-                    with accelerator.accumulate(model):
-                        loss = self._loss(model, batch)
+                step_loss = torch.zeros((), device=accelerator.device)
+                for micro_batch, batch in zip(batches.micro_batches(), loader, strict=True):
+                    with nullcontext() if micro_batch.ends_step else accelerator.no_sync(model):
+                        # Gradients are averaged over the processes; the step's loss is the mean over its samples.
+                        loss = micro_batch.share * accelerator.num_processes * self._loss(model, batch)
                         accelerator.backward(loss)
-                        losses.append(loss.detach())
-                        if accelerator.sync_gradients:
-                            accelerator.clip_grad_norm_(trained, recipe.max_grad_norm)
-                        optimizer.step()
-                        optimizer.zero_grad()
+                    step_loss += loss.detach()
                     progress.batches += 1
-                    if not accelerator.sync_gradients:
+                    if not micro_batch.ends_step:
                         continue
+                    accelerator.clip_grad_norm_(trained, recipe.max_grad_norm)
+                    optimizer.step()
+                    optimizer.zero_grad()
                     schedule.step()
                     progress.steps += 1
-                    self._record(torch.stack(losses).mean(), schedule, bar, samples)
-                    losses = []
+                    self._record(step_loss, schedule, bar, batches.step_size)
+                    step_loss = torch.zeros_like(step_loss)
                     if self._told_to_stop():
                         self._save(model, optimizer)
                         self._stop_if_told()
                     if progress.steps % recipe.checkpoint_every == 0:
                         self._save(model, optimizer)
                 self._save(model, optimizer)
-                self._validate(bar)
+                self._validate(model, bar)
                 progress.epoch, progress.batches = progress.epoch + 1, 0
                 ended = progress.epoch > stage.epochs
                 if stage.patience and progress.epochs_since_best >= stage.patience and not ended:
@@ -443,7 +445,7 @@ class Trainer:
     def _steps_of_all_stages(self) -> int:
         return sum("loss" in line for line in self.log)
 
-    def _validate(self, bar) -> None:
+    def _validate(self, model, bar) -> None:
         recipe, progress = self.recipe, self.progress
         with_options = [question for question in self.validation if question.answer_text is None]
         open_ended = [question for question in self.validation if question.answer_text is not None]
@@ -475,12 +477,13 @@ class Trainer:
         progress.epochs_since_best = 0 if better else progress.epochs_since_best + 1
         if better:
             progress.best = {**score, "stage": progress.stage, "epoch": progress.epoch}
+        weights = self._trained_weights(model)
         if self.accelerator.is_main_process:
             self._write_log(self.folder)
             draw_curves(self.folder / "curves.png", self.log)
             if better:
                 with new_folder(self.folder / "best") as folder:
-                    self.model.save_pretrained(folder)
+                    self.model.save_pretrained(folder, state_dict=weights)
                     self.processor.save_pretrained(folder)
                 save_predictions(self.folder / "validation_predictions.jsonl", predictions)
                 write_json(self.folder / "validation.json", progress.best)
@@ -539,13 +542,18 @@ class Trainer:
         checkpoints = sorted((self.folder / "checkpoints").glob("stage*"))
         return checkpoints[-1] if checkpoints else None
 
+    def _trained_weights(self, model) -> dict[str, torch.Tensor]:
+        """What is trained, whole, on the main process; sharded parameters are gathered from all."""
+        weights = get_model_state_dict(model, options=_WHOLE)
+        names = self.model.trained_parameters() if self.accelerator.is_main_process else ()
+        return {name: weights[name] for name in names}
+
     def _save(self, model, optimizer) -> None:
         """Write a checkpoint: what was trained, the optimizer's state, random states, and the progress."""
         progress, accelerator = self.progress, self.accelerator
         progress.log_lines = len(self.log)
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-        weights = get_model_state_dict(model, options=options)  # on the main process; others get nothing
-        moments = get_optimizer_state_dict(model, optimizer.optimizer, options=options)
+        weights = self._trained_weights(model)
+        moments = get_optimizer_state_dict(model, optimizer.optimizer, options=_WHOLE)
         random_states = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             random_states["cuda"] = torch.cuda.get_rng_state()
@@ -553,7 +561,6 @@ class Trainer:
         if accelerator.is_main_process:
             name = f"stage{progress.stage}-epoch{progress.epoch:04d}-step{progress.steps:08d}"
             with new_folder(self.folder / "checkpoints" / name) as folder:
-                weights = {name: weights[name] for name in self.model.trained_parameters()}  # without tied ones
                 save_file(_contiguous(weights), folder / "trained.safetensors")
                 named = {
                     f"{of}/{kind}": value for of, kinds in moments["state"].items() for kind, value in kinds.items()
@@ -588,6 +595,9 @@ class Trainer:
             torch.set_rng_state(random_states[f"cpu-{rank}"])
         if f"cuda-{rank}" in random_states and torch.cuda.is_available():
             torch.cuda.set_rng_state(random_states[f"cuda-{rank}"])
+
+
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
 
 
 def _merit(score: dict) -> float:
