@@ -12,7 +12,6 @@ import json
 import math
 import os
 import shutil
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +20,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
-from .runs import write_json
+from .runs import write_json, write_tensors
 from .streamgaze import Question
 from .video_gazeqwen import Clip, sample_times, video_info
 
@@ -207,7 +206,7 @@ class ClipCache:
         with tqdm(total=len(mine), desc="clips", unit="clip", disable=not accelerator.is_main_process) as bar:
             for batch in loader:
                 for question, entry in zip(*self._encode(model, batch), strict=True):
-                    _save(entry, self.path(question))
+                    write_tensors(self.path(question), entry)
                 bar.update(len(batch))
         accelerator.wait_for_everyone()
         return len(missing)
@@ -232,7 +231,7 @@ class ClipCache:
             entry = {**clip, "video_encoder_features": row[:steps, : height * width]}
             if of_tokens is not None:
                 entry["video_embeds"] = of_tokens
-            entries.append({name: value.clone().contiguous() for name, value in entry.items()})
+            entries.append({name: value.clone() for name, value in entry.items()})
         return questions, entries
 
 
@@ -252,13 +251,6 @@ class _Clips(torch.utils.data.Dataset):
 
 def _itemsize(model) -> int:
     return model.video_encoder.dtype.itemsize
-
-
-def _save(entry: dict[str, torch.Tensor], path: Path) -> None:
-    """So that a reader, in this process or another, sees no file or the whole file."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    save_file(entry, temporary)
-    temporary.replace(path)
 
 
 def _size(count: float) -> str:

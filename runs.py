@@ -10,12 +10,15 @@ import subprocess
 import sys
 import types
 import typing
+import uuid
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
 import torch
 import yaml
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 
 # ------------------------------------------------------------------ recipes: YAML + `section.key=value` -> dataclass
@@ -92,6 +95,19 @@ def write_json(path: str | os.PathLike, value) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def write_tensors(path: str | os.PathLike, tensors: dict[str, torch.Tensor]) -> None:
+    """A safetensors file, whole or not at all; OSError where it cannot be written, such as on a full disk."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+        temporary.replace(path)
+    except (SafetensorError, OSError) as error:
+        raise OSError(f"{path}: cannot be written ({error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 @contextmanager
 def new_folder(path: str | os.PathLike):
     """Yields a temporary folder that takes the place of `path` when the block ends well."""
@@ -116,7 +132,7 @@ def clear_errors():
     """Around a script's main: what the user can mend ends in one line on stderr, not in a traceback."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         raise SystemExit(f"{Path(sys.argv[0]).name}: {error}") from None
 
 

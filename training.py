@@ -16,7 +16,7 @@ import torch.nn.functional as F
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -33,8 +33,8 @@ from .evaluation import accuracy, option_logits, predict, save_predictions, text
 from .figures import draw_curves
 from .modeling_gazeqwen import GazeQwenForConditionalGeneration
 from .processing_gazeqwen import GazeQwenProcessor
-from .runs import new_folder, provenance, write_json, write_text
-from .streamgaze import PROMPT_STYLES, load_questions
+from .runs import new_folder, provenance, write_json, write_tensors, write_text
+from .streamgaze import PROMPT_STYLES, Question, load_questions
 
 
 @dataclass
@@ -270,6 +270,11 @@ class Trainer:
         overlap = {q.video_name for q in self.questions} & {q.video_name for q in self.validation}
         if overlap:
             raise ValueError(f"{data.dataset}: {len(overlap)} videos are in both splits, such as {min(overlap)}")
+        for task, answers in sorted(answers_of_tasks(self.questions).items()):
+            if len(answers) == 1:
+                warnings.warn(
+                    f"{data.dataset}: every question of {task} to train on has the same answer", stacklevel=2
+                )
         self.processor = build_processor(recipe.model)
         self.model = GazeQwenForConditionalGeneration.from_base(
             recipe.model.base_model,
@@ -561,13 +566,13 @@ class Trainer:
         if accelerator.is_main_process:
             name = f"stage{progress.stage}-epoch{progress.epoch:04d}-step{progress.steps:08d}"
             with new_folder(self.folder / "checkpoints" / name) as folder:
-                save_file(_contiguous(weights), folder / "trained.safetensors")
+                write_tensors(folder / "trained.safetensors", weights)
                 named = {
                     f"{of}/{kind}": value for of, kinds in moments["state"].items() for kind, value in kinds.items()
                 }
-                save_file(_contiguous(named), folder / "optimizer.safetensors")
+                write_tensors(folder / "optimizer.safetensors", named)
                 states = {f"{kind}-{i}": value for i, each in enumerate(random_states) for kind, value in each.items()}
-                save_file(states, folder / "random.safetensors")
+                write_tensors(folder / "random.safetensors", states)
                 self._write_log(folder)
                 write_json(folder / "progress.json", dataclasses.asdict(progress))
             for old in sorted((self.folder / "checkpoints").glob("stage*"))[: -self.recipe.keep_checkpoints]:
@@ -605,8 +610,12 @@ def _merit(score: dict) -> float:
     return score["macro"] if score["macro"] is not None else -score["text_loss"]
 
 
-def _contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value.contiguous() for name, value in tensors.items()}
+def answers_of_tasks(questions: list[Question]) -> dict[str, set]:
+    """The different answers of each task: letters, or texts."""
+    answers = defaultdict(set)
+    for question in questions:
+        answers[question.task].add(question.answer if question.answer_text is None else question.answer_text)
+    return answers
 
 
 def _simple(settings):

@@ -1,0 +1,289 @@
+"""What a recipe can ask for: caches, schedules, checkpointing, trackers, open-ended answers; and what goes wrong."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from datasets import Dataset, Features, Value, load_dataset
+from support import ROOT, tiny_model, video_inputs
+from test_training import recipe_text
+
+from gazeqwen import clip_cache
+from gazeqwen.batches import QuestionData
+from gazeqwen.clip_cache import ClipCache
+from gazeqwen.evaluation import text_losses
+from gazeqwen.runs import read_recipe
+from gazeqwen.streamgaze import load_questions
+from gazeqwen.streamgaze_release import COLUMNS
+from gazeqwen.training import ModelSettings, Recipe, Trainer, base_arguments
+
+OI_E = "present_object_identification_easy"
+
+
+def trainer_of(dataset: Path, folder: Path, /, **changes) -> Trainer:
+    folder.mkdir(exist_ok=True)
+    values = yaml.safe_load(recipe_text(dataset, folder / "out"))
+    for name, value in changes.items():
+        values[name] = {**values[name], **value} if isinstance(values.get(name), dict) else value
+    (folder / "r.yaml").write_text(yaml.safe_dump(values))
+    return Trainer(read_recipe(Recipe, folder / "r.yaml"))
+
+
+def losses(trainer: Trainer) -> list[float]:
+    return [line["loss"] for line in trainer.log if "loss" in line]
+
+
+# ---------------------------------------------------------------- frozen work once
+def test_every_cache_gives_the_same_losses(toy_data, tmp_path):
+    found = {}
+    for kind in ("none", "features", "embeddings"):
+        trainer = trainer_of(toy_data, tmp_path / kind, data={"cache": kind}, stage2={"epochs": 0})
+        trainer.run()
+        found[kind] = losses(trainer)
+    assert found["features"] == pytest.approx(found["none"], abs=1e-5)
+    assert found["embeddings"] == pytest.approx(found["none"], abs=1e-5)
+    assert len(found["none"]) == 4
+
+
+def test_later_epochs_decode_no_video_and_run_no_frozen_encoder(toy_data, tmp_path, monkeypatch):
+    """Counted at the real functions: once per clip to fill the cache, never again."""
+    trainer = trainer_of(toy_data, tmp_path, stage1={"epochs": 3})
+    counts = {"decoded": 0, "encoder": 0, "vision": 0, "epochs": []}
+    read_clip = type(trainer.processor).read_clip
+
+    def counting(self, *arguments, **options):
+        counts["decoded"] += 1
+        return read_clip(self, *arguments, **options)
+
+    monkeypatch.setattr(type(trainer.processor), "read_clip", counting)
+    for name, module in (("encoder", trainer.model.video_encoder), ("vision", trainer.model.backbone.model.visual)):
+        module.register_forward_hook(lambda *_, name=name: counts.__setitem__(name, counts[name] + 1))
+    validate = trainer._validate
+
+    def validating(*arguments):
+        counts["epochs"].append((counts["decoded"], counts["encoder"], counts["vision"]))
+        return validate(*arguments)
+
+    trainer._validate = validating
+    trainer.run()
+    everything = trainer.questions + trainer.validation
+    clips = len({(q.video, q.start_s, q.end_s) for q in everything})
+    assert clips < len(everything) and counts["decoded"] == clips
+    assert len(counts["epochs"]) == 4 and len(set(counts["epochs"])) == 1
+    assert 0 < counts["encoder"] <= clips and counts["vision"] > 0
+
+
+def test_embeddings_in_place_of_pixels_give_the_same_logits_and_bad_ones_are_named():
+    model = tiny_model(lora=True)
+    inputs = video_inputs([(3, 2, 2), (2, 2, 3)], [[(0.2, 0.3, 1.0, 1.0)], None])
+    pixels = inputs["pixel_values_videos"]
+    given = {name: value for name, value in inputs.items() if name != "pixel_values_videos"}
+    given["video_embeds"] = model.embed_video(pixels, inputs["video_grid_thw"])
+    assert torch.equal(model(**given).logits, model(**inputs).logits)
+    with model.gaze_disabled():
+        assert torch.equal(model(**given).logits, model(**inputs).logits)
+    with pytest.raises(ValueError, match=r"video_embeds are \(23, 32\), expected \(24, 32\)"):
+        model(**{**given, "video_embeds": given["video_embeds"][1:]})
+    with pytest.raises(ValueError, match="in place of pixel_values_videos"):
+        model(**given, pixel_values_videos=pixels)
+
+
+# ---------------------------------------------------------------- the steps
+def test_the_schedule_is_a_linear_warm_up_and_a_cosine(toy_data, tmp_path):
+    """25 questions, batches of 5: five steps an epoch. Two of warm-up, then half a cosine over the other eight."""
+    stages = {"stage1": {"epochs": 2, "learning_rate": 1.0}, "stage2": {"epochs": 0}}
+    trainer = trainer_of(toy_data, tmp_path, batch_size=5, gradient_accumulation_steps=1, warmup_steps=2, **stages)
+    trainer.run()
+    rates = [line["lr"] for line in trainer.log if "lr" in line]
+    cosine = [0.5 * (1 + math.cos(math.pi * step / 8)) for step in range(9)]
+    by_hand = [0.5, 1.0, 0.9619398, 0.8535534, 0.6913417, 0.5, 0.3086583, 0.1464466, 0.0380602, 0.0]
+    assert rates == pytest.approx([0.5, *cosine], abs=1e-7) and rates == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_gradient_checkpointing_gives_the_same_losses_and_is_on(toy_data, tmp_path):
+    plain = trainer_of(toy_data, tmp_path / "plain")
+    plain.run()
+    saving = trainer_of(toy_data, tmp_path / "saving", gradient_checkpointing=True)
+    runs = []
+    layer = saving.model.backbone.model.language_model.layers[-1]
+    layer.self_attn.register_forward_hook(lambda *_: runs.append(torch.is_grad_enabled()))
+    saving.run()
+    assert losses(saving) == pytest.approx(losses(plain), abs=1e-6)
+    steps = len([line for line in saving.log if "loss" in line])
+    assert saving.model.backbone.is_gradient_checkpointing
+    assert sum(runs) > steps  # run again in backward, where a graph is kept
+
+
+def test_nothing_below_the_first_injection_keeps_a_graph_in_stage_1():
+    model = tiny_model(injection_layers=[1, 2]).train()
+    model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    model.backbone.disable_input_require_grads()
+    needs = {}
+    for index, layer in enumerate(model.backbone.model.language_model.layers):
+
+        def look(layer, args, output, index=index):  # after the injection's hook, which was registered before
+            needs[index] = output.requires_grad
+
+        layer.register_forward_hook(look)
+    model(**video_inputs([(2, 2, 2)], [[(0.5, 0.5, 1.0, 1.0)]])).logits.sum()
+    assert needs == {0: False, 1: True, 2: True, 3: True}
+
+
+def test_lora_is_float32_on_a_half_base():
+    model = tiny_model()
+    model.backbone.bfloat16()
+    model.add_lora(rank=2, alpha=4)
+    kinds = {value.dtype for name, value in model.named_parameters() if "lora_" in name}
+    assert kinds == {torch.float32} and model.dtype == torch.bfloat16
+    model(**video_inputs([(2, 2, 2)], [[(0.5, 0.5, 1.0, 1.0)]])).logits.float().sum().backward()
+
+
+def test_four_bits_and_attention_reach_the_base_model():
+    arguments = base_arguments(ModelSettings(load_in_4bit=True, attn_implementation="sdpa"), "cuda:1")
+    quantization = arguments["quantization_config"]
+    assert arguments["device_map"] == {"": "cuda:1"} and arguments["attn_implementation"] == "sdpa"
+    assert quantization.load_in_4bit and quantization.bnb_4bit_quant_type == "nf4"
+    assert quantization.bnb_4bit_compute_dtype == torch.bfloat16
+    assert base_arguments(ModelSettings(), "cpu") == {}
+
+
+def test_the_tracker_writes_what_happened(toy_data, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer = trainer_of(toy_data, tmp_path, tracker="tensorboard", stage2={"epochs": 0})
+    trainer.run()
+    (events,) = (tmp_path / "out" / "tracker").rglob("events.*.0")
+    found = EventAccumulator(str(events.parent)).Reload()
+    assert [event.value for event in found.Scalars("loss")] == pytest.approx(losses(trainer), rel=1e-6)
+    assert len(found.Scalars("validation_macro")) == 1
+    assert (tmp_path / "out" / "curves.png").stat().st_size > 5000
+
+
+# ---------------------------------------------------------------- people's own data
+def write_dataset(folder: Path, videos: Path, splits: dict[str, list[dict]]) -> Path:
+    """A dataset folder as people would write it: the columns that they need, and no others."""
+    (folder / "videos").mkdir(parents=True)
+    columns = {name: kind for name, kind in COLUMNS.items() if name not in ("video", "test_points", "fixation_ids")}
+    features, files = Features({"file_name": Value("string"), **columns}), []
+    for split, rows in splits.items():
+        for row in rows:
+            (folder / "videos" / row["video_name"]).write_bytes((videos / row["video_name"]).read_bytes())
+        rows = [{name: row[name] for name in columns} | {"file_name": f"videos/{row['video_name']}"} for row in rows]
+        Dataset.from_list(rows, features=features).to_parquet(str(folder / f"{split}.parquet"))
+        files.append({"split": split, "path": ["videos/*", f"{split}.parquet"]})
+    config = {
+        "config_name": "default",
+        "description": str(folder),
+        "data_files": files,
+        "metadata_filenames": [file["path"][1] for file in files],
+        "drop_labels": True,
+        "features": Features({"video": COLUMNS["video"], **columns})._to_yaml_list(),
+    }
+    (folder / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': [config]})}---\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def own_data(toy_data, tmp_path_factory) -> Path:
+    """The toy videos with open-ended questions beside those with options."""
+    splits = {}
+    for split, rows in load_dataset(str(toy_data)).items():
+        splits[split] = []
+        for row in rows:
+            text = f"the {row['options'][row['answer']]}"
+            splits[split].append({**row, "task": "which object"})
+            splits[split].append({**row, "task": "say it", "options": [], "answer": None, "answer_text": text})
+    return write_dataset(tmp_path_factory.mktemp("own") / "data", toy_data / "videos", splits)
+
+
+def test_open_ended_answers_are_learned_as_text(own_data, tmp_path):
+    trainer = trainer_of(own_data, tmp_path, stage1={"epochs": 3}, stage2={"epochs": 0}, batch_size=5)
+    best = trainer.run()
+    found = [line for line in trainer.log if "validation_text_loss" in line]
+    assert len(found) == 3 and all("validation_macro" in line for line in found)
+    assert found[-1]["validation_text_loss"] < found[0]["validation_text_loss"]
+    assert set(best["tasks"]) == {"which object"} and "text_loss" in best
+
+
+def test_only_open_ended_questions_choose_the_best_by_loss(own_data, tmp_path):
+    trainer = trainer_of(own_data, tmp_path, data={"tasks": ["say it"]}, stage1={"epochs": 2}, stage2={"epochs": 0})
+    best = trainer.run()
+    found = [line["validation_text_loss"] for line in trainer.log if "validation_text_loss" in line]
+    assert best["macro"] is None and best["text_loss"] == min(found)
+
+
+def test_the_loss_of_a_text_is_that_of_its_tokens_alone(own_data, toy_model, toy_processor):
+    """Against the plain model on the same text: log-probabilities of the answer's tokens, one after the other."""
+    asked = [question for question in load_questions(own_data, "test") if question.answer_text is not None][:3]
+    data = QuestionData(ClipCache(toy_processor), asked)
+    batch = data.collate([data[index] for index in range(3)])
+    with torch.no_grad():
+        found = text_losses(toy_model, batch)
+        logits = toy_model(**batch.inputs).logits.log_softmax(-1)
+    for row, question in enumerate(asked):
+        tokens = toy_processor.tokenizer.encode(
+            question.answer_text + toy_processor.tokenizer.eos_token, add_special_tokens=False
+        )
+        places = range(logits.shape[1] - len(tokens) - 1, logits.shape[1] - 1)
+        by_hand = [-logits[row, place, token].item() for place, token in zip(places, tokens, strict=True)]
+        assert found[row].item() == pytest.approx(sum(by_hand) / len(tokens), abs=1e-5)
+
+
+# ---------------------------------------------------------------- what goes wrong
+def test_a_task_with_one_answer_is_said(toy_data, tmp_path):
+    splits = {name: list(rows) for name, rows in load_dataset(str(toy_data)).items()}
+    splits["train"] = [row for row in splits["train"] if row["answer"] == 0 or row["task"] != OI_E]
+    data = write_dataset(tmp_path / "data", toy_data / "videos", splits)
+    with pytest.warns(UserWarning, match=f"every question of {OI_E} to train on has the same answer") as said:
+        trainer_of(data, tmp_path / "run")
+    assert len([warning for warning in said if "same answer" in str(warning.message)]) == 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(toy_data, tmp_path):
+    trainer = trainer_of(toy_data, tmp_path, checkpoint_every=1, batch_size=5, gradient_accumulation_steps=1)
+    record = trainer._record
+
+    def poison(*arguments):
+        record(*arguments)
+        if trainer.progress.steps == 3:
+            with torch.no_grad():
+                trainer.model.resampler.latents.fill_(float("nan"))
+
+    trainer._record = poison
+    with pytest.raises(FloatingPointError, match=r"loss is nan on \['\[\"toy-train-"):
+        trainer.run()
+    kept = sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir())
+    assert kept == ["stage1-epoch0001-step00000002", "stage1-epoch0001-step00000003"]
+    script = [sys.executable, "train.py", str(tmp_path / "r.yaml"), "--restart", "stage1.learning_rate=1e30"]
+    result = subprocess.run(script, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1 and "loss is nan on" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_no_space_left_is_said_and_leaves_no_half_file(toy_data, tmp_path):
+    """A real limit of the operating system on how large a file may grow."""
+    (tmp_path / "r.yaml").write_text(recipe_text(toy_data, tmp_path / "out"))
+    command = f"ulimit -f 20; exec {sys.executable} train.py {tmp_path / 'r.yaml'}"
+    result = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1 and "cannot be written" in result.stderr and "Traceback" not in result.stderr
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_cache_larger_than_the_disk_is_refused_beforehand(toy_data, tmp_path, monkeypatch):
+    usage = clip_cache.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(clip_cache.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(OSError, match=r"needed, 1.0 kB free; choose another cache_dir"):
+        trainer_of(toy_data, tmp_path).run()
+
+
+def test_dry_run_prints_the_plan_and_loads_nothing(toy_data, tmp_path):
+    (tmp_path / "r.yaml").write_text(recipe_text(toy_data, tmp_path / "out"))
+    script = [sys.executable, "train.py", str(tmp_path / "r.yaml"), "--dry_run"]
+    result = subprocess.run(script, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0 and "optimizer steps" in result.stdout and "estimated, not measured" in result.stdout
+    assert not (tmp_path / "out").exists() and "Loading weights" not in result.stderr
+    assert json.dumps(result.stdout)
