@@ -20,9 +20,10 @@ demo: install
 	$(BIN)/python -m gazeqwen.toyworld.generate $(DEMO)/world --train 400 --val 60 --test 100 --seed 0
 	$(BIN)/python -m gazeqwen.streamgaze build $(DEMO)/world $(DEMO)/data
 	$(LAUNCH) train.py recipes/demo.yaml
-	$(LAUNCH) eval.py --model $(DEMO)/best --data $(DEMO)/data --split val --conditions gaze --batch_size 64 \
-		--compare $(DEMO)/validation_predictions.jsonl
-	$(LAUNCH) eval.py --model $(DEMO)/best --data $(DEMO)/data --split test --batch_size 64 --output $(DEMO)/results.json
+	$(LAUNCH) eval.py --model $(DEMO)/best --data $(DEMO)/data --split validation --conditions gaze \
+		--batch_size 64 --cache embeddings --cache_dir $(DEMO)/cache --compare $(DEMO)/validation_predictions.jsonl
+	$(LAUNCH) eval.py --model $(DEMO)/best --data $(DEMO)/data --split test --batch_size 64 \
+		--cache embeddings --cache_dir $(DEMO)/cache --output $(DEMO)/results.json
 	$(BIN)/python ask.py --model $(DEMO)/best --video $(DEMO)/world/videos/original_video/toy-test-0001.mp4 \
 		--scanpath $(DEMO)/world/metadata/toyworld/toy-test-0001/toy-test-0001_fixation_filtered.csv --time 12 \
 		--question "Which object is the user currently gazing at?" --options jar salt cheese bottle --plot $(DEMO)/ask.png

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from .runs import write_json, write_tensors
 from .streamgaze import Question
-from .video_gazeqwen import Clip, sample_times, video_info
+from .video_gazeqwen import Clip, sample_times, video_size
 
 # What is kept: nothing; the video encoder's features; or these and the base model's video embeddings, after which no
 # video has to be decoded any more.
@@ -148,13 +148,12 @@ class ClipCache:
     def size(self, questions: Iterable[Question], feature_dim: int, hidden: int, bytes_per_value: int) -> CacheSize:
         """Of the entries of the questions' clips; the values are `bytes_per_value` long."""
         one_each = {(question.video, question.start_s, question.end_s): question for question in questions}
-        tokens_of: dict[Path, int] = {}
+        sizes = {question.video: video_size(question.video) for question in one_each.values()}
+        tokens_of = {size: self._tokens_per_step(*size) for size in set(sizes.values())}
         steps = tokens = 0
         for question in one_each.values():
-            if question.video not in tokens_of:
-                tokens_of[question.video] = self._tokens_per_step(question.video)
             mine = self.num_frames(question) // 2
-            steps, tokens = steps + mine, tokens + mine * tokens_of[question.video]
+            steps, tokens = steps + mine, tokens + mine * tokens_of[sizes[question.video]]
         values = {"none": 0, "features": feature_dim, "embeddings": feature_dim + hidden}[self.kind]
         return CacheSize(len(one_each), steps, tokens, tokens * values * bytes_per_value)
 
@@ -163,9 +162,8 @@ class ClipCache:
         p = self.processor
         return len(sample_times(question.start_s, question.end_s, p.num_frames, p.fps, p.max_frames))
 
-    def _tokens_per_step(self, video: Path) -> int:
-        info = video_info(video)
-        blank = Clip(np.zeros((2, info.height, info.width, 3), np.uint8), [0.0, 1.0], 0.0, 2.0)
+    def _tokens_per_step(self, width: int, height: int) -> int:
+        blank = Clip(np.zeros((2, height, width, 3), np.uint8), [0.0, 1.0], 0.0, 2.0)
         grid = self.processor.process_clip(blank, for_video_encoder=False)["video_grid_thw"]
         return int(grid[1:].prod()) // self.processor.video_processor.merge_size**2
 

@@ -13,7 +13,7 @@ import time
 from accelerate import Accelerator
 from transformers import AutoModel, AutoProcessor
 
-from gazeqwen.clip_cache import ClipCache
+from gazeqwen.clip_cache import CACHE_KINDS, ClipCache
 from gazeqwen.evaluation import (
     CONDITIONS,
     accuracy,
@@ -39,8 +39,11 @@ def main() -> None:
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--num_workers", type=int, default=2, help="processes that decode ahead")
-    parser.add_argument("--cache_dir", help="where frozen features are kept (default: ~/.cache/gazeqwen)")
-    parser.add_argument("--no_cache", action="store_true", help="compute frozen features on the fly")
+    parser.add_argument("--cache", choices=CACHE_KINDS, default="features", help="what is kept of the frozen networks")
+    parser.add_argument(
+        "--no_cache", dest="cache", action="store_const", const="none", help="the same as --cache none"
+    )
+    parser.add_argument("--cache_dir", help="where it is kept (default: ~/.cache/gazeqwen)")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--seed", type=int, default=0, help="of the shuffling")
     parser.add_argument("--output", help="write the scores and every setting as JSON")
@@ -56,8 +59,8 @@ def main() -> None:
     processor = AutoProcessor.from_pretrained(arguments.model, trust_remote_code=True)
     if arguments.snap_s is not None:
         processor.snap_s = arguments.snap_s
-    kind, workers = "none" if arguments.no_cache else "features", arguments.num_workers
-    cache = ClipCache.of(model, processor, kind, arguments.cache_dir)
+    workers = arguments.num_workers
+    cache = ClipCache.of(model, processor, arguments.cache, arguments.cache_dir)
     scores, started = {}, time.time()
     cache.fill(accelerator, model, questions, arguments.batch_size, workers)
     for condition in arguments.conditions:

@@ -14,6 +14,7 @@ from .scanpath_gazeqwen import checked_file
 try:
     import av
     from av.stream import Disposition
+    from av.video.reformatter import VideoReformatter
 except ImportError:  # only reading files needs it; clips can also be made from arrays
     av = None
 
@@ -195,6 +196,12 @@ def video_info(path: str | PathLike) -> VideoInfo:
         return VideoInfo(width, height, _time_s(frame), end_s)
 
 
+def video_size(path: str | PathLike) -> tuple[int, int]:
+    """(width, height) in pixels as stored, before any rotation: read from the header alone."""
+    with _opened(path) as (_, stream):
+        return stream.width, stream.height
+
+
 def frame_times_s(path: str | PathLike) -> np.ndarray:
     """(n,) presentation times of all frames of a video, increasing, from its packets: nothing is decoded."""
     with _opened(path) as (container, stream):
@@ -262,14 +269,18 @@ def _checked_end(path: Path, start_s: float, end_s: float | None, video_end: flo
     return min(end_s, video_end)
 
 
-def _upright(frame, path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a decoded frame, turned as the file says it is to be displayed."""
+def _upright(frame, path: Path, reformatter=None) -> np.ndarray:
+    """
+    (H, W, 3) uint8 RGB of a decoded frame, turned as the file says it is to be displayed. A `reformatter` kept for all
+    frames of a video is set up once.
+    """
     if frame.is_corrupt:
         raise ValueError(f"{path}: the frame at {_time_s(frame):.3f} s is damaged")
     quarter_turns = round(frame.rotation / 90)  # counterclockwise, like numpy's
     if abs(frame.rotation - 90 * quarter_turns) > 1:
         raise ValueError(f"{path}: rotated by {frame.rotation} degrees, expected a multiple of 90: re-encode it")
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))
+    rgb = (reformatter or VideoReformatter()).reformat(frame, format="rgb24")
+    return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), quarter_turns))
 
 
 def _timed(frames, path: Path):
@@ -306,7 +317,7 @@ def _decode_at(container, stream, times: np.ndarray, path: Path) -> tuple[np.nda
     """The frames on screen at increasing `times`, and their presentation times."""
     if stream.width * stream.height > _SMALL_FRAME_PX:
         stream.thread_type = "AUTO"
-    frames, timestamps, shown, upcoming, decoder = [], [], None, None, None
+    frames, timestamps, shown, upcoming, decoder, reformatter = [], [], None, None, None, VideoReformatter()
     for time_s in times.tolist():
         if decoder is None or (upcoming is not None and _keyframe_ahead(stream, upcoming, time_s)):
             decoder = _decode_from(container, stream, time_s, path)
@@ -320,7 +331,7 @@ def _decode_at(container, stream, times: np.ndarray, path: Path) -> tuple[np.nda
             if time_s > until + QUESTION_ROUNDING_S:
                 raise ValueError(f"{path}: the video's data ends at {until:.3f} s, before {time_s:.3f} s is reached")
         if not timestamps or timestamps[-1] != _time_s(shown):
-            pixels = _upright(shown, path)
+            pixels = _upright(shown, path, reformatter)
         frames.append(pixels)
         timestamps.append(_time_s(shown))
     return np.stack(frames), np.array(timestamps)
@@ -335,4 +346,5 @@ __all__ = [
     "read_frames",
     "sample_times",
     "video_info",
+    "video_size",
 ]
