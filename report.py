@@ -15,6 +15,7 @@ A result file is what `eval.py --output` writes: `scores` ({condition: {"tasks",
 """
 
 import argparse
+import itertools
 import json
 import math
 import re
@@ -171,8 +172,7 @@ def read_result(path: str | PathLike) -> Result | None:
 
 def check_comparable(results: list[Result]) -> None:
     """Raise ValueError with what differs between results that would share a table."""
-    first, *others = results
-    for other in others:
+    for first, other in itertools.combinations(results, 2):
         keys = [key for key in first.same if key in other.same and first.same[key] != other.same[key]]
         if keys:
             shown = "; ".join(f"{key}: {first.same[key]!r} and {other.same[key]!r}" for key in keys)
@@ -336,22 +336,28 @@ def _test_point_table(results: list[Result]) -> Table:
 
 # ------------------------------------------------------------------ figures
 _PALETTE = ["#1a73e8", "#9aa0a6", "#f29900", "#12a4af", "#9334e6", "#d01884", "#188038", "#b06000"]
-_NAMED = {"Human": "_", "GPT-4o": "s", "Qwen2.5-VL": "D", "GazeQwen": "*"}
+_NAMED = {"Human": "o", "GPT-4o": "s", "Qwen2.5-VL": "D", "GazeQwen": "*"}
 
 
-def _rows_of(results: list[Result]) -> list[tuple[str, Result, str]]:
-    return [(f"{result.name}, {condition}", result, condition) for result in results for condition in result.scores]
+def _rows_of(results: list[Result]) -> dict[tuple[Result, str], tuple[str, str]]:
+    """{(result, condition): (label, colour)}, the same in every figure."""
+    rows = [(result, condition) for result in results for condition in result.scores]
+    return {
+        (result, condition): (f"{result.name}, {condition}", _PALETTE[number % len(_PALETTE)])
+        for number, (result, condition) in enumerate(rows)
+    }
 
 
 def draw_accuracies(path, results: list[Result], published: dict, beside: bool, title: str) -> bool:
     """Bars: accuracy per task and condition, with intervals where known; marks: published rows, if `beside`. True."""
     tasks = [task for task in _columns(published, results) if any(task in result.tasks for result in results)]
     rows = _rows_of(results)
-    width = 0.8 / len(rows)
+    left = -0.2 if beside else -0.4  # beside the bars there is room for the published marks
+    width = (0.4 - left) / len(rows)
     with matplotlib.rc_context({"font.family": "DejaVu Sans"}):
         figure = Figure(figsize=(max(7.0, 2.0 + 1.1 * len(tasks)), 4.6), layout="constrained")
         axis = figure.subplots()
-        for number, (label, result, condition) in enumerate(rows):
+        for number, ((result, condition), (label, color)) in enumerate(rows.items()):
             of = result.scores[condition]["tasks"]
             there = [place for place, task in enumerate(tasks) if task in of]
             heights = np.array([100 * of[tasks[place]]["accuracy"] for place in there])
@@ -359,11 +365,11 @@ def draw_accuracies(path, results: list[Result], published: dict, beside: bool, 
             ends = [found.get(tasks[place]) for place in there]
             ends = np.array([[np.nan, np.nan] if end is None else [100 * value for value in end] for end in ends])
             axis.bar(
-                np.array(there) - 0.4 + (number + 0.5) * width,
+                np.array(there) + left + (number + 0.5) * width,
                 heights,
                 width,
                 yerr=np.abs(ends - heights[:, None]).T if np.isfinite(ends).any() else None,
-                color=_PALETTE[number % len(_PALETTE)],
+                color=color,
                 hatch="//" if number >= len(_PALETTE) else None,
                 ecolor="#202124",
                 capsize=2,
@@ -389,7 +395,7 @@ def _draw_published(axis, tasks: list[str], table: dict) -> None:
             series.append(([row], _NAMED[row["method"]], "#202124", f"{row['method']} (published)"))
     for rows, marker, color, label in series:
         points = [
-            (place, 100 * row["accuracy"][task_info(task).abbreviation])
+            (place - 0.32, 100 * row["accuracy"][task_info(task).abbreviation])
             for row in rows
             for place, task in enumerate(tasks)
             if task_info(task).abbreviation in row["accuracy"]
@@ -411,29 +417,26 @@ def group_gains(result: Result, condition: str) -> dict[str, tuple[float, list[f
         members = [value for task, value in each.items() if task_info(task).group == group]
         if members:
             gain[group] = sum(members) / len(members), None
-    return gain | {"overall": (sum(each.values()) / len(each), None)}
+    return gain | ({"overall": (sum(each.values()) / len(each), None)} if each else {})
 
 
 def draw_gains(path, results: list[Result], title: str) -> bool:
     """Gain over the condition without gaze by group of tasks; False, and no file, if no result has that condition."""
     series = [
-        (f"{result.name}, {condition}", group_gains(result, condition))
-        for result in results
-        if WITHOUT_GAZE in result.scores
-        for condition in result.scores
-        if condition != WITHOUT_GAZE
+        (*look, group_gains(result, condition))
+        for (result, condition), look in _rows_of(results).items()
+        if WITHOUT_GAZE in result.scores and condition != WITHOUT_GAZE
     ]
     if not series:
         return False
-    names = [name for name in (*GROUPS, "own", "overall") if any(name in gain for _, gain in series)]
-    known = any(interval for _, gain in series for _, interval in gain.values())
+    names = [name for name in (*GROUPS, "own", "overall") if any(name in gain for *_, gain in series)]
+    known = any(interval for *_, gain in series for _, interval in gain.values())
     with matplotlib.rc_context({"font.family": "DejaVu Sans"}):
         figure = Figure(figsize=(7.0, 4.2), layout="constrained")
         axis = figure.subplots()
         axis.axhline(0, color="#202124", linewidth=0.8)
-        for number, (label, gain) in enumerate(series):
+        for number, (label, color, gain) in enumerate(series):
             shift = 0.6 * ((number + 0.5) / len(series) - 0.5)
-            color = _PALETTE[number % len(_PALETTE)]
             points = [(names.index(name) + shift, *gain[name]) for name in names if name in gain]
             axis.scatter(*zip(*((x, 100 * y) for x, y, _ in points), strict=True), color=color, label=label, zorder=3)
             for x, _, interval in points:
@@ -443,7 +446,9 @@ def draw_gains(path, results: list[Result], title: str) -> bool:
         axis.set_xlim(-0.5, len(names) - 0.5)
         axis.set_ylabel("gain over no gaze, points")
         axis.spines[["top", "right", "bottom"]].set_visible(False)
-        bars = "lines: 95 % intervals, by video" if known else "no intervals: predictions are not at hand"
+        bars = (
+            "scored strict; lines: 95 % intervals by video" if known else "no intervals: predictions are not at hand"
+        )
         figure.suptitle(f"{title}\n({bars})", fontsize=11)
         figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
         save_png(figure, path)
@@ -582,7 +587,7 @@ def _details(kind: str, members: list[Result], published: dict, output: Path) ->
         parts += ["### Settings that differ", Table(["setting", *(r.name for r in members)], rows).markdown()]
     sections = {
         "### 95 % intervals, by bootstrap of videos": _interval_table(members, published),
-        "### Gain by gaze": _gain_table(members, published),
+        "### Gain over no gaze (scored strict)": _gain_table(members, published),
         "### Test points of proactive tasks": _test_point_table(members),
     }
     for title, table in sections.items():
