@@ -8,9 +8,12 @@ import numpy as np
 import torch
 
 from .clip_cache import ClipCache
+from .conditions import Condition, draw_gaze, gaze_in_words
 from .processing_gazeqwen import GazeQwenInputs
 from .scanpath_gazeqwen import Scanpath
 from .streamgaze import Question, chat_message
+
+OWN_GAZE = Condition("model")
 
 
 @dataclass
@@ -58,10 +61,20 @@ class Augmentation:
         return Scanpath(table, ids)
 
 
+def prompt_under(
+    condition: Condition, question: Question, scanpath: Scanpath | None, style: str
+) -> tuple[str, list[str]]:
+    """The user turn of a question under a condition, and the answers it offers."""
+    prompt, answers = question.prompt(style)
+    if "text" in condition.channels and scanpath is not None:
+        prompt = f"{gaze_in_words(scanpath, question.start_s, question.end_s)}\n{prompt}"
+    return prompt, answers
+
+
 class QuestionData(torch.utils.data.Dataset):
     """
     (index, question, the scanpath given for it, its clip) by index. Decoding happens here, in the loader's workers.
-    `scanpaths` default to the questions' own.
+    `scanpaths` default to the questions' own; `condition` says how they are given.
     """
 
     def __init__(
@@ -71,8 +84,10 @@ class QuestionData(torch.utils.data.Dataset):
         scanpaths: list[Scanpath | None] | None = None,
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        condition: Condition = OWN_GAZE,
     ):
         self.cache, self.questions, self.augmentation, self.seed = cache, questions, augmentation, seed
+        self.condition = condition
         self.scanpaths = [question.scanpath for question in questions] if scanpaths is None else scanpaths
         self.epoch = 0
 
@@ -83,21 +98,40 @@ class QuestionData(torch.utils.data.Dataset):
         question, scanpath = self.questions[index], self.scanpaths[index]
         if scanpath is not None and self.augmentation is not None:
             scanpath = self.augmentation(scanpath, np.random.default_rng([self.seed, self.epoch, index]))
-        return index, question, scanpath, self.cache.read(question)
+        return index, question, scanpath, self._clip(question, scanpath)
+
+    def _clip(self, question: Question, scanpath: Scanpath | None) -> dict | None:
+        condition, processor = self.condition, self.cache.processor
+        if condition.text_only:
+            return None
+        if not condition.draws or scanpath is None:
+            return self.cache.read(question)
+        clip = processor.read_clip(question.video, question.start_s, question.end_s)
+        return processor.process_clip(draw_gaze(clip, scanpath, condition.channels), "model" in condition.channels)
 
     def collate(self, samples: list[tuple]) -> Batch:
         """A batch of samples, all open-ended or none."""
         processor = self.cache.processor
         indices, questions, scanpaths, clips = (list(column) for column in zip(*samples, strict=True))
-        asked = [question.prompt(processor.prompt_style) for question in questions]
+        asked = [
+            prompt_under(self.condition, question, scanpath, processor.prompt_style)
+            for question, scanpath in zip(questions, scanpaths, strict=True)
+        ]
         texts = [
-            processor.apply_chat_template(chat_message(prompt), add_generation_prompt=True) for prompt, _ in asked
+            processor.apply_chat_template(
+                chat_message(prompt, with_video=not self.condition.text_only), add_generation_prompt=True
+            )
+            for prompt, _ in asked
         ]
         snap_s = [processor.snap_s if question.snapped else 0.0 for question in questions]
         labels = None
         if questions[0].answer_text is not None:
             texts, labels = self._with_answers(texts, questions)
-        inputs = processor.collate(texts, clips, scanpaths, padding_side="left", snap_s=snap_s)
+        if self.condition.text_only:
+            inputs = processor.collate(texts, [], padding_side="left")
+        else:
+            for_model = scanpaths if "model" in self.condition.channels else None
+            inputs = processor.collate(texts, clips, for_model, padding_side="left", snap_s=snap_s)
         if labels is not None and not torch.equal(
             inputs["input_ids"][:, -labels.shape[1] :][labels != -100], labels[labels != -100]
         ):
@@ -201,4 +235,13 @@ class EpochBatches:
         return len(self.micro_batches())
 
 
-__all__ = ["Augmentation", "Batch", "EpochBatches", "MicroBatch", "QuestionData", "answer_tokens", "loader_of"]
+__all__ = [
+    "Augmentation",
+    "Batch",
+    "EpochBatches",
+    "MicroBatch",
+    "QuestionData",
+    "answer_tokens",
+    "loader_of",
+    "prompt_under",
+]

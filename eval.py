@@ -1,42 +1,50 @@
 """
-Evaluate a trained GazeQwen, with controls that show whether gaze made the difference.
+Evaluate a trained GazeQwen, or any video-text model, with controls that show whether gaze made the difference.
 
     accelerate launch eval.py --model runs/demo/best --data runs/demo/data --output runs/demo/results.json
+    accelerate launch eval.py --model Qwen/Qwen2.5-VL-7B-Instruct --data data/streamgaze --gaze none overlay text ...
 
-Conditions: `gaze`, each question with its own scanpath; `none`, without gaze, which is the base model; `shuffled`,
-each question with another video's scanpath.
+Conditions (`--gaze`, words joined by +, see conditions.py): `gaze`, each question with its own scanpath; `none`,
+without gaze, which is the base model; `zero`, `shuffled`, `shifted`; `text`, `overlay`, `saliency`; `text_only`.
+
+A run that was stopped goes on when the same command is given again; each question is asked exactly once.
 """
 
 import argparse
 import time
+from pathlib import Path
 
 from accelerate import Accelerator
-from transformers import AutoModel, AutoProcessor
 
-from gazeqwen.clip_cache import CACHE_KINDS, ClipCache
-from gazeqwen.evaluation import (
-    CONDITIONS,
-    accuracy,
-    accuracy_table,
-    largest_logit_difference,
-    predict,
-)
+from gazeqwen.clip_cache import CACHE_KINDS
+from gazeqwen.evaluation import CONDITIONS, PredictionFile, accuracy_table, largest_logit_difference
+from gazeqwen.evaluation_run import evaluate, load_evaluated
 from gazeqwen.runs import clear_errors, provenance, write_json
-from gazeqwen.streamgaze import load_questions
+from gazeqwen.scoring import SCORERS
+from gazeqwen.streamgaze import PROMPT_STYLES, load_questions
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or Hub id of a trained adapter")
+    parser.add_argument("--model", required=True, help="folder or Hub id of an adapter, or of any video-text model")
+    parser.add_argument("--revision", help="of the model")
     parser.add_argument("--data", required=True, help="dataset: a folder built by gazeqwen.streamgaze, or a Hub id")
     parser.add_argument("--config", default="default", help="split scheme: default, participants")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--tasks", nargs="+", help="default: all tasks of the folder")
+    parser.add_argument("--tasks", nargs="+", help="default: all tasks of the split")
     parser.add_argument(
         "--without_gaze", default="error", choices=["error", "keep", "drop"], help="videos without gaze"
     )
-    parser.add_argument("--snap_s", type=float, help="default: as the model was trained, see Scanpath.snap")
-    parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
+    parser.add_argument("--gaze", "--conditions", nargs="+", help=f"default: {' '.join(CONDITIONS)}; others: none")
+    parser.add_argument("--permute_options", type=int, default=1, help="ask with so many orders of the options")
+    parser.add_argument("--scorer", choices=SCORERS, default="strict")
+    parser.add_argument("--scoring", choices=["logits", "generate"], default="logits", help="how other models answer")
+    asked = parser.add_argument_group("how questions are put (default: as an adapter was trained)")
+    asked.add_argument("--snap_s", type=float, help="see Scanpath.snap")
+    asked.add_argument("--prompt_style", choices=PROMPT_STYLES)
+    asked.add_argument("--num_frames", type=int)
+    asked.add_argument("--fps", type=float)
+    asked.add_argument("--max_frames", type=int)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--num_workers", type=int, default=2, help="processes that decode ahead")
     parser.add_argument("--cache", choices=CACHE_KINDS, default="features", help="what is kept of the frozen networks")
@@ -45,66 +53,46 @@ def main() -> None:
     )
     parser.add_argument("--cache_dir", help="where it is kept (default: ~/.cache/gazeqwen)")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--seed", type=int, default=0, help="of the shuffling")
-    parser.add_argument("--output", help="write the scores and every setting as JSON")
+    parser.add_argument("--seed", type=int, default=0, help="of the shuffling and of the bootstrap")
+    parser.add_argument("--name", help="what the run is called in reports (default: the model)")
+    parser.add_argument("--output", help="write scores and every setting as JSON, and predictions beside it")
+    parser.add_argument("--restart", action="store_true", help="leave what an earlier run answered")
     parser.add_argument("--compare", help="predictions (.jsonl) of train.py: fail unless `gaze` gives the same logits")
-    arguments = parser.parse_args()
+    return parser.parse_args()
 
-    accelerator = Accelerator()
-    questions = load_questions(
-        arguments.data, arguments.split, arguments.tasks, arguments.config, arguments.without_gaze
-    )
-    model = AutoModel.from_pretrained(arguments.model, trust_remote_code=True, dtype=arguments.dtype)
-    model = model.to(accelerator.device).eval()
-    processor = AutoProcessor.from_pretrained(arguments.model, trust_remote_code=True)
-    if arguments.snap_s is not None:
-        processor.snap_s = arguments.snap_s
-    workers = arguments.num_workers
-    cache = ClipCache.of(model, processor, arguments.cache, arguments.cache_dir)
-    scores, started = {}, time.time()
-    cache.fill(accelerator, model, questions, arguments.batch_size, workers)
-    for condition in arguments.conditions:
-        predictions = predict(
-            accelerator, model, cache, questions, condition, arguments.batch_size, arguments.seed, workers
-        )
-        scores[condition] = accuracy(predictions)
-        if condition == "gaze" and arguments.compare:
-            difference, count = largest_logit_difference(arguments.compare, predictions)
-            accelerator.print(
-                f"largest difference of a logit to {arguments.compare}: {difference:.1e} ({count} questions)"
-            )
-            if not difference <= 1e-5:
-                raise SystemExit("the loaded adapter does not give the logits it was saved with")
+
+def main() -> None:
+    args, accelerator, started = arguments(), Accelerator(), time.time()
+    questions = load_questions(args.data, args.split, args.tasks, args.config, args.without_gaze)
+    evaluated = load_evaluated(args, accelerator)
+    settings = evaluated.settings(args, questions)
+    file = None
+    if args.output:
+        file = PredictionFile(Path(args.output).with_suffix(".predictions.jsonl"), settings)
+        if accelerator.is_main_process:
+            file.start(args.restart)
+        accelerator.wait_for_everyone()
+    scores, predictions = evaluate(accelerator, evaluated, questions, args, file)
+    if args.compare:
+        difference, count = largest_logit_difference(args.compare, predictions["gaze"])
+        accelerator.print(f"largest difference of a logit to {args.compare}: {difference:.1e} ({count} questions)")
+        if not difference <= 1e-5:
+            raise SystemExit("the loaded adapter does not give the logits it was saved with")
     accelerator.print(accuracy_table(scores))
-    if arguments.output and accelerator.is_main_process:
-        settings = {
-            "model": arguments.model,
-            "data": arguments.data,
-            "config": arguments.config,
-            "split": arguments.split,
-            "without_gaze": arguments.without_gaze,
-            "seed": arguments.seed,
-            "batch_size": arguments.batch_size,
-            "dtype": str(model.dtype),
-            "num_frames": processor.num_frames,
-            "fps": processor.fps,
-            "max_frames": processor.max_frames,
-            "frame_size": processor.video_processor.to_dict()["size"],
-            "video_encoder_size": processor.video_encoder_size,
-            "snap_s": processor.snap_s,
-            "prompt_style": processor.prompt_style,
-            "prompt": questions[0].prompt(processor.prompt_style)[0],
-            "adapter": model.config.to_dict(),
-            "lora": model.has_lora,
-        }
+    for repair in file.repairs if file is not None else []:
+        accelerator.print(f"repaired: {repair}")
+    if args.output and accelerator.is_main_process:
         result = {
+            "name": args.name or args.model,
+            "scorer": args.scorer,
             "scores": scores,
+            "predictions": file.path.name,
             "settings": settings,
             "seconds": round(time.time() - started, 1),
             "provenance": provenance(),
         }
-        write_json(arguments.output, result)
-        accelerator.print(f"written to {arguments.output}")
+        write_json(args.output, result)
+        accelerator.print(f"written to {args.output}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Answers of a model to multiple-choice questions, under conditions that show whether gaze made the difference."""
 
+import dataclasses
 import json
-import random
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,26 +14,24 @@ from tqdm.auto import tqdm
 
 from .batches import Batch, QuestionData, loader_of
 from .clip_cache import ClipCache
-from .runs import write_text
-from .scanpath_gazeqwen import Scanpath
+from .conditions import Condition, gaze_of
+from .runs import write_json, write_text
+from .scoring import Scored
 from .streamgaze import TASKS, Question, task_info
 
 CONDITIONS = ("gaze", "none", "shuffled")
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """`logits`: one for each offered letter, in order. `scanpath_of`: the video whose gaze was given, if any."""
+class Prediction(Scored):
+    """
+    A question with the answer that was given, under `condition`. `scanpath_of`: the video whose gaze was given, if
+    any; `time_s`: the query time.
+    """
 
-    key: str
-    task: str
-    answer: int
-    logits: list[float]
-    scanpath_of: str | None
-
-    @property
-    def correct(self) -> bool:
-        return max(range(len(self.logits)), key=self.logits.__getitem__) == self.answer
+    condition: str = "gaze"
+    scanpath_of: str | None = None
+    time_s: float = 0.0
 
 
 def trained_counts(model) -> str:
@@ -54,42 +51,92 @@ def option_logits(model, inputs, tokens: list[list[int]]) -> torch.Tensor:
     return chosen.masked_fill(torch.arange(most, device=logits.device) >= offered, float("-inf"))
 
 
-def gaze_under(
-    condition: str, questions: list[Question], seed: int = 0
-) -> list[tuple[str, Scanpath] | tuple[None, None]]:
+# ------------------------------------------------------------------ predictions on disk
+class PredictionFile:
     """
-    The gaze each question gets, as (video it is of, scanpath): its own (`gaze`), none (`none`: the base model), or
-    that of another video, drawn at random for each question (`shuffled`).
+    Predictions as JSON lines, one for each (condition, question), that survive any kill. While questions are answered
+    each process appends to a part of its own; `merge` puts all into one file. `settings` lie beside it: predictions of
+    other settings are refused. What had to be repaired is said in `repairs`.
     """
-    own = [
-        (None, None) if question.scanpath is None else (question.video_name, question.scanpath)
-        for question in questions
-    ]
-    if condition == "gaze":
-        return own
-    if condition == "none":
-        return [(None, None)] * len(questions)
-    if condition != "shuffled":
-        raise ValueError(f"condition {condition!r}, expected one of {CONDITIONS}")
-    videos = {name: scanpath for name, scanpath in own if name is not None}
-    if len(videos) < 2:
-        raise ValueError(f"shuffled gaze needs the scanpaths of at least 2 videos, got {len(videos)}")
-    draw, names = random.Random(seed), sorted(videos)
-    others = [draw.choice([name for name in names if name != question.video_name]) for question in questions]
-    return [(name, videos[name]) for name in others]
+
+    def __init__(self, path: str | Path, settings: dict, condition: str | None = None):
+        self.path, self.settings, self.condition, self.repairs = Path(path), settings, condition, []
+
+    def named(self, condition: str) -> "PredictionFile":
+        """The same file for the predictions of one condition, under this name."""
+        file = PredictionFile(self.path, self.settings, condition)
+        file.repairs = self.repairs
+        return file
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.path.parent.glob(f"{self.path.stem}.part-*.jsonl"))
+
+    def start(self, restart: bool = False) -> None:
+        """On the main process, before any other uses the file."""
+        sidecar = self.path.with_suffix(".settings.json")
+        if restart:
+            for path in (self.path, sidecar, *self._parts()):
+                path.unlink(missing_ok=True)
+        if sidecar.exists() and (self.path.exists() or self._parts()):
+            before = json.loads(sidecar.read_text(encoding="utf-8"))
+            now = json.loads(json.dumps(self.settings))
+            names = sorted(before.keys() | now.keys())
+            changed = [f"{name}: {before.get(name)!r} before, {now.get(name)!r} now" for name in names]
+            changed = [line for name, line in zip(names, changed, strict=True) if before.get(name) != now.get(name)]
+            if changed:
+                raise ValueError(
+                    f"{self.path} holds predictions of other settings; choose another output, or --restart:\n  "
+                    + "\n  ".join(changed)
+                )
+        write_json(sidecar, self.settings)
+        self.merge()
+
+    def read(self) -> dict[tuple[str, str], Prediction]:
+        """All predictions by condition and question's key."""
+        found, repeated = {}, 0
+        for path in (self.path, *self._parts()):
+            if not path.exists():
+                continue
+            lines = path.read_text(encoding="utf-8").split("\n")
+            torn = lines.pop()  # after the last line's end: empty, unless the writer was killed
+            if torn:
+                self.repairs.append(f"{path}: dropped a torn last line, its questions are asked again")
+            for number, line in enumerate(lines, 1):
+                try:
+                    prediction = Prediction(**json.loads(line))
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"{path}, line {number}: no prediction ({error})") from None
+                repeated += (prediction.condition, prediction.key) in found
+                found.setdefault((prediction.condition, prediction.key), prediction)
+        if repeated:
+            self.repairs.append(f"{self.path}: {repeated} predictions were there twice, the first ones are kept")
+        return found
+
+    def append(self, process_index: int, predictions: list[Prediction]) -> None:
+        part = self.path.with_name(f"{self.path.stem}.part-{process_index}.jsonl")
+        with part.open("a", encoding="utf-8") as file:
+            file.write("".join(_line(prediction) for prediction in predictions))
+
+    def merge(self) -> None:
+        """One file of what is in all, in place of them."""
+        if self.path.exists() or self._parts():
+            write_text(self.path, "".join(map(_line, self.read().values())))
+        for part in self._parts():
+            part.unlink()
 
 
-def _loaders(accelerator, cache: ClipCache, questions, scanpaths, batch_size: int, num_workers: int, desc: str):
-    """This process's batches of some questions, clips of similar length together, with a progress bar."""
-    data = QuestionData(cache, questions, scanpaths)
-    order = sorted(range(len(questions)), key=lambda index: questions[index].end_s - questions[index].start_s)
-    mine = order[accelerator.process_index :: accelerator.num_processes]
-    chunks = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
-    loader = loader_of(data, batch_sampler=chunks, collate_fn=data.collate, num_workers=num_workers)
-    with tqdm(total=len(mine), desc=desc, unit="question", disable=not accelerator.is_main_process) as bar:
-        for batch in loader:
-            yield batch
-            bar.update(len(batch.indices))
+def _line(prediction: Prediction) -> str:
+    return json.dumps(dataclasses.asdict(prediction), ensure_ascii=False) + "\n"
+
+
+# ------------------------------------------------------------------ answering
+def batches_of(questions: list[Question], batch_size: int) -> list[list[int]]:
+    """
+    All questions in batches of clips of similar length. They do not depend on what is answered already, nor on the
+    number of processes: the same batch gives the same numbers, bit for bit.
+    """
+    order = sorted(range(len(questions)), key=lambda index: (questions[index].end_s - questions[index].start_s, index))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 @torch.no_grad()
@@ -103,18 +150,88 @@ def predict(
     seed: int = 0,
     num_workers: int = 0,
     between_batches: Callable[[], None] = lambda: None,
+    file: PredictionFile | None = None,
 ) -> list[Prediction]:
-    """Predictions for all questions with options, in their order, on every process. `cache` has been filled."""
-    model.eval()
-    gaze = gaze_under(condition, questions, seed)
-    scanpaths, mine = [scanpath for _, scanpath in gaze], []
-    for batch in _loaders(accelerator, cache, questions, scanpaths, batch_size, num_workers, condition):
+    """
+    Predictions for all questions with options, in their order, on every process. `cache` has been filled. With a
+    `file`, what it holds is not asked again, and what is answered is in it at once.
+    """
+    parsed = Condition.parse(condition)
+    gaze = gaze_of(parsed, questions, seed)
+    data = QuestionData(cache, questions, [scanpath for _, scanpath in gaze], condition=parsed)
+
+    def answers(batch: Batch) -> list[dict]:
         logits = option_logits(model, batch.inputs.to(accelerator.device), batch.answer_tokens)
-        for index, question, row in zip(batch.indices, batch.questions, logits.tolist(), strict=True):
-            row = row[: len(question.options)]
-            mine.append((index, Prediction(question.key, question.task, question.answer, row, gaze[index][0])))
-        between_batches()
-    return [prediction for _, prediction in sorted(gather_object(mine), key=lambda pair: pair[0])]
+        return [{"logits": row[: len(q.options)]} for q, row in zip(batch.questions, logits.tolist(), strict=True)]
+
+    model.eval()
+    return answer_all(
+        accelerator, data, answers, condition, [of for of, _ in gaze], batch_size, num_workers, between_batches, file
+    )
+
+
+def answer_all(
+    accelerator: Accelerator,
+    data,
+    answers: Callable[[Batch], list[dict]],
+    condition: str,
+    scanpaths_of: list[str | None],
+    batch_size: int,
+    num_workers: int = 0,
+    between_batches: Callable[[], None] = lambda: None,
+    file: PredictionFile | None = None,
+) -> list[Prediction]:
+    """`predict` for any `data` whose batches have `indices` and `questions`, and any function that answers them."""
+    questions, known = data.questions, {}
+    if file is not None:
+        condition = file.condition or condition
+        known = {key: found for (of, key), found in file.read().items() if of == condition}
+    batches = batches_of(questions, batch_size)
+    open_batches = [batch for batch in batches if any(questions[index].key not in known for index in batch)]
+    mine = open_batches[accelerator.process_index :: accelerator.num_processes]
+    accelerator.wait_for_everyone()  # all have read before any writes
+    loader, found = loader_of(data, batch_sampler=mine, collate_fn=data.collate, num_workers=num_workers), []
+    with tqdm(
+        total=sum(map(len, mine)), desc=condition, unit="question", disable=not accelerator.is_main_process
+    ) as bar:
+        for batch in loader:
+            given = []
+            try:
+                answered = answers(batch)
+            except torch.OutOfMemoryError as error:
+                raise ValueError(
+                    f"out of memory on {len(batch.indices)} questions such as {batch.questions[0].key}; inputs are "
+                    f"never made smaller silently: choose a smaller batch_size, fewer frames or fewer pixels ({error})"
+                ) from None
+            for index, question, answer in zip(batch.indices, batch.questions, answered, strict=True):
+                given.append(
+                    Prediction(
+                        question.key,
+                        question.video_name,
+                        question.task,
+                        question.answer,
+                        list(question.options),
+                        order=question.order,
+                        condition=condition,
+                        scanpath_of=scanpaths_of[index],
+                        time_s=question.end_s,
+                        **answer,
+                    )
+                )
+            if file is not None:
+                file.append(accelerator.process_index, given)
+            found += given
+            bar.update(len(batch.indices))
+            between_batches()
+    if file is not None:
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            file.merge()
+        accelerator.wait_for_everyone()
+        known = {key: prediction for (of, key), prediction in file.read().items() if of == condition}
+    else:
+        known = {prediction.key: prediction for prediction in gather_object(found)}
+    return [known[question.key] for question in questions]
 
 
 def text_losses(model, batch: Batch) -> torch.Tensor:
@@ -138,27 +255,14 @@ def text_loss(
 ) -> float:
     """Mean over open-ended questions of their answers' loss per token, with their own gaze."""
     model.eval()
-    scanpaths, mine = [question.scanpath for question in questions], []
-    for batch in _loaders(accelerator, cache, questions, scanpaths, batch_size, num_workers, "open-ended"):
+    data, mine = QuestionData(cache, questions), []
+    batches = batches_of(questions, batch_size)[accelerator.process_index :: accelerator.num_processes]
+    for batch in loader_of(data, batch_sampler=batches, collate_fn=data.collate, num_workers=num_workers):
         batch.inputs.to(accelerator.device)
         mine += text_losses(model, batch).tolist()
         between_batches()
     losses = gather_object(mine)
     return sum(losses) / len(losses)
-
-
-def accuracy(predictions: list[Prediction]) -> dict:
-    """`tasks`: {task: {"correct", "total", "accuracy"}}, and `macro`, the unweighted mean of the tasks' accuracies."""
-    if not predictions:
-        raise ValueError("no predictions to score")
-    by_task = defaultdict(list)
-    for prediction in predictions:
-        by_task[prediction.task].append(prediction.correct)
-    tasks = {
-        task: {"correct": sum(right), "total": len(right), "accuracy": sum(right) / len(right)}
-        for task, right in sorted(by_task.items())
-    }
-    return {"tasks": tasks, "macro": sum(score["accuracy"] for score in tasks.values()) / len(tasks)}
 
 
 def accuracy_table(scores: dict[str, dict]) -> str:
@@ -184,7 +288,7 @@ def accuracy_table(scores: dict[str, dict]) -> str:
 
 def save_predictions(path, predictions: list[Prediction]) -> None:
     """One JSON line per prediction."""
-    write_text(path, "".join(json.dumps(vars(prediction), ensure_ascii=False) + "\n" for prediction in predictions))
+    write_text(path, "".join(map(_line, predictions)))
 
 
 def largest_logit_difference(path, predictions: list[Prediction]) -> tuple[float, int]:

@@ -9,7 +9,7 @@ turns the release on disk into a dataset that `load_dataset(OUT_DIR)` opens (see
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
@@ -66,7 +66,8 @@ class Question:
     One question about `[start_s, end_s]` of a video, in seconds of the file; `end_s` is the query time. `options`
     carry no letters; `answer` is the index of the right one. `scanpath` is the whole video's, `None` if no gaze is
     known. Of a proactive task each test point is a question of its own, with the options Yes and No. An open-ended
-    question has no options and an `answer_text` (`answer` is then -1).
+    question has no options and an `answer_text` (`answer` is then -1). `order`: which original option stands at each
+    place, where they were permuted.
     """
 
     video: Path
@@ -79,6 +80,19 @@ class Question:
     start_s: float
     end_s: float
     answer_text: str | None = None
+    order: tuple[int, ...] | None = None
+
+    @property
+    def permutable(self) -> bool:
+        """Whether its options may stand in another order: Yes and No may not."""
+        return task_info(self.task).group != "proactive"
+
+    def permuted(self, by: int) -> "Question":
+        """The question with its options in another order: each `by` places further on, the last ones first."""
+        count = len(self.options)
+        order = tuple((place - by) % count for place in range(count))
+        options = tuple(self.options[place] for place in order)
+        return replace(self, options=options, answer=order.index(self.answer), order=order)
 
     @property
     def snapped(self) -> bool:
@@ -87,8 +101,11 @@ class Question:
 
     @property
     def key(self) -> str:
-        """Tells this question from every other of the benchmark."""
-        return json.dumps([self.video_name, self.task, self.end_s, self.question, self.options], ensure_ascii=False)
+        """Tells this question from every other of the benchmark, in whatever order its options are."""
+        options = self.options
+        if self.order is not None:
+            options = [self.options[self.order.index(place)] for place in range(len(options))]
+        return json.dumps([self.video_name, self.task, self.end_s, self.question, options], ensure_ascii=False)
 
     def prompt(self, style: str = "reference") -> tuple[str, list[str]]:
         """The user turn, and the answers it offers, one token each."""
@@ -131,9 +148,10 @@ def format_alert(question: str, style: str = "reference") -> tuple[str, list[str
     return "\n".join(lines), ["Yes", "No"]
 
 
-def chat_message(prompt: str) -> list[dict]:
-    """The conversation that asks `prompt` about one video."""
-    return [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": prompt}]}]
+def chat_message(prompt: str, with_video: bool = True) -> list[dict]:
+    """The conversation that asks `prompt` about one video, or, as a control, without it."""
+    video = [{"type": "video"}] if with_video else []
+    return [{"role": "user", "content": [*video, {"type": "text", "text": prompt}]}]
 
 
 def clip_window(task: str, question_time_s: float) -> tuple[float, float]:

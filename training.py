@@ -29,11 +29,12 @@ from transformers import BitsAndBytesConfig, get_cosine_schedule_with_warmup
 
 from .batches import Augmentation, Batch, EpochBatches, QuestionData, loader_of
 from .clip_cache import CACHE_KINDS, ClipCache
-from .evaluation import accuracy, option_logits, predict, save_predictions, text_loss, text_losses, trained_counts
+from .evaluation import option_logits, predict, save_predictions, text_loss, text_losses, trained_counts
 from .figures import draw_curves
 from .modeling_gazeqwen import GazeQwenForConditionalGeneration
 from .processing_gazeqwen import GazeQwenProcessor
 from .runs import new_folder, provenance, write_json, write_tensors, write_text
+from .scoring import score as scored
 from .streamgaze import PROMPT_STYLES, Question, load_questions
 
 
@@ -466,7 +467,7 @@ class Trainer:
                 num_workers=workers,
                 between_batches=self._stop_if_told,
             )
-            score = accuracy(predictions)
+            score = {name: value for name, value in scored(predictions).items() if name in ("tasks", "macro")}
         if open_ended:
             score["text_loss"] = text_loss(
                 self.accelerator, self.model, self.cache, open_ended, batch_size, workers, self._stop_if_told

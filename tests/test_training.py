@@ -19,12 +19,11 @@ from support import BACKBONE, ROOT, VIDEO_ENCODER, index_frames, write_fixations
 from gazeqwen.evaluation import (
     CONDITIONS,
     Prediction,
-    accuracy,
     accuracy_table,
-    gaze_under,
     predict,
 )
 from gazeqwen.runs import new_folder, read_recipe, write_json
+from gazeqwen.scoring import score
 from gazeqwen.streamgaze import load_questions
 from gazeqwen.training import Recipe, StageSettings, Trainer, answer_loss, optimizer_groups
 
@@ -157,17 +156,6 @@ def test_the_loss_sees_only_the_letters_offered():
     assert math.isfinite(smoothed) and smoothed > loss
 
 
-def test_shuffled_gaze_is_another_videos(toy_data):
-    questions = load_questions(toy_data, "train")
-    shuffled = gaze_under("shuffled", questions)
-    own = {question.video_name: question.scanpath for question in questions}
-    for question, (name, scanpath) in zip(questions, shuffled, strict=True):
-        assert name != question.video_name and scanpath is own[name]
-    assert shuffled == gaze_under("shuffled", questions) != gaze_under("shuffled", questions, seed=1)
-    with pytest.raises(ValueError, match="at least 2 videos"):
-        gaze_under("shuffled", questions[:1])
-
-
 def test_conditions_reach_the_model(run, toy_data):
     trainer, questions = run["trainer"], load_questions(toy_data, "test")
     cache = trainer.cache
@@ -186,15 +174,11 @@ def test_conditions_reach_the_model(run, toy_data):
     assert alone[0].logits == pytest.approx(by_condition["gaze"][2].logits, abs=1e-5)
 
 
-def test_accuracy_is_the_unweighted_mean_over_tasks():
+def test_the_table_holds_tasks_and_their_mean():
     first, second = "past_scene_recall", "present_future_action_prediction"
-    predictions = [Prediction(str(i), first, 0, [1.0, 0.0], None) for i in range(3)]
-    predictions += [Prediction("x", second, 1, [1.0, 0.0], None)]
-    score = accuracy(predictions)
-    assert score["macro"] == 0.5 and score["tasks"][first] == {"correct": 3, "total": 3, "accuracy": 1.0}
-    assert accuracy_table({"gaze": score}).splitlines()[1].split() == ["gaze", "100.0", "0.0", "50.0"]
-    with pytest.raises(ValueError, match="no predictions"):
-        accuracy([])
+    predictions = [Prediction(str(i), "v", first, 0, 2, [1.0, 0.0]) for i in range(3)]
+    table = accuracy_table({"gaze": score([*predictions, Prediction("x", "v", second, 1, 2, [1.0, 0.0])])})
+    assert table.splitlines()[1].split() == ["gaze", "100.0", "0.0", "50.0"]
 
 
 # ---------------------------------------------------------------- scripts, each in a process of its own
