@@ -10,7 +10,8 @@ A result file is what `eval.py --output` writes: `scores` ({condition: {"tasks",
 - `scorer`: see `scoring.SCORERS`; otherwise `strict`, which the largest logit of all questions is.
 - `predictions`: a JSONL file beside the result (`scoring.read_predictions`), with `condition` in its lines: gives
   intervals, tests against the condition `none`, what is said of test points, and reliability.
-- `intervals` and `counts` of a condition, as `scoring.intervals` and `scoring.score` give them.
+- `intervals`, `counts` and `options_permuted` of a condition, as `scoring.intervals`, `scoring.score` and
+  `scoring.option_robustness` give them.
 - of `settings`: `parameters` (text), and `toy_world` (whether the data are the toy world's).
 """
 
@@ -86,8 +87,8 @@ class Result:
 
     @cached_property
     def headline(self) -> str:
-        """The condition that stands for the model: `gaze`, or the file's first."""
-        return "gaze" if "gaze" in self.scores else next(iter(self.scores))
+        """The condition that stands for the model: `gaze` (also called `model`), or the file's first."""
+        return next((name for name in ("gaze", "model") if name in self.scores), next(iter(self.scores)))
 
     @cached_property
     def intervals(self) -> dict[str, dict]:
@@ -161,7 +162,8 @@ def read_result(path: str | PathLike) -> Result | None:
         if set(items) == {None} and len(value["scores"]) == 1:
             items = {next(iter(value["scores"])): items[None]}
         known = sorted(map(str, value["scores"]))
-        check(set(items) <= set(value["scores"]), f"{file} has conditions {sorted(map(str, items))}, scores {known}")
+        check(set(items) & set(value["scores"]), f"{file} has conditions {sorted(map(str, items))}, scores {known}")
+        items = {condition: items[condition] for condition in value["scores"] if condition in items}
         for condition, answers in items.items():
             found, macro = score(answers, scorer)["macro"], value["scores"][condition]["macro"]
             right = math.isclose(found, macro, abs_tol=1e-6)
@@ -332,6 +334,19 @@ def _test_point_table(results: list[Result]) -> Table:
                     label = [f"{result.name}, {condition}", task_info(task).abbreviation, str(of["total"])]
                     rows.append([*label, *(percent(of.get(name)) or NO_VALUE for name in names)])
     return Table(["method", "task", "test points", *(name.replace("_", " ") for name in names)], rows)
+
+
+def _permuted_table(results: list[Result]) -> Table:
+    header = ["method", "orders", "questions", "accuracy in each", "mean", "answered the same in all"]
+    rows = []
+    for result in results:
+        for condition, values in result.scores.items():
+            if found := values.get("options_permuted"):
+                each = ", ".join(map(percent, found["accuracies"]))
+                numbers = [str(found["permutations"]), str(found["questions"]), each]
+                shown = [percent(found["accuracy"]), percent(found["same_share"])]
+                rows.append([f"{result.name}, {condition}", *numbers, *shown])
+    return Table(header, rows)
 
 
 # ------------------------------------------------------------------ figures
@@ -589,6 +604,7 @@ def _details(kind: str, members: list[Result], published: dict, output: Path) ->
         "### 95 % intervals, by bootstrap of videos": _interval_table(members, published),
         "### Gain over no gaze (scored strict)": _gain_table(members, published),
         "### Test points of proactive tasks": _test_point_table(members),
+        "### Other orders of the options (over questions, scored strict)": _permuted_table(members),
     }
     for title, table in sections.items():
         if table.rows:

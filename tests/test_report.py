@@ -155,12 +155,20 @@ def test_keys_that_a_result_may_have_are_used(tmp_path):
     value = json.loads(path.read_text())
     value["name"], value["settings"]["parameters"] = "A | B", "7B"
     value["scores"]["gaze"]["intervals"] = {"tasks": {RECALL: [0.1, 0.9]}, "macro": [0.2, 0.8]}
+    value["scores"]["gaze"]["options_permuted"] = {
+        "permutations": 2,
+        "questions": 20,
+        "accuracies": [0.5, 0.6],
+        "accuracy": 0.55,
+        "same_share": 0.75,
+    }
     value["scores"]["gaze"]["counts"] = {"expected": 20, "answered": 12, "failed": 8}
     path.write_text(json.dumps(value))
     write_report([path], tmp_path / "out")
     report = (tmp_path / "out" / "report.md").read_text()
     assert "| A \\| B, gaze | 7B | 16 |" in report
     assert re.search(r"\[10\.0, 90\.0\] \| .*\[20\.0, 80\.0\]", report)
+    assert "| A \\| B, gaze | 2 | 20 | 50.0, 60.0 | 55.0 | 75.0 |" in section(report, "### Other orders")
     assert "| gaze | 20 | 12 | 8 | 0123456789 | a GPU |" in report
 
 
@@ -187,6 +195,15 @@ def test_results_that_do_not_compare_are_refused_unless_mixed(changes, shown, tm
     assert settings["one, gaze"] == "data data/streamgaze, config default, split test, scorer strict"
     if "videos" not in changes:
         assert settings["two, gaze"] != settings["one, gaze"]
+
+
+def test_predictions_under_other_conditions_are_passed_over(tmp_path):
+    """A file that was resumed holds all that was ever asked, other orders of the options among it."""
+    path = write_result(tmp_path, "x", [RECALL])
+    value = json.loads(path.read_text())
+    del value["scores"]["none"]
+    path.write_text(json.dumps(value))
+    assert read_result(path).items.keys() == {"gaze"}
 
 
 def test_toy_own_and_streamgaze_results_share_a_report_but_no_table(tmp_path):
@@ -241,7 +258,10 @@ def broken(folder, change) -> str:
         (lambda v: v["scores"]["gaze"].pop("macro"), "gaze: macro is None"),
         (lambda v: v.update(scorer="lenient"), "x.json: scorer is 'lenient', expected one of"),
         (lambda v: v.update(predictions="gone.jsonl"), "x.json: its predictions .*gone.jsonl are not there"),
-        (lambda v: v["scores"].pop("none"), r"x.jsonl has conditions \['gaze', 'none'\], scores \['gaze'\]"),
+        (
+            lambda v: v.update(scores={"other": v["scores"]["gaze"]}),
+            r"x.jsonl has conditions \['gaze', 'none'\], scores \['other'\]",
+        ),
         (lambda v: v["scores"].update(none=v["scores"]["gaze"]), "none: macro is .*, but that of .*x.jsonl is"),
     ],
 )
