@@ -133,7 +133,7 @@ def _line(prediction: Prediction) -> str:
 def batches_of(questions: list[Question], batch_size: int) -> list[list[int]]:
     """
     All questions in batches of clips of similar length. They do not depend on what is answered already, nor on the
-    number of processes: the same batch gives the same numbers, bit for bit.
+    number of processes, so that padding, and with it the numbers, stays the same.
     """
     order = sorted(range(len(questions)), key=lambda index: (questions[index].end_s - questions[index].start_s, index))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

@@ -145,6 +145,7 @@ def _settings(args, questions: list[Question], processor, dtype) -> dict:
     asked = ("model", "revision", "data", "config", "split", "tasks", "without_gaze", "seed", "batch_size", "scorer")
     question = next((q for q in questions if q.answer_text is None), questions[0])
     return {name: getattr(args, name) for name in asked} | {
+        "toy_world": question.video_name.startswith("toy-"),
         "permute_options": args.permute_options,
         "dtype": str(dtype),
         "num_frames": processor.num_frames,

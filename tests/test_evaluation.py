@@ -1,0 +1,324 @@
+"""Conditions: whose gaze and how it is given; predictions on disk; a whole evaluation, killed and gone on with."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from hypothesis import given
+from hypothesis import strategies as st
+from support import BACKBONE, ROOT, VIDEO_ENCODER, perturb
+
+from gazeqwen.batches import QuestionData, prompt_under
+from gazeqwen.clip_cache import ClipCache
+from gazeqwen.conditions import Condition, draw_gaze, gaze_in_words, gaze_of, moved_around
+from gazeqwen.evaluation import Prediction, PredictionFile, batches_of, predict
+from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
+from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.streamgaze import Question, load_questions
+from gazeqwen.video_gazeqwen import Clip
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+# ---------------------------------------------------------------- conditions
+@pytest.mark.parametrize(
+    ("name", "channels", "source"),
+    [
+        ("gaze", {"model"}, "own"),
+        ("model", {"model"}, "own"),
+        ("none", set(), "own"),
+        ("shuffled", {"model"}, "shuffled"),
+        ("zero", {"model"}, "zero"),
+        ("overlay", {"overlay"}, "own"),
+        ("overlay+shuffled", {"overlay"}, "shuffled"),
+        ("model+text+shifted", {"model", "text"}, "shifted"),
+        ("text_only", set(), "own"),
+    ],
+)
+def test_conditions_are_words(name, channels, source):
+    condition = Condition.parse(name)
+    assert (condition.channels, condition.source, condition.name) == (channels, source, name)
+    assert condition.text_only == (name == "text_only") and condition.draws == ("overlay" in channels)
+
+
+@pytest.mark.parametrize("name", ["", "gase", "none+overlay", "shuffled+zero", "overlay+overlay", "text_only+gaze"])
+def test_other_words_are_refused(name):
+    with pytest.raises(ValueError, match="condition"):
+        Condition.parse(name)
+
+
+def asked(video: str, end_s: float, rows, task: str = "past_scene_recall", start_s: float = 0.0) -> Question:
+    scanpath = None if rows is None else Scanpath.from_array(rows)
+    return Question(Path(video), video, scanpath, task, "Which?", ("a", "b"), 0, start_s, end_s)
+
+
+def test_shuffled_gaze_is_that_of_another_question_of_the_task_at_the_same_distance_from_the_query():
+    questions = [
+        asked("a", 10.0, [[0.1, 0.1, 9.0, 1.0]]),
+        asked("b", 30.0, [[0.2, 0.2, 5.0, 1.0], [0.3, 0.3, 28.5, 2.0]]),
+        asked("c", 20.0, [[0.4, 0.4, 19.0, 1.0]], "present_future_action_prediction"),
+        asked("a", 12.0, [[0.1, 0.1, 9.0, 1.0]]),
+    ]
+    given = gaze_of(Condition.parse("shuffled"), questions)
+    assert [name for name, _ in given] == ["b", "a", given[2][0], "b"] and given[2][0] in ("a", "b")
+    moved = given[0][1]  # 20 s earlier; what would lie before the beginning is gone
+    assert moved.table.tolist() == [[0.3, 0.3, 8.5, 2.0]] and moved.ids.tolist() == [1]
+    assert gaze_of(Condition.parse("shuffled"), questions, 0)[0][0] == "b"
+    with pytest.raises(ValueError, match="at least 2 videos, got 1"):
+        gaze_of(Condition.parse("shuffled"), [questions[0], questions[3]])
+
+
+def test_zero_gaze_is_empty_and_none_is_none():
+    questions = [asked("a", 10.0, [[0.1, 0.1, 9.0, 1.0]]), asked("b", 10.0, None)]
+    (first, empty), (second, nothing) = gaze_of(Condition.parse("zero"), questions)
+    assert (first, len(empty), second, nothing) == ("a", 0, None, None)
+    assert gaze_of(Condition.parse("none"), questions) == [(None, None)] * 2
+    assert gaze_of(Condition.parse("overlay"), questions)[0] == ("a", questions[0].scanpath)
+
+
+@given(st.lists(st.tuples(st.floats(0, 20), st.floats(0.1, 6)), max_size=6), st.floats(0, 10), st.floats(1.0, 10.0))
+def test_shifted_gaze_keeps_its_time_and_moves_by_half_the_clip(rows, start_s, length_s):
+    ends = np.cumsum([gap + duration for gap, duration in rows])
+    table = [(0.1 * i, 0.5, end - d / 2, d) for i, ((_, d), end) in enumerate(zip(rows, ends, strict=True))]
+    scanpath, end_s = Scanpath.from_array(table), start_s + length_s
+    inside, moved = scanpath.clip(start_s, end_s), moved_around(scanpath, start_s, end_s)
+    assert moved.table[:, 3].sum() == pytest.approx(inside.table[:, 3].sum(), abs=1e-4)
+    assert (moved.begin_s >= start_s - 1e-9).all() and (moved.end_s <= end_s + 1e-9).all()
+    twice = moved_around(moved, start_s, end_s)
+    for place in set(inside.table[:, 0].tolist()):
+        where = [(path.table[:, 2] * path.table[:, 3])[path.table[:, 0] == place].sum() for path in (inside, twice)]
+        assert where[0] == pytest.approx(where[1], abs=1e-3)
+
+
+def test_drawn_gaze_is_at_its_place_and_time():
+    frames = np.full((4, 120, 200, 3), 128, np.uint8)
+    clip = Clip(frames, [0.0, 1.2, 2.0, 3.0], 0.0, 4.0)
+    scanpath = Scanpath.from_array([[0.25, 0.5, 1.5, 1.0], [0.75, 0.5, 3.2, 0.8]])
+    drawn = draw_gaze(clip, scanpath, {"overlay"}).frames
+    assert (clip.frames == 128).all() and (drawn[0] == 128).all() and (drawn[2] == 128).all()
+    for frame, x in ((drawn[1], 50), (drawn[3], 150)):
+        green = np.argwhere((frame == (0, 255, 0)).all(-1))
+        assert len(green) and abs(green[:, 1].mean() - x) <= 1 and abs(green[:, 0].mean() - 60) <= 1
+        red = np.argwhere((frame == (255, 0, 0)).all(-1))
+        assert np.hypot(red[:, 1] - x, red[:, 0] - 60) == pytest.approx(0.078 * 200, abs=2.0)
+    heat = draw_gaze(clip, scanpath, {"saliency"}).frames.astype(int)
+    changed = np.abs(heat - 128).sum(-1)
+    assert changed[0].max() == 0 and changed[1, 60, 50] > 100 > changed[1, 60, 120]  # nothing before
+    assert changed[3, 60, 50] > 50 and changed[3, 60, 100] < changed[3, 60, 50]
+
+
+def test_gaze_in_words_is_cut_at_the_query():
+    scanpath = Scanpath.from_array([[0.25, 0.5, 11.0, 2.0], [0.75, 0.125, 14.0, 2.0]])
+    assert gaze_in_words(scanpath, 10.0, 14.0).endswith(
+        ": 0.0 to 2.0 s at (0.25, 0.50); 3.0 to 4.0 s at (0.75, 0.12)."
+    )
+    assert "no fixation" in gaze_in_words(scanpath, 0.0, 5.0)
+    question = asked("a", 14.0, scanpath.table, start_s=10.0)
+    plain, _ = prompt_under(Condition.parse("gaze"), question, scanpath, "reference")
+    told, answers = prompt_under(Condition.parse("text"), question, scanpath, "reference")
+    assert told == f"{gaze_in_words(scanpath, 10.0, 14.0)}\n{plain}" and answers == ["A", "B"]
+
+
+def test_permuted_options_keep_the_question_and_its_answer():
+    question = Question(Path("a"), "a", None, "past_scene_recall", "Which?", ("w", "x", "y", "z"), 2, 0.0, 9.0)
+    for by in (1, 2, 3):
+        permuted = question.permuted(by)
+        assert permuted.options[permuted.answer] == "y" and permuted.key == question.key
+        assert (
+            [question.options[place] for place in permuted.order] == list(permuted.options) != list(question.options)
+        )
+
+
+# ---------------------------------------------------------------- on a model
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory, toy_processor) -> Path:
+    torch.manual_seed(3)
+    model = GazeQwenForConditionalGeneration.from_base(str(BACKBONE), str(VIDEO_ENCODER), latent_dim=16, num_latents=8)
+    folder = tmp_path_factory.mktemp("adapter")
+    perturb(model).save_pretrained(folder)
+    toy_processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(adapter):
+    return GazeQwenForConditionalGeneration.from_pretrained(adapter)
+
+
+def test_every_condition_reaches_the_model(loaded, toy_processor, toy_data, tmp_path):
+    questions, found = load_questions(toy_data, "test"), {}
+    cache = ClipCache.of(loaded, toy_processor, "embeddings", tmp_path)
+    cache.fill(Accelerator(), loaded, questions)
+    names = ("gaze", "none", "zero", "shuffled", "shifted", "text", "overlay", "saliency", "text_only")
+    for name in (*names, "overlay+shuffled", "overlay+model"):
+        predictions = predict(Accelerator(), loaded, cache, questions, name)
+        found[name] = [prediction.logits for prediction in predictions]
+        assert [prediction.key for prediction in predictions] == [question.key for question in questions]
+        assert {prediction.condition for prediction in predictions} == {name}
+    for first in found:
+        for second in found:
+            assert (found[first] == found[second]) == (first == second), (first, second)
+    with loaded.gaze_disabled():  # without the channel `model` the adapter is off, exactly
+        for name in ("none", "text", "overlay", "saliency", "text_only"):
+            again = predict(Accelerator(), loaded, cache, questions, name)
+            assert [prediction.logits for prediction in again] == found[name], name
+
+
+def test_text_only_shows_no_video(loaded, toy_processor, toy_data):
+    (question,) = load_questions(toy_data, "test")[:1]
+    data = QuestionData(ClipCache(toy_processor), [question], condition=Condition.parse("text_only"))
+    batch = data.collate([data[0]])
+    assert set(batch.inputs) == {"input_ids", "attention_mask", "mm_token_type_ids"}
+    assert loaded.backbone.config.video_token_id not in batch.inputs["input_ids"]
+
+
+# ---------------------------------------------------------------- predictions on disk
+def prediction(key: str, condition: str = "gaze") -> Prediction:
+    return Prediction(key, "v", "past_scene_recall", 0, ["a", "b"], [1.0, 0.0], condition=condition)
+
+
+def test_a_torn_line_and_repeated_predictions_are_repaired_and_counted(tmp_path):
+    file = PredictionFile(tmp_path / "p.jsonl", {"seed": 0})
+    file.start()
+    file.append(0, [prediction("1"), prediction("2")])
+    file.append(1, [prediction("2"), prediction("3"), prediction("1", "none")])
+    part = tmp_path / "p.part-1.jsonl"
+    part.write_text(part.read_text()[:-20])
+    found = PredictionFile(tmp_path / "p.jsonl", {"seed": 0})
+    found.start()
+    assert set(found.read()) == {("gaze", "1"), ("gaze", "2"), ("gaze", "3")}
+    assert any("torn last line" in line for line in found.repairs)
+    assert any("1 predictions were there twice" in line for line in found.repairs)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.jsonl", "p.settings.json"]
+    (tmp_path / "p.jsonl").write_text('{"key": "1"}\n' + (tmp_path / "p.jsonl").read_text())
+    with pytest.raises(ValueError, match=r"p.jsonl, line 1: no prediction"):
+        found.read()
+
+
+def test_predictions_of_other_settings_are_refused_and_named(tmp_path):
+    file = PredictionFile(tmp_path / "p.jsonl", {"seed": 0, "split": "test"})
+    file.start()
+    file.append(0, [prediction("1")])
+    with pytest.raises(ValueError, match=r"other settings[\s\S]*seed: 0 before, 1 now"):
+        PredictionFile(tmp_path / "p.jsonl", {"seed": 1, "split": "test"}).start()
+    fresh = PredictionFile(tmp_path / "p.jsonl", {"seed": 1, "split": "test"})
+    fresh.start(restart=True)
+    assert fresh.read() == {}
+
+
+def test_batches_do_not_depend_on_what_is_answered():
+    questions = [asked("a", end_s, []) for end_s in (9.0, 3.0, 9.0, 1.0, 5.0)]
+    assert batches_of(questions, 2) == [[3, 1], [4, 0], [2]]
+
+
+# ---------------------------------------------------------------- eval.py, in processes of its own
+def evaluation(adapter: Path, data: Path, folder: Path, *more) -> list:
+    folder.mkdir(exist_ok=True)
+    return [
+        *("eval.py", "--model", adapter, "--data", data, "--output", folder / "r.json", "--batch_size", "2"),
+        *("--cache_dir", folder.parent / "cache", "--num_workers", "0", *more),
+    ]
+
+
+def run(command, processes: int = 1, expect: int = 0) -> str:
+    launch = [sys.executable]
+    if processes > 1:
+        options = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--multi_gpu"]
+        launch += ["-m", "accelerate.commands.launch", "--num_processes", str(processes), *options]
+    environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"}
+    result = subprocess.run([*launch, *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == expect, result.stdout + result.stderr
+    return result.stdout if expect == 0 else result.stderr
+
+
+@pytest.fixture(scope="module")
+def whole(adapter, toy_data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluations") / "whole"
+    printed = run(evaluation(adapter, toy_data, folder, "--permute_options", "2"))
+    return folder, printed, json.loads((folder / "r.json").read_text())
+
+
+def predictions_of(folder: Path) -> dict:
+    lines = (folder / "r.predictions.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len({(row["condition"], row["key"]) for row in rows}) == len(rows)
+    return {(row["condition"], row["key"]): row for row in rows}
+
+
+def assert_same(found: dict, expected: dict) -> None:
+    """The same answers to the same questions; logits to their last bits, which differ from process to process."""
+    assert found.keys() == expected.keys()
+    for key, row in expected.items():
+        assert {**found[key], "logits": None} == {**row, "logits": None}
+        assert found[key]["logits"] == pytest.approx(row["logits"], abs=1e-5)
+        assert np.argmax(found[key]["logits"]) == np.argmax(row["logits"])
+
+
+def test_the_result_holds_every_setting_and_the_predictions(whole, toy_data):
+    folder, printed, result = whole
+    questions = load_questions(toy_data, "test")
+    assert set(result["scores"]) == {"gaze", "none", "shuffled"} and result["scorer"] == "strict"
+    gaze = result["scores"]["gaze"]
+    assert gaze["counts"] == {"expected": len(questions), "answered": len(questions), "failed": 0}
+    assert gaze["intervals"]["videos"] == 4 and gaze["options_permuted"]["permutations"] == 2
+    wanted = ("model", "data", "split", "seed", "num_frames", "fps", "max_frames", "frame_size", "prompt", "dtype")
+    assert set(wanted) <= set(result["settings"]) and result["settings"]["adapter"]["gaze_encoding"] == "foveated"
+    assert len(predictions_of(folder)) == 6 * len(questions) and "gaze given" in printed
+    assert result["predictions"] == "r.predictions.jsonl"
+
+
+def test_killed_five_times_or_on_two_processes_the_predictions_are_identical(whole, adapter, toy_data):
+    folder = whole[0]
+    expected, scores = predictions_of(folder), whole[2]["scores"]
+    two = folder.parent / "two"
+    run(evaluation(adapter, toy_data, two, "--permute_options", "2"), processes=2)
+    assert_same(predictions_of(two), expected)
+    assert json.loads((two / "r.json").read_text())["scores"] == scores
+
+    killed, rng = folder.parent / "killed", random.Random(0)
+    command = [sys.executable, *map(str, evaluation(adapter, toy_data, killed, "--permute_options", "2"))]
+
+    def answered() -> int:
+        lines = 0
+        for path in killed.glob("r.p*.jsonl"):
+            with suppress(FileNotFoundError):  # merged meanwhile
+                lines += path.read_bytes().count(b"\n")
+        return lines
+
+    kills, seen = 0, [0]
+    for _ in range(5):
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        enough = answered() + rng.randint(1, len(expected) // 8)
+        while process.poll() is None and answered() < enough:
+            time.sleep(0.002)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+        seen.append(answered())
+    assert kills == 5 and seen == sorted(seen) and seen[-1] < len(expected)
+    run(command[1:])
+    assert_same(predictions_of(killed), expected)
+    assert json.loads((killed / "r.json").read_text())["scores"] == scores
+
+
+def test_mistakes_end_in_one_line(adapter, toy_data, tmp_path):
+    for more, message in [
+        (("--gaze", "gase"), "unknown words ['gase']"),
+        (("--gaze", "none", "none"), "expected each once"),
+        (("--split", "dev"), "split 'dev'"),
+    ]:
+        error = run(evaluation(adapter, toy_data, tmp_path / "x", *more), expect=1)
+        assert message in error and "Traceback" not in error
