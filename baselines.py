@@ -164,7 +164,7 @@ class Baseline:
         """What the model says to each item, decoded greedily: new tokens only, without special ones."""
         texts = [""] * len(items)
         for indices, length, output in self._run(items, max_new_tokens=max_new_tokens):
-            decoded = self.processor.tokenizer.batch_decode(output[:, length:], skip_special_tokens=False)
+            decoded = self.processor.tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
             for index, text in zip(indices, decoded, strict=True):
                 texts[index] = text.strip()
         return texts
