@@ -10,6 +10,7 @@ os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="gazeqwen-tests-datase
 import pytest
 import torch
 from support import BACKBONE, VIDEO_ENCODER
+from test_baselines import folders as foreign_models  # noqa: F401, a fixture: tiny models of other families
 
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor

@@ -322,3 +322,52 @@ def test_mistakes_end_in_one_line(adapter, toy_data, tmp_path):
     ]:
         error = run(evaluation(adapter, toy_data, tmp_path / "x", *more), expect=1)
         assert message in error and "Traceback" not in error
+
+
+# ---------------------------------------------------------------- other models
+FOREIGN = ("qwen2_5_vl", "llava_onevision", "internvl")
+
+
+@pytest.fixture(scope="module")
+def foreign(foreign_models, toy_data, tmp_path_factory) -> dict[str, Path]:
+    """Three families through eval.py, each in a process of its own; one of them answers by generating."""
+    folder, running = tmp_path_factory.mktemp("foreign"), {}
+    for family in FOREIGN:
+        more = ["--gaze", "none", "overlay", "text", "text_only", "--num_frames", "8", "--prompt_style", "reference"]
+        more += ["--scoring", "generate"] if family == "internvl" else []
+        command = [sys.executable, *map(str, evaluation(foreign_models[family], toy_data, folder / family, *more))]
+        running[family] = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    for family, process in running.items():
+        error = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, (family, error)
+    return {family: folder / family for family in FOREIGN}
+
+
+@pytest.mark.parametrize("family", FOREIGN)
+def test_other_families_are_evaluated_end_to_end(foreign, toy_data, family):
+    questions, result = load_questions(toy_data, "test"), json.loads((foreign[family] / "r.json").read_text())
+    found = predictions_of(foreign[family])
+    assert set(result["scores"]) == {"none", "overlay", "text", "text_only"} and len(found) == 4 * len(questions)
+    for score in result["scores"].values():
+        counts = score["counts"]
+        assert counts["expected"] == len(questions) == counts["answered"] + counts["failed"]
+    kind = "response" if family == "internvl" else "logits"
+    answers = {
+        condition: [found[condition, question.key][kind] for question in questions] for condition in result["scores"]
+    }
+    assert all(answer is not None for given in answers.values() for answer in given)
+    if kind == "logits":
+        assert len({str(given) for given in answers.values()}) == 4  # each condition reached the model
+
+
+def test_a_plain_qwen_is_what_an_adapter_is_without_gaze(foreign, whole, toy_data):
+    """Two code paths, one answer: the baseline's processor and model, and the adapter's with gaze off."""
+    plain, adapter = predictions_of(foreign["qwen2_5_vl"]), predictions_of(whole[0])
+    for question in load_questions(toy_data, "test"):
+        ours, theirs = (rows["none", question.key]["logits"] for rows in (adapter, plain))
+        assert theirs == pytest.approx(ours, abs=1e-4)
+
+
+def test_a_model_without_a_place_for_gaze_is_told_so(foreign_models, toy_data, tmp_path):
+    error = run(evaluation(foreign_models["qwen2_5_vl"], toy_data, tmp_path / "x", "--gaze", "shuffled"), expect=1)
+    assert "is no GazeQwen adapter and takes no scanpath: ['shuffled']" in error and "Traceback" not in error
