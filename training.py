@@ -114,7 +114,8 @@ class StageSettings:
 class Recipe:
     """
     A whole training run. Defaults are the paper's where it gives them (section 3.1). `checkpoint_every` counts
-    optimizer steps; the last `keep_checkpoints` are kept. `tracker` names one of Accelerate's; `push_to_hub` a
+    optimizer steps; the last `keep_checkpoints` are kept. `compile` names a backend of torch.compile for the resampler,
+    such as `inductor`, which needs a C++ compiler (benchmarks/bench_resampler.py). `tracker` names one of Accelerate's; `push_to_hub` a
     repository for the best adapter.
     """
 
@@ -135,6 +136,7 @@ class Recipe:
     lora_rank: int = 8
     lora_alpha: float = 16.0
     gradient_checkpointing: bool = False
+    compile: str | None = None
     checkpoint_every: int = 200
     keep_checkpoints: int = 2
     tracker: str | None = "tensorboard"
@@ -171,6 +173,7 @@ _FREE_TO_CHANGE = {
     "evaluation_batch_size",
     "tracker",
     "push_to_hub",
+    "compile",
     "data.cache",
     "data.cache_dir",
     "data.num_workers",
@@ -292,6 +295,8 @@ class Trainer:
             self.model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
             # Without this the embeddings, and the vision tower with them, would carry a graph that nothing needs.
             self.model.backbone.disable_input_require_grads()
+        if recipe.compile:
+            self.model.resampler.factors = torch.compile(self.model.resampler.factors, backend=recipe.compile)
         self.cache = ClipCache.of(self.model, self.processor, data.cache, data.cache_dir)
         self.progress, self.log = Progress(), []
         self._signal: int | None = None

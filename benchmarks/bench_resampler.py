@@ -110,6 +110,24 @@ def median_seconds(function, arguments, hidden_states: torch.Tensor, device: str
     return statistics.median(times)
 
 
+def training_seconds(case, factors, device: str, repeats: int) -> float:
+    """Median time of a step's forward and backward through the resampler and its products."""
+    resampler, features, scanpath, spans, grid = case
+    present = torch.ones(1, len(scanpath), dtype=torch.bool, device=device)
+    grids, times = torch.tensor([grid], device=device), []
+    for _ in range(repeats + 1):
+        if device == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        with torch.enable_grad():
+            found = factors(features[None], scanpath[None], present, spans[None], grids)
+            sum(found.layer(index).square().mean() for index in range(len(found))).backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])  # the first compiles
+
+
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -120,6 +138,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--compile", action="store_true", help="also forward and backward, eager against inductor")
     parser.add_argument("--output")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -163,6 +182,17 @@ def main() -> None:
             f"{encoding:10} loop {slow:.3f} s, batched {fast:.3f} s: {slow / fast:.1f} times faster; "
             f"{dense / 1e6:.0f} MB of residuals, {factored / 1e6:.0f} MB of factors; differ by {max(differences):.1e}"
         )
+        if arguments.compile:
+            eager, compiled = (
+                training_seconds(case, factors, arguments.device, arguments.repeats)
+                for factors in (resampler.factors, torch.compile(resampler.factors))
+            )
+            rows[-1] |= {
+                "training_eager_s": eager,
+                "training_compiled_s": compiled,
+                "compiled_ratio": eager / compiled,
+            }
+            print(f"{encoding:10} forward and backward: {eager:.3f} s, compiled {compiled:.3f} s")
     if arguments.output:
         write_json(arguments.output, {"settings": vars(arguments), "rows": rows, "provenance": provenance()})
 

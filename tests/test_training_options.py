@@ -119,6 +119,16 @@ def test_gradient_checkpointing_gives_the_same_losses_and_is_on(toy_data, tmp_pa
     assert sum(runs) > steps  # run again in backward, where a graph is kept
 
 
+def test_a_compiled_resampler_gives_the_same_losses(toy_data, tmp_path):
+    """`aot_eager` traces forward and backward as `inductor` does, and needs no C++ compiler."""
+    found = []
+    for backend in (None, "aot_eager"):
+        trainer = trainer_of(toy_data, tmp_path / str(backend), compile=backend, stage2={"epochs": 0})
+        trainer.run()
+        found.append(losses(trainer))
+    assert found[1] == pytest.approx(found[0], abs=1e-4)
+
+
 def test_nothing_below_the_first_injection_keeps_a_graph_in_stage_1():
     model = tiny_model(injection_layers=[1, 2]).train()
     model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
