@@ -114,9 +114,10 @@ class StageSettings:
 class Recipe:
     """
     A whole training run. Defaults are the paper's where it gives them (section 3.1). `checkpoint_every` counts
-    optimizer steps; the last `keep_checkpoints` are kept. `compile` names a backend of torch.compile for the resampler,
-    such as `inductor`, which needs a C++ compiler (benchmarks/bench_resampler.py). `tracker` names one of Accelerate's; `push_to_hub` a
-    repository for the best adapter.
+    optimizer steps; the last `keep_checkpoints` are kept. `compile` names a backend of torch.compile for the
+    resampler, such as `inductor`, which needs a C++ compiler; on a CPU it gains nothing
+    (benchmarks/results/resampler_cpu.json). `tracker` names one of Accelerate's; `push_to_hub` a repository for the
+    best adapter.
     """
 
     output_dir: str = "runs/gazeqwen"

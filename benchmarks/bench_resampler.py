@@ -112,7 +112,7 @@ def median_seconds(function, arguments, hidden_states: torch.Tensor, device: str
 
 def training_seconds(case, factors, device: str, repeats: int) -> float:
     """Median time of a step's forward and backward through the resampler and its products."""
-    resampler, features, scanpath, spans, grid = case
+    _, features, scanpath, spans, grid = case
     present = torch.ones(1, len(scanpath), dtype=torch.bool, device=device)
     grids, times = torch.tensor([grid], device=device), []
     for _ in range(repeats + 1):

@@ -6,9 +6,9 @@ Training as it is done here against the naive step, side by side in one run: sam
 Naive is what the published code does: each sample of each epoch is decoded and sent through the video encoder and the
 vision tower again; batch 1 with accumulated gradients, eager attention, a loop over layers and steps in the resampler,
 logits of the whole vocabulary at every position. (It also writes each clip to a file first; this does not.) Ours is
-`train.py` with the embeddings cache, its filling included. Both train stage 1 of the same adapter on the same questions
-of the toy world, with equally many samples per optimizer step, and the losses of their first step are compared. At the
-scale of 7B this needs a GPU; it has not been run there.
+`train.py` with the embeddings cache, its filling included. Both train stage 1 of the same adapter on the same
+questions of the toy world, with equally many samples per optimizer step, and the losses of their first step are
+compared. At the scale of 7B this needs a GPU; it has not been run there.
 """
 
 import argparse
