@@ -438,6 +438,9 @@ class Trainer:
             logits = option_logits(model, batch.inputs, batch.answer_tokens)
             answers = torch.tensor([question.answer for question in batch.questions], device=logits.device)
             loss = answer_loss(logits, answers, self.recipe.label_smoothing)
+        if any(question.scanpath is None for question in batch.questions):
+            # Without gaze nothing that is trained takes part; backward, and other processes, expect that it does.
+            loss = loss + 0 * sum(value.sum() for value in self.model.trained_parameters().values())
         if not torch.isfinite(loss):
             raise FloatingPointError(f"loss is {loss.item()} on {[question.key for question in batch.questions]}")
         return loss

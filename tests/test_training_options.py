@@ -244,6 +244,19 @@ def test_the_loss_of_a_text_is_that_of_its_tokens_alone(own_data, toy_model, toy
         assert found[row].item() == pytest.approx(sum(by_hand) / len(tokens), abs=1e-5)
 
 
+def test_videos_without_gaze_may_be_kept(toy_data, tmp_path):
+    """The base model answers them, so that they teach nothing; a batch of them alone does not break a step."""
+    splits = {name: list(rows) for name, rows in load_dataset(str(toy_data)).items()}
+    blind = {row["video_name"] for row in splits["train"]} - {splits["train"][0]["video_name"]}
+    splits["train"] = [row | ({"scanpath": None} if row["video_name"] in blind else {}) for row in splits["train"]]
+    data = write_dataset(tmp_path / "data", toy_data / "videos", splits)
+    with pytest.raises(ValueError, match=f"no gaze for {len(blind)} videos"):
+        trainer_of(data, tmp_path / "error")
+    trainer = trainer_of(data, tmp_path / "keep", data={"without_gaze": "keep"}, batch_size=1)
+    trainer.run()
+    assert len(losses(trainer)) == 2 * -(-len(splits["train"]) // 2)
+
+
 # ---------------------------------------------------------------- what goes wrong
 def test_a_task_with_one_answer_is_said(toy_data, tmp_path):
     splits = {name: list(rows) for name, rows in load_dataset(str(toy_data)).items()}
