@@ -16,8 +16,8 @@ CHANNELS = ("model", "text", "overlay", "saliency")
 SOURCES = ("own", "zero", "shuffled", "shifted")
 WORDS = (*CHANNELS, "gaze", "none", *SOURCES[1:], "text_only")
 
-# StreamGaze's overlay: a green disc of 8 pixels and a red ring of .156 frame widths, drawn on 1280 pixels.
-_DISC, _RING, _LINE = 8 / 1280, 0.156 / 2, 3 / 1280
+# StreamGaze's overlay, radii in frame widths: a green disc of 8 pixels and a red ring of 100 on a frame of 640.
+_DISC, _RING, _LINE = 8 / 640, 0.156, 2 / 640
 _SALIENCY_SIGMA, _SALIENCY_OPACITY = 0.06, 0.45  # of the frame's width; of the hottest place
 
 

@@ -110,7 +110,7 @@ def test_drawn_gaze_is_at_its_place_and_time():
         green = np.argwhere((frame == (0, 255, 0)).all(-1))
         assert len(green) and abs(green[:, 1].mean() - x) <= 1 and abs(green[:, 0].mean() - 60) <= 1
         red = np.argwhere((frame == (255, 0, 0)).all(-1))
-        assert np.hypot(red[:, 1] - x, red[:, 0] - 60) == pytest.approx(0.078 * 200, abs=2.0)
+        assert np.hypot(red[:, 1] - x, red[:, 0] - 60) == pytest.approx(0.156 * 200, abs=2.0)
     heat = draw_gaze(clip, scanpath, {"saliency"}).frames.astype(int)
     changed = np.abs(heat - 128).sum(-1)
     assert changed[0].max() == 0 and changed[1, 60, 50] > 100 > changed[1, 60, 120]  # nothing before
