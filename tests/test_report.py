@@ -15,7 +15,8 @@ from gazeqwen.report import Result, differing, read_result, write_report
 from gazeqwen.scoring import gains, intervals, read_predictions, score
 from gazeqwen.streamgaze import TASKS
 
-DEMO, COORD_PE = ROOT / "results" / "demo.json", ROOT / "results" / "demo_coord_pe.json"
+FIXTURES = ROOT / "tests" / "fixtures" / "results"  # of an earlier format, without predictions
+DEMO, COORD_PE = FIXTURES / "demo.json", FIXTURES / "demo_coord_pe.json"
 ALERT, RECALL = "proactive_gaze_triggered_alert", "past_scene_recall"
 
 
