@@ -29,7 +29,7 @@ demo: install
 		--question "Which object is the user currently gazing at?" --options jar salt cheese bottle --plot $(DEMO)/ask.png
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 quality: install
 	$(BIN)/ruff check .
