@@ -149,11 +149,6 @@ class QuestionData(torch.utils.data.Dataset):
         return [text + answer for text, answer in zip(texts, answers, strict=True)], labels
 
 
-def loader_of(data: torch.utils.data.Dataset, **arguments) -> torch.utils.data.DataLoader:
-    """A data loader that leaves torch's own random state alone: a run that goes on repeats one that never stopped."""
-    return torch.utils.data.DataLoader(data, generator=torch.Generator().manual_seed(0), **arguments)
-
-
 @dataclass(frozen=True)
 class MicroBatch:
     """
@@ -242,6 +237,5 @@ __all__ = [
     "MicroBatch",
     "QuestionData",
     "answer_tokens",
-    "loader_of",
     "prompt_under",
 ]

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
-from .runs import write_json, write_tensors
+from .runs import loader_of, write_json, write_tensors
 from .streamgaze import Question
 from .video_gazeqwen import Clip, sample_times, video_size
 
@@ -142,20 +142,19 @@ class ClipCache:
         """One question for each clip that has no whole entry; truncated entries are removed."""
         if self.kind == "none":
             return []
-        one_each = {(question.video, question.start_s, question.end_s): question for question in questions}
-        return [question for question in one_each.values() if not self._is_whole(self.path(question))]
+        return [question for question in _one_per_clip(questions) if not self._is_whole(self.path(question))]
 
     def size(self, questions: Iterable[Question], feature_dim: int, hidden: int, bytes_per_value: int) -> CacheSize:
         """Of the entries of the questions' clips; the values are `bytes_per_value` long."""
-        one_each = {(question.video, question.start_s, question.end_s): question for question in questions}
-        sizes = {question.video: video_size(question.video) for question in one_each.values()}
+        clips = _one_per_clip(questions)
+        sizes = {video: video_size(video) for video in {question.video for question in clips}}
         tokens_of = {size: self._tokens_per_step(*size) for size in set(sizes.values())}
         steps = tokens = 0
-        for question in one_each.values():
+        for question in clips:
             mine = self.num_frames(question) // 2
             steps, tokens = steps + mine, tokens + mine * tokens_of[sizes[question.video]]
         values = {"none": 0, "features": feature_dim, "embeddings": feature_dim + hidden}[self.kind]
-        return CacheSize(len(one_each), steps, tokens, tokens * values * bytes_per_value)
+        return CacheSize(len(clips), steps, tokens, tokens * values * bytes_per_value)
 
     def num_frames(self, question: Question) -> int:
         """How many frames the question's clip has."""
@@ -186,7 +185,10 @@ class ClipCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / "settings.json", self.settings)
             hidden, width = model.backbone.config.text_config.hidden_size, model.video_encoder.config.hidden_size
-            size, free = self.size(missing, width, hidden, _itemsize(model)), shutil.disk_usage(self.folder).free
+            size, free = (
+                self.size(missing, width, hidden, model.video_encoder.dtype.itemsize),
+                shutil.disk_usage(self.folder).free,
+            )
             accelerator.print(f"cache of {self.kind}: {size} to compute into {self.folder} ({_size(free)} free)")
             if size.bytes > free:
                 raise OSError(
@@ -194,43 +196,32 @@ class ClipCache:
                 )
         accelerator.wait_for_everyone()
         mine = missing[accelerator.process_index :: accelerator.num_processes]
-        loader = torch.utils.data.DataLoader(
-            _Clips(self, mine),
-            batch_size=batch_size,
-            num_workers=num_workers,
-            collate_fn=list,
-            generator=torch.Generator().manual_seed(0),  # leaves torch's own random state alone
-        )
+        loader = loader_of(_Clips(self, mine), batch_size=batch_size, num_workers=num_workers, collate_fn=list)
         with tqdm(total=len(mine), desc="clips", unit="clip", disable=not accelerator.is_main_process) as bar:
             for batch in loader:
-                for question, entry in zip(*self._encode(model, batch), strict=True):
+                entries = self._encode(model, [clip for _, clip in batch])
+                for (question, _), entry in zip(batch, entries, strict=True):
                     write_tensors(self.path(question), entry)
                 bar.update(len(batch))
         accelerator.wait_for_everyone()
         return len(missing)
 
-    def _encode(self, model, batch: list[tuple[Question, dict]]) -> tuple[list[Question], list[dict]]:
+    def _encode(self, model, clips: list[dict]) -> list[dict]:
         """The entries of some clips, the frozen networks run on all of them together."""
-        questions, clips = [question for question, _ in batch], [clip for _, clip in batch]
         grids = torch.stack([clip["video_grid_thw"] for clip in clips]).to(model.device)
+        token_grids = model.token_grids(grids)
         frames = torch.nn.utils.rnn.pad_sequence([clip.pop("video_encoder_pixel_values") for clip in clips], True)
         features = model.encode_video(frames.to(model.device), grids).cpu()
-        pixels, counts = (
-            [clip.pop("pixel_values_videos") for clip in clips],
-            model.token_grids(grids).prod(-1).tolist(),
-        )
-        embeds: list = [None] * len(clips)
-        if self.kind == "embeddings":
-            embeds = model.embed_video(torch.cat(pixels).to(model.device), grids).cpu().split(counts)
         entries = []
-        for clip, row, (steps, height, width), of_tokens in zip(
-            clips, features, model.token_grids(grids).tolist(), embeds, strict=True
-        ):
-            entry = {**clip, "video_encoder_features": row[:steps, : height * width]}
-            if of_tokens is not None:
-                entry["video_embeds"] = of_tokens
-            entries.append({name: value.clone() for name, value in entry.items()})
-        return questions, entries
+        for clip, row, (steps, height, width) in zip(clips, features, token_grids.tolist(), strict=True):
+            kept = {name: value for name, value in clip.items() if name != "pixel_values_videos"}
+            entries.append({**kept, "video_encoder_features": row[:steps, : height * width].clone()})
+        if self.kind == "embeddings":
+            pixels = torch.cat([clip["pixel_values_videos"] for clip in clips]).to(model.device)
+            embeds = model.embed_video(pixels, grids).cpu().split(token_grids.prod(-1).tolist())
+            for entry, of_tokens in zip(entries, embeds, strict=True):
+                entry["video_embeds"] = of_tokens.clone()
+        return entries
 
 
 class _Clips(torch.utils.data.Dataset):
@@ -247,8 +238,8 @@ class _Clips(torch.utils.data.Dataset):
         return question, processor.process_clip(processor.read_clip(question.video, question.start_s, question.end_s))
 
 
-def _itemsize(model) -> int:
-    return model.video_encoder.dtype.itemsize
+def _one_per_clip(questions: Iterable[Question]) -> list[Question]:
+    return list({(question.video, question.start_s, question.end_s): question for question in questions}.values())
 
 
 def _size(count: float) -> str:

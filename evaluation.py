@@ -12,12 +12,12 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from .batches import Batch, QuestionData, loader_of
+from .batches import Batch, QuestionData
 from .clip_cache import ClipCache
 from .conditions import Condition, gaze_of
-from .runs import write_json, write_text
-from .scoring import Scored
-from .streamgaze import TASKS, Question, task_info
+from .runs import differences, loader_of, write_json, write_text
+from .scoring import Scored, sorted_tasks
+from .streamgaze import Question, task_info
 
 CONDITIONS = ("gaze", "none", "shuffled")
 
@@ -79,10 +79,7 @@ class PredictionFile:
                 path.unlink(missing_ok=True)
         if sidecar.exists() and (self.path.exists() or self._parts()):
             before = json.loads(sidecar.read_text(encoding="utf-8"))
-            now = json.loads(json.dumps(self.settings))
-            names = sorted(before.keys() | now.keys())
-            changed = [f"{name}: {before.get(name)!r} before, {now.get(name)!r} now" for name in names]
-            changed = [line for name, line in zip(names, changed, strict=True) if before.get(name) != now.get(name)]
+            changed = differences(before, json.loads(json.dumps(self.settings)))
             if changed:
                 raise ValueError(
                     f"{self.path} holds predictions of other settings; choose another output, or --restart:\n  "
@@ -267,8 +264,7 @@ def text_loss(
 
 def accuracy_table(scores: dict[str, dict]) -> str:
     """A text table: conditions as rows, tasks and their mean as columns, in percent."""
-    tasks = {task for score in scores.values() for task in score["tasks"]}
-    tasks = [task for task in TASKS if task in tasks] + sorted(tasks - set(TASKS))
+    tasks = sorted_tasks(task for score in scores.values() for task in score["tasks"])
     header = ["gaze given"] + [task_info(task).abbreviation for task in tasks] + ["mean"]
     rows = [
         [condition]

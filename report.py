@@ -31,7 +31,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from matplotlib.figure import Figure
 
 from .figures import save_png
-from .runs import clear_errors, write_json, write_text
+from .runs import clear_errors, flat, write_json, write_text
 from .scoring import (
     GROUPS,
     SCORERS,
@@ -186,17 +186,12 @@ def check_comparable(results: list[Result]) -> None:
 
 def differing(results: list[Result]) -> dict[str, list]:
     """{setting: its value in each result}, of settings, provenance and scorer, of those that are not all the same."""
-    flat = [_flat({"scorer": result.scorer, **result.settings, "provenance": result.provenance}) for result in results]
-    names = dict.fromkeys(name for one in flat for name in one)
-    found = {name: [one.get(name) for one in flat] for name in names}
+    settings = [
+        flat({"scorer": result.scorer, **result.settings, "provenance": result.provenance}) for result in results
+    ]
+    names = dict.fromkeys(name for one in settings for name in one)
+    found = {name: [one.get(name) for one in settings] for name in names}
     return {name: values for name, values in found.items() if len(set(map(repr, values))) > 1}
-
-
-def _flat(value: dict, before: str = "") -> dict:
-    found = {}
-    for key, inner in value.items():
-        found |= _flat(inner, f"{before}{key}.") if isinstance(inner, dict) else {f"{before}{key}": inner}
-    return found
 
 
 # ------------------------------------------------------------------ tables: a header and rows of texts

@@ -81,6 +81,25 @@ def _checked(value, hint, where: str):
     return value
 
 
+# ------------------------------------------------------------------ settings
+def flat(values: dict, prefix: str = "") -> dict:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    found = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
+    return found
+
+
+def differences(before: dict, now: dict, free: typing.Collection[str] = ()) -> list[str]:
+    """What differs between two sets of settings, in words, but for those that are `free` to change."""
+    before, now = flat(before), flat(now)
+    return [
+        f"{name}: {before.get(name, 'not there')!r} before, {now.get(name, 'not there')!r} now"
+        for name in sorted(before.keys() | now.keys())
+        if name not in free and before.get(name) != now.get(name)
+    ]
+
+
 # ------------------------------------------------------------------ atomic writes
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a file so that a reader sees the old one or the whole new one."""
@@ -134,6 +153,21 @@ def clear_errors():
         yield
     except (ValueError, OSError, FloatingPointError) as error:
         raise SystemExit(f"{Path(sys.argv[0]).name}: {error}") from None
+
+
+# ------------------------------------------------------------------ data, and the Hub
+def loader_of(data: torch.utils.data.Dataset, **arguments) -> torch.utils.data.DataLoader:
+    """A data loader that leaves torch's own random state alone: a run that goes on repeats one that never stopped."""
+    return torch.utils.data.DataLoader(data, generator=torch.Generator().manual_seed(0), **arguments)
+
+
+def publish(folder: str | os.PathLike, repository: str, repo_type: str = "model") -> str:
+    """Upload a folder to a repository on the Hub, made if it is not there. Returns its address."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(repository, repo_type=repo_type, exist_ok=True)
+    return str(api.upload_folder(repo_id=repository, repo_type=repo_type, folder_path=folder))
 
 
 # ------------------------------------------------------------------ what ran where

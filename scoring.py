@@ -209,7 +209,7 @@ def score(items: Iterable[dict | Scored], scorer: str = "strict") -> dict:
     for item in checked(items):
         by_task[item.task].append((item, grade(item, scorer)))
     tasks = {}
-    for task in _sorted_tasks(by_task):
+    for task in sorted_tasks(by_task):
         pairs = by_task[task]
         counted = [mark.correct for _, mark in pairs if mark.correct is not None]
         answered = sum(mark.read for _, mark in pairs)
@@ -267,7 +267,7 @@ def _detection(pairs: list[tuple[Scored, _Grade]]) -> dict:
     }
 
 
-def _sorted_tasks(tasks: Iterable[str]) -> list[str]:
+def sorted_tasks(tasks: Iterable[str]) -> list[str]:
     """StreamGaze's in its order, then others by name."""
     tasks = set(tasks)
     return [task for task in TASKS if task in tasks] + sorted(tasks - set(TASKS))
@@ -337,7 +337,7 @@ def gains(
 
 def _by_video(items: list[Scored], scorer: str) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Tasks, and (V, tasks) numbers of questions answered right and counted, videos sorted by name."""
-    tasks = _sorted_tasks(item.task for item in items)
+    tasks = sorted_tasks(item.task for item in items)
     videos = {name: row for row, name in enumerate(sorted({item.video_name for item in items}))}
     correct, total = np.zeros((2, len(videos), len(tasks)))
     for item in items:

@@ -20,7 +20,7 @@ import yaml
 from datasets import Dataset, Features, List, Value, Video, disable_progress_bars
 from tqdm.auto import tqdm
 
-from .runs import new_folder, write_json, write_text
+from .runs import new_folder, publish, write_json, write_text
 from .scanpath_gazeqwen import Scanpath, checked_file, read_rows
 from .streamgaze import OPTION_LETTERS, SPLITS, TASKS, VIDEOS_IN_RELEASE, clip_window
 from .video_gazeqwen import QUESTION_ROUNDING_S, VideoInfo, frame_times_s, read_frames, video_info
@@ -723,9 +723,4 @@ def main() -> None:
     if arguments.strict and (report.excluded or report.missing_videos or report.without_gaze):
         raise SystemExit("something was left out or missing, see above")
     if arguments.push:
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        api.create_repo(arguments.push, repo_type="dataset", exist_ok=True)
-        url = api.upload_folder(repo_id=arguments.push, repo_type="dataset", folder_path=arguments.out)
-        print(f"published: {url}")
+        print(f"published: {publish(arguments.out, arguments.push, 'dataset')}")

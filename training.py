@@ -27,13 +27,23 @@ from torch.distributed.checkpoint.state_dict import (
 from tqdm.auto import tqdm
 from transformers import BitsAndBytesConfig, get_cosine_schedule_with_warmup
 
-from .batches import Augmentation, Batch, EpochBatches, QuestionData, loader_of
+from .batches import Augmentation, Batch, EpochBatches, QuestionData
 from .clip_cache import CACHE_KINDS, ClipCache
 from .evaluation import option_logits, predict, save_predictions, text_loss, text_losses, trained_counts
 from .figures import draw_curves
 from .modeling_gazeqwen import GazeQwenForConditionalGeneration
 from .processing_gazeqwen import GazeQwenProcessor
-from .runs import new_folder, provenance, write_json, write_tensors, write_text
+from .runs import (
+    differences,
+    flat,
+    loader_of,
+    new_folder,
+    provenance,
+    publish,
+    write_json,
+    write_tensors,
+    write_text,
+)
 from .scoring import score as scored
 from .streamgaze import PROMPT_STYLES, Question, load_questions
 
@@ -183,20 +193,7 @@ _FREE_TO_CHANGE = {
 
 def changed_settings(before: dict, now: dict) -> list[str]:
     """What differs between two recipes as dictionaries, in words, leaving out what a run may change on the way."""
-    before, now = (dict(_flat(recipe)) for recipe in (before, now))
-    return [
-        f"{name}: {before.get(name, 'not there')!r} before, {now.get(name, 'not there')!r} now"
-        for name in sorted(before.keys() | now.keys())
-        if name not in _FREE_TO_CHANGE and before.get(name) != now.get(name)
-    ]
-
-
-def _flat(values: dict, prefix: str = ""):
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+    return differences(before, now, _FREE_TO_CHANGE)
 
 
 def optimizer_groups(model, stage: StageSettings, weight_decay: float) -> list[dict]:
@@ -239,7 +236,6 @@ class Progress:
     steps: int = 0
     epochs_since_best: int = 0
     best: dict | None = None
-    log_lines: int = 0
     finished: bool = False
 
 
@@ -252,10 +248,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, restart: bool = False):
         self.recipe = recipe
-        self.accelerator = Accelerator(
-            log_with=recipe.tracker,
-            project_dir=recipe.output_dir,
-        )
+        self.accelerator = Accelerator(log_with=recipe.tracker, project_dir=recipe.output_dir)
         if int(os.environ.get("WORLD_SIZE", 1)) != self.accelerator.num_processes:
             raise ValueError(
                 f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but Accelerate knows of {self.accelerator.num_processes} "
@@ -325,14 +318,13 @@ class Trainer:
             data.num_workers,
         )
         if recipe.tracker:
-            self.accelerator.init_trackers("tracker", config=dict(_simple(_flat(self.settings))))
+            self.accelerator.init_trackers("tracker", config=_simple(self.settings))
         with self._stopping_on_signals():
             for number, stage in ((1, recipe.stage1), (2, recipe.stage2)):
                 if number < self.progress.stage or not stage.epochs:
                     continue
                 if number > self.progress.stage:
-                    kept = {"best": self.progress.best, "log_lines": self.progress.log_lines}
-                    self.progress = Progress(stage=number, **kept)
+                    self.progress = Progress(stage=number, best=self.progress.best)
                 if number == 2:
                     self.model.add_lora(recipe.lora_rank, recipe.lora_alpha)
                     if not recipe.model.load_in_4bit:
@@ -341,11 +333,12 @@ class Trainer:
         if recipe.tracker:
             self.accelerator.end_training()
         if recipe.push_to_hub and self.accelerator.is_main_process:
-            self._push(recipe.push_to_hub)
+            self.accelerator.print(f"published: {publish(self.folder / 'best', recipe.push_to_hub)}")
         return self.progress.best
 
     def _stage(self, number: int, stage: StageSettings) -> None:
         recipe, accelerator, progress = self.recipe, self.accelerator, self.progress
+        self.steps_before = sum("loss" in line for line in self.log if line["stage"] < number)
         data = QuestionData(
             self.cache,
             self.questions,
@@ -451,14 +444,11 @@ class Trainer:
         line = {"stage": progress.stage, "epoch": progress.epoch, "step": progress.steps, "loss": loss, "lr": rate}
         self.log.append(line)
         if self.recipe.tracker:
-            self.accelerator.log({"loss": loss, "lr": rate}, step=self._steps_of_all_stages())
+            self.accelerator.log({"loss": loss, "lr": rate}, step=self.steps_before + progress.steps)
         bar.update()
         per_second = bar.format_dict["rate"] or bar.format_dict["n"] / max(bar.format_dict["elapsed"], 1e-9)
         best = "" if progress.best is None else f"{progress.best['macro'] or 0:.3f}"
         bar.set_postfix(loss=f"{loss:.3f}", best=best, samples_per_s=f"{per_second * samples:.1f}")
-
-    def _steps_of_all_stages(self) -> int:
-        return sum("loss" in line for line in self.log)
 
     def _validate(self, model, bar) -> None:
         recipe, progress = self.recipe, self.progress
@@ -484,7 +474,7 @@ class Trainer:
         figures = {f"validation_{name}": score[name] for name in ("macro", "text_loss") if score.get(name) is not None}
         self.log.append({"stage": progress.stage, "epoch": progress.epoch, "step": progress.steps, **figures})
         if recipe.tracker:
-            self.accelerator.log(figures, step=self._steps_of_all_stages())
+            self.accelerator.log(figures, step=self.steps_before + progress.steps)
         said = [] if score["macro"] is None else [f"accuracy {100 * score['macro']:.1f} % (mean over tasks)"]
         said += [f"loss of open-ended answers {score['text_loss']:.3f}"] if open_ended else []
         bar.write(f"stage {progress.stage}, epoch {progress.epoch}: validation {', '.join(said)}")
@@ -506,14 +496,6 @@ class Trainer:
 
     def _write_log(self, folder: Path) -> None:
         write_text(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self.log))
-
-    def _push(self, repository: str) -> None:
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        api.create_repo(repository, exist_ok=True)
-        url = api.upload_folder(repo_id=repository, folder_path=self.folder / "best")
-        self.accelerator.print(f"published: {url}")
 
     # ---------------------------------------------------------------- stopping and going on
     @contextmanager
@@ -566,7 +548,6 @@ class Trainer:
     def _save(self, model, optimizer) -> None:
         """Write a checkpoint: what was trained, the optimizer's state, random states, and the progress."""
         progress, accelerator = self.progress, self.accelerator
-        progress.log_lines = len(self.log)
         weights = self._trained_weights(model)
         moments = get_optimizer_state_dict(model, optimizer.optimizer, options=_WHOLE)
         random_states = {"cpu": torch.get_rng_state()}
@@ -628,9 +609,10 @@ def answers_of_tasks(questions: list[Question]) -> dict[str, set]:
     return answers
 
 
-def _simple(settings):
+def _simple(settings: dict) -> dict:
     """Settings as trackers take them."""
-    return ((name, value if isinstance(value, (int, float, str, bool)) else str(value)) for name, value in settings)
+    plain = (int, float, str, bool)
+    return {name: value if isinstance(value, plain) else str(value) for name, value in flat(settings).items()}
 
 
 def build_processor(model: ModelSettings) -> GazeQwenProcessor:
