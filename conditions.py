@@ -1,6 +1,8 @@
 """What an evaluated model is told of the gaze: whose, and how. Controls that show whether gaze made the difference."""
 
+import hashlib
 import random
+import re
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
@@ -13,8 +15,11 @@ from .streamgaze import Question
 from .video_gazeqwen import Clip
 
 CHANNELS = ("model", "text", "overlay", "saliency")
+DRAWN = frozenset({"overlay", "saliency"})
 SOURCES = ("own", "zero", "shuffled", "shifted")
 WORDS = (*CHANNELS, "gaze", "none", *SOURCES[1:], "text_only")
+
+_NOISE = re.compile(r"noise([1-9]\d?|100)")  # in percent
 
 # StreamGaze's overlay, radii in frame widths: a green disc of 8 pixels and a red ring of 100 on a frame of 640.
 _DISC, _RING, _LINE = 8 / 640, 0.156, 2 / 640
@@ -30,35 +35,60 @@ class Condition:
     and ring on the frames; `saliency`, a heat map on them; `none`. Without `model` the adapter is off, so that the
     base model answers. Whose gaze: the question's own; `zero`, recorded but without a fixation; `shuffled`, that of
     another question of the same task about another video, moved so that both questions' times agree; `shifted`, the
-    own, moved around the clip by half its length. `text_only`: no video at all.
+    own, moved around the clip by half its length. How exactly: `noise5`, with normal noise of 5 % of the frame (any
+    whole percent from 1 to 100). `text_only`: no video at all.
     """
 
     name: str
     channels: frozenset = frozenset({"model"})
     source: str = "own"
+    noise: float = 0.0
     text_only: bool = False
 
     @classmethod
     def parse(cls, name: str) -> "Condition":
         words = name.split("+")
-        unknown = sorted(set(words) - set(WORDS))
+        noises = [int(match[1]) for match in map(_NOISE.fullmatch, words) if match]
+        unknown = sorted({word for word in words if word not in WORDS and not _NOISE.fullmatch(word)})
         if unknown:
-            raise ValueError(f"condition {name!r}: unknown words {unknown}, expected some of {WORDS} joined by +")
+            raise ValueError(
+                f"condition {name!r}: unknown words {unknown}, expected some of {WORDS} and noise1 to noise100, "
+                "joined by +"
+            )
         channels = {"model" if word == "gaze" else word for word in words if word in (*CHANNELS, "gaze")}
         sources = [word for word in words if word in SOURCES]
         alone = [word for word in words if word in ("none", "text_only")]
-        if len(sources) > 1 or (alone and len(words) > 1) or len(set(words)) < len(words):
+        if max(len(sources), len(noises)) > 1 or (alone and len(words) > 1) or len(set(words)) < len(words):
             raise ValueError(
-                f"condition {name!r}: expected one source of {SOURCES[1:]} at most, and 'none' and 'text_only' alone"
+                f"condition {name!r}: expected one source of {SOURCES[1:]} and one noise at most, and 'none' and "
+                "'text_only' alone"
             )
         if alone:
-            return cls(name, frozenset(), "own", alone == ["text_only"])
-        return cls(name, frozenset(channels or {"model"}), (sources or ["own"])[0])
+            return cls(name, frozenset(), text_only=alone == ["text_only"])
+        return cls(name, frozenset(channels or {"model"}), (sources or ["own"])[0], sum(noises) / 100)
 
     @property
     def draws(self) -> bool:
-        """Whether pixels change, so that nothing of the frozen networks can be taken from a cache."""
-        return bool(self.channels & {"overlay", "saliency"})
+        """Whether frames are changed."""
+        return bool(self.channels & DRAWN)
+
+    def drawing(self, scanpath: Scanpath | None) -> "Drawing | None":
+        """What is drawn on the clip of a question that is given this scanpath."""
+        return Drawing(self.channels & DRAWN, scanpath) if self.draws and scanpath is not None else None
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Gaze on the frames of a clip: a scanpath, by the `channels` `overlay` and `saliency`."""
+
+    channels: frozenset
+    scanpath: Scanpath
+
+    @property
+    def digest(self) -> str:
+        """Of all that the drawn pixels depend on beside the clip."""
+        looks = repr((sorted(self.channels), _DISC, _RING, _LINE, _SALIENCY_SIGMA, _SALIENCY_OPACITY))
+        return hashlib.sha256(looks.encode() + np.ascontiguousarray(self.scanpath.table).tobytes()).hexdigest()
 
 
 def gaze_of(
@@ -67,14 +97,27 @@ def gaze_of(
     """For each question: the video whose gaze is given, and that scanpath; (None, None) where none is."""
     if not condition.channels:
         return [(None, None)] * len(questions)
-    if condition.source == "shuffled":
-        return _shuffled(questions, seed)
+    given = _shuffled(questions, seed) if condition.source == "shuffled" else _own(questions, condition.source)
+    if condition.noise:
+        given = [
+            (of, None if scanpath is None else noisy(scanpath, condition.noise, _generator(seed, question)))
+            for question, (of, scanpath) in zip(questions, given, strict=True)
+        ]
+    return given
+
+
+def _generator(seed: int, question: Question) -> np.random.Generator:
+    """Random numbers for one question: the same in whichever batch, process, and order of options."""
+    return np.random.default_rng([seed, *hashlib.sha256(question.key.encode()).digest()])
+
+
+def _own(questions: list[Question], source: str) -> list[tuple[str | None, Scanpath | None]]:
     given = []
     for question in questions:
         scanpath = question.scanpath
-        if scanpath is not None and condition.source == "zero":
+        if scanpath is not None and source == "zero":
             scanpath = Scanpath.from_array(np.zeros((0, 4)))
-        elif scanpath is not None and condition.source == "shifted":
+        elif scanpath is not None and source == "shifted":
             scanpath = moved_around(scanpath, question.start_s, question.end_s)
         given.append((None if scanpath is None else question.video_name, scanpath))
     return given
@@ -96,6 +139,13 @@ def _shuffled(questions: list[Question], seed: int) -> list[tuple[str, Scanpath]
         donor = draw.choice(donors)
         given.append((donor.video_name, moved(donor.scanpath, question.end_s - donor.end_s)))
     return given
+
+
+def noisy(scanpath: Scanpath, noise: float, rng: np.random.Generator) -> Scanpath:
+    """With normal noise on x and y, its standard deviation `noise` of the frame's width and height; times stay."""
+    table = scanpath.table.copy()
+    table[:, :2] = np.clip(table[:, :2] + rng.normal(0, noise, (len(table), 2)), 0, 1)
+    return Scanpath(table, scanpath.ids)
 
 
 def moved(scanpath: Scanpath, by_s: float) -> Scanpath:
@@ -168,4 +218,15 @@ def _with_heat(frame: np.ndarray, seen: Scanpath) -> np.ndarray:
     return (frame * (1 - opacity) + colored * opacity).round().astype(np.uint8)
 
 
-__all__ = ["CHANNELS", "WORDS", "Condition", "draw_gaze", "gaze_in_words", "gaze_of", "moved", "moved_around"]
+__all__ = [
+    "CHANNELS",
+    "WORDS",
+    "Condition",
+    "Drawing",
+    "draw_gaze",
+    "gaze_in_words",
+    "gaze_of",
+    "moved",
+    "moved_around",
+    "noisy",
+]

@@ -28,8 +28,10 @@ class Task:
     """
     `window_s`: how far before the question a clip begins; None: at the video's start (StreamGaze's protocol).
     `asks_about_fixation_at_query`: questions are stamped with the rounded start of the fixation that they ask about,
-    so that next to nothing of it lies before the query (`Scanpath.snap`). Object transition prediction is stamped so
-    too, but with the start of the fixation that is the answer: that one must stay unseen.
+    so that next to nothing of it lies before the query (`Scanpath.snap`). Test points of gaze-triggered alerts are
+    floored to whole seconds: the positive one at the object's first fixation is cut up to 1 s before that fixation
+    begins. Object transition prediction is stamped so too, but with the start of the fixation that is the answer: that
+    one must stay unseen.
     """
 
     abbreviation: str
@@ -49,7 +51,7 @@ TASKS = {
     "present_object_attribute_recognition": Task("OAR", "present", 60.0, 1419, True),
     "present_object_identification_easy": Task("OI-E", "present", 60.0, 1487, True),
     "present_object_identification_hard": Task("OI-H", "present", 60.0, 1005, True),
-    "proactive_gaze_triggered_alert": Task("GTA", "proactive", None, 283),
+    "proactive_gaze_triggered_alert": Task("GTA", "proactive", None, 283, True),
     "proactive_object_appearance_alert": Task("OAA", "proactive", None, 1865),
 }
 VIDEOS_IN_RELEASE = 285
@@ -98,6 +100,15 @@ class Question:
     def snapped(self) -> bool:
         """Whether the question asks about the fixation that begins at its query time."""
         return task_info(self.task).asks_about_fixation_at_query
+
+    def seen(self, scanpath: Scanpath | None, step_spans_s, snap_s: float) -> Scanpath | None:
+        """
+        A scanpath as the question sees it, whatever the gaze is given by: where it asks about the fixation that begins
+        at its query time, snapped within `snap_s` (0: not). `step_spans_s` (T, 2): the temporal steps of its clip.
+        """
+        if scanpath is None or not self.snapped or not snap_s:
+            return scanpath
+        return scanpath.snap(float(step_spans_s[-1, 1]), float(step_spans_s[-1, 0]), snap_s)
 
     @property
     def key(self) -> str:
