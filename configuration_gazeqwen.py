@@ -7,7 +7,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from .video_encoders_gazeqwen import load_video_encoder_config, video_encoder_config
 
 GAZE_ENCODINGS = ("foveated", "coord_pe", "heatmap_decay", "heatmap_duration")
-RESAMPLER_TYPES = ("attention", "heatmap_vector")
+RESAMPLER_TYPES = ("attention", "heatmap_vector", "none")
 FIXATION_WEIGHTINGS = ("share", "centre")
 
 
@@ -26,7 +26,8 @@ class GazeQwenConfig(PreTrainedConfig):
         video_encoder_name_or_path: Hub id or folder of a V-JEPA 2.1 encoder (see `convert.py`), or of a DINOv2 as timm
             publishes it (`timm/vit_base_patch14_dinov2.lvd142m`), with its `video_encoder_revision`.
         resampler_type: `"attention"`, the resampler, or `"heatmap_vector"`, the baseline without one: a heatmap times
-            one learned vector per layer.
+            one learned vector per layer; or `"none"`: no residuals and no video encoder. With LoRA this is the control
+            of which gaze only switches LoRA on, whatever the scanpath holds; without, the base model.
         gaze_encoding: `"foveated"`, position-aware, or `"coord_pe"`, the paper's equation 2, or its Table 2's
             `"heatmap_decay"` and `"heatmap_duration"`. Foveated is the default because equation 2 adds the same
             vector to every visual key, so that gaze cannot favour the tokens near the fixation.
@@ -113,6 +114,11 @@ class GazeQwenConfig(PreTrainedConfig):
             )
             self.injection_layers = layers
 
+    @property
+    def has_resampler(self) -> bool:
+        """Whether there are residuals, which need the video encoder."""
+        return self.resampler_type != "none"
+
     def load_backbone_config(self) -> PreTrainedConfig:
         """The base model's config, read by id and revision the first time."""
         if self.backbone_config is None:
@@ -134,7 +140,12 @@ class GazeQwenConfig(PreTrainedConfig):
         return self.video_encoder_config
 
     def resolved_injection_layers(self) -> list[int]:
-        """`injection_layers`, or the default four for the base model's depth; refuses layers it does not have."""
+        """
+        `injection_layers`, or the default four for the base model's depth; refuses layers it does not have. None
+        without a resampler.
+        """
+        if not self.has_resampler:
+            return []
         depth = self.load_backbone_config().get_text_config().num_hidden_layers
         layers = self.injection_layers
         if layers is None:

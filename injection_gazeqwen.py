@@ -87,27 +87,30 @@ def check_frames(pixel_values: torch.Tensor, grids: torch.Tensor, frames_per_ste
 
 
 def check_gaze_inputs(
-    grids: torch.Tensor, feature_dim: int, frames_per_step: int, given: dict[str, torch.Tensor | None]
+    grids: torch.Tensor, feature_dim: int | None, frames_per_step: int, given: dict[str, torch.Tensor | None]
 ) -> None:
-    """Raise ValueError unless the gaze inputs fit the (V, 3) token grids, naming what is there and expected."""
+    """
+    Raise ValueError unless the gaze inputs fit the (V, 3) token grids, naming what is there and expected. A model
+    without a video encoder, `feature_dim` None, needs no features of it.
+    """
     videos, steps, tokens = len(grids), int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max())
     scanpaths, spans = given["scanpaths"], given["step_spans_s"]
     pixels, features = given["video_encoder_pixel_values"], given["video_encoder_features"]
     if spans is None:
         raise ValueError("scanpaths need step_spans_s (videos, T, 2), the seconds that each temporal step spans")
-    if features is None and pixels is None:
+    if features is None and pixels is None and feature_dim is not None:
         raise ValueError("scanpaths need video_encoder_pixel_values or video_encoder_features")
     for name, value in given.items():
         if value is not None and len(value) != videos:
             raise ValueError(f"{name} has {len(value)} rows, expected one for each of the {videos} videos")
     expected = {"scanpaths": (videos, "F", 4), "step_spans_s": (videos, steps, 2)}
-    if features is not None:
+    if features is not None and feature_dim is not None:
         expected["video_encoder_features"] = (videos, steps, tokens, feature_dim)
     for name, shape in expected.items():
         got = tuple(given[name].shape)
         if len(got) != len(shape) or any(size not in ("F", found) for size, found in zip(shape, got, strict=True)):
             raise ValueError(f"{name} is {got}, expected {shape} for the token grids {grids.tolist()}")
-    if features is None:
+    if features is None and pixels is not None:
         check_frames(pixels, grids, frames_per_step)
     for name in ("scanpaths", "step_spans_s"):
         if given[name].dtype not in (torch.float32, torch.float64):

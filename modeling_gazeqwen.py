@@ -44,6 +44,7 @@ _AUTO_KEYWORDS = ("_from_auto", "_commit_hash", "adapter_kwargs", "trust_remote_
 class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """
     `backbone` (an untouched Qwen2.5-VL), `video_encoder` and `resampler`. The first two are frozen and never saved.
+    With `resampler_type` `none` there is no `video_encoder` (None), and `resampler` is empty.
 
     Built from a bare config, backbone and encoder have random weights; `from_pretrained` loads a trained adapter and
     both by id and revision; `from_base` starts a new adapter on them. Without gaze (`scanpaths=None`) the model is
@@ -68,9 +69,11 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.resampler = build_resampler(config)
         self.post_init()
         self.backbone = backbone if backbone is not None else _backbone_class(config)(config.load_backbone_config())
-        self.video_encoder = video_encoder or build_video_encoder(config.load_video_encoder_config())
         self.backbone.requires_grad_(False)
-        self.video_encoder.requires_grad_(False).eval()
+        self.video_encoder = None
+        if config.has_resampler:
+            self.video_encoder = video_encoder or build_video_encoder(config.load_video_encoder_config())
+            self.video_encoder.requires_grad_(False).eval()
         self.generation_config = self.backbone.generation_config
         self._gaze_enabled = True
         self._lora_merged = False
@@ -93,18 +96,21 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def from_base(
         cls,
         base_model: str,
-        video_encoder: str,
+        video_encoder: str | None = None,
         base_model_revision: str | None = None,
         video_encoder_revision: str | None = None,
         dtype: torch.dtype | str = "auto",
         base_kwargs: dict | None = None,
         **config_kwargs,
     ) -> "GazeQwenForConditionalGeneration":
-        """A new adapter on a base model and a video encoder, each a Hub id or a folder; the rest configures gaze."""
+        """
+        A new adapter on a base model and a video encoder, each a Hub id or a folder; the rest configures gaze. With
+        `resampler_type="none"` no video encoder is needed.
+        """
         config = GazeQwenConfig(
             base_model_name_or_path=absolute_if_folder(base_model),
             base_model_revision=base_model_revision,
-            video_encoder_name_or_path=absolute_if_folder(video_encoder),
+            video_encoder_name_or_path=absolute_if_folder(video_encoder) if video_encoder else None,
             video_encoder_revision=video_encoder_revision,
             **config_kwargs,
         )
@@ -119,15 +125,16 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
             **hub_kwargs,
             **base_kwargs,
         )
-        video_encoder = load_video_encoder(
-            config.video_encoder_name_or_path,
-            config.load_video_encoder_config(),
-            config.video_encoder_revision or "main",
-            dtype,
-            **hub_kwargs,
-        )
+        video_encoder = None
+        if config.has_resampler:
+            video_encoder = load_video_encoder(
+                config.video_encoder_name_or_path,
+                config.load_video_encoder_config(),
+                config.video_encoder_revision or "main",
+                dtype,
+                **hub_kwargs,
+            ).to(backbone.device)
         model = cls(config, backbone=backbone, video_encoder=video_encoder)
-        model.video_encoder.to(backbone.device)
         model.resampler.to(backbone.device)
         return model.eval()
 
@@ -191,7 +198,8 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         if self._lora_merged:
             raise ValueError("LoRA was merged into the base weights, which are not saved: save before merge_lora()")
-        for name in ("base_model_name_or_path", "video_encoder_name_or_path"):
+        parts = ("base_model_name_or_path", "video_encoder_name_or_path")
+        for name in parts if self.config.has_resampler else parts[:1]:
             if getattr(self.config, name) is None:
                 raise ValueError(
                     f"config.{name} is None: base weights are not saved, so give the id or folder to load them from"
@@ -202,6 +210,8 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         whole = {f"resampler.{name}": value for name, value in self.resampler.state_dict().items()}
         whole.update({name: value for name, value in (state_dict or {}).items() if name in whole})
         super().save_pretrained(save_directory, state_dict=whole, **kwargs)
+        if not whole:  # LoRA alone: transformers writes no file of no tensors, and loading is to find one
+            save_file({}, Path(save_directory) / "model.safetensors", metadata={"format": "pt"})
         folder = Path(save_directory) / LORA_FOLDER
         shutil.rmtree(folder, ignore_errors=True)  # LoRA of an earlier save here would be loaded with these weights
         if self.has_lora:
@@ -371,6 +381,8 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         The frozen `video_encoder_features` (V, T, H*W, D_v) of `video_encoder_pixel_values` (V, F, 3, S, S), to be
         computed once and given instead of the pixels.
         """
+        if self.video_encoder is None:
+            raise ValueError("this model has no video encoder: its resampler_type is 'none'")
         grids = self.token_grids(video_grid_thw)
         check_frames(video_encoder_pixel_values, grids, self._frames_per_step)
         return self._encode_video(video_encoder_pixel_values, grids)
@@ -413,7 +425,8 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
             raise ValueError(
                 f"the prompts hold {int(is_video.sum())} video tokens, video_grid_thw stands for {int(sizes.sum())}"
             )
-        check_gaze_inputs(grids, self.video_encoder.config.hidden_size, self._frames_per_step, gaze)
+        feature_dim = None if self.video_encoder is None else self.video_encoder.config.hidden_size
+        check_gaze_inputs(grids, feature_dim, self._frames_per_step, gaze)
         has = gaze["has_scanpath"]
         has = torch.ones(len(grids), dtype=torch.bool) if has is None else has
         has = has.to(input_ids.device).bool()
@@ -426,6 +439,8 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         rows[is_video] = rows_of_tokens(grids, has)
         gate[(rows >= 0).any(-1)] = 1
         gate = None if gate.all() else gate
+        if not self.config.has_resampler:
+            return GazeInjection(rows, gate)
 
         device = self.resampler.amplitude.device
         if features is None:

@@ -144,7 +144,8 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         A batch from prompts and processed clips (`process_clip`), one scanpath per clip. Scanpaths are cut to their
         clip; `snap_s` says for each whether the fixation that begins within so many seconds of the clip's end is
         brought into view (`Scanpath.snap`; 0: not). A clip may hold `video_encoder_features` (T, N, D_v) in place of
-        `video_encoder_pixel_values`, and `video_embeds` (T*N, D) in place of `pixel_values_videos`.
+        `video_encoder_pixel_values`, or neither for a model without a video encoder, and `video_embeds` (T*N, D) in
+        place of `pixel_values_videos`.
         """
         merge = self.video_processor.merge_size**2
         counts = [int(clip["video_grid_thw"].prod()) // merge for clip in clips]
@@ -189,8 +190,9 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         data["scanpath_mask"] = _stack_padded([torch.ones(len(table), dtype=torch.bool) for table in tables])
         data["has_scanpath"] = torch.tensor([scanpath is not None for scanpath in scanpaths])
         data["step_spans_s"] = _stack_padded([clip["step_spans_s"] for clip in clips])
-        name = "video_encoder_features" if "video_encoder_features" in clips[0] else "video_encoder_pixel_values"
-        data[name] = _stack_padded([clip[name] for clip in clips])
+        for name in ("video_encoder_features", "video_encoder_pixel_values"):
+            if name in clips[0]:
+                data[name] = _stack_padded([clip[name] for clip in clips])
         return GazeQwenInputs(data)
 
     def __call__(

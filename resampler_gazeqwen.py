@@ -445,8 +445,10 @@ class GazeResampler(_Residuals):
         return weights * present[:, None]
 
 
-def build_resampler(config) -> _Residuals:
-    """The module that `config.resampler_type` names."""
+def build_resampler(config) -> nn.Module:
+    """The module that `config.resampler_type` names; for `none` one that is empty."""
+    if not config.has_resampler:
+        return nn.Module()
     return {"attention": GazeResampler, "heatmap_vector": HeatmapVector}[config.resampler_type](config)
 
 
