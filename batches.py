@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .clip_cache import ClipCache
-from .conditions import Condition, draw_gaze, gaze_in_words
+from .conditions import Condition, Drawing, gaze_in_words, gaze_of, noisy
 from .processing_gazeqwen import GazeQwenInputs
 from .scanpath_gazeqwen import Scanpath
 from .streamgaze import Question, chat_message
@@ -44,21 +44,22 @@ def answer_tokens(tokenizer, answers: list[str]) -> list[int]:
 class Augmentation:
     """
     Of scanpaths in training: normal noise on x and y, `noise` of the frame's size, and each fixation left out with
-    probability `dropout`, one at least kept. Neither is in the paper; the reference code has .02 and .1.
+    probability `dropout`, one at least kept. Neither is in the paper; the reference code has .02 and .1. `seed`: of
+    what is drawn anew in each epoch.
     """
 
     noise: float = 0.0
     dropout: float = 0.0
+    seed: int = 0
 
     def __call__(self, scanpath: Scanpath, rng: np.random.Generator) -> Scanpath:
-        table, ids = scanpath.table.copy(), scanpath.ids
-        if len(table) and self.noise:
-            table[:, :2] = np.clip(table[:, :2] + rng.normal(0, self.noise, (len(table), 2)), 0, 1)
-        if len(table) and self.dropout:
-            kept = rng.random(len(table)) >= self.dropout
-            kept[rng.integers(len(table))] |= not kept.any()
-            table, ids = table[kept], ids[kept]
-        return Scanpath(table, ids)
+        if len(scanpath) and self.noise:
+            scanpath = noisy(scanpath, self.noise, rng)
+        if len(scanpath) and self.dropout:
+            kept = rng.random(len(scanpath)) >= self.dropout
+            kept[rng.integers(len(scanpath))] |= not kept.any()
+            scanpath = Scanpath(scanpath.table[kept], scanpath.ids[kept])
+        return scanpath
 
 
 def prompt_under(
@@ -73,41 +74,40 @@ def prompt_under(
 
 class QuestionData(torch.utils.data.Dataset):
     """
-    (index, question, the scanpath given for it, its clip) by index. Decoding happens here, in the loader's workers.
-    `scanpaths` default to the questions' own; `condition` says how they are given.
+    (index, question, the scanpath given for it as it sees it, its clip) by index: here, in the loader's workers, clips
+    are decoded, and gaze is snapped once for all that it is given by. `condition` says whose gaze is given, and how;
+    `seed` draws what of it is random. `scanpaths_of`: the videos whose `scanpaths` are given.
     """
 
     def __init__(
         self,
         cache: ClipCache,
         questions: list[Question],
-        scanpaths: list[Scanpath | None] | None = None,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
         condition: Condition = OWN_GAZE,
+        seed: int = 0,
+        augmentation: Augmentation | None = None,
     ):
-        self.cache, self.questions, self.augmentation, self.seed = cache, questions, augmentation, seed
-        self.condition = condition
-        self.scanpaths = [question.scanpath for question in questions] if scanpaths is None else scanpaths
+        self.cache, self.questions, self.condition, self.augmentation = cache, questions, condition, augmentation
+        given = gaze_of(condition, questions, seed)
+        self.scanpaths_of, self.scanpaths = [of for of, _ in given], [scanpath for _, scanpath in given]
         self.epoch = 0
+
+    @property
+    def drawings(self) -> list[Drawing | None]:
+        """What is drawn on each question's clip, for `ClipCache.fill`."""
+        return [self.condition.drawing(scanpath) for scanpath in self.scanpaths]
 
     def __len__(self) -> int:
         return len(self.questions)
 
-    def __getitem__(self, index: int) -> tuple[int, Question, Scanpath | None, dict]:
-        question, scanpath = self.questions[index], self.scanpaths[index]
-        if scanpath is not None and self.augmentation is not None:
-            scanpath = self.augmentation(scanpath, np.random.default_rng([self.seed, self.epoch, index]))
-        return index, question, scanpath, self._clip(question, scanpath)
-
-    def _clip(self, question: Question, scanpath: Scanpath | None) -> dict | None:
-        condition, processor = self.condition, self.cache.processor
-        if condition.text_only:
-            return None
-        if not condition.draws or scanpath is None:
-            return self.cache.read(question)
-        clip = processor.read_clip(question.video, question.start_s, question.end_s)
-        return processor.process_clip(draw_gaze(clip, scanpath, condition.channels), "model" in condition.channels)
+    def __getitem__(self, index: int) -> tuple[int, Question, Scanpath | None, dict | None]:
+        question, scanpath, augmentation = self.questions[index], self.scanpaths[index], self.augmentation
+        if self.condition.text_only:
+            return index, question, None, None
+        if scanpath is not None and augmentation is not None:
+            scanpath = augmentation(scanpath, np.random.default_rng([augmentation.seed, self.epoch, index]))
+        clip = self.cache.read(question, self.condition.drawing(scanpath))
+        return index, question, question.seen(scanpath, clip["step_spans_s"], self.cache.processor.snap_s), clip
 
     def collate(self, samples: list[tuple]) -> Batch:
         """A batch of samples, all open-ended or none."""
@@ -123,7 +123,6 @@ class QuestionData(torch.utils.data.Dataset):
             )
             for prompt, _ in asked
         ]
-        snap_s = [processor.snap_s if question.snapped else 0.0 for question in questions]
         labels = None
         if questions[0].answer_text is not None:
             texts, labels = self._with_answers(texts, questions)
@@ -131,7 +130,7 @@ class QuestionData(torch.utils.data.Dataset):
             inputs = processor.collate(texts, [], padding_side="left")
         else:
             for_model = scanpaths if "model" in self.condition.channels else None
-            inputs = processor.collate(texts, clips, for_model, padding_side="left", snap_s=snap_s)
+            inputs = processor.collate(texts, clips, for_model, padding_side="left")
         if labels is not None and not torch.equal(
             inputs["input_ids"][:, -labels.shape[1] :][labels != -100], labels[labels != -100]
         ):

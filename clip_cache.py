@@ -1,9 +1,10 @@
 """
 Frozen work done once: per clip, what the frozen networks make of it, on disk.
 
-An entry is one safetensors file, named by the clip's content (blocks of the video file, window) in a folder named by
-what makes the numbers (weights of the frozen networks, sampling, sizes). So a changed video, encoder or setting is
-another name, never a stale entry; several processes may fill the same folder; a truncated file is found and redone.
+An entry is one safetensors file, named by the clip's content (blocks of the video file, window, and gaze where it is
+drawn on the frames) in a folder named by what makes the numbers (weights of the frozen networks, sampling, sizes). So
+a changed video, scanpath, encoder or setting is another name, never a stale entry; several processes may fill the same
+folder; a truncated file is found and redone.
 """
 
 import functools
@@ -12,7 +13,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
+from .conditions import Drawing, draw_gaze
 from .runs import loader_of, write_json, write_tensors
 from .streamgaze import Question
 from .video_gazeqwen import Clip, sample_times, video_size
@@ -30,6 +32,9 @@ from .video_gazeqwen import Clip, sample_times, video_size
 # What is kept: nothing; the video encoder's features; or these and the base model's video embeddings, after which no
 # video has to be decoded any more.
 CACHE_KINDS = ("none", "features", "embeddings")
+
+# A question about a clip, and what is drawn on the clip.
+AskedClip = tuple[Question, Drawing | None]
 
 _FORMAT = 1  # part of the folder's name: raised when entries are made in another way
 _BLOCKS, _BLOCK_BYTES = 16, 1 << 16
@@ -78,13 +83,22 @@ class CacheSize:
 class ClipCache:
     """
     Reads a question's clip as the processor's `process_clip` does, frozen results included. Holds no model, so that
-    loader workers can have it. `fill` computes what is missing, and has to come first.
+    loader workers can have it. `fill` computes what is missing, and has to come first. Where no video encoder is run
+    (`for_video_encoder` False) nothing is made for it, so that `features` are nothing to keep.
     """
 
-    def __init__(self, processor, kind: str = "none", settings: dict | None = None, root: str | Path | None = None):
+    def __init__(
+        self,
+        processor,
+        kind: str = "none",
+        settings: dict | None = None,
+        root: str | Path | None = None,
+        for_video_encoder: bool = True,
+    ):
         if kind not in CACHE_KINDS:
             raise ValueError(f"cache: got {kind!r}, expected one of {CACHE_KINDS}")
-        self.processor, self.kind = processor, kind
+        self.kind = kind = "none" if kind == "features" and not for_video_encoder else kind
+        self.processor, self.for_video_encoder = processor, for_video_encoder
         self.settings = settings or {}
         digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
         self.folder = Path(root or default_cache_folder()) / f"{kind}-{digest[:16]}"
@@ -94,35 +108,49 @@ class ClipCache:
         """The cache that fits a model and a processor."""
         settings = {
             "format": _FORMAT,
-            "video_encoder": digest_of_weights(model.video_encoder),
-            "video_encoder_size": processor.video_encoder_size,
             "num_frames": processor.num_frames,
             "fps": processor.fps,
             "max_frames": processor.max_frames,
             "video_processor": json.loads(processor.video_processor.to_json_string()),
         }
+        if model.video_encoder is not None:
+            settings["video_encoder"] = digest_of_weights(model.video_encoder)
+            settings["video_encoder_size"] = processor.video_encoder_size
         if kind == "embeddings":
             settings["vision"] = digest_of_weights(model.backbone.model.visual)
-        return cls(processor, kind, settings, root)
+        return cls(processor, kind, settings, root, model.video_encoder is not None)
 
-    def path(self, question: Question) -> Path:
+    def path(self, question: Question, drawing: Drawing | None = None) -> Path:
+        """Of the entry of the question's clip, with what is drawn on it."""
         stat = question.video.stat()
         content = _digest_of_content(str(question.video), stat.st_size, stat.st_mtime_ns)
-        clip = f"{content} {question.start_s!r} {question.end_s!r}"
+        clip = f"{content} {question.start_s!r} {question.end_s!r}{self._drawn(question, drawing)}"
         return self.folder / f"{hashlib.sha256(clip.encode()).hexdigest()[:32]}.safetensors"
 
-    def read(self, question: Question) -> dict[str, torch.Tensor]:
-        """What `GazeQwenProcessor.collate` takes for the question's clip."""
+    def _drawn(self, question: Question, drawing: Drawing | None) -> str:
+        """What tells clips of equal frames apart: all that what is drawn follows from, without decoding."""
+        return "" if drawing is None else f" {drawing.digest} {float(question.snapped * self.processor.snap_s)}"
+
+    def read(self, question: Question, drawing: Drawing | None = None) -> dict[str, torch.Tensor]:
+        """What `GazeQwenProcessor.collate` takes for the question's clip, with what is drawn on it."""
         if self.kind == "embeddings":
-            return self._entry(question)
-        clip = self.processor.read_clip(question.video, question.start_s, question.end_s)
-        processed = self.processor.process_clip(clip, for_video_encoder=self.kind == "none")
+            return self._entry(question, drawing)
+        processed = self.process(question, drawing, self.kind == "none" and self.for_video_encoder)
         if self.kind == "features":
-            processed["video_encoder_features"] = self._entry(question)["video_encoder_features"]
+            processed["video_encoder_features"] = self._entry(question, drawing)["video_encoder_features"]
         return processed
 
-    def _entry(self, question: Question) -> dict[str, torch.Tensor]:
-        path = self.path(question)
+    def process(self, question: Question, drawing: Drawing | None, for_video_encoder: bool) -> dict[str, torch.Tensor]:
+        """The clip decoded, drawn on with the gaze that the question sees, and processed."""
+        processor = self.processor
+        clip = processor.read_clip(question.video, question.start_s, question.end_s)
+        if drawing is not None:
+            spans_s = clip.step_spans_s(processor.video_processor.temporal_patch_size)
+            clip = draw_gaze(clip, question.seen(drawing.scanpath, spans_s, processor.snap_s), drawing.channels)
+        return processor.process_clip(clip, for_video_encoder)
+
+    def _entry(self, question: Question, drawing: Drawing | None) -> dict[str, torch.Tensor]:
+        path = self.path(question, drawing)
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:
@@ -138,19 +166,33 @@ class ClipCache:
             path.unlink(missing_ok=True)
             return False
 
-    def missing(self, questions: Iterable[Question]) -> list[Question]:
-        """One question for each clip that has no whole entry; truncated entries are removed."""
+    def missing(self, clips: Iterable[AskedClip]) -> list[AskedClip]:
+        """Those of the clips, each once, that have no whole entry; truncated entries are removed."""
         if self.kind == "none":
             return []
-        return [question for question in _one_per_clip(questions) if not self._is_whole(self.path(question))]
+        return [clip for clip in self._each_once(clips) if not self._is_whole(self.path(*clip))]
 
-    def size(self, questions: Iterable[Question], feature_dim: int, hidden: int, bytes_per_value: int) -> CacheSize:
-        """Of the entries of the questions' clips; the values are `bytes_per_value` long."""
-        clips = _one_per_clip(questions)
-        sizes = {video: video_size(video) for video in {question.video for question in clips}}
+    def _each_once(self, clips: Iterable[AskedClip]) -> list[AskedClip]:
+        shown = {}
+        for question, drawing in clips:
+            window = question.start_s, question.end_s
+            shown[question.video, window, self._drawn(question, drawing)] = question, drawing
+        return list(shown.values())
+
+    def size(
+        self,
+        questions: Sequence[Question],
+        feature_dim: int,
+        hidden: int,
+        bytes_per_value: int,
+        drawings: Sequence[Drawing | None] | None = None,
+    ) -> CacheSize:
+        """Of the entries of the questions' clips, with what is drawn on them; values are `bytes_per_value` long."""
+        clips = self._each_once(_asked(questions, drawings))
+        sizes = {video: video_size(video) for video in {question.video for question, _ in clips}}
         tokens_of = {size: self._tokens_per_step(*size) for size in set(sizes.values())}
         steps = tokens = 0
-        for question in clips:
+        for question, _ in clips:
             mine = self.num_frames(question) // 2
             steps, tokens = steps + mine, tokens + mine * tokens_of[sizes[question.video]]
         values = {"none": 0, "features": feature_dim, "embeddings": feature_dim + hidden}[self.kind]
@@ -172,23 +214,27 @@ class ClipCache:
         self,
         accelerator: Accelerator,
         model,
-        questions: Iterable[Question],
+        questions: Sequence[Question],
         batch_size: int = 8,
         num_workers: int = 0,
+        drawings: Sequence[Drawing | None] | None = None,
     ) -> int:
-        """Compute what is missing, shared among the processes. Returns how many clips were missing."""
-        missing = self.missing(questions)
+        """
+        Compute what is missing of the questions' clips, with what is drawn on them, shared among the processes.
+        Returns how many clips were missing.
+        """
+        missing = self.missing(_asked(questions, drawings))
         accelerator.wait_for_everyone()  # all have looked before any writes
         if not missing:
             return 0
         if accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / "settings.json", self.settings)
-            hidden, width = model.backbone.config.text_config.hidden_size, model.video_encoder.config.hidden_size
-            size, free = (
-                self.size(missing, width, hidden, model.video_encoder.dtype.itemsize),
-                shutil.disk_usage(self.folder).free,
-            )
+            hidden = model.backbone.config.text_config.hidden_size
+            width = model.video_encoder.config.hidden_size if self.for_video_encoder else 0
+            asked, drawn = zip(*missing, strict=True)
+            size = self.size(asked, width, hidden, model.dtype.itemsize, drawn)
+            free = shutil.disk_usage(self.folder).free
             accelerator.print(f"cache of {self.kind}: {size} to compute into {self.folder} ({_size(free)} free)")
             if size.bytes > free:
                 raise OSError(
@@ -200,8 +246,8 @@ class ClipCache:
         with tqdm(total=len(mine), desc="clips", unit="clip", disable=not accelerator.is_main_process) as bar:
             for batch in loader:
                 entries = self._encode(model, [clip for _, clip in batch])
-                for (question, _), entry in zip(batch, entries, strict=True):
-                    write_tensors(self.path(question), entry)
+                for (asked, _), entry in zip(batch, entries, strict=True):
+                    write_tensors(self.path(*asked), entry)
                 bar.update(len(batch))
         accelerator.wait_for_everyone()
         return len(missing)
@@ -210,12 +256,12 @@ class ClipCache:
         """The entries of some clips, the frozen networks run on all of them together."""
         grids = torch.stack([clip["video_grid_thw"] for clip in clips]).to(model.device)
         token_grids = model.token_grids(grids)
-        frames = torch.nn.utils.rnn.pad_sequence([clip.pop("video_encoder_pixel_values") for clip in clips], True)
-        features = model.encode_video(frames.to(model.device), grids).cpu()
-        entries = []
-        for clip, row, (steps, height, width) in zip(clips, features, token_grids.tolist(), strict=True):
-            kept = {name: value for name, value in clip.items() if name != "pixel_values_videos"}
-            entries.append({**kept, "video_encoder_features": row[:steps, : height * width].clone()})
+        entries = [{name: value for name, value in clip.items() if "pixel_values" not in name} for clip in clips]
+        if self.for_video_encoder:
+            frames = torch.nn.utils.rnn.pad_sequence([clip["video_encoder_pixel_values"] for clip in clips], True)
+            features = model.encode_video(frames.to(model.device), grids).cpu()
+            for entry, row, (steps, height, width) in zip(entries, features, token_grids.tolist(), strict=True):
+                entry["video_encoder_features"] = row[:steps, : height * width].clone()
         if self.kind == "embeddings":
             pixels = torch.cat([clip["pixel_values_videos"] for clip in clips]).to(model.device)
             embeds = model.embed_video(pixels, grids).cpu().split(token_grids.prod(-1).tolist())
@@ -225,21 +271,20 @@ class ClipCache:
 
 
 class _Clips(torch.utils.data.Dataset):
-    """(question, everything the frozen networks need), decoded in loader workers."""
+    """(clip, everything the frozen networks need), decoded in loader workers."""
 
-    def __init__(self, cache: ClipCache, questions: list[Question]):
-        self.cache, self.questions = cache, questions
+    def __init__(self, cache: ClipCache, clips: list[AskedClip]):
+        self.cache, self.clips = cache, clips
 
     def __len__(self) -> int:
-        return len(self.questions)
+        return len(self.clips)
 
-    def __getitem__(self, index: int) -> tuple[Question, dict]:
-        question, processor = self.questions[index], self.cache.processor
-        return question, processor.process_clip(processor.read_clip(question.video, question.start_s, question.end_s))
+    def __getitem__(self, index: int) -> tuple[AskedClip, dict]:
+        return self.clips[index], self.cache.process(*self.clips[index], self.cache.for_video_encoder)
 
 
-def _one_per_clip(questions: Iterable[Question]) -> list[Question]:
-    return list({(question.video, question.start_s, question.end_s): question for question in questions}.values())
+def _asked(questions: Sequence[Question], drawings: Sequence[Drawing | None] | None) -> list[AskedClip]:
+    return list(zip(questions, drawings or [None] * len(questions), strict=True))
 
 
 def _size(count: float) -> str:

@@ -5,7 +5,8 @@ Evaluate a trained GazeQwen, or any video-text model, with controls that show wh
     accelerate launch eval.py --model Qwen/Qwen2.5-VL-7B-Instruct --data data/streamgaze --gaze none overlay text ...
 
 Conditions (`--gaze`, words joined by +, see conditions.py): `gaze`, each question with its own scanpath; `none`,
-without gaze, which is the base model; `zero`, `shuffled`, `shifted`; `text`, `overlay`, `saliency`; `text_only`.
+without gaze, which is the base model; `zero`, `shuffled`, `shifted`; `noise5` and other percents; `text`, `overlay`,
+`saliency`; `text_only`. All see the same snapped gaze (`--snap_s`), other models too.
 
 A run that was stopped goes on when the same command is given again; each question is asked exactly once.
 """
@@ -17,7 +18,13 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from gazeqwen.clip_cache import CACHE_KINDS
-from gazeqwen.evaluation import CONDITIONS, PredictionFile, accuracy_table, largest_logit_difference
+from gazeqwen.evaluation import (
+    CONDITIONS,
+    PredictionFile,
+    accuracy_table,
+    largest_logit_difference,
+    load_predictions,
+)
 from gazeqwen.evaluation_run import evaluate, load_evaluated
 from gazeqwen.runs import clear_errors, provenance, write_json
 from gazeqwen.scoring import SCORERS
@@ -53,11 +60,13 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--cache_dir", help="where it is kept (default: ~/.cache/gazeqwen)")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--seed", type=int, default=0, help="of the shuffling and of the bootstrap")
+    parser.add_argument("--seed", type=int, default=0, help="of the shuffling, the noise and the bootstrap")
     parser.add_argument("--name", help="what the run is called in reports (default: the model)")
     parser.add_argument("--output", help="write scores and every setting as JSON, and predictions beside it")
     parser.add_argument("--restart", action="store_true", help="leave what an earlier run answered")
-    parser.add_argument("--compare", help="predictions (.jsonl) of train.py: fail unless `gaze` gives the same logits")
+    parser.add_argument(
+        "--compare", help="predictions (.jsonl) of train.py: fail unless it gives the same logits (--seed: its)"
+    )
     return parser.parse_args()
 
 
@@ -65,6 +74,9 @@ def main() -> None:
     args, accelerator, started = arguments(), Accelerator(), time.time()
     questions = load_questions(args.data, args.split, args.tasks, args.config, args.without_gaze)
     evaluated = load_evaluated(args, accelerator)
+    args.gaze = list(args.gaze or evaluated.default_conditions)
+    if args.compare:
+        compared, saved = load_predictions(args.compare, args.gaze)
     settings = evaluated.settings(args, questions)
     file = None
     if args.output:
@@ -74,7 +86,7 @@ def main() -> None:
         accelerator.wait_for_everyone()
     scores, predictions = evaluate(accelerator, evaluated, questions, args, file)
     if args.compare:
-        difference, count = largest_logit_difference(args.compare, predictions["gaze"])
+        difference, count = largest_logit_difference(args.compare, saved, predictions[compared])
         accelerator.print(f"largest difference of a logit to {args.compare}: {difference:.1e} ({count} questions)")
         if not difference <= 1e-5:
             raise SystemExit("the loaded adapter does not give the logits it was saved with")

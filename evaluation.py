@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from .batches import Batch, QuestionData
 from .clip_cache import ClipCache
-from .conditions import Condition, gaze_of
+from .conditions import Condition
 from .runs import differences, loader_of, write_json, write_text
 from .scoring import Scored, sorted_tasks
 from .streamgaze import Question, task_info
@@ -153,18 +153,14 @@ def predict(
     Predictions for all questions with options, in their order, on every process. `cache` has been filled. With a
     `file`, what it holds is not asked again, and what is answered is in it at once.
     """
-    parsed = Condition.parse(condition)
-    gaze = gaze_of(parsed, questions, seed)
-    data = QuestionData(cache, questions, [scanpath for _, scanpath in gaze], condition=parsed)
+    data = QuestionData(cache, questions, Condition.parse(condition), seed)
 
     def answers(batch: Batch) -> list[dict]:
         logits = option_logits(model, batch.inputs.to(accelerator.device), batch.answer_tokens)
         return [{"logits": row[: len(q.options)]} for q, row in zip(batch.questions, logits.tolist(), strict=True)]
 
     model.eval()
-    return answer_all(
-        accelerator, data, answers, condition, [of for of, _ in gaze], batch_size, num_workers, between_batches, file
-    )
+    return answer_all(accelerator, data, answers, condition, batch_size, num_workers, between_batches, file)
 
 
 def answer_all(
@@ -172,13 +168,15 @@ def answer_all(
     data,
     answers: Callable[[Batch], list[dict]],
     condition: str,
-    scanpaths_of: list[str | None],
     batch_size: int,
     num_workers: int = 0,
     between_batches: Callable[[], None] = lambda: None,
     file: PredictionFile | None = None,
 ) -> list[Prediction]:
-    """`predict` for any `data` whose batches have `indices` and `questions`, and any function that answers them."""
+    """
+    `predict` for any `data` with `questions` and `scanpaths_of`, whose batches have `indices` and `questions`, and any
+    function that answers them.
+    """
     questions, known = data.questions, {}
     if file is not None:
         condition = file.condition or condition
@@ -210,7 +208,7 @@ def answer_all(
                         list(question.options),
                         order=question.order,
                         condition=condition,
-                        scanpath_of=scanpaths_of[index],
+                        scanpath_of=data.scanpaths_of[index],
                         time_s=question.end_s,
                         **answer,
                     )
@@ -246,13 +244,15 @@ def text_loss(
     model,
     cache: ClipCache,
     questions: list[Question],
-    batch_size: int,
+    condition: str = "gaze",
+    batch_size: int = 8,
+    seed: int = 0,
     num_workers: int = 0,
     between_batches: Callable[[], None] = lambda: None,
 ) -> float:
-    """Mean over open-ended questions of their answers' loss per token, with their own gaze."""
+    """Mean over open-ended questions of their answers' loss per token."""
     model.eval()
-    data, mine = QuestionData(cache, questions), []
+    data, mine = QuestionData(cache, questions, Condition.parse(condition), seed), []
     batches = batches_of(questions, batch_size)[accelerator.process_index :: accelerator.num_processes]
     for batch in loader_of(data, batch_sampler=batches, collate_fn=data.collate, num_workers=num_workers):
         batch.inputs.to(accelerator.device)
@@ -287,12 +287,22 @@ def save_predictions(path, predictions: list[Prediction]) -> None:
     write_text(path, "".join(map(_line, predictions)))
 
 
-def largest_logit_difference(path, predictions: list[Prediction]) -> tuple[float, int]:
-    """Compare with saved predictions of the same questions: (largest difference of a logit, number of questions)."""
+def load_predictions(path, conditions: list[str]) -> tuple[str, list[Prediction]]:
+    """The predictions that `save_predictions` wrote, and their condition; ValueError if that is none of these."""
     saved = [Prediction(**json.loads(line)) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    found = sorted({prediction.condition for prediction in saved})
+    if len(found) != 1 or found[0] not in conditions:
+        raise ValueError(f"{path}: holds predictions under {found}, expected one of those evaluated: {conditions}")
+    return found[0], saved
+
+
+def largest_logit_difference(path, saved: list[Prediction], predictions: list[Prediction]) -> tuple[float, int]:
+    """Between predictions of the same questions, the saved ones those at `path`: (it, number of questions)."""
     before, now = {p.key: p for p in saved}, {p.key: p for p in predictions}
     if set(before) != set(now):
         left_out, others = len(set(before) - set(now)), len(set(now) - set(before))
         raise ValueError(f"{path}: {left_out} of its questions were not asked, {others} others were")
+    if any(before[key].scanpath_of != now[key].scanpath_of for key in before):
+        raise ValueError(f"{path}: gaze of other videos was given; the seed has to be that of the recipe")
     differences = [abs(a - b) for key in before for a, b in zip(before[key].logits, now[key].logits, strict=True)]
     return max(differences), len(before)

@@ -49,10 +49,14 @@ class EvaluatedAdapter:
             self.cache.fill(accelerator, self.model, questions, args.batch_size, args.num_workers)
 
     def predict(self, accelerator, questions, condition: str, args, file) -> list[Prediction]:
+        parsed, cache = Condition.parse(condition), self.cache
+        if parsed.draws:  # clips that are shown in this evaluation alone are not kept
+            encoded = cache.for_video_encoder and "model" in parsed.channels
+            cache = ClipCache(self.processor, for_video_encoder=encoded)
         return predict(
             accelerator,
             self.model,
-            self.cache,
+            cache,
             questions,
             condition,
             args.batch_size,
@@ -72,13 +76,14 @@ class EvaluatedBaseline:
             args.model, args.revision, args.dtype, device_map={"": accelerator.device}
         )
         self.sampling = {"num_frames": args.num_frames, "fps": args.fps, "max_frames": args.max_frames or 64}
-        self.prompt_style = args.prompt_style or "streamgaze"
+        self.prompt_style, self.snap_s = args.prompt_style or "streamgaze", args.snap_s or 0.0
 
     def settings(self, args, questions: list[Question]) -> dict:
         sampling = types.SimpleNamespace(
             **self.sampling, prompt_style=self.prompt_style, video_processor=self.baseline.processor.video_processor
         )
-        return _settings(args, questions, sampling, self.baseline.model.dtype) | {"scoring": args.scoring}
+        own = {"scoring": args.scoring, "snap_s": self.snap_s}
+        return _settings(args, questions, sampling, self.baseline.model.dtype) | own
 
     def prepare(self, accelerator, conditions: list[Condition], questions: list[Question], args) -> None:
         given = [condition.name for condition in conditions if "model" in condition.channels]
@@ -90,8 +95,7 @@ class EvaluatedBaseline:
 
     def predict(self, accelerator, questions, condition: str, args, file) -> list[Prediction]:
         parsed = Condition.parse(condition)
-        gaze = gaze_of(parsed, questions, args.seed)
-        data = BaselineData(questions, [scanpath for _, scanpath in gaze], parsed, self.prompt_style, self.sampling)
+        data = BaselineData(questions, parsed, args.seed, self.snap_s, self.prompt_style, self.sampling)
 
         def answers(batch: BaselineBatch) -> list[dict]:
             if args.scoring == "generate":
@@ -99,9 +103,7 @@ class EvaluatedBaseline:
             rows = self.baseline.scores(batch.items).tolist()
             return [{"logits": row[: len(q.options)]} for q, row in zip(batch.questions, rows, strict=True)]
 
-        return answer_all(
-            accelerator, data, answers, condition, [of for of, _ in gaze], args.batch_size, args.num_workers, file=file
-        )
+        return answer_all(accelerator, data, answers, condition, args.batch_size, args.num_workers, file=file)
 
 
 @dataclass
@@ -114,21 +116,24 @@ class BaselineBatch:
 class BaselineData(torch.utils.data.Dataset):
     """Questions as other models are asked: decoded clips, with gaze drawn on them or told in the prompt."""
 
-    def __init__(self, questions, scanpaths, condition: Condition, prompt_style: str, sampling: dict):
-        self.questions, self.scanpaths, self.condition = questions, scanpaths, condition
+    def __init__(self, questions, condition: Condition, seed: int, snap_s: float, prompt_style: str, sampling: dict):
+        self.questions, self.condition, self.snap_s = questions, condition, snap_s
         self.prompt_style, self.sampling = prompt_style, sampling
+        given = gaze_of(condition, questions, seed)
+        self.scanpaths_of, self.scanpaths = [of for of, _ in given], [scanpath for _, scanpath in given]
 
     def __len__(self) -> int:
         return len(self.questions)
 
     def __getitem__(self, index: int) -> tuple[int, Question, BaselineItem]:
         question, scanpath, condition = self.questions[index], self.scanpaths[index], self.condition
-        prompt, answers = prompt_under(condition, question, scanpath, self.prompt_style)
         clip = None
         if not condition.text_only:
             clip = read_clip(question.video, question.start_s, question.end_s, **self.sampling)
+            scanpath = question.seen(scanpath, clip.step_spans_s(), self.snap_s)  # steps as Qwen2.5-VL has them
             if condition.draws and scanpath is not None:
                 clip = draw_gaze(clip, scanpath, condition.channels)
+        prompt, answers = prompt_under(condition, question, scanpath, self.prompt_style)
         return index, question, BaselineItem(clip, prompt, answers)
 
     def collate(self, samples: list[tuple]) -> BaselineBatch:
@@ -137,6 +142,8 @@ class BaselineData(torch.utils.data.Dataset):
 
 def load_evaluated(args, accelerator: Accelerator) -> EvaluatedAdapter | EvaluatedBaseline:
     """The model of `eval.py`'s arguments: an adapter, or a baseline."""
+    if args.snap_s is not None and not args.snap_s >= 0:
+        raise ValueError(f"--snap_s: got {args.snap_s}, expected 0 or more seconds")
     kind = EvaluatedAdapter if is_gazeqwen(args.model, args.revision) else EvaluatedBaseline
     return kind(args, accelerator)
 
@@ -165,7 +172,7 @@ def evaluate(
     condition is asked with several orders of the options; its scores are those of the order of the data, and
     `options_permuted` says how the others did.
     """
-    names = list(args.gaze or evaluated.default_conditions)
+    names = args.gaze
     conditions = [Condition.parse(name) for name in names]
     if len(set(names)) < len(names):
         raise ValueError(f"conditions {names}, expected each once")

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 
-from .batches import EpochBatches
+from .batches import EpochBatches, QuestionData
 from .clip_cache import CacheSize, ClipCache
+from .conditions import Condition
 from .configuration_gazeqwen import GazeQwenConfig
 from .modeling_gazeqwen import GazeQwenForConditionalGeneration
 from .streamgaze import Question, chat_message, load_questions
@@ -129,12 +130,14 @@ def plan(recipe: Recipe, num_processes: int = 1) -> Plan:
     }
     training, everything = splits[data.train_split], [question for each in splits.values() for question in each]
 
-    cache = ClipCache(processor, data.cache)
+    cache = ClipCache(processor, data.cache, for_video_encoder=model.config.has_resampler)
+    gaze = Condition.parse(data.gaze)
+    drawings = [d for questions in splits.values() for d in QuestionData(cache, questions, gaze, recipe.seed).drawings]
     frames = [cache.num_frames(question) for question in everything]
     tokens = _video_tokens(cache, everything, frames)
     largest = max(range(len(everything)), key=tokens.__getitem__)
     longest = ClipShape(frames[largest], tokens[largest], _text_tokens(processor, everything))
-    hidden, width = model.config.get_text_config().hidden_size, model.video_encoder.config.hidden_size
+    hidden = model.config.get_text_config().hidden_size
 
     stages = {}
     for number, stage in ((1, recipe.stage1), (2, recipe.stage2)):
@@ -167,8 +170,8 @@ def plan(recipe: Recipe, num_processes: int = 1) -> Plan:
         longest=longest,
         mean_frames=sum(frames) / len(frames),
         mean_video_tokens=sum(tokens) / len(tokens),
-        cache_kind=data.cache,
-        cache=cache.size(everything, width, hidden, _dtype(recipe, model).itemsize),
+        cache_kind=cache.kind,
+        cache=cache.size(everything, _feature_dim(model), hidden, _dtype(recipe, model).itemsize, drawings),
         memory=estimate_memory(recipe, model, longest),
     )
 
@@ -189,16 +192,15 @@ def config_of(recipe: Recipe) -> GazeQwenConfig:
     config = GazeQwenConfig(
         base_model_name_or_path=model.base_model,
         base_model_revision=model.base_model_revision,
-        video_encoder_name_or_path=model.video_encoder,
+        video_encoder_name_or_path=model.video_encoder or None,
         video_encoder_revision=model.video_encoder_revision,
         **dataclasses.asdict(recipe.adapter),
     )
-    for name, value, load in (
-        ("model.base_model", model.base_model, config.load_backbone_config),
-        ("model.video_encoder", model.video_encoder, config.load_video_encoder_config),
-    ):
-        with _reading(name, value):
-            load()
+    with _reading("model.base_model", model.base_model):
+        config.load_backbone_config()
+    if config.has_resampler:
+        with _reading("model.video_encoder", model.video_encoder):
+            config.load_video_encoder_config()
     return config
 
 
@@ -222,8 +224,13 @@ def parameter_counts(model) -> dict[str, int]:
     }
 
 
-def _count(module: torch.nn.Module) -> int:
-    return sum(value.numel() for value in module.parameters())
+def _count(module: torch.nn.Module | None) -> int:
+    return 0 if module is None else sum(value.numel() for value in module.parameters())
+
+
+def _feature_dim(model) -> int:
+    """Width of the video encoder's features; 0 for a model without."""
+    return 0 if model.video_encoder is None else model.video_encoder.config.hidden_size
 
 
 def _trained(model, stage: int) -> int:
@@ -278,7 +285,8 @@ def estimate_memory(recipe: Recipe, model, clip: ClipShape) -> dict[str, Memory]
       its pixels in float32, and once more in b.
     - residuals, float32 values: features N W (W: their width), the resampler's N l (d + k (2 blocks + 1)) and
       T l 16 k d blocks (l resamplers, k latents of width d), and T k D per injection layer; `heatmap_vector`: N, and
-      T D per injection layer. Beside these b D per video token and injection layer: what is added is kept.
+      T D per injection layer. Beside these b D per video token and injection layer: what is added is kept. Without a
+      resampler none of it.
     - activations for backward: one layer keeps `kept` = 8 D + b (2 Q + 2 K + 3 I) per position: the norms' inputs in
       float32; queries, keys, values, result; the feed-forward's gate, its activation and the other factor. Frozen
       linear layers keep nothing. With LoRA 8 D + 8 rank more (its input in float32, for q and v). With padding
@@ -296,19 +304,21 @@ def estimate_memory(recipe: Recipe, model, clip: ClipShape) -> dict[str, Memory]
     Not counted: the accelerator's context, the allocator's gaps, buffers of several processes.
     """
     dtype, embedded = _dtype(recipe, model), recipe.data.cache == "embeddings"
-    featured = recipe.data.cache != "none"
+    encoded = model.video_encoder is not None
+    featured = recipe.data.cache != "none" and encoded
+    frames = encoded and not featured  # the video encoder runs in training
     sizes = _Sizes(recipe, model, clip, dtype.itemsize)
     weights = {"base model": _base_bytes(recipe, model, dtype), "video encoder": sizes.b * _count(model.video_encoder)}
     batch, evaluation_batch = recipe.batch_size, recipe.evaluation_batch_size
     phases = {}
-    if featured:
+    if embedded or featured:
         phases["filling the cache"] = Memory(
             {
                 **weights,
                 "trained": 4 * _count(model.resampler),
-                "inputs": sizes.inputs(evaluation_batch, pixels=embedded, frames=True),
+                "inputs": sizes.inputs(evaluation_batch, pixels=embedded, frames=encoded),
             },
-            sizes.towers(evaluation_batch, vision=embedded, video_encoder=True),
+            sizes.towers(evaluation_batch, vision=embedded, video_encoder=encoded),
         )
     for number, stage in ((1, recipe.stage1), (2, recipe.stage2)):
         if stage.epochs:
@@ -316,13 +326,13 @@ def estimate_memory(recipe: Recipe, model, clip: ClipShape) -> dict[str, Memory]
                 {
                     **weights,
                     "trained": _BYTES_PER_TRAINED * _trained(model, number),
-                    "inputs": sizes.inputs(batch, pixels=not embedded, frames=not featured),
+                    "inputs": sizes.inputs(batch, pixels=not embedded, frames=frames),
                     "residuals": sizes.residuals(batch),
                     "activations for backward": sizes.activations(batch, number),
                 },
                 {
                     "decoder": sizes.decoder(batch, number, recipe.gradient_checkpointing),
-                    **sizes.towers(batch, vision=not embedded, video_encoder=not featured),
+                    **sizes.towers(batch, vision=not embedded, video_encoder=frames),
                 },
             )
     last = 2 if recipe.stage2.epochs else 1
@@ -330,13 +340,13 @@ def estimate_memory(recipe: Recipe, model, clip: ClipShape) -> dict[str, Memory]
         {
             **weights,
             "trained": _BYTES_PER_TRAINED * _trained(model, last),
-            "inputs": sizes.inputs(evaluation_batch, pixels=not embedded, frames=not featured),
+            "inputs": sizes.inputs(evaluation_batch, pixels=not embedded, frames=frames),
             "residuals": sizes.residuals(evaluation_batch),
             "keys and values": sizes.keys_and_values(evaluation_batch),
         },
         {
             "decoder": sizes.decoder(evaluation_batch, last, False),
-            **sizes.towers(evaluation_batch, vision=not embedded, video_encoder=not featured),
+            **sizes.towers(evaluation_batch, vision=not embedded, video_encoder=frames),
         },
     )
     return phases
@@ -366,7 +376,7 @@ class _Sizes:
         self.steps = clip.frames / self.vision.temporal_patch_size
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         self.queries, self.keys = head * text.num_attention_heads, head * text.num_key_value_heads
-        self.width = model.video_encoder.config.hidden_size
+        self.width = _feature_dim(model)
 
     def kept(self, batch: int, stage: int) -> float:
         """Bytes that one decoder layer with a graph keeps per position."""
@@ -386,7 +396,8 @@ class _Sizes:
 
     def decoder(self, batch: int, stage: int, checkpointed: bool) -> float:
         working = batch * self.length * self.kept(batch, stage) * (2 if checkpointed else 1)
-        working += batch * self.clip.video_tokens * (8 + self.b) * self.text.hidden_size
+        if self.model.config.has_resampler:
+            working += batch * self.clip.video_tokens * (8 + self.b) * self.text.hidden_size
         if batch > 1:
             working += batch * self.length**2 * (self.b + 1)
         if self.recipe.model.load_in_4bit:
@@ -407,6 +418,8 @@ class _Sizes:
 
     def residuals(self, batch: int) -> float:
         config, tokens, steps = self.model.config, self.clip.video_tokens, self.steps
+        if not config.has_resampler:
+            return 0.0
         layers, hidden = len(config.resolved_injection_layers()), self.text.hidden_size
         added = self.b * layers * tokens * hidden
         if config.resampler_type == "heatmap_vector":
@@ -421,12 +434,14 @@ class _Sizes:
         patch = (
             self.b * (6 * self.vision.hidden_size + 3 * self.vision.intermediate_size) + 16 * self.vision.hidden_size
         )
-        side = self.recipe.model.video_encoder_size
-        tokens = math.prod(self.model.video_encoder.token_grid(self.clip.frames, side, side))
-        encoder = (14 * self.b + 8) * self.width * tokens + 4 * self.width * self.clip.video_tokens
+        encoder = 0.0
+        if video_encoder:
+            side = self.recipe.model.video_encoder_size
+            tokens = math.prod(self.model.video_encoder.token_grid(self.clip.frames, side, side))
+            encoder = (14 * self.b + 8) * self.width * tokens + 4 * self.width * self.clip.video_tokens
         return {
             "vision tower": float(vision * batch * self._patches() * patch),
-            "video encoder": float(video_encoder * batch * encoder),
+            "video encoder": float(batch * encoder),
         }
 
     def _patches(self) -> int:

@@ -29,6 +29,7 @@ from transformers import BitsAndBytesConfig, get_cosine_schedule_with_warmup
 
 from .batches import Augmentation, Batch, EpochBatches, QuestionData
 from .clip_cache import CACHE_KINDS, ClipCache
+from .conditions import Condition
 from .evaluation import option_logits, predict, save_predictions, text_loss, text_losses, trained_counts
 from .figures import draw_curves
 from .modeling_gazeqwen import GazeQwenForConditionalGeneration
@@ -52,7 +53,7 @@ from .streamgaze import PROMPT_STYLES, Question, load_questions
 class ModelSettings:
     """
     The frozen models, and how clips, gaze and questions are put to them (see GazeQwenProcessor). `load_in_4bit` needs
-    bitsandbytes: the base model in NF4, what is computed in bfloat16.
+    bitsandbytes: the base model in NF4, what is computed in bfloat16. Without a resampler there is no `video_encoder`.
     """
 
     base_model: str = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -73,7 +74,10 @@ class ModelSettings:
 
 @dataclass
 class AdapterSettings:
-    """What is trained and how gaze enters: the arguments of GazeQwenConfig."""
+    """
+    What is trained and how gaze enters: the arguments of GazeQwenConfig. `resampler_type: none`: LoRA alone, so that
+    only stage 2 can be run.
+    """
 
     resampler_type: str = "attention"
     gaze_encoding: str = "foveated"
@@ -92,8 +96,10 @@ class AdapterSettings:
 class DataSettings:
     """
     `dataset`: a folder that `gazeqwen.streamgaze build` wrote, or an id on the Hub; `config` names its split scheme.
-    `without_gaze`: see `load_questions`. `cache`: `none`, `features` or `embeddings`, see clip_cache.py.
-    `balance_tasks`, `scanpath_noise`, `fixation_dropout`: see batches.py.
+    `without_gaze`: see `load_questions`. `gaze`: the condition to train and validate under, which says whose gaze is
+    given and how, see conditions.py; `model` has to be among its channels. What of it is random is drawn once, by the
+    recipe's seed. `cache`: `none`, `features` or `embeddings`, see clip_cache.py. `balance_tasks`, `scanpath_noise`,
+    `fixation_dropout`: see batches.py.
     """
 
     dataset: str = ""
@@ -102,6 +108,7 @@ class DataSettings:
     validation_split: str = "validation"
     tasks: list | None = None
     without_gaze: str = "error"
+    gaze: str = "gaze"
     cache: str = "features"
     cache_dir: str | None = None
     num_workers: int = 2
@@ -171,9 +178,37 @@ class Recipe:
                 raise ValueError(f"data.{name}: got {getattr(self.data, name)}, expected 0 or more")
         if self.stage1.epochs + self.stage2.epochs < 1:
             raise ValueError("stage1.epochs and stage2.epochs are both 0: nothing to train")
-        for name, value in (("model.video_encoder", self.model.video_encoder), ("data.dataset", self.data.dataset)):
-            if not value:
-                raise ValueError(f"{name} is empty, expected an id or a folder")
+        self._check_gaze()
+        if self.adapter.resampler_type == "none":
+            if self.stage1.epochs:
+                raise ValueError(
+                    f"stage1.epochs: got {self.stage1.epochs}, expected 0: with adapter.resampler_type 'none' stage 1 "
+                    "has nothing to train; stage 2 trains LoRA"
+                )
+            if self.compile:
+                raise ValueError("compile: there is no resampler to compile, adapter.resampler_type is 'none'")
+        elif not self.model.video_encoder:
+            raise ValueError("model.video_encoder is empty, expected an id or a folder")
+        if not self.data.dataset:
+            raise ValueError("data.dataset is empty, expected an id or a folder")
+
+    def _check_gaze(self) -> None:
+        data = self.data
+        try:
+            condition = Condition.parse(data.gaze)
+        except ValueError as error:
+            raise ValueError(f"data.gaze: {error}") from None
+        if "model" not in condition.channels:
+            instead = f"{data.gaze}+model" if condition.channels else "gaze"
+            raise ValueError(
+                f"data.gaze: {data.gaze!r} gives the adapter no gaze, so that it is off and nothing can be trained: "
+                f"write {instead!r}"
+            )
+        if condition.draws and data.cache != "none" and (data.scanpath_noise or data.fixation_dropout):
+            raise ValueError(
+                f"data.gaze: {data.gaze!r} draws scanpaths, and data.scanpath_noise and data.fixation_dropout change "
+                "them in each epoch, so that no clip can be kept: leave these out, or set data.cache to 'none'"
+            )
 
 
 # What may differ when a run goes on: none of it changes what is computed.
@@ -273,6 +308,7 @@ class Trainer:
                 warnings.warn(
                     f"{data.dataset}: every question of {task} to train on has the same answer", stacklevel=2
                 )
+        self.condition = Condition.parse(data.gaze)
         self.processor = build_processor(recipe.model)
         self.model = GazeQwenForConditionalGeneration.from_base(
             recipe.model.base_model,
@@ -310,12 +346,17 @@ class Trainer:
             if self.progress.finished:
                 self.accelerator.print(f"{self.folder}: this run is finished; choose another output_dir, or --restart")
                 return self.progress.best
+        asked = [
+            QuestionData(self.cache, questions, self.condition, recipe.seed)
+            for questions in (self.questions, *by_kind(self.validation))
+        ]
         self.cache.fill(
             self.accelerator,
             self.model,
-            self.questions + self.validation,
+            [question for part in asked for question in part.questions],
             recipe.evaluation_batch_size,
             data.num_workers,
+            [drawing for part in asked for drawing in part.drawings],
         )
         if recipe.tracker:
             self.accelerator.init_trackers("tracker", config=_simple(self.settings))
@@ -342,8 +383,9 @@ class Trainer:
         data = QuestionData(
             self.cache,
             self.questions,
-            augmentation=Augmentation(recipe.data.scanpath_noise, recipe.data.fixation_dropout),
-            seed=recipe.seed + number,
+            self.condition,
+            recipe.seed,
+            Augmentation(recipe.data.scanpath_noise, recipe.data.fixation_dropout, recipe.seed + number),
         )
         batches = EpochBatches(
             self.questions,
@@ -452,25 +494,20 @@ class Trainer:
 
     def _validate(self, model, bar) -> None:
         recipe, progress = self.recipe, self.progress
-        with_options = [question for question in self.validation if question.answer_text is None]
-        open_ended = [question for question in self.validation if question.answer_text is not None]
-        batch_size, workers = recipe.evaluation_batch_size, recipe.data.num_workers
+        with_options, open_ended = by_kind(self.validation)
         score, predictions = {"macro": None}, []
+        asked = {
+            "condition": self.condition.name,
+            "batch_size": recipe.evaluation_batch_size,
+            "seed": recipe.seed,
+            "num_workers": recipe.data.num_workers,
+            "between_batches": self._stop_if_told,
+        }
         if with_options:
-            predictions = predict(
-                self.accelerator,
-                self.model,
-                self.cache,
-                with_options,
-                batch_size=batch_size,
-                num_workers=workers,
-                between_batches=self._stop_if_told,
-            )
+            predictions = predict(self.accelerator, self.model, self.cache, with_options, **asked)
             score = {name: value for name, value in scored(predictions).items() if name in ("tasks", "macro")}
         if open_ended:
-            score["text_loss"] = text_loss(
-                self.accelerator, self.model, self.cache, open_ended, batch_size, workers, self._stop_if_told
-            )
+            score["text_loss"] = text_loss(self.accelerator, self.model, self.cache, open_ended, **asked)
         figures = {f"validation_{name}": score[name] for name in ("macro", "text_loss") if score.get(name) is not None}
         self.log.append({"stage": progress.stage, "epoch": progress.epoch, "step": progress.steps, **figures})
         if recipe.tracker:
@@ -599,6 +636,12 @@ _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_
 def _merit(score: dict) -> float:
     """What the best epoch has most of: accuracy; where no question has options, the lowest loss."""
     return score["macro"] if score["macro"] is not None else -score["text_loss"]
+
+
+def by_kind(questions: list[Question]) -> tuple[list[Question], list[Question]]:
+    """Questions with options, and open-ended ones: they are asked apart."""
+    with_options = [question for question in questions if question.answer_text is None]
+    return with_options, [question for question in questions if question.answer_text is not None]
 
 
 def answers_of_tasks(questions: list[Question]) -> dict[str, set]:

@@ -161,7 +161,8 @@ def test_every_condition_reaches_the_model(loaded, toy_processor, toy_data, tmp_
     cache.fill(Accelerator(), loaded, questions)
     names = ("gaze", "none", "zero", "shuffled", "shifted", "text", "overlay", "saliency", "text_only")
     for name in (*names, "overlay+shuffled", "overlay+model"):
-        predictions = predict(Accelerator(), loaded, cache, questions, name)
+        drawn = Condition.parse(name).draws
+        predictions = predict(Accelerator(), loaded, ClipCache(toy_processor) if drawn else cache, questions, name)
         found[name] = [prediction.logits for prediction in predictions]
         assert [prediction.key for prediction in predictions] == [question.key for question in questions]
         assert {prediction.condition for prediction in predictions} == {name}
@@ -170,7 +171,8 @@ def test_every_condition_reaches_the_model(loaded, toy_processor, toy_data, tmp_
             assert (found[first] == found[second]) == (first == second), (first, second)
     with loaded.gaze_disabled():  # without the channel `model` the adapter is off, exactly
         for name in ("none", "text", "overlay", "saliency", "text_only"):
-            again = predict(Accelerator(), loaded, cache, questions, name)
+            drawn = Condition.parse(name).draws
+            again = predict(Accelerator(), loaded, ClipCache(toy_processor) if drawn else cache, questions, name)
             assert [prediction.logits for prediction in again] == found[name], name
 
 
