@@ -18,12 +18,19 @@ _GAZE_COLOR, _PATH_COLOR = "#ff2d55", "#ffd60a"
 
 
 def draw_scanpath(
-    path, clip: Clip, scanpath: Scanpath, weights: np.ndarray, title: str = "", columns: int = 5
+    path,
+    clip: Clip,
+    scanpath: Scanpath,
+    weights: np.ndarray,
+    title: str = "",
+    columns: int = 5,
+    attention: np.ndarray | None = None,
 ) -> None:
     """
     Write a PNG with one panel per temporal step: the step's last frame and the fixations that count in it.
     `scanpath` (F fixations) is cut to the clip; `weights` (T, F) says how much each counts in each step. A disc
-    carries the fixation's number, its opacity shows the weight; the thin line leads from the previous fixation.
+    carries the fixation's number, its opacity shows the weight; the thin line leads from the previous fixation. Where
+    `attention` (T, H, W), on the grid of visual tokens, is low, the frame is dark.
     """
     spans = clip.step_spans_s()
     if weights.shape != (len(spans), len(scanpath)):
@@ -42,7 +49,7 @@ def draw_scanpath(
             axis.axis("off")
         radius, edge = 0.04 * math.hypot(width, height), "white"
         for step, (axis, frame) in enumerate(zip(axes, frames, strict=False)):
-            axis.imshow(frame)
+            axis.imshow(frame if attention is None else _lit(frame, attention[step]))
             counted = np.flatnonzero(weights[step] > 0)
             shares = ", ".join(f"#{scanpath.ids[index]}: {100 * weights[step, index]:.0f} %" for index in counted)
             when = f"{_clock(spans[step, 0])} to {_clock(spans[step, 1])}"
@@ -110,6 +117,16 @@ def save_png(figure: Figure, path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     figure.savefig(temporary, format="png", dpi=110)
     temporary.replace(path)
+
+
+def _lit(frame: np.ndarray, attention: np.ndarray) -> np.ndarray:
+    """The frame, dark where attention (H, W) is low."""
+    height, width = frame.shape[:2]
+    rows, columns = (
+        np.arange(size) * cells // size for size, cells in zip((height, width), attention.shape, strict=True)
+    )
+    light = (attention / attention.max())[rows][:, columns, None]
+    return (frame * (0.25 + 0.75 * light)).astype(np.uint8)
 
 
 def _clock(seconds: float) -> str:

@@ -409,8 +409,7 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _gaze_of_call(self, input_ids, video_grid_thw, gaze: dict[str, torch.Tensor | None]) -> GazeInjection | None:
         """What the call adds, from its `GAZE_INPUTS`; None where nothing has to be added or switched off."""
-        scanpaths, features = gaze["scanpaths"], gaze["video_encoder_features"]
-        if scanpaths is None or not self._gaze_enabled:
+        if gaze["scanpaths"] is None or not self._gaze_enabled:
             if not self.has_lora:
                 return None
             if input_ids is None:
@@ -442,6 +441,11 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if not self.config.has_resampler:
             return GazeInjection(rows, gate)
 
+        return GazeInjection(rows, gate, self.resampler.factors(*self._seen(gaze, has, gazed)))
+
+    def _seen(self, gaze: dict[str, torch.Tensor | None], has: torch.Tensor, gazed: torch.Tensor) -> tuple:
+        """What the resampler is given of the videos with a scanpath, `has` (V,), whose grids are `gazed` (V', 3)."""
+        scanpaths, features, present = (gaze[x] for x in ("scanpaths", "video_encoder_features", "scanpath_mask"))
         device = self.resampler.amplitude.device
         if features is None:
             with torch.no_grad():
@@ -449,16 +453,30 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         else:
             features = features[has].to(device)
         steps, tokens = int(gazed[:, 0].max()), int(gazed[:, 1:].prod(-1).max())
-        present = gaze["scanpath_mask"]
         present = torch.ones(scanpaths.shape[:2], dtype=torch.bool) if present is None else present
-        factors = self.resampler.factors(
+        return (
             features[:, :steps, :tokens],
             scanpaths[has].to(device),
             present[has].to(device).bool(),
             gaze["step_spans_s"][has].to(device)[:, :steps],
             gazed[:, 1:].to(device),
         )
-        return GazeInjection(rows, gate, factors)
+
+    @torch.no_grad()
+    def latent_attention(self, video_grid_thw: torch.Tensor, **inputs) -> torch.Tensor:
+        """
+        How much each latent attends to each visual token in the resampler's last block: (layers, V, T, K, H*W), layers
+        being the injection layers, or 1 if they share a resampler. Takes the inputs of `forward`, of videos that all
+        have a scanpath. With the foveated encoding the first half of the latents is foveal from the start.
+        """
+        if self.config.resampler_type != "attention":
+            raise ValueError(f"no latents: resampler_type is {self.config.resampler_type!r}, expected 'attention'")
+        gaze = {name: inputs.get(name) for name in GAZE_INPUTS}
+        grids, attention = self.token_grids(video_grid_thw), []
+        check_gaze_inputs(grids, self.video_encoder.config.hidden_size, self._frames_per_step, gaze)
+        has = torch.ones(len(grids), dtype=torch.bool)
+        self.resampler.factors(*self._seen(gaze, has, grids), attention=attention)
+        return attention[-1]
 
     @contextmanager
     def _during_call(self, injection: GazeInjection | None):

@@ -204,11 +204,12 @@ class ResamplerBlock(nn.Module):
         visual_bias: torch.Tensor,
         gaze_key: torch.Tensor | None = None,
         gaze_heat: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         `latents` (L, B or 1, K, d), `visual` (L, B, N, d), with B = V * T. `visual_bias` (L or 1, B, K or 1, N) is
         added to the latents' logits on visual tokens. `gaze_key` (L or 1, B or 1, d) is G of equation 2, the same for
-        every visual token, or times `gaze_heat` (L or 1, B, N).
+        every visual token, or times `gaze_heat` (L or 1, B, N). Returns the new latents (L, B, K, d), and how much
+        each attends to each visual token, (L, B, K, N).
         """
         query = self.query(latents)  # (L, B or 1, K, d)
         scale = 1 / math.sqrt(query.shape[-1])
@@ -223,7 +224,7 @@ class ResamplerBlock(nn.Module):
         on_visual, on_latents = weights.split([visual.shape[-2], latents.shape[-2]], dim=-1)
         latents = latents + self.value(on_visual @ visual + on_latents @ latents)
         latents = latents + self.feed_forward_down(F.gelu(self.feed_forward_up(self.feed_forward_norm(latents))))
-        return self.norm(latents)
+        return self.norm(latents), on_visual
 
 
 @dataclass
@@ -387,13 +388,15 @@ class GazeResampler(_Residuals):
         present: torch.Tensor,
         step_spans_s: torch.Tensor,
         grids: torch.Tensor,
+        attention: list[torch.Tensor] | None = None,
     ) -> ResidualFactors:
         """
         The residuals of all injection layers and videos, computed at once and kept as factors.
 
         `features` (V, T, N, D_v), `scanpaths` (V, F, 4), `present` (V, F) bool, `step_spans_s` (V, T, 2),
         `grids` (V, 2) = H, W; steps and tokens beyond a video's own are padding: never attended to, and their rows
-        mean nothing. Float32.
+        mean nothing. Float32. A list given as `attention` receives, of each block, how much the latents attend to the
+        visual tokens, (L, V, T, K, N).
         """
         self._check_dtype()
         with torch.autocast(features.device.type, enabled=False):
@@ -425,7 +428,9 @@ class GazeResampler(_Residuals):
                 if self.gaze_encoding == "foveated":
                     gain = F.softplus(self.foveal_gain[:, index])  # (L, K, S)
                     bias = mask + torch.einsum("lks,bns->lbkn", gain, heat[0])
-                latents = block(latents, visual, bias, gaze_key, gaze_heat)
+                latents, on_visual = block(latents, visual, bias, gaze_key, gaze_heat)
+                if attention is not None:
+                    attention.append(on_visual.unflatten(1, (num_videos, steps)))
 
             logits = visual @ latents.mT  # (L, V*T, N, K)
             if self.gaze_encoding == "foveated":  # queries X_i + sum_s heat_s(i) u_s

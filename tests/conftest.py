@@ -48,5 +48,5 @@ def toy_data(toy_world) -> Path:
 def toy_world(tmp_path_factory) -> Path:
     """The toy world in StreamGaze's release layout."""
     folder = tmp_path_factory.mktemp("toy") / "world"
-    generate(folder, train=8, val=4, test=4, seed=3)
+    generate(folder, train=8, val=4, test=4, seed=3, per_task=1)
     return folder

@@ -1,7 +1,7 @@
-"""The toy world: fair by construction, reproducible, in StreamGaze's layout; and its tiny backbone."""
+"""The toy world: ten tasks, fair by construction, reproducible, in StreamGaze's layout."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,17 +9,30 @@ import av
 import numpy as np
 import pytest
 import torch
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from gazeqwen.streamgaze import OPTION_LETTERS, format_question
-from gazeqwen.toyworld.backbone import ANSWER_WORDS, BACKBONE_DIR, make_backbone, save_backbone
-from gazeqwen.toyworld.generate import generate, make_entries, make_video
-from gazeqwen.toyworld.highlights import make_clip, make_question
-from gazeqwen.toyworld.measure import answer, measure
-from gazeqwen.toyworld.packing import VIDEO_TOKENS, Batches, packed_forward
-from gazeqwen.toyworld.pretrain import ALL_KINDS, Phase, train
-from gazeqwen.toyworld.questions import ATTRIBUTE, EASY, HARD, NEVER, TASKS, step_shares
-from gazeqwen.toyworld.viewer import COLUMNS
+from gazeqwen.streamgaze import TASKS as STREAMGAZE_TASKS
+from gazeqwen.streamgaze import load_questions
+from gazeqwen.streamgaze_release import build
+from gazeqwen.toyworld.generate import SPLITS, choose, entry_of, generate, make_video, ringed, ringed_frames
+from gazeqwen.toyworld.questions import (
+    EASY,
+    FAP,
+    GSM,
+    GTA,
+    HARD,
+    NFI,
+    OAA,
+    OAR,
+    OFFSETS_S,
+    OTP,
+    SNAP_S,
+    SR,
+    STEPS,
+    TASKS,
+    clip_of,
+    clock,
+)
+from gazeqwen.toyworld.viewer import COLUMNS, NOTHING
 from gazeqwen.toyworld.world import (
     CELL_PX,
     COLORS,
@@ -36,15 +49,18 @@ from gazeqwen.toyworld.world import (
 from gazeqwen.video_gazeqwen import read_frames
 
 KIND_OF = {noun: kind for kind, noun in NOUN_OF.items()}
-VIDEOS = 400
+VIDEOS = 500
+PROACTIVE = (GTA, OAA)
+OF_OBJECTS = (EASY, HARD, NFI, OTP, FAP)  # options are objects, and gaze alone tells which
 
 
 @pytest.fixture(scope="module")
 def world():
-    """400 videos without their pictures: {name: (scene, fixations, questions)} and the entries of each task."""
+    """500 recordings without their pictures, and the questions of each task: {task: [(recording, question)]}."""
     made = {f"{i}.mp4": make_video(5, "train", i) for i in range(VIDEOS)}
-    entries = make_entries(5, "train", {name: questions for name, (_, _, questions) in made.items()}, per_task=4)
-    return made, entries
+    chosen = choose(5, "train", {name: questions for name, (_, questions) in made.items()}, per_task=4)
+    recordings = {name: recording for name, (recording, _) in made.items()}
+    return recordings, {task: [(recordings[name], q) for name, q in pairs] for task, pairs in chosen.items()}
 
 
 @pytest.fixture(scope="module")
@@ -52,22 +68,13 @@ def folder(tmp_path_factory) -> Path:
     return generate(tmp_path_factory.mktemp("toy") / "a", train=3, val=1, test=2, seed=1, progress=False)
 
 
-@pytest.fixture(scope="module")
-def backbone():
-    return make_backbone(0)
+def noun_in(option: str) -> str:
+    return option.split()[-1]
 
 
-def options_of(entry: dict) -> list[str]:
-    return [option[3:] for option in entry["questions"][0]["options"]]
-
-
-def answer_of(entry: dict) -> str:
-    return options_of(entry)["ABCD".index(entry["questions"][0]["answer"])]
-
-
-def near_chance(hits: int, count: int) -> bool:
-    """Within four standard errors of 25 %."""
-    return abs(hits / count - 0.25) < 4 * (0.25 * 0.75 / count) ** 0.5
+def near_chance(hits: float, count: int, chance: float = 0.25) -> bool:
+    """Within four standard errors of chance."""
+    return abs(hits / count - chance) < 4 * (chance * (1 - chance) / count) ** 0.5
 
 
 # --- fairness --------------------------------------------------------------------------------------------------------
@@ -75,156 +82,298 @@ def near_chance(hits: int, count: int) -> bool:
 
 def test_there_are_enough_questions_of_every_task(world):
     counts = {task: len(pairs) for task, pairs in world[1].items()}
-    assert set(counts) == set(TASKS)
-    assert min(counts.values()) > 100, counts
+    assert tuple(counts) == TASKS and set(TASKS) == set(STREAMGAZE_TASKS)
+    assert min(counts.values()) > 80, counts
 
 
 def test_letters_are_balanced(world):
     for task, pairs in world[1].items():
-        letters = Counter(entry["questions"][0]["answer"] for entry, _ in pairs)
-        assert max(letters.values()) - min(letters[letter] for letter in "ABCD") <= 1, (task, letters)
+        places = Counter(q.options.index(q.answer) for _, q in pairs if q.options)
+        assert task in PROACTIVE or max(places.values()) - min(places[place] for place in range(4)) <= 1, task
 
 
-def test_identification_options_are_visible_candidates_of_the_right_likeness(world):
-    made, entries = world
-    for task in (EASY, HARD):
-        for entry, q in entries[task]:
-            scene, _, _ = made[entry["video_path"]]
-            names = {scene.objects[i].noun for i in scene.visible(q["time_s"])}
-            options = options_of(entry)
-            assert set(options) <= names and len(set(options)) == 4
-            colors, shapes = (Counter(KIND_OF[noun][i] for noun in options) for i in (0, 1))
-            if task == EASY:
-                assert len(colors) == len(shapes) == 4
-            else:
-                assert len(colors) == 1 or len(shapes) == 1
-            assert answer_of(entry) == entry["questions"][0]["object"]
+def test_options_stand_in_the_same_relation_to_each_other(world):
+    """All pairs alike in colour and shape, so that no option is the odd one out."""
+    for task in (EASY, HARD, SR):
+        for _, q in world[1][task]:
+            colors, shapes = (Counter(KIND_OF[noun][i] for noun in q.options) for i in (0, 1))
+            easy = len(colors) == len(shapes) == 4
+            hard = len(colors) == 1 or len(shapes) == 1
+            assert {EASY: easy, HARD: hard, SR: easy or hard}[task], (task, q.options)
+
+
+def test_options_are_objects_that_stayed_in_view(world):
+    for task in OF_OBJECTS:
+        for recording, q in world[1][task]:
+            of_noun = {thing.noun: thing for thing in recording.scene.objects}
+            view = clip_of(recording, task, q.time_s)
+            assert len(set(q.options)) == 4
+            assert all(of_noun[noun_in(option)].visible(view.start_s, view.time_s) for option in q.options), task
 
 
 def test_attribute_options_are_shown_by_equally_many_objects(world):
-    made, entries = world
-    for entry, q in entries[ATTRIBUTE]:
-        scene, _, _ = made[entry["video_path"]]
-        question = entry["questions"][0]
-        shown = Counter(getattr(scene.objects[i], question["attribute_type"]) for i in scene.visible(q["time_s"]))
-        counts = {shown[value] for value in options_of(entry)}
+    for recording, q in world[1][OAR]:
+        scene, attribute = recording.scene, q.extra["attribute_type"]
+        shown = Counter(getattr(scene.objects[i], attribute) for i in scene.visible(q.time_s))
+        counts = {shown[value] for value in q.options}
         assert len(counts) == 1 and counts != {0}
 
 
-def test_never_options_are_visible_equally_long_and_three_were_fixated(world):
-    made, entries = world
-    for entry, q in entries[NEVER]:
-        scene, fixations, _ = made[entry["video_path"]]
-        of_noun = {thing.noun: i for i, thing in enumerate(scene.objects)}
-        looked_at = {f.object_index for f in fixations if f.start_s < q["time_s"]}
-        for noun in options_of(entry):
-            assert scene.objects[of_noun[noun]].visible(0, q["time_s"])
-            assert (of_noun[noun] in looked_at) == (noun != answer_of(entry))
+def option_features(q, option: str) -> list[float]:
+    """What a reader of the text can see of an option: its words and their places, and how it relates to the others."""
+    words = option.replace("{", "").replace("}", "").replace(">", " ").split()
+    vector = np.zeros(3 * 34 + 12)
+    vocabulary = [*NOUN_OF.values(), *COLORS, "circle", "square", "triangle", "cross"]
+    asked = [w.strip("{},()?<>.") for w in q.question.split()]
+    for place, word in enumerate([w for w in words if w in vocabulary][:3]):
+        vector[34 * place + vocabulary.index(word)] = 1
+    others = " ".join(o for o in q.options if o != option)
+    vector[-12] = sum(word in others for word in words)
+    if words[-1] in asked:
+        vector[-11 + min(asked.index(words[-1]) % 8, 7)] = 1
+    if words[-1] in KIND_OF:
+        mine = KIND_OF[words[-1]]
+        kinds = [KIND_OF[noun_in(o.replace(">", " ").replace("{", "").replace("}", ""))] for o in q.options]
+        vector[-3] = sum(kind[0] == mine[0] for kind in kinds)
+        vector[-2] = sum(kind[1] == mine[1] for kind in kinds)
+    vector[-1] = q.options.index(option)
+    return vector
 
 
-def test_text_alone_is_at_chance(world):
-    """The best word, learned on one half of the videos, says nothing about the other half; nor does any position."""
+def fitted_accuracy(questions: list) -> tuple[int, int]:
+    """Right answers on every other question of a conditional logit fitted on the others: (how many, of how many)."""
+    x = torch.tensor(np.array([[option_features(q, o) for o in q.options] for q in questions]), dtype=torch.float32)
+    y = torch.tensor([q.options.index(q.answer) for q in questions])
+    weights = torch.zeros(x.shape[-1], requires_grad=True)
+    optimizer = torch.optim.Adam([weights], lr=0.05)
+    for _ in range(150):
+        loss = torch.nn.functional.cross_entropy(x[::2] @ weights, y[::2]) + 0.01 * weights.square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    right = ((x[1::2] @ weights).argmax(-1) == y[1::2]).sum().item()
+    return right, len(y[1::2])
+
+
+def test_a_classifier_on_the_text_alone_is_at_chance(world):
     for task, pairs in world[1].items():
-        offered, right = Counter(), Counter()
-        for entry, _ in pairs[::2]:
-            offered.update(options_of(entry))
-            right[answer_of(entry)] += 1
-        hits = 0
-        for entry, _ in pairs[1::2]:
-            guess = max(options_of(entry), key=lambda word: right[word] / max(offered[word], 1))
-            hits += guess == answer_of(entry)
-        assert near_chance(hits, len(pairs[1::2])), (task, hits, len(pairs))
+        if task not in PROACTIVE:
+            right, count = fitted_accuracy([q for _, q in pairs])
+            assert near_chance(right, count), (task, right, count)
 
 
-@pytest.mark.parametrize(
-    "rank", ["visible longest", "visible shortest", "moves most", "largest", "leftmost", "topmost"]
-)
+def test_the_classifier_finds_what_is_there_to_find(world):
+    """Positive control: answers that lean to some words are found."""
+    biased = [q for _, q in world[1][EASY] + world[1][HARD] if KIND_OF[q.answer][0] in ("red", "blue", "green")]
+    right, count = fitted_accuracy(biased)
+    assert not near_chance(right, count)
+
+
+def test_alerts_by_text_alone_are_at_the_majority(world):
+    """The best guess for each noun, learned on one half of the videos, is no better on the other than always No."""
+    for task in PROACTIVE:
+        pairs = world[1][task]
+        due = defaultdict(list)
+        for _, q in pairs[::2]:
+            due[q.extra["target_object"]] += [alert for _, alert in q.points]
+        hits = total = yes = 0
+        for _, q in pairs[1::2]:
+            guess = np.mean(due[q.extra["target_object"]] or [0]) > 0.5
+            hits += sum(guess == alert for _, alert in q.points)
+            yes += sum(alert for _, alert in q.points)
+            total += len(q.points)
+        majority = max(yes, total - yes) / total
+        assert hits / total < majority + 4 * (majority * (1 - majority) / total) ** 0.5, (task, hits / total, majority)
+        assert 0.2 < yes / total < 0.8, (task, yes / total)
+
+
+@pytest.mark.parametrize("rank", ["visible longest", "moves most", "largest", "leftmost", "topmost", "first named"])
 def test_the_video_without_gaze_is_at_chance(world, rank):
-    """Readers who know everything about the scene up to the question time, but not the gaze."""
-    made, entries = world
+    """Readers who know everything about the scene up to the query, but not the gaze."""
 
-    def score(thing, time_s):
-        x, y = thing.position_px(time_s)
-        path = thing.position_px(np.linspace(0, time_s, 20))
+    def score(thing, view):
+        x, y = thing.position_px(view.time_s)
+        path = thing.position_px(np.linspace(view.start_s, view.time_s, 20))
         return {
-            "visible longest": -thing.appears_s,
-            "visible shortest": thing.appears_s,
+            "visible longest": -min(begin for begin, _ in thing.present_s),
             "moves most": float(np.linalg.norm(np.diff(path, axis=0), axis=1).sum()),
             "largest": thing.radius_px,
             "leftmost": -x,
             "topmost": -y,
+            "first named": 0,
         }[rank]
 
-    for task, pairs in entries.items():
-        hits, count = 0.0, 0
-        for entry, q in pairs:
-            scene = made[entry["video_path"]][0]
-            if task == ATTRIBUTE:
-                field = entry["questions"][0]["attribute_type"]
-                owners = {
-                    value: [o for o in scene.objects if o.visible(q["time_s"]) and getattr(o, field) == value]
-                    for value in options_of(entry)
-                }
-                scores = {value: max(score(o, q["time_s"]) for o in things) for value, things in owners.items()}
-            else:
-                of_noun = {o.noun: o for o in scene.objects}
-                scores = {noun: score(of_noun[noun], q["time_s"]) for noun in options_of(entry)}
+    for task in (*OF_OBJECTS, OAR, GSM):
+        hits, count = 0.0, len(world[1][task])
+        for recording, q in world[1][task]:
+            view, scores = clip_of(recording, task, q.time_s), {}
+            for option in q.options:
+                if task == OAR:
+                    things = [o for o in recording.scene.objects if o.visible(view.time_s)]
+                    things = [o for o in things if getattr(o, q.extra["attribute_type"]) == option]
+                else:
+                    noun = option.split("}>{")[0].strip("{") if task == GSM else noun_in(option)
+                    things = [o for o in recording.scene.objects if o.noun == noun]
+                scores[option] = max(score(o, view) for o in things)
+                if rank == "first named":
+                    scores[option] = -q.question.find(noun_in(option))
             best = [option for option, value in scores.items() if value == max(scores.values())]
-            hits += (answer_of(entry) in best) / len(best)
-            count += 1
+            hits += (q.answer in best) / len(best)
         assert near_chance(hits, count), (task, rank, hits / count)
 
 
 def test_gaze_answers_every_question(world):
-    """Positive control: whoever reads the fixation table, cut at the question time, and the scene is always right."""
-    made, entries = world
-    for task, pairs in entries.items():
-        for entry, q in pairs:
-            scene, fixations, _ = made[entry["video_path"]]
-            time_s = q["time_s"]
-            last = step_shares(fixations, time_s)[-1]
-            now = max(last, key=last.get)
+    """Positive control: whoever reads the snapped scanpath of the clip, and the scene, is always right."""
+    for task, pairs in world[1].items():
+        for recording, q in pairs:
+            scene = recording.scene
+            of_noun = {thing.noun: i for i, thing in enumerate(scene.objects)}
+            views = [clip_of(recording, task, s) for s, _ in q.points or [(q.time_s, None)]]
+            view = views[0]
+            seconds, now = view.shares.sum(axis=0), view.main[-1]
             if task in (EASY, HARD):
-                assert scene.objects[now].noun == answer_of(entry)
-            elif task == ATTRIBUTE:
-                assert getattr(scene.objects[now], entry["questions"][0]["attribute_type"]) == answer_of(entry)
+                found = scene.objects[now].noun
+            elif task == OAR:
+                found = getattr(scene.objects[now], q.extra["attribute_type"])
+            elif task in (NFI, OTP):
+                (found,) = [option for option in q.options if of_noun[option] not in view.ever]
+            elif task == FAP:
+                found = max(q.options, key=lambda option: seconds[of_noun[noun_in(option)]])
+            elif task == GSM:
+                runs = [i for i, before in zip(view.main, [NOTHING, *view.main], strict=False) if i != before]
+                three = [scene.objects[i].noun for i in runs if i != NOTHING]
+                found = ">".join(f"{{{noun}}}" for noun in three[-3:])
+                if found not in q.options:  # another object in between that no option has
+                    places = {noun: len(three) - 1 - three[::-1].index(noun) for noun in three}
+                    fits = [
+                        o
+                        for o in q.options
+                        if (n := o[1:-1].split("}>{"))
+                        and set(n) <= set(places)
+                        and n[2] == three[-1]
+                        and places[n[0]] < places[n[1]] < places[n[2]]
+                    ]
+                    found = fits[0] if len(fits) == 1 else q.answer
+            elif task == SR:
+                (found,) = [option for option in q.options if not scene.objects[of_noun[option]].visible(q.time_s)]
             else:
-                seen = {i for f in fixations for i in [f.object_index] if f.start_s < time_s}
-                left = [noun for noun in options_of(entry) if noun not in {scene.objects[i].noun for i in seen}]
-                assert left == [answer_of(entry)]
+                target = of_noun[q.extra["target_object"]]
+                said = [v.looked_at_last(target) for v in views]
+                if task == OAA:
+                    said = [v.visible_last(target) and not looked for v, looked in zip(views, said, strict=True)]
+                assert said == [due for _, due in q.points]
+                continue
+            assert found == q.answer, (task, found, q)
 
 
-def test_time_stamps_lie_inside_the_fixation_asked_about(world):
-    made, entries = world
-    for task, pairs in entries.items():
-        for entry, q in pairs:
-            fixation = made[entry["video_path"]][1][q["fixation"]]
-            assert fixation.start_s + 1 <= q["time_s"] <= fixation.end_s < q["time_s"] + 1, task
-            assert q["time_s"] <= made[entry["video_path"]][0].duration_s
+def test_time_stamps_are_streamgazes(world):
+    """Rounded (present) or cut (past) from the start of the fixation asked about, which is the one that snaps."""
+    for task, pairs in world[1].items():
+        for recording, q in pairs:
+            starts = {d.object_index: [] for d in recording.dwells}
+            for d in recording.dwells:
+                starts[d.object_index].append(d.start_s)
+            of_noun = {thing.noun: i for i, thing in enumerate(recording.scene.objects)}
+            if task in (EASY, HARD, OAR):
+                asked = of_noun[q.extra.get("object") or q.extra["object_name"]]
+                assert q.time_s in [round(s) for s in starts[asked]]
+            elif task in (GSM, SR, OTP):
+                nouns = {"correct_sequence": lambda groups: groups[2][0], "gazed_objects": lambda gazed: gazed[0]}
+                noun = next((of(q.extra[field]) for field, of in nouns.items() if field in q.extra), q.answer)
+                asked = of_noun[noun]
+                assert q.time_s in [int(s) for s in starts[asked]]
+            elif task == NFI:
+                assert q.time_s in [int(d.start_s) for d in recording.dwells]
+            elif task == FAP:
+                action = recording.action
+                assert q.time_s == int(recording.dwells[action.last].end_s)
+                assert 3 < action.time_s - recording.dwells[action.last].end_s <= 60
+            else:
+                first = q.extra["first_appearance"]
+                minutes, seconds = map(int, first.split(":"))
+                first_s = 60 * minutes + seconds
+                offsets = {offset_s for offset_s in OFFSETS_S for s, _ in q.points if s == first_s + offset_s}
+                assert len(offsets) == len(q.points) <= 5
+
+
+def test_what_is_asked_about_now_lies_outside_the_clip_until_it_is_snapped(world):
+    unseen = snapped = 0
+    pairs = [pair for task in (EASY, HARD, OAR, GSM, SR) for pair in world[1][task]]
+    for recording, q in pairs:
+        view = clip_of(recording, q.task, q.time_s)
+        target = view.main[-1]
+        began = [f for f in recording.fixations if abs(f.start_s - q.time_s) <= SNAP_S and f.object_index == target]
+        assert began
+        seen_s = sum(max(0.0, q.time_s - f.start_s) for f in began if f.start_s > q.time_s - SNAP_S)
+        unseen += seen_s <= 0.5
+        snapped += view.shares[-1, target] > 0.99
+    assert snapped == len(pairs) and unseen > 0.9 * len(pairs)
+
+
+# --- what makes it hard ----------------------------------------------------------------------------------------------
+
+
+def test_viewers_fixate_shortly_and_long_get_lost_and_look_at_nothing(world):
+    recordings = world[0].values()
+    fixations = [f for r in recordings for f in r.fixations]
+    lengths = np.array([f.end_s - f.start_s for f in fixations])
+    assert lengths.min() >= 0.199 and lengths.max() <= 4.001
+    assert np.mean(lengths < 0.5) > 0.1 and np.mean(lengths > 2) > 0.1
+    assert 0.02 < np.mean([f.object_index == NOTHING for f in fixations]) < 0.3
+    gaps = np.array([b.start_s - a.end_s for r in recordings for a, b in pairwise(r.fixations)])
+    assert gaps.min() > 0 and np.mean(gaps > 0.2) > 0.08
+    assert np.mean([len(r.dwells) for r in recordings]) > 6
 
 
 def test_fixations_lie_on_the_object_they_claim(world):
-    for scene, fixations, _ in world[0].values():
-        assert all(a.end_s < b.start_s for a, b in pairwise(fixations))
-        for f in fixations:
-            times = np.linspace(f.start_s, f.end_s, 20)
-            thing = scene.objects[f.object_index]
-            assert thing.visible(f.start_s, f.end_s)
+    for recording in world[0].values():
+        for f in recording.fixations:
+            times = np.linspace(f.start_s, f.end_s, 17)
             place = np.array([f.x_norm, f.y_norm]) * FRAME_PX
-            assert np.linalg.norm(place - thing.position_px(times).mean(axis=0)) < 9
-            distances = [np.linalg.norm(o.position_px(times).mean(axis=0) - place) for o in scene.objects]
-            assert int(np.argmin(distances)) == f.object_index
+            if f.object_index == NOTHING:
+                continue
+            thing = recording.scene.objects[f.object_index]
+            assert thing.visible(f.start_s, f.end_s)
+            assert np.linalg.norm(place - thing.position_px(times).mean(axis=0)) < 10
 
 
-def test_there_are_gaps_moves_and_objects_that_come_and_go(world):
-    made = world[0].values()
-    gaps = [b.start_s - a.end_s for _, fixations, _ in made for a, b in pairwise(fixations)]
-    assert min(gaps) > 0 and np.mean(np.array(gaps) > 0.3) > 0.1
-    things = [(scene, thing) for scene, _, _ in made for thing in scene.objects]
-    assert sum(thing.appears_s > 0 for _, thing in things) > 50
-    assert sum(thing.vanishes_s < scene.duration_s for scene, thing in things) > 50
+def test_scenes_change(world):
+    scenes = [r.scene for r in world[0].values()]
+    lengths = np.array([scene.duration_s for scene in scenes])
+    assert lengths.min() >= 10 and 120 < lengths.max() <= 180 and np.mean(lengths > 60) > 0.05
+    things = [(scene, thing) for scene in scenes for thing in scene.objects]
+    assert np.mean([len(scene.objects[0].camera.waypoints) > 1 for scene in scenes]) > 0.3
+    assert sum(not thing.visible(0) for _, thing in things) > 100
+    assert sum(not thing.visible(scene.duration_s) for scene, thing in things) > 100
+    assert sum(len(thing.present_s) > 1 for _, thing in things) > 50
     assert sum(len(thing.waypoints) > 1 for _, thing in things) > 200
-    assert {len(scene.objects) for scene, _, _ in made} == {4, 5, 6, 7}
+    for scene, thing in things[::7]:  # what is said to be visible lies in the frame
+        for begin_s, end_s in thing.present_s:
+            middle_s = (begin_s + min(end_s, scene.duration_s)) / 2
+            if thing.visible(middle_s):
+                assert (thing.position_px(middle_s) >= -1).all() and (thing.position_px(middle_s) <= FRAME_PX).all()
+
+
+def test_objects_never_overlap(world):
+    for recording in list(world[0].values())[::5]:
+        scene = recording.scene
+        for time_s in np.linspace(0, scene.duration_s - 0.01, 12):
+            places = np.array([scene.objects[i].position_px(time_s) for i in scene.visible(time_s)])
+            distance = np.linalg.norm(places[:, None] - places[None], axis=-1) + 1e3 * np.eye(len(places))
+            assert distance.min() > 0.55 * CELL_PX
+
+
+def test_splits_differ_in_viewers_and_layouts():
+    viewers, layouts = {}, {}
+    for split in SPLITS:
+        made = [make_video(0, split, index)[0] for index in range(24)]
+        viewers[split] = {recording.viewer for recording in made}
+        layouts[split] = {
+            tuple(sorted((thing.noun, thing.cell(0.0)) for thing in recording.scene.objects)) for recording in made
+        }
+        assert len(viewers[split]) == 12 and len(layouts[split]) == 24
+    for values in (viewers, layouts):
+        assert sum(map(len, values.values())) == len(set().union(*values.values()))
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -244,31 +393,46 @@ def test_the_same_seed_writes_the_same_world(folder, tmp_path):
     assert any((folder / f).read_bytes() != (other / f).read_bytes() for f in files if f.suffix == ".csv")
 
 
-def test_layout_and_schema(folder):
+EXTRAS = {
+    EASY: {"object"},
+    HARD: {"object"},
+    OAR: {"attribute_type", "object_name"},
+    NFI: {"answer_object"},
+    OTP: {"object_group", "object_group_timestamp", "answer_object", "answer_timestamp"},
+    GSM: {"correct_sequence"},
+    SR: {"gazed_objects", "answer_object", "background_objects"},
+    FAP: {"answer_action", "context_objects", "context_objects_with_timing", "actual_action_time"},
+    GTA: {"first_appearance", "fixation_intervals", "test_info", "difficulty", "gaze_area", "target_object"},
+    OAA: {"first_appearance", "appearance_intervals", "test_info", "difficulty", "gaze_area", "target_object"},
+}
+
+
+def test_schema(world):
+    for task, pairs in world[1].items():
+        for recording, q in pairs[:40]:
+            entry = entry_of("toy-train-0000.mp4", q)
+            assert set(entry) == {"video_path", "response_time", "video_categories", "questions"}
+            (question,) = json.loads(json.dumps(entry["questions"]))
+            common = {"question", "time_stamp", "task_type"}
+            if task not in PROACTIVE:
+                common |= {"answer", "options", "required_ability"}
+                assert [option[:3] for option in question["options"]] == ["A. ", "B. ", "C. ", "D. "]
+            else:
+                assert 1 <= len(question["test_info"]) <= 5
+                for point in question["test_info"]:
+                    assert set(point) == {"realtime", "type"} and point["type"] in (0, 1)
+            assert set(question) == common | EXTRAS[task]
+            assert question["time_stamp"] == clock(q.time_s)
+            last = max([q.time_s, *(s for s, _ in q.points)])
+            assert last <= recording.scene.duration_s
+
+
+def test_layout_and_reading(folder, tmp_path):
     splits = json.loads((folder / "splits.json").read_text())
     assert {k: len(v) for k, v in splits.items()} == {"train": 3, "val": 1, "test": 2}
     names = {name for split in splits.values() for name in split}
-    assert len(names) == 6
-    assert {p.name for p in (folder / "videos/original_video").iterdir()} == names
+    assert {p.name for p in (folder / "videos/original_video").iterdir()} == names and len(names) == 6
     assert {p.stem for p in (folder / "qa").iterdir()} == set(TASKS)
-    extras = {
-        EASY: {"object"},
-        HARD: {"object"},
-        ATTRIBUTE: {"attribute_type", "object_name"},
-        NEVER: {"answer_object"},
-    }
-    for task in TASKS:
-        for entry in json.loads((folder / "qa" / f"{task}.json").read_text()):
-            assert set(entry) == {"video_path", "response_time", "video_categories", "questions"}
-            assert entry["video_path"] in names
-            (question,) = entry["questions"]
-            common = {"question", "time_stamp", "answer", "options", "task_type", "required_ability"}
-            assert set(question) == common | extras[task]
-            assert question["task_type"] == task
-            assert [option[:3] for option in question["options"]] == ["A. ", "B. ", "C. ", "D. "]
-            minutes, seconds = question["time_stamp"].split(":")
-            assert len(minutes) == len(seconds) == 2
-            assert entry["response_time"].endswith(f"- {question['time_stamp']}]")
     for name in names:
         stem = name.removesuffix(".mp4")
         lines = (folder / f"metadata/toyworld/{stem}/{stem}_fixation_filtered.csv").read_text().splitlines()
@@ -276,6 +440,14 @@ def test_layout_and_schema(folder):
         rows = np.array([[float(v) for v in line.split(",")] for line in lines[1:]])
         assert len(rows) and (rows[:, 2:4] >= 0).all() and (rows[:, 2:4] < 1).all() and (rows[:, 4] > 0).all()
         assert np.allclose(rows[:, 1] - rows[:, 0], rows[:, 8])
+    build(folder, tmp_path / "data", progress=False)
+    written = sum(
+        len(entry["questions"][0].get("test_info", "1"))
+        for task in TASKS
+        for entry in json.loads((folder / "qa" / f"{task}.json").read_text())
+    )
+    read = [q for split in ("train", "validation", "test") for q in load_questions(tmp_path / "data", split)]
+    assert len(read) == written > 40
 
 
 def test_the_release_fixation_table_has_the_same_columns():
@@ -288,22 +460,48 @@ def test_the_release_fixation_table_has_the_same_columns():
 def test_videos_decode_to_the_scene(folder):
     """Constant rate, 112x112, and at every object's centre its own colour (within what h264 leaves of it)."""
     for split, index in (("train", 0), ("test", 1)):
-        scene, _, _ = make_video(1, split, index)
+        scene = make_video(1, split, index)[0].scene
         with av.open(str(folder / f"videos/original_video/toy-{split}-{index:04d}.mp4")) as container:
             stream = container.streams.video[0]
             assert stream.codec_context.name == "h264" and stream.codec_context.pix_fmt == "yuv420p"
             frames = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(stream)]
         assert np.allclose([t for t, _ in frames], frame_times_s(scene))
-        assert 8 <= len(frames) / FPS <= 14
         for time_s, picture in frames[:: FPS // 2]:
             assert picture.shape == (FRAME_PX, FRAME_PX, 3)
             assert abs(picture.astype(float) - draw_frame(scene, time_s)).mean() < 4
             for i in scene.visible(time_s):
-                thing = scene.objects[i]
-                x, y = thing.position_px(time_s).round().astype(int)
-                seen = picture[y - 1 : y + 2, x - 1 : x + 2].mean(axis=(0, 1))
-                nearest = min(COLORS, key=lambda c: np.abs(seen - np.array(COLORS[c])).sum())
-                assert nearest == thing.color
+                x, y = scene.objects[i].position_px(time_s).round().astype(int)
+                if min(x, y) >= 2 and max(x, y) < FRAME_PX - 2:
+                    seen = picture[y - 1 : y + 2, x - 1 : x + 2].mean(axis=(0, 1))
+                    nearest = min(COLORS, key=lambda c: np.abs(seen - np.array(COLORS[c])).sum())
+                    assert nearest == scene.objects[i].color
+
+
+def test_the_ringed_twin_asks_the_same_of_clips_with_a_ring(tmp_path):
+    """Each clip is its own video: the frames that a model samples of it, with the ring, at their times."""
+    plain = generate(tmp_path / "plain", 0, 0, 2, seed=1, progress=False)
+    rings = generate(tmp_path / "rings", 0, 0, 2, seed=1, rings=True, progress=False)
+    asked = [[], []]
+    for found, where in zip(asked, (plain, rings), strict=True):
+        for task in TASKS:
+            for entry in json.loads((where / "qa" / f"{task}.json").read_text()):
+                (question,) = entry["questions"]
+                points = [(point["realtime"], point["type"]) for point in question.get("test_info", [])]
+                found += [
+                    (question["question"], question["time_stamp"], question.get("answer"), p) for p in points or [None]
+                ]
+    assert sorted(map(str, asked[0])) == sorted(map(str, asked[1])) and len(asked[0]) > 10
+    recording, questions = make_video(1, "test", 0)
+    of_task = choose(1, "test", {"toy-test-0000.mp4": questions}, 3)
+    name, _, view = ringed("toy-test-0000", recording, [q for pairs in of_task.values() for _, q in pairs])[0]
+    frames, times = read_frames(rings / "videos/original_video" / name, view.frame_times_s)
+    assert np.allclose(times, view.frame_times_s, atol=2e-3)
+    for frame, picture, bare in zip(frames, ringed_frames(view), ringed_frames(view, None), strict=True):
+        near, far = (abs(frame.astype(float) - other).mean() for other in (picture, bare))
+        assert near < 4 and (near < far or (picture == bare).all())
+    assert any(
+        (picture != bare).any() for picture, bare in zip(ringed_frames(view), ringed_frames(view, None), strict=True)
+    )
 
 
 def test_every_kind_has_one_noun_and_its_own_look():
@@ -315,6 +513,13 @@ def test_every_kind_has_one_noun_and_its_own_look():
     assert len(changed) and np.abs(changed - [y, x]).max() < CELL_PX
 
 
+def test_a_view_has_a_share_for_each_step_and_object(world):
+    recording, q = world[1][NFI][0]
+    view = clip_of(recording, NFI, q.time_s)
+    assert view.shares.shape == (STEPS, len(recording.scene.objects))
+    assert (view.shares >= 0).all() and (view.shares.sum(axis=1) <= 1 + 1e-9).all()
+
+
 def test_bad_arguments_are_refused(tmp_path, folder):
     with pytest.raises(ValueError, match="at least one video"):
         generate(tmp_path / "x", 0, 0, 0)
@@ -324,148 +529,3 @@ def test_bad_arguments_are_refused(tmp_path, folder):
         generate(folder, 1, 1, 1)
     with pytest.raises(ValueError, match="no frames"):
         write_video(tmp_path / "x.mp4", [])
-
-
-# --- backbone --------------------------------------------------------------------------------------------------------
-
-
-def test_tokenizer(backbone):
-    tokenizer = backbone[1].tokenizer
-    assert len(tokenizer) <= 1024
-    for word in ANSWER_WORDS:
-        assert len(tokenizer.encode(f" {word}")) == 1 and len(tokenizer.encode(word)) == 1
-    for letter in OPTION_LETTERS:
-        (one,) = tokenizer.encode(letter)
-        assert tokenizer.encode(f"<|im_start|>assistant\n{letter}")[-1] == one
-    for token in ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"):
-        assert len(tokenizer.encode(token)) == 1
-    for text in ("Zebra crossing, 日本 – é\n\tok {a, b}?", "Which object is the user currently gazing at?"):
-        assert tokenizer.decode(tokenizer.encode(text)) == text
-
-
-def test_chat_template_is_qwens_format(backbone):
-    content = [{"type": "video"}, {"type": "text", "text": "Hello"}]
-    messages = [{"role": "system", "content": "You are"}, {"role": "user", "content": content}]
-    text = backbone[1].apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    assert text == (
-        "<|im_start|>system\nYou are<|im_end|>\n<|im_start|>user\n<|vision_start|><|video_pad|><|vision_end|>Hello"
-        "<|im_end|>\n<|im_start|>assistant\n"
-    )
-
-
-def test_backbone_saves_and_loads(backbone, tmp_path):
-    model, processor = backbone
-    save_backbone(tmp_path, model, processor)
-    loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path)
-    again = AutoProcessor.from_pretrained(tmp_path)
-    frames = np.random.default_rng(0).integers(0, 255, (8, FRAME_PX, FRAME_PX, 3), dtype=np.uint8)
-    item = (frames, 8.0, "What color is this object?", ["red", "blue", "green", "white"])
-    assert answer(model, processor, [item]) == answer(loaded, again, [item])
-    for (name, a), (_, b) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
-        assert torch.equal(a, b), name
-    assert sum(p.stat().st_size for p in tmp_path.iterdir()) < 10e6
-
-
-def plain_logits(model, processor, batch: Batches, drawn: dict) -> torch.Tensor:
-    """What the full model answers to each packed question on its own, through its own position ids."""
-    rows, clips = len(drawn["tail_ids"]), len(drawn["prefix_ids"])
-    each = rows // clips
-    logits = []
-    for row in range(rows):
-        clip = row // each
-        length = int(drawn["last"][row]) + 1
-        ids = torch.cat([drawn["prefix_ids"][clip], drawn["tail_ids"][row, :length]])[None]
-        patches = drawn["pixels"][clip * 4 * VIDEO_TOKENS : (clip + 1) * 4 * VIDEO_TOKENS]
-        # the time between temporal steps, back from the second step's position (positions are half seconds)
-        step = drawn["prefix_position"][0, clip]
-        span_s = (step[-1] - step[4]).item() / 3 / 2 + 1e-3
-        output = model(
-            input_ids=ids,
-            pixel_values_videos=patches,
-            video_grid_thw=drawn["grid_thw"][clip : clip + 1],
-            second_per_grid_ts=torch.tensor([span_s]),
-            mm_token_type_ids=2 * (ids == model.config.video_token_id).long(),
-            logits_to_keep=1,
-        )
-        logits.append(output.logits[0, -1])
-    return torch.stack(logits)
-
-
-@torch.no_grad()
-def test_packed_questions_equal_plain_forwards(backbone):
-    model, processor = backbone
-    batches = Batches(processor, seed=3, clips=2, questions=3, kinds=ALL_KINDS)
-    batches.odd_positions = 0.0
-    drawn = batches.draw()
-    assert (drawn["prefix_position"][0] >= 0).all()
-    spans = drawn["prefix_position"][0, :, -1] - drawn["prefix_position"][0, :, 4]
-    drawn["prefix_position"][0] = torch.stack(  # whole, even spans, so that the plain model makes the same positions
-        [torch.cat([torch.arange(4), 4 + torch.arange(4).repeat_interleave(16) * int(s // 3)]) for s in spans]
-    )
-    packed = packed_forward(model, drawn)[0]
-    assert (packed - plain_logits(model, processor, batches, drawn)).abs().max() < 1e-5
-
-
-def test_patches_equal_the_processors(backbone):
-    processor = backbone[1]
-    video = np.random.default_rng(1).integers(0, 255, (2, 8, FRAME_PX, FRAME_PX, 3), dtype=np.uint8)
-    theirs = processor.video_processor(videos=list(video), return_tensors="pt", do_sample_frames=False)
-    ours = Batches(processor, 0, 1, 1, ALL_KINDS)._patches(video)
-    assert (ours - theirs["pixel_values_videos"]).abs().max() < 1e-5
-
-
-def test_tails_are_the_chat_template(backbone):
-    """Prefix + tail is, token by token, what the processor makes of the same message."""
-    processor = backbone[1]
-    batches = Batches(processor, seed=4, clips=1, questions=6, kinds=ALL_KINDS, word_dropout=0.0)
-    rng = np.random.default_rng(0)
-    clip = make_clip(rng)
-    for _ in range(10):
-        question = make_question(rng, clip, ALL_KINDS)
-        ids, places = batches._tail(question)
-        text = format_question(question.text, question.options)
-        message = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": text}]}]
-        whole = processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-        whole = whole.replace("<|video_pad|>", "<|video_pad|>" * VIDEO_TOKENS)
-        assert batches.prefix_ids + ids == processor.tokenizer.encode(whole)
-        assert [processor.tokenizer.decode([ids[p]]).strip() for p in places] == question.options
-
-
-def test_pretraining_never_sees_gaze_words_in_its_questions():
-    rng = np.random.default_rng(0)
-    for _ in range(100):
-        text = make_question(rng, make_clip(rng), ALL_KINDS).text
-        assert not any(word in text for word in ("gaz", "look", "fixat", "eye", "stare"))
-
-
-def test_pretraining_learns_something_in_seconds():
-    model, processor = make_backbone(0)
-    torch.set_num_threads(1)
-    before = {name: p.clone() for name, p in model.named_parameters()}
-    record = train(
-        model,
-        processor,
-        [Phase("vision", 4, {}, clips=4), Phase("q", 3, ALL_KINDS, 2, 2, vector_share=0.5, blind_share=1)],
-        seed=0,
-        log_every=1000,
-    )
-    assert record["vision"]["steps"] == 4 and record["q"]["steps"] == 3
-    assert all(torch.isfinite(p).all() for p in model.parameters())
-    assert sum(not torch.equal(before[name], p) for name, p in model.named_parameters()) == len(before)
-
-
-def test_committed_backbone_answers_with_a_ring():
-    """The committed weights, on real mp4 files: right with a ring under the exact gaze wording, at chance without."""
-    if not (BACKBONE_DIR / "pretraining.json").exists():
-        pytest.skip("the committed backbone is not pretrained yet")
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(BACKBONE_DIR).eval()
-    processor = AutoProcessor.from_pretrained(BACKBONE_DIR)
-    report = json.loads((BACKBONE_DIR / "pretraining.json").read_text())
-    assert sum(p.stat().st_size for p in BACKBONE_DIR.iterdir()) < 10e6
-    assert report["parameters"] == sum(p.numel() for p in model.parameters())
-    result = measure(model, processor, seed=1, videos=16)
-    counts = {task: row["questions"] for task, row in result.items()}
-    total = sum(counts.values())
-    ring = sum(row["ring, gaze wording"] * counts[task] for task, row in result.items()) / total
-    plain = sum(row["no ring, gaze wording"] * counts[task] for task, row in result.items()) / total
-    assert ring > 0.95 and plain < 0.4, result

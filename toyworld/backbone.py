@@ -51,6 +51,8 @@ visible scene background image video picture frame seen appears appear appeared 
 alert remind transition pattern sequence matches match best gaze's user's following based recent action
 present past future among between during while until since group other another same different
 only letter given list correct wrong true false option
+pattern sequence holding touching reaching marking picking pointing Monitor alert me when I first based recent Based
+take wash open action triggered so far should background NOT visible background
 """
 PROMPT_WORDS = tuple(_PROMPT_TEXT.split())
 
@@ -84,7 +86,18 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     words = dict.fromkeys([*ANSWER_WORDS, *PROMPT_WORDS])
     pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces += [f"Ġ{word}" for word in words] + [word for word in words if len(word) > 1]
-    pieces += [f"Ġ{letter}" for letter in string.ascii_uppercase[:8]] + ["Ġ{", "},", "ĊĊ"]
+    pieces += [f"Ġ{letter}" for letter in string.ascii_uppercase[:8]] + [
+        "Ġ{",
+        "},",
+        "}?",
+        "}>{",
+        "Ġ->",
+        "Ġ(",
+        "),",
+        "Ġ<",
+        ">.",
+        "ĊĊ",
+    ]
     vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)

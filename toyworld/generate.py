@@ -4,86 +4,140 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from gazeqwen.toyworld.questions import CLIP_S, NEVER, TASKS, gaze_questions
-from gazeqwen.toyworld.viewer import Fixation, simulate_viewer, write_fixations
-from gazeqwen.toyworld.world import Scene, draw_frame, frame_times_s, make_scene, write_video
+from gazeqwen.streamgaze import OPTION_LETTERS, clip_window
+from gazeqwen.toyworld.questions import TASKS, ToyQuestion, View, clip_of, clock, gaze_questions
+from gazeqwen.toyworld.viewer import Recording, make_viewer, simulate_viewer, write_fixations
+from gazeqwen.toyworld.world import Highlight, draw_frame, frame_times_s, make_scene, write_video
 
 SOURCE = "toyworld"
 SPLITS = ("train", "val", "test")
-LETTERS = "ABCD"
+VIEWERS = 12  # of each split: nobody is in two
 
 
-def clock(time_s: int) -> str:
-    """Whole seconds as StreamGaze's MM:SS."""
-    return f"{time_s // 60:02d}:{time_s % 60:02d}"
-
-
-def make_video(seed: int, split: str, index: int) -> tuple[Scene, list[Fixation], list[dict]]:
-    """Scene, scanpath and all questions of one video; each (seed, split, index) is its own world."""
+def make_video(seed: int, split: str, index: int) -> tuple[Recording, list[ToyQuestion]]:
+    """Recording and all questions of one video; each (seed, split, index) is its own world."""
+    habits = np.random.default_rng([seed, SPLITS.index(split), 2**30, index % VIEWERS])
+    viewer = make_viewer(habits)
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     while True:
-        scene = make_scene(rng)
-        fixations = simulate_viewer(scene, rng)
-        questions = gaze_questions(scene, fixations, rng)
+        recording = simulate_viewer(make_scene(rng), viewer, rng)
+        questions = gaze_questions(recording, rng)
         if questions:
-            return scene, fixations, questions
+            return recording, questions
 
 
-def _deck(rng: np.random.Generator, count: int) -> list[int]:
-    """`count` answer places in random order, each of the four as often as the others (to within one)."""
-    return [int(i) for i in rng.permutation(np.arange(count) % len(LETTERS))]
+def _deck(rng: np.random.Generator, count: int, places: int) -> list[int]:
+    """`count` answer places in random order, each as often as the others (to within one)."""
+    return [int(i) for i in rng.permutation(np.arange(count) % places)]
 
 
-def make_entries(
-    seed: int, split: str, videos: dict[str, list[dict]], per_task: int = 3
-) -> dict[str, list[tuple[dict, dict]]]:
-    """Per task: (StreamGaze entry, the question it came from) pairs, letters balanced within split and task.
-
-    `videos` maps a video's file name to its questions; a video gives at most `per_task` questions to a task.
+def choose(
+    seed: int, split: str, videos: dict[str, list[ToyQuestion]], per_task: int, most: int | None = None
+) -> dict[str, list[tuple[str, ToyQuestion]]]:
+    """
+    Per task, (video's name, question) pairs with the options in their final order: the right letter is each as often
+    as the others. At most `per_task` questions of a video, and `most` answers (test points count one each) in all.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), 2**31])
-    entries = {}
+    chosen = {}
     for task in TASKS:
-        chosen = []
+        mine = []
         for name, questions in videos.items():
-            of_task = [q for q in questions if q["task"] == task]
-            keep = sorted(rng.permutation(len(of_task))[:per_task])
-            chosen += [(name, of_task[i]) for i in keep]
-        entries[task] = []
-        for (name, q), place in zip(chosen, _deck(rng, len(chosen)), strict=True):
-            words = [word for word in q["options"] if word != q["answer"]]
-            words.insert(place, q["answer"])
-            start_s = 0 if task == NEVER else max(0, q["time_s"] - CLIP_S)
-            question = {
-                "question": q["question"],
-                "time_stamp": clock(q["time_s"]),
-                "answer": LETTERS[place],
-                "options": [f"{letter}. {word}" for letter, word in zip(LETTERS, words, strict=True)],
-                "task_type": task,
-                "required_ability": "object_grounding",
-                **q["extra"],
-            }
-            entry = {
-                "video_path": name,
-                "response_time": f"[{clock(start_s)} - {clock(q['time_s'])}]",
-                "video_categories": SOURCE.upper(),
-                "questions": [question],
-            }
-            entries[task].append((entry, q))
-    return entries
+            of_task = [q for q in questions if q.task == task]
+            mine += [(name, of_task[i]) for i in sorted(rng.permutation(len(of_task))[:per_task])]
+        if most is not None:
+            order, count, kept = rng.permutation(len(mine)), 0, []
+            for i in order:
+                if count < most:
+                    kept.append(int(i))
+                    count += max(1, len(mine[i][1].points))
+            mine = [mine[i] for i in sorted(kept)]
+        places = iter(_deck(rng, len(mine), 4))
+        for _, q in mine:
+            if q.options:
+                others = [option for option in q.options if option != q.answer]
+                others.insert(next(places), q.answer)
+                q.options = others
+        chosen[task] = mine
+    return chosen
+
+
+def entry_of(name: str, q: ToyQuestion) -> dict:
+    """The question as an entry of StreamGaze's JSON."""
+    start_s, _ = clip_window(q.task, float(q.time_s))
+    asked = {"question": q.question, "time_stamp": clock(q.time_s), "task_type": q.task}
+    if q.points:
+        asked["test_info"] = [{"realtime": clock(s), "type": int(due)} for s, due in q.points]
+    else:
+        asked["answer"] = OPTION_LETTERS[q.options.index(q.answer)]
+        asked["options"] = [f"{letter}. {option}" for letter, option in zip(OPTION_LETTERS, q.options, strict=False)]
+        asked["required_ability"] = "object_grounding"
+    return {
+        "video_path": name,
+        "response_time": f"[{clock(start_s)} - {clock(q.time_s)}]",
+        "video_categories": SOURCE.upper(),
+        "questions": [asked | q.extra],
+    }
+
+
+def _write_video(out: Path, name: str, recording: Recording, view: View | None = None) -> None:
+    """
+    Video and scanpath. With a `view`, the video holds that clip's frames alone, at their times, with a ring that
+    follows the gaze.
+    """
+    scene = recording.scene
+    if view is None:
+        write_video(out / "videos/original_video" / name, [draw_frame(scene, s) for s in frame_times_s(scene)])
+    else:
+        pictures = ringed_frames(view)
+        times_s = [0.0, *view.frame_times_s, view.time_s]
+        write_video(out / "videos/original_video" / name, [pictures[0], *pictures, pictures[-1]], times_s)
+    stem = name.removesuffix(".mp4")
+    folder = out / "metadata" / SOURCE / stem
+    folder.mkdir(exist_ok=True)
+    write_fixations(folder / f"{stem}_fixation_filtered.csv", recording.fixations)
+
+
+RING = Highlight()
+
+
+def ringed_frames(view: View, ring: Highlight | None = RING) -> list[np.ndarray]:
+    """The frames that a model is shown of a clip, with a ring around what gaze is on."""
+    marks = [[(i, ring) for i in things] if ring else [] for things in view.marked]
+    return [draw_frame(view.scene, s, on) for s, on in zip(view.frame_times_s, marks, strict=True)]
+
+
+def ringed(stem: str, recording: Recording, questions: list[ToyQuestion]) -> list[tuple[str, ToyQuestion, View]]:
+    """(video's name, question, what is to be seen) of each clip asked about. Each has a video of its own, since the
+    ring follows the gaze as that clip has it (`Scanpath.snap`); so every test point is a question of its own."""
+    found = []
+    for q in questions:
+        for time_s, points in [(s, [(s, due)]) for s, due in q.points] or [(q.time_s, [])]:
+            view = clip_of(recording, q.task, time_s)
+            found.append((f"{stem}-{len(found):03d}.mp4", replace(q, points=points), view))
+    return found
 
 
 def generate(
-    out_dir: str | Path, train: int, val: int, test: int, seed: int = 0, per_task: int = 3, progress: bool = True
+    out_dir: str | Path,
+    train: int,
+    val: int,
+    test: int,
+    seed: int = 0,
+    per_task: int = 3,
+    most: tuple[int, int, int] | None = None,
+    rings: bool = False,
+    progress: bool = True,
 ) -> Path:
     """Write a toy world and return its folder. The same arguments give the same files.
 
-    - `videos/original_video/<stem>.mp4`: h264, 112x112, 8 frames a second, 8 to 14 s
+    - `videos/original_video/<stem>.mp4`: h264, 112x112, 4 frames a second, 10 s to 3 minutes
     - `metadata/toyworld/<stem>/<stem>_fixation_filtered.csv`: the scanpath
     - `qa/<task>.json`: the questions of all splits
     - `splits.json`: `{"train": [file names], "val": [...], "test": [...]}`
@@ -92,6 +146,9 @@ def generate(
         out_dir: a folder to create; it may exist, but must not hold another toy world.
         train, val, test: number of videos of each split.
         per_task: the most questions that one video gives to one task.
+        most: the most answers (test points count one each) of one task in each split; None: no limit.
+        rings: instead, the same questions of the test split about videos in which a ring follows the gaze: what the
+            backbone makes of these is the most that gaze can give it.
     """
     counts = dict(zip(SPLITS, (train, val, test), strict=True))
     if min(counts.values()) < 0 or sum(counts.values()) == 0 or per_task < 1:
@@ -106,20 +163,24 @@ def generate(
     qa: dict[str, list[dict]] = {task: [] for task in TASKS}
     with tqdm(total=sum(counts.values()), desc="toy world", unit="video", disable=not progress) as bar:
         for split, count in counts.items():
-            videos = {}
-            for index in range(count):
-                scene, fixations, questions = make_video(seed, split, index)
-                stem = f"toy-{split}-{index:04d}"
-                frames = [draw_frame(scene, time_s) for time_s in frame_times_s(scene)]
-                write_video(out / f"videos/original_video/{stem}.mp4", frames)
-                folder = out / "metadata" / SOURCE / stem
-                folder.mkdir(exist_ok=True)
-                write_fixations(folder / f"{stem}_fixation_filtered.csv", fixations)
-                videos[f"{stem}.mp4"] = questions
+            made = {f"toy-{split}-{index:04d}.mp4": make_video(seed, split, index) for index in range(count)}
+            questions = {name: questions for name, (_, questions) in made.items()}
+            chosen = choose(seed, split, questions, per_task, most and most[SPLITS.index(split)])
+            for name, (recording, _) in made.items():
                 bar.update()
-            names[split] = list(videos)
-            for task, pairs in make_entries(seed, split, videos, per_task).items():
-                qa[task] += [entry for entry, _ in pairs]
+                mine = [q for of_task in chosen.values() for of, q in of_task if of == name]
+                if not rings:
+                    _write_video(out, name, recording)
+                    names[split].append(name)
+                    asked = [(name, q) for q in mine]
+                elif split == "test":
+                    asked = []
+                    for of, q, view in ringed(name.removesuffix(".mp4"), recording, mine):
+                        _write_video(out, of, recording, view)
+                        names[split].append(of)
+                        asked.append((of, q))
+                for of, q in asked if not rings or split == "test" else []:
+                    qa[q.task].append(entry_of(of, q))
     for task, entries in qa.items():
         (out / "qa" / f"{task}.json").write_text(json.dumps(entries, indent=2) + "\n")
     (out / "splits.json").write_text(json.dumps(names, indent=2) + "\n")  # last: its presence means "complete"
@@ -134,8 +195,10 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--per-task", type=int, default=3, help="most questions of one task per video")
+    parser.add_argument("--most", type=int, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="most answers of a task")
+    parser.add_argument("--rings", action="store_true", help="the test split with a ring that follows the gaze")
     args = parser.parse_args()
-    out = generate(args.out, args.train, args.val, args.test, args.seed, args.per_task)
+    out = generate(args.out, args.train, args.val, args.test, args.seed, args.per_task, args.most, args.rings)
     for task in TASKS:
         print(f"{task}: {len(json.loads((out / 'qa' / f'{task}.json').read_text()))} questions")
 

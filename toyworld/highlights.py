@@ -1,7 +1,8 @@
-"""Questions about the object that a wandering highlight is on, for pretraining: in gaze's place, with other verbs.
+"""Questions about what a wandering highlight is on, for pretraining: in gaze's place, with other verbs.
 
-They follow StreamGaze's tasks in their words ("Which object is the user currently pointing at?"). With them come a few
-plain questions, about the text alone or the scene.
+They follow StreamGaze's ten tasks in their words ("Which object is the user currently pointing at?"), and are drawn
+more freely than `questions.py` does, since nothing is measured with them. With them come a few plain questions, about
+the text alone or the scene.
 """
 
 from __future__ import annotations
@@ -10,22 +11,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gazeqwen.toyworld.questions import question_times_s, sample_times_s
-from gazeqwen.toyworld.viewer import Fixation, simulate_viewer
-from gazeqwen.toyworld.world import COLORS, NOUN_OF, SHAPES, Scene, make_scene
+from gazeqwen.toyworld.questions import View, Wording, sequence_text
+from gazeqwen.toyworld.viewer import NOTHING, VERBS, make_viewer, simulate_viewer
+from gazeqwen.toyworld.world import COLORS, NOUN_OF, SHAPES, make_scene
 
 NOUNS = tuple(NOUN_OF.values())
-# the verb of "... is the user currently VERB?" and of "which did the user never VERB?"
-VERBS = (
-    ("pointing at", "point at"),
-    ("holding", "hold"),
-    ("touching", "touch"),
-    ("reaching for", "reach for"),
-    ("marking", "mark"),
-    ("picking", "pick"),
+WORDINGS = tuple(
+    Wording(doing, do, doing, noun, noun)
+    for doing, do, noun in (
+        ("pointing at", "point at", "pointing"),
+        ("holding", "hold", "holding"),
+        ("touching", "touch", "touching"),
+        ("reaching for", "reach for", "reaching"),
+        ("marking", "mark", "marking"),
+        ("picking", "pick", "picking"),
+    )
 )
-HIGHLIGHT_KINDS = ("which", "color", "shape", "never", "is it now", "was it ever")
-PLAIN_KINDS = ("match", "visible", "of noun")
+HIGHLIGHT_KINDS = ("which", "color", "shape", "never", "next", "order", "longest", "alert now")
+PLAIN_KINDS = ("match", "visible", "of noun", "not visible", "alert visible")
+FACTS = ("visible", "now", "before", "ever", "longest")
 
 
 @dataclass
@@ -38,26 +42,49 @@ class Question:
     answer: str
 
 
-@dataclass
-class Clip:
-    """What the model sees of [0, time_s]: 8 frames, and where the highlight is."""
-
-    scene: Scene
-    path: list[Fixation]
-    current: int
-    time_s: float
-
-
-def make_clip(rng: np.random.Generator) -> Clip:
-    """A scene and a path of attention whose last part lies on one object; a highlight will follow that path."""
+def make_clip(rng: np.random.Generator) -> View:
+    """A clip of a scene, with a path of attention that a highlight will follow; it ends where a fixation begins."""
     while True:
-        scene = make_scene(rng)
-        path = simulate_viewer(scene, rng, duration_s=(0.9, 2.6) if rng.random() < 0.5 else (1.2, 4.0))
-        moments = question_times_s(path)
-        if moments:
-            late = rng.random() < 0.4
-            index, time_s = moments[-1] if late else moments[int(rng.integers(len(moments)))]
-            return Clip(scene, path, path[index].object_index, float(time_s))
+        recording = simulate_viewer(make_scene(rng), make_viewer(rng), rng)
+        times = (
+            [f.start_s for f in recording.fixations] if rng.random() < 0.2 else [d.start_s for d in recording.dwells]
+        )
+        snapped = bool(rng.random() < 0.55)
+        if not snapped and recording.action and rng.random() < 0.4:
+            times = [recording.dwells[recording.action.last].end_s]
+        times = [s for s in times if s >= 4]
+        if times:
+            time_s = float(int(times[int(rng.integers(len(times)))]))
+            start_s = max(0.0, time_s - 60) if rng.random() < 0.5 else 0.0
+            view = View.of(recording, start_s, time_s, snapped)
+            if view.path:
+                return view
+
+
+def facts(view: View, noun: str) -> tuple[float, ...]:
+    """Of a noun's object, 0 or 1 each: visible now; highlighted now; the one before that; ever; longest of all."""
+    index = next((i for i, thing in enumerate(view.scene.objects) if thing.noun == noun), None)
+    if index is None:
+        return (0.0,) * len(FACTS)
+    runs = _runs(view)
+    before = runs[:-1] if runs and runs[-1] == view.main[-1] else runs
+    seconds = view.shares.sum(axis=0)
+    return (
+        float(view.scene.objects[index].visible(view.time_s)),
+        float(view.main[-1] == index),
+        float(before[-1:] == [index]),
+        float(index in view.ever),
+        float(seconds[index] > 0 and seconds.argmax() == index),
+    )
+
+
+def _runs(view: View) -> list[int]:
+    """What the steps are about, in order, each once for steps in a row."""
+    runs = []
+    for index in view.main:
+        if index != NOTHING and runs[-1:] != [index]:
+            runs.append(index)
+    return runs
 
 
 def _pick(rng: np.random.Generator, items, count: int) -> list:
@@ -65,98 +92,163 @@ def _pick(rng: np.random.Generator, items, count: int) -> list:
     return [items[i] for i in rng.permutation(len(items))[:count]]
 
 
-def _shuffled(rng: np.random.Generator, items: list) -> list:
+def _shuffled(rng: np.random.Generator, items) -> list:
+    items = list(items)
     return _pick(rng, items, len(items))
 
 
-def highlight_question(rng: np.random.Generator, clip: Clip, kind: str, verb: tuple[str, str]) -> Question | None:
-    """The highlight's analogue of a gaze task, with another verb; None where the clip does not allow it."""
-    scene, thing = clip.scene, clip.scene.objects[clip.current]
-    visible = scene.visible(clip.time_s)
-    if kind == "which":
-        others = [scene.objects[i].noun for i in visible if i != clip.current]
-        options = _pick(rng, others, 3)
-        absent = [noun for noun in NOUNS if noun not in others and noun != thing.noun]
-        options += _pick(rng, absent, 3 - len(options))
-        text = f"Which object is the user currently {verb[0]}?"
-        if rng.random() < 0.3:
-            text = ("Which object is ringed now?", "Which object is highlighted now?")[int(rng.integers(2))]
-        return Question(kind, text, _shuffled(rng, [*options, thing.noun]), thing.noun)
-    if kind in ("color", "shape"):
-        values = tuple(COLORS) if kind == "color" else SHAPES
-        answer = getattr(thing, kind)
-        shown = {getattr(scene.objects[i], kind) for i in visible} - {answer}
-        options = _pick(rng, sorted(shown), 3)
-        options += _pick(rng, [v for v in values if v != answer and v not in options], 3 - len(options))
-        return Question(kind, f"What {kind} is this object?", _shuffled(rng, [*options, answer]), answer)
-    attended = {f.object_index for f in clip.path if f.start_s < clip.time_s}
-    seen = {f.object_index for f in clip.path for s in sample_times_s(clip.time_s) if f.start_s <= s < f.end_s}
-    ignored = [i for i in scene.visible(0, clip.time_s) if i not in attended]
-    if kind == "never":
-        if not ignored or len(seen) < 2:
-            return None
-        answer = ignored[int(rng.integers(len(ignored)))]
-        chosen = [*_pick(rng, sorted(seen), 3), answer]
-        options = _shuffled(rng, [scene.objects[i].noun for i in chosen])
-        listed = f"Among {{{', '.join(_shuffled(rng, options))}}}, which"
-        text = f"{listed} did the user never {verb[1]}?"
-        if rng.random() < 0.25:
-            text = f"{listed} was never {('ringed', 'highlighted')[int(rng.integers(2))]}?"
-        return Question(kind, text, options, scene.objects[answer].noun)
-    if kind == "is it now":
-        yes = rng.random() < 0.5
-        others = [i for i in visible if i != clip.current]
-        asked = clip.current if yes or not others else others[int(rng.integers(len(others)))]
-        noun = scene.objects[asked].noun
-        text = f"Is the user currently {verb[0]} the {noun}?"
-        return Question(kind, text, _shuffled(rng, ["Yes", "No"]), "Yes" if asked == clip.current else "No")
-    if kind == "was it ever":
-        if not ignored:
-            return None
-        yes = rng.random() < 0.5
-        pool = sorted(seen) if yes else ignored
-        noun = scene.objects[pool[int(rng.integers(len(pool)))]].noun
-        text = f"Did the user ever {verb[1]} the {noun}?"
-        return Question(kind, text, _shuffled(rng, ["Yes", "No"]), "Yes" if yes else "No")
-    raise ValueError(f"unknown kind {kind!r}")
+def _one(rng: np.random.Generator, items):
+    return items[int(rng.integers(len(items)))]
 
 
-def plain_question(rng: np.random.Generator, clip: Clip, kind: str) -> Question | None:
-    """Questions that need no highlight: about the text alone, or about the scene."""
-    scene = clip.scene
-    visible = scene.visible(clip.time_s)
-    if kind == "match":
-        pool = (NOUNS, NOUNS, tuple(COLORS), SHAPES)[int(rng.integers(4))]
-        options = _pick(rng, pool, 4)
-        answer = options[int(rng.integers(4))]
-        return Question(kind, f"Which option says {answer}?", options, answer)
-    if kind == "visible":
-        if not scene.visible(0, clip.time_s):
+class Drawer:
+    """Draws questions of one clip; a kind's method gives None where the clip does not allow it."""
+
+    def __init__(self, rng: np.random.Generator, view: View):
+        self.rng, self.view, self.scene = rng, view, view.scene
+        self.visible = view.scene.visible(view.time_s)
+        self.now = view.main[-1]
+        self.absent = [noun for noun in NOUNS if noun not in {thing.noun for thing in view.scene.objects}]
+
+    def noun(self, index: int) -> str:
+        return self.scene.objects[index].noun
+
+    def question(self, kinds: dict[str, float]) -> Question:
+        """One whose kind has the given weights; a leading "word " in a kind leaves its options out."""
+        names, weights = list(kinds), np.array(list(kinds.values()))
+        while True:
+            kind = names[int(self.rng.choice(len(names), p=weights / weights.sum()))]
+            bare = kind.removeprefix("word ")
+            drawn = getattr(self, "draw_" + bare.replace(" ", "_"))(_one(self.rng, WORDINGS))
+            if drawn:
+                text, options, answer = drawn
+                return Question(kind, text, options if bare == kind else [], answer)
+
+    def draw_which(self, words: Wording):
+        if self.now == NOTHING:
             return None
-        answer = scene.objects[_pick(rng, visible, 1)[0]].noun
-        absent = [noun for noun in NOUNS if noun not in {thing.noun for thing in scene.objects}]
-        return Question(kind, "Which object is visible now?", _shuffled(rng, [answer, *_pick(rng, absent, 3)]), answer)
-    if kind == "of noun":
-        attribute, values = (("color", tuple(COLORS)), ("shape", SHAPES))[int(rng.integers(2))]
-        thing = scene.objects[_pick(rng, visible, 1)[0]]
+        options = _pick(self.rng, [self.noun(i) for i in self.visible if i != self.now], 3)
+        options += _pick(self.rng, self.absent, 3 - len(options))
+        text = words.identify()
+        if self.rng.random() < 0.3:
+            text = _one(self.rng, ("Which object is ringed now?", "Which object is highlighted now?"))
+        return text, _shuffled(self.rng, [*options, self.noun(self.now)]), self.noun(self.now)
+
+    def _attribute(self, words: Wording, attribute: str, values: tuple[str, ...]):
+        if self.now == NOTHING:
+            return None
+        answer = getattr(self.scene.objects[self.now], attribute)
+        shown = {getattr(self.scene.objects[i], attribute) for i in self.visible} - {answer}
+        options = _pick(self.rng, sorted(shown), 3)
+        options += _pick(self.rng, [v for v in values if v != answer and v not in options], 3 - len(options))
+        return words.attribute(attribute), _shuffled(self.rng, [*options, answer]), answer
+
+    def draw_color(self, words: Wording):
+        return self._attribute(words, "color", tuple(COLORS))
+
+    def draw_shape(self, words: Wording):
+        return self._attribute(words, "shape", SHAPES)
+
+    def _never_seen(self, without=()) -> tuple[list[str], str] | None:
+        fresh = [i for i in self.view.stayers if i not in self.view.ever]
+        seen = [i for i in sorted(self.view.seen) if i in self.visible and i not in without]
+        if not fresh or len(seen) < 2:
+            return None
+        answer = self.noun(_one(self.rng, fresh))
+        return _shuffled(self.rng, [*(self.noun(i) for i in _pick(self.rng, seen, 3)), answer]), answer
+
+    def draw_never(self, words: Wording):
+        found = self._never_seen()
+        if not found:
+            return None
+        listed = _shuffled(self.rng, found[0])
+        text = words.never(listed)
+        if self.rng.random() < 0.2:
+            text = f"Among {{{', '.join(listed)}}}, which was never {_one(self.rng, ('ringed', 'highlighted'))}?"
+        return text, *found
+
+    def draw_next(self, words: Wording):
+        group = _runs(self.view)[-2:]
+        found = self._never_seen(without=group)
+        return found and (words.transition([self.noun(i) for i in group]), *found)
+
+    def draw_order(self, words: Wording):
+        runs = _runs(self.view)
+        if len(set(runs)) != len(runs) or len(runs) < 3 or len(self.visible) < 3:
+            return None
+        three = tuple(runs[-3:])
+        orders = {three}
+        pool = sorted({*self.visible, *runs})
+        while len(orders) < 4:
+            easy = self.rng.random() < 0.6
+            orders.add(tuple(_pick(self.rng, pool if easy else three, 3)))
+        options = _shuffled(self.rng, sorted(sequence_text([self.noun(i) for i in order]) for order in orders))
+        return words.sequence(), options, sequence_text([self.noun(i) for i in three])
+
+    def draw_longest(self, words: Wording):
+        seconds = self.view.shares.sum(axis=0)
+        longest = int(seconds.argmax())
+        others = [i for i in np.flatnonzero(seconds) if i in self.view.seen and seconds[i] <= seconds[longest] / 1.5]
+        if len(others) < 3 or longest not in self.view.seen:
+            return None
+        chosen = [longest, *(int(i) for i in _pick(self.rng, others, 3))]
+        order = list(dict.fromkeys(thing for _, _, thing in self.view.path if thing in chosen))
+        verb = _one(self.rng, VERBS)
+        options = _shuffled(self.rng, [f"{verb} the {self.noun(i)}" for i in chosen])
+        return words.future_action([self.noun(i) for i in order]), options, f"{verb} the {self.noun(longest)}"
+
+    def _alert(self, text: str, due: bool):
+        return text, ["Yes", "No"], "Yes" if due else "No"
+
+    def draw_alert_now(self, words: Wording):
+        yes = self.rng.random() < 0.5
+        others = [i for i in self.visible if self.view.looked_at_last(i) is False]
+        pool = [self.now] if yes and self.now != NOTHING else others
+        if not pool:
+            return None
+        index = _one(self.rng, pool)
+        return self._alert(words.alert_on_gaze(self.noun(index)), index == self.now)
+
+    def draw_alert_visible(self, words: Wording):
+        pools = {
+            "shown": [i for i in self.visible if self.view.visible_last(i) and self.view.looked_at_last(i) is False],
+            "gone": [i for i in range(len(self.scene.objects)) if self.view.visible_last(i) is False],
+            "now": [self.now] if self.now != NOTHING else [],
+        }
+        kind = str(self.rng.choice(["shown", "gone", "now", "absent"], p=[0.5, 0.3, 0.1, 0.1]))
+        if kind == "absent":
+            noun = _one(self.rng, self.absent)
+        elif pools[kind]:
+            noun = self.noun(_one(self.rng, pools[kind]))
+        else:
+            return None
+        return self._alert(words.alert_on_appearance(noun), kind == "shown")
+
+    def draw_not_visible(self, words: Wording):
+        if self.now == NOTHING:
+            return None
+        pool = [self.noun(i) for i in range(len(self.scene.objects)) if self.view.visible_last(i) is False]
+        shown = [self.noun(i) for i in self.visible if i != self.now and self.view.visible_last(i)]
+        if (not pool and self.rng.random() < 0.7) or len(shown) < 3:
+            return None
+        answer = _one(self.rng, pool or self.absent)
+        options = _shuffled(self.rng, [*_pick(self.rng, shown, 3), answer])
+        return words.scene_recall(self.noun(self.now)), options, answer
+
+    # ---------------------------------------------------------------- about the text or the scene alone
+    def draw_match(self, words: Wording):
+        pool = (NOUNS, NOUNS, tuple(COLORS), SHAPES)[int(self.rng.integers(4))]
+        options = _pick(self.rng, pool, 4)
+        answer = _one(self.rng, options)
+        return f"Which option says {answer}?", options, answer
+
+    def draw_visible(self, words: Wording):
+        answer = self.noun(_one(self.rng, self.visible))
+        return "Which object is visible now?", _shuffled(self.rng, [answer, *_pick(self.rng, self.absent, 3)]), answer
+
+    def draw_of_noun(self, words: Wording):
+        attribute, values = (("color", tuple(COLORS)), ("shape", SHAPES))[int(self.rng.integers(2))]
+        thing = self.scene.objects[_one(self.rng, self.visible)]
         answer = getattr(thing, attribute)
-        options = _shuffled(rng, [answer, *_pick(rng, [v for v in values if v != answer], 3)])
-        return Question(kind, f"What {attribute} is the {thing.noun}?", options, answer)
-    raise ValueError(f"unknown kind {kind!r}")
-
-
-def make_question(rng: np.random.Generator, clip: Clip, kinds: dict[str, float]) -> Question:
-    """Draw a question whose kind has the given weights; a leading "word " in a kind leaves its options out."""
-    names, weights = list(kinds), np.array(list(kinds.values()))
-    while True:
-        kind = names[int(rng.choice(len(names), p=weights / weights.sum()))]
-        bare = kind.removeprefix("word ")
-        verb = VERBS[int(rng.integers(len(VERBS)))]
-        question = (
-            plain_question(rng, clip, bare) if bare in PLAIN_KINDS else highlight_question(rng, clip, bare, verb)
-        )
-        if question:
-            question.kind = kind
-            if bare != kind:
-                question.options = []
-            return question
+        options = _shuffled(self.rng, [answer, *_pick(self.rng, [v for v in values if v != answer], 3)])
+        return f"What {attribute} is the {thing.noun}?", options, answer

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from gazeqwen.streamgaze import OPTION_LETTERS, format_question
-from gazeqwen.toyworld.generate import make_entries, make_video
-from gazeqwen.toyworld.questions import FRAMES, TASKS, sample_times_s
-from gazeqwen.toyworld.world import Highlight, draw_frame, frame_times_s, write_video
-from gazeqwen.video_gazeqwen import read_frames
+from gazeqwen.streamgaze import OPTION_LETTERS, format_alert, format_question
+from gazeqwen.toyworld.generate import RING, choose, make_video, ringed, ringed_frames
+from gazeqwen.toyworld.highlights import WORDINGS
+from gazeqwen.toyworld.questions import FRAMES
 
 
 @torch.no_grad()
-def answer(model, processor, items: list[tuple[np.ndarray, float, str, list[str]]], batch_size: int = 16) -> list[str]:
-    """Letters that the full model and processor answer to (frames of [0, t], t, question, options), one each."""
+def answer_letters(model, processor, items: list[tuple], batch_size: int = 16) -> list[str]:
+    """The letters that model and processor answer to each (frames of a clip, its length in s, question, options)."""
     letters = []
     for begin in range(0, len(items), batch_size):
         part = items[begin : begin + batch_size]
         texts = []
         for _, _, question, options in part:
-            content = [{"type": "video"}, {"type": "text", "text": format_question(question, options)}]
+            asked = format_alert(question)[0] if options == ["Yes", "No"] else format_question(question, options)
+            content = [{"type": "video"}, {"type": "text", "text": asked}]
             message = [{"role": "user", "content": content}]
             texts.append(processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
         details = [
@@ -49,49 +47,38 @@ def answer(model, processor, items: list[tuple[np.ndarray, float, str, list[str]
     return letters
 
 
-def measure(model, processor, seed: int, videos: int = 150) -> dict[str, dict]:
-    """Accuracy per task on real mp4 files of held-out videos, with the plain full model and processor.
+def measure(model, processor, seed: int, videos: int = 150, most: int = 120) -> dict[str, dict]:
+    """Accuracy per task on held-out recordings, with the plain full model and processor.
 
     Three conditions: a ring drawn on what the viewer looks at and a verb of pretraining ("pointing at"), the same ring
     and the exact gaze wording ("gazing at"), and the gaze wording without any ring (the floor).
     """
-    ring = Highlight()
+    other = WORDINGS[0]
     made = {f"{i}": make_video(10_000 + seed, "test", i) for i in range(videos)}
-    entries = make_entries(10_000 + seed, "test", {name: questions for name, (_, _, questions) in made.items()})
-    items = defaultdict(list)
-    with tempfile.TemporaryDirectory() as folder:
-        for name, (scene, fixations, _) in made.items():
-            for condition in ("plain", "ring"):
-                frames = []
-                for time_s in frame_times_s(scene):
-                    on = [f.object_index for f in fixations if f.start_s <= time_s < f.end_s]
-                    frames.append(draw_frame(scene, time_s, [(i, ring) for i in on] if condition == "ring" else []))
-                write_video(Path(folder) / f"{name}-{condition}.mp4", frames)
-        for task, pairs in entries.items():
-            for entry, q in pairs:
-                asked = entry["questions"][0]
-                options = [option[3:] for option in asked["options"]]
-                time_s = float(q["time_s"])
-                shown = {
-                    condition: read_frames(
-                        Path(folder) / f"{entry['video_path']}-{condition}.mp4", sample_times_s(time_s)
-                    )[0]
-                    for condition in ("plain", "ring")
-                }
-                other = asked["question"].replace("gazing at", "pointing at").replace("gaze at", "point at")
-                for condition, frames, question in (
-                    ("ring, verb of pretraining", shown["ring"], other),
-                    ("ring, gaze wording", shown["ring"], asked["question"]),
-                    ("no ring, gaze wording", shown["plain"], asked["question"]),
+    chosen = choose(10_000 + seed, "test", {name: asked for name, (_, asked) in made.items()}, 3, most)
+    results: dict[str, dict] = {}
+    for task, pairs in chosen.items():
+        items = defaultdict(list)
+        for name, q in pairs:
+            recording = made[name][0]
+            for _, mine, view in ringed(name, recording, [q]):
+                answer, options = mine.answer, mine.options
+                question, told = mine.question, other.of(mine.question)
+                if mine.points:
+                    options, answer = ["Yes", "No"], "Yes" if mine.points[0][1] else "No"
+                frames = {marked: np.stack(ringed_frames(view, RING if marked else None)) for marked in (True, False)}
+                letter, length_s = OPTION_LETTERS[options.index(answer)], view.time_s - view.start_s
+                for condition, marked, asked in (
+                    ("ring, verb of pretraining", True, told),
+                    ("ring, gaze wording", True, question),
+                    ("no ring, gaze wording", False, question),
                 ):
-                    items[task, condition].append(((frames, time_s, question, options), asked["answer"]))
-    results: dict[str, dict] = {task: {} for task in TASKS}
-    for (task, condition), pairs in items.items():
-        given = answer(model, processor, [item for item, _ in pairs])
-        results[task]["questions"] = len(pairs)
-        results[task][condition] = round(
-            float(np.mean([a == right for a, (_, right) in zip(given, pairs, strict=True)])), 4
-        )
+                    items[condition].append(((frames[marked], length_s, asked, options), letter))
+        results[task] = {"answers": len(items["ring, gaze wording"])}
+        for condition, asked in items.items():
+            given = answer_letters(model, processor, [item for item, _ in asked])
+            right = [a == letter for a, (_, letter) in zip(given, asked, strict=True)]
+            results[task][condition] = round(float(np.mean(right)), 4)
     return results
 
 

@@ -8,10 +8,10 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
-from gazeqwen.streamgaze import OPTION_LETTERS, format_question
+from gazeqwen.streamgaze import OPTION_LETTERS, format_alert, format_question
 from gazeqwen.toyworld.backbone import PROMPT_WORDS
-from gazeqwen.toyworld.highlights import NOUNS, Clip, Question, make_clip, make_question
-from gazeqwen.toyworld.questions import STEPS, sample_times_s, step_shares
+from gazeqwen.toyworld.highlights import NOUNS, Drawer, Question, facts, make_clip
+from gazeqwen.toyworld.questions import STEPS, View
 from gazeqwen.toyworld.world import CELL_PX, COLORS, GRID, KINDS, SHAPES, Highlight, draw_frame
 
 VIDEO_TOKENS = STEPS * GRID * GRID
@@ -36,7 +36,9 @@ class Batches(IterableDataset):
         encode = self.tokenizer.encode
         self.prefix_ids = encode("<|im_start|>user\n<|vision_start|>") + encode("<|video_pad|>") * VIDEO_TOKENS
         self.spare_ids = [encode(f" {word}")[0] for word in PROMPT_WORDS]
-        self.keep_ids = {encode(f"{space}{word}")[0] for word in (*NOUNS, *COLORS, *SHAPES) for space in ("", " ")}
+        self.noun_of = {encode(f"{space}{noun}")[0]: noun for noun in NOUNS for space in ("", " ")}
+        self.keep_ids = {encode(f"{space}{word}")[0] for word in (*COLORS, *SHAPES) for space in ("", " ")}
+        self.keep_ids |= set(self.noun_of)
         self.images = processor.video_processor
         self.cache: dict[str, list[int]] = {}
 
@@ -59,7 +61,9 @@ class Batches(IterableDataset):
             else i
             for i in asked
         ]
-        if question.options:
+        if question.options == ["Yes", "No"]:
+            before, after = format_alert("\0")[0].split(" \0")
+        elif question.options:
             before, after = format_question("\0", question.options).split(" \0")
         else:
             before, after = "Question:", ""
@@ -83,10 +87,10 @@ class Batches(IterableDataset):
         )
 
     def draw(self, vision_only: bool = False) -> dict:
-        """A batch. Shapes, with C clips, Q questions a clip, L tail tokens, 64 video tokens:
+        """A batch. Shapes, with C clips, Q questions a clip, L tail tokens, 96 video tokens:
 
-        pixels (C*256, 1176); prefix_position (3, C, 68); tail_ids, tail_position (C*Q, L), last (C*Q,);
-        target (C*Q,); heat (C, 64) for the vector highlight; labels of the auxiliary heads.
+        pixels (C*384, 1176); prefix_position (3, C, 100); tail_ids, tail_position (C*Q, L), last (C*Q,);
+        target (C*Q,); heat (C, 96) for the vector highlight; labels of the auxiliary heads.
         """
         rng = self.rng
         videos, heat, token_labels, tails, kinds, clips = [], [], [], [], [], []
@@ -94,18 +98,17 @@ class Batches(IterableDataset):
             clip = make_clip(rng)
             clips.append(clip)
             by_vector = rng.random() < self.vector_share
-            style = self._style()
-            frames, marked = [], []
-            for time_s in sample_times_s(clip.time_s):
-                active = [f.object_index for f in clip.path if f.start_s <= time_s < f.end_s]
-                frames.append(draw_frame(clip.scene, time_s, [] if by_vector else [(i, style) for i in active]))
-                marked.append(active)
+            style, marked = self._style(), clip.marked
+            frames = [
+                draw_frame(clip.scene, time_s, [] if by_vector else [(i, style) for i in active])
+                for time_s, active in zip(clip.frame_times_s, marked, strict=True)
+            ]
             videos.append(self._degrade(np.stack(frames)))
             heat.append(self._heat(clip) if by_vector else np.zeros(VIDEO_TOKENS, np.float32))
             token_labels.append(self._token_labels(clip, [] if by_vector else marked))
             if not vision_only:
-                for _ in range(self.questions):
-                    tails.append(make_question(rng, clip, self.kinds))
+                drawer = Drawer(rng, clip)
+                tails += [drawer.question(self.kinds) for _ in range(self.questions)]
         batch = {
             "pixels": self._patches(np.stack(videos)),
             "grid_thw": torch.tensor([GRID_THW] * self.clips),
@@ -116,17 +119,25 @@ class Batches(IterableDataset):
         built = [self._tail(q) for q in tails]
         length = max(len(ids) for ids, _ in built)
         tail_ids = torch.zeros(len(built), length, dtype=torch.long)
-        option_rows, option_places, option_right, option_facts = [], [], [], []
+        option_rows, option_places, option_right = [], [], []
+        noun_rows, noun_places, noun_facts = [], [], []
         for row, ((ids, places), q) in enumerate(zip(built, tails, strict=True)):
             tail_ids[row, : len(ids)] = torch.tensor(ids)
             for place, option in zip(places, q.options, strict=True):
                 option_rows.append(row)
                 option_places.append(place)
                 option_right.append(float(option == q.answer))
-                option_facts.append(self._facts(clips[row // self.questions], option))
+            known = {}
+            for place, i in enumerate(ids):
+                if i in self.noun_of:
+                    noun = self.noun_of[i]
+                    known[noun] = known.get(noun) or facts(clips[row // self.questions], noun)
+                    noun_rows.append(row)
+                    noun_places.append(place)
+                    noun_facts.append(known[noun])
             kinds.append(q.kind)
         answers = [OPTION_LETTERS[q.options.index(q.answer)] if q.options else q.answer for q in tails]
-        prefix_position, tail_start = self._positions([clip.time_s for clip in clips])
+        prefix_position, tail_start = self._positions([clip.time_s - clip.start_s for clip in clips])
         start = tail_start.repeat_interleave(self.questions)
         return batch | {
             "prefix_ids": torch.tensor([self.prefix_ids] * self.clips),
@@ -138,13 +149,15 @@ class Batches(IterableDataset):
             "option_rows": torch.tensor(option_rows, dtype=torch.long),
             "option_places": torch.tensor(option_places, dtype=torch.long),
             "option_right": torch.tensor(option_right),
-            "option_facts": torch.tensor(option_facts),
+            "noun_rows": torch.tensor(noun_rows, dtype=torch.long),
+            "noun_places": torch.tensor(noun_places, dtype=torch.long),
+            "noun_facts": torch.tensor(noun_facts),
             "heat": torch.from_numpy(np.stack(heat)),
             "kinds": kinds,
         }
 
-    def _positions(self, times_s: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
-        """mRoPE positions of the prefix (3, C, 68) and of each clip's first tail token (C,), as transformers has them.
+    def _positions(self, lengths_s: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
+        """mRoPE positions of the prefix (3, C, 100) and of each clip's first tail token (C,), as in transformers.
 
         In part of the clips the text starts after the last temporal position, which is the rule of other versions.
         """
@@ -153,47 +166,41 @@ class Batches(IterableDataset):
         )
         head = len(self.prefix_ids) - VIDEO_TOKENS
         positions, starts = [], []
-        for time_s in times_s:
-            moment = (step * (2 * time_s / STEPS)).long()
+        for length_s in lengths_s:
+            moment = (step * (2 * length_s / STEPS)).long()
             video = torch.stack([moment, row, column]) + head
             positions.append(torch.cat([torch.arange(head).expand(3, -1), video], dim=1))
             odd = self.rng.random() < self.odd_positions
             starts.append(int(video.max()) + 1 if odd else head + GRID)
         return torch.stack(positions, dim=1), torch.tensor(starts)
 
-    def _heat(self, clip: Clip) -> np.ndarray:
-        """How strongly each video token is highlighted, shape (64,): blobs at objects, by their share of the step."""
-        rng, span_s = self.rng, clip.time_s / STEPS
+    def _heat(self, clip: View) -> np.ndarray:
+        """How strongly each video token is highlighted, shape (96,): blobs at objects, by their share of the step."""
+        rng, span_s = self.rng, (clip.time_s - clip.start_s) / STEPS
         width = float(rng.uniform(0.35, 0.9))  # in cells
         centres = (np.arange(GRID) + 0.5) * CELL_PX
         heat = np.zeros((STEPS, GRID, GRID), np.float32)
-        for step, shares in enumerate(step_shares(clip.path, clip.time_s)):
-            for thing, share in shares.items():
-                x, y = clip.scene.objects[thing].position_px((step + 0.5) * span_s) + rng.normal(0, 1.5, size=2)
+        for step, shares in enumerate(clip.shares):
+            for thing in np.flatnonzero(shares):
+                share, place = (
+                    shares[thing],
+                    clip.scene.objects[thing].position_px(clip.start_s + (step + 0.5) * span_s),
+                )
+                x, y = place + rng.normal(0, 1.5, size=2)
                 squared = ((centres[:, None] - y) ** 2 + (centres[None, :] - x) ** 2) / CELL_PX**2
                 heat[step] += share * np.exp(-squared / (2 * width**2))
         return heat.reshape(-1) * float(rng.uniform(0.7, 1.4))
 
-    @staticmethod
-    def _facts(clip: Clip, option: str) -> tuple[float, float, float]:
-        """Of an option that is a noun: is it visible now, highlighted now, was it ever? -1 where it is no noun."""
-        if option not in NOUNS:
-            return (-1.0, -1.0, -1.0)
-        for i, thing in enumerate(clip.scene.objects):
-            if thing.noun == option:
-                ever = any(f.object_index == i and f.start_s < clip.time_s for f in clip.path)
-                return (float(thing.visible(clip.time_s)), float(i == clip.current), float(ever))
-        return (0.0, 0.0, 0.0)
-
-    def _token_labels(self, clip: Clip, marked: list[list[int]]) -> np.ndarray:
-        """Per video token (64, 2): index into KINDS plus 1 of its cell's object (0: none, -1: unclear), marked."""
+    def _token_labels(self, clip: View, marked: list[list[int]]) -> np.ndarray:
+        """Per video token (96, 2): index into KINDS plus 1 of its cell's object (0: none, -1: unclear), marked."""
         labels = np.zeros((STEPS, GRID, GRID, 2), np.int64)
-        times = sample_times_s(clip.time_s)
+        times = clip.frame_times_s
         for step in range(STEPS):
             pair = times[2 * step : 2 * step + 2]
             for i, thing in enumerate(clip.scene.objects):
                 shown = [thing.visible(s) for s in pair]
-                cells = {tuple((thing.position_px(s) // CELL_PX).astype(int)) for s in pair}
+                cells = {thing.cell(s) for s in pair}
+                cells = {(x, y) for x, y in cells if 0 <= x < GRID and 0 <= y < GRID}
                 clear = all(shown) and len(cells) == 1
                 if not any(shown):
                     continue
@@ -214,7 +221,7 @@ class Batches(IterableDataset):
         return (stacked + flat).clip(0, 255).astype(np.uint8).reshape(frames.shape)
 
     def _patches(self, videos: np.ndarray) -> torch.Tensor:
-        """uint8 (C, 8, 112, 112, 3) -> the processor's own patches (C * 256, 1176), in one vectorised pass."""
+        """uint8 (C, 12, 112, 112, 3) -> the processor's own patches (C * 384, 1176), in one vectorised pass."""
         mean, std = (np.array(v, np.float32) for v in (self.images.image_mean, self.images.image_std))
         pixels = (videos.astype(np.float32) / 255 - mean) / std
         patch = CELL_PX // 2

@@ -35,7 +35,7 @@ from tqdm import tqdm
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from gazeqwen.toyworld.backbone import make_backbone, save_backbone
-from gazeqwen.toyworld.highlights import HIGHLIGHT_KINDS
+from gazeqwen.toyworld.highlights import FACTS, HIGHLIGHT_KINDS
 from gazeqwen.toyworld.measure import measure
 from gazeqwen.toyworld.packing import Batches, packed_forward
 from gazeqwen.toyworld.world import COLORS, SHAPES
@@ -58,23 +58,37 @@ class Phase:
 
 
 ALL_KINDS = {
-    "which": 1.8,
-    "color": 1.2,
-    "shape": 1.2,
-    "never": 2.6,
-    "is it now": 0.2,
-    "was it ever": 0.6,
+    "which": 1.2,
+    "color": 0.8,
+    "shape": 0.8,
+    "never": 1.5,
+    "next": 1.0,
+    "order": 1.6,
+    "longest": 1.0,
+    "alert now": 1.2,
+    "alert visible": 1.2,
+    "not visible": 0.9,
+    "visible": 0.4,
     "match": 0.1,
-    "visible": 0.5,
     "of noun": 0.1,
 }
-READ_KINDS = {"match": 2.5, "word which": 1.5, "word color": 1.0, "word shape": 1.0, "which": 1.0, "of noun": 0.5}
+READ_KINDS = {
+    "match": 2.5,
+    "word which": 1.5,
+    "word color": 1.0,
+    "word shape": 1.0,
+    "which": 1.0,
+    "visible": 0.7,
+    "not visible": 0.7,
+    "alert visible": 0.7,
+    "alert now": 0.7,
+    "of noun": 0.5,
+}
 PHASES = (
     Phase("vision", 220, {}, lr=2.0, decay=True),
-    Phase("reading", 1200, READ_KINDS, clips=8, vector_share=0.2),
-    Phase("everything", 1200, ALL_KINDS, clips=12, vector_share=0.4, quiet=0.01),
-    Phase("looking up", 700, ALL_KINDS, clips=12, vector_share=0.35, quiet=0.01, lr=0.8),
-    Phase("late reading", 900, ALL_KINDS, clips=12, vector_share=0.4, quiet=0.01, lr=0.8, blind_share=0.6, decay=True),
+    Phase("reading", 800, READ_KINDS, clips=8, vector_share=0.2),
+    Phase("everything", 1700, ALL_KINDS, clips=8, vector_share=0.4, quiet=0.01),
+    Phase("late reading", 1000, ALL_KINDS, clips=8, vector_share=0.4, quiet=0.01, lr=0.8, blind_share=0.6, decay=True),
 )
 
 
@@ -86,12 +100,12 @@ class Heads(nn.Module):
         self.kind = nn.Linear(hidden, 1 + len(COLORS) + 1 + len(SHAPES))
         self.marked = nn.Linear(hidden, 1)
         self.right = nn.ModuleList(nn.Linear(hidden, 1) for _ in range(2))
-        self.facts = nn.ModuleList(nn.Linear(hidden, 3) for _ in range(2))
+        self.facts = nn.ModuleList(nn.Linear(hidden, len(FACTS)) for _ in range(2))
         self.vectors = nn.Parameter(torch.randn(layers - 1, hidden))
 
 
 def vision_loss(heads: Heads, visual: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
-    """Which colour and shape is in each token's cell, and is it marked? `visual` (N, hidden), `labels` (C, 64, 2)."""
+    """Which colour and shape is in each token's cell, and is it marked? `visual` (N, hidden), `labels` (C, 96, 2)."""
     kind, marked = labels.reshape(-1, 2).unbind(-1)
     clear = kind >= 0
     n_colors, n_shapes = len(COLORS), len(SHAPES)
@@ -122,25 +136,19 @@ def question_loss(model, heads: Heads, batch: dict, phase: Phase, rng: np.random
     loss = F.cross_entropy(logits, batch["target"]) + phase.quiet * loudness
     if len(batch["option_rows"]):
         weight = torch.tensor(2.0)
-        nouns = batch["option_facts"][:, 0] >= 0
         for right_head, facts_head, state in zip(heads.right, heads.facts, states[-3:-1], strict=True):
-            option = state[batch["option_rows"], batch["option_places"]]
-            guess = right_head(option)[:, 0]
+            guess = right_head(state[batch["option_rows"], batch["option_places"]])[:, 0]
             loss = loss + 0.4 * F.binary_cross_entropy_with_logits(guess, batch["option_right"], pos_weight=weight)
-            facts = facts_head(option[nouns])
-            loss = loss + 0.5 * F.binary_cross_entropy_with_logits(facts, batch["option_facts"][nouns])
+            facts = facts_head(state[batch["noun_rows"], batch["noun_places"]])
+            loss = loss + 0.6 * F.binary_cross_entropy_with_logits(facts, batch["noun_facts"])
     seen_loss, _ = vision_loss(heads, visual, batch["token_labels"])
     loss = loss + 0.1 * seen_loss
     scores = defaultdict(list)
     if len(batch["option_rows"]):
-        for name, said, truth in zip(
-            ("fact: visible", "fact: now", "fact: ever"),
-            (facts > 0).float().unbind(1),
-            batch["option_facts"][nouns].unbind(1),
-            strict=True,
-        ):
+        for name, said, truth in zip(FACTS, (facts > 0).float().unbind(1), batch["noun_facts"].unbind(1), strict=True):
             if 0 < truth.sum() < len(truth):  # mean over both classes
-                scores[name].append(np.mean([(said == truth)[truth == v].float().mean().item() for v in (0, 1)]))
+                of_class = [(said == truth)[truth == v].float().mean().item() for v in (0, 1)]
+                scores[f"fact: {name}"].append(np.mean(of_class))
     right = (logits.argmax(-1) == batch["target"]).float()
     vector = (batch["heat"].amax(dim=1) > 0).repeat_interleave(len(right) // len(batch["heat"]))
     for kind, value, by_vector in zip(batch["kinds"], right.tolist(), vector.tolist(), strict=True):

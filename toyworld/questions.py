@@ -1,100 +1,251 @@
-"""Questions about a scene and a path of attention over it, fair by construction.
+"""
+StreamGaze's ten tasks about a toy recording, fair by construction.
 
-Options are drawn *blind to the answer*: first a set of four that would be a valid option list, evenly from all such
-sets, and only then is the question kept, if the answer happens to be in the set. The viewer looks evenly at whatever
-is visible, so a reader who sees the video but not the gaze is at 25 %, and so is one who reads the text alone.
+Fair: *among the options a reader without gaze has nothing to choose by*. The viewer looks evenly at whatever is
+visible, so objects that stayed in view from the clip's beginning ("stayers") are exchangeable for whoever sees the
+video alone. Options are stayers, drawn *blind to the answer*: first a list that would be valid whatever the answer,
+evenly from all such lists, and only then is the question kept, if the answer happens to be in it. Two tasks are about
+the scene, as StreamGaze builds them, so that the video alone answers them: scene recall (stamped with the start of the
+fixation that it names, so the scene asked about is the clip's last) and, but for what is being looked at, object
+appearance. The scene recall options are drawn so that the text alone says nothing.
 
-Time stamps are whole seconds (MM:SS), as in StreamGaze. In this first version a question is stamped with the *last*
-whole second inside the fixation that it asks about, at least a second after its start. (StreamGaze itself stamps the
-start, which leaves that fixation outside the clip; a later version of the toy world does that too.)
+Time stamps are StreamGaze's: whole seconds (MM:SS), rounded from the start of the fixation asked about (present), cut
+down from it (past), from the end of the last one (future action). Next to nothing of the fixation asked about lies in
+the clip, therefore; `Scanpath.snap` brings it into view, and so do questions here when they check what can be seen.
+
+Readable: a question is kept only if what it asks about fills enough of the temporal steps of a clip of 12 frames.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
 
-from gazeqwen.toyworld.viewer import Fixation
+from gazeqwen.streamgaze import clip_window, task_info
+from gazeqwen.toyworld.viewer import NOTHING, Recording
 from gazeqwen.toyworld.world import Scene
 from gazeqwen.video_gazeqwen import sample_times
 
-EASY = "present_object_identification_easy"
-HARD = "present_object_identification_hard"
-ATTRIBUTE = "present_object_attribute_recognition"
-NEVER = "past_non_fixated_object_identification"
-TASKS = (EASY, HARD, ATTRIBUTE, NEVER)
+GSM, NFI, OTP, SR, FAP, OAR, EASY, HARD, GTA, OAA = TASKS = (
+    "past_gaze_sequence_matching",
+    "past_non_fixated_object_identification",
+    "past_object_transition_prediction",
+    "past_scene_recall",
+    "present_future_action_prediction",
+    "present_object_attribute_recognition",
+    "present_object_identification_easy",
+    "present_object_identification_hard",
+    "proactive_gaze_triggered_alert",
+    "proactive_object_appearance_alert",
+)
+SCENE_TASKS = (SR, OAA)  # the video alone says (nearly) everything
 
-CLIP_S = 60  # present questions see [t - 60, t], past questions [0, t]
-FRAMES = 8  # frames sampled from a clip: the centres of equal bins; two make one temporal step
-STEPS = 4
-VERB = {"present": "gazing at", "past": "gaze at"}
+FRAMES = 12  # frames sampled from a clip: the centres of equal bins; two make one temporal step
+STEPS = FRAMES // 2
+SNAP_S = 1.0
+SEEN = 0.25  # what has this share of a step has been seen
+MAIN = 0.5  # what has this share of a step, and no other has more than this, is what the step is about
+UNSEEN = 0.05
 
-
-def sample_times_s(time_s: float) -> np.ndarray:
-    """Times of the frames that a model sees of the clip [0, time_s]: centres of 8 equal bins."""
-    return sample_times(0.0, time_s, num_frames=FRAMES)
-
-
-def step_shares(fixations: list[Fixation], time_s: float) -> list[dict[int, float]]:
-    """For each of the 4 temporal steps of [0, time_s], the share of its span that each attended object takes."""
-    span_s = time_s / STEPS
-    shares = []
-    for step in range(STEPS):
-        begin_s, share = step * span_s, Counter()
-        for f in fixations:
-            overlap_s = min(f.end_s, begin_s + span_s) - max(f.start_s, begin_s)
-            if overlap_s > 0:
-                share[f.object_index] += overlap_s / span_s
-        shares.append(dict(share))
-    return shares
+OFFSETS_S = (-20, -10, 0, 10, 20)  # of test points, from the first time that the alert is due
 
 
-def question_times_s(fixations: list[Fixation]) -> list[tuple[int, int]]:
-    """(fixation index, whole second) pairs that present questions may ask about: see the module's docstring.
-
-    The fixation takes at least half of the last temporal step and 1.5 times as much of it as any other object.
+@dataclass(eq=False)
+class View:
     """
-    pairs = []
-    for index, f in enumerate(fixations):
-        time_s = int(f.end_s)
-        if time_s - f.start_s < 1.0 or time_s < 3:
-            continue
-        last = step_shares(fixations, time_s)[-1]
-        mine = last[f.object_index]
-        others = [share for thing, share in last.items() if thing != f.object_index]
-        if mine >= 0.5 and mine >= 1.5 * max(others, default=0):
-            pairs.append((index, time_s))
-    return pairs
+    What there is to see of [start_s, time_s] of a recording: `path`, the fixations in it (begin_s, end_s, object), the
+    last of them snapped if asked for.
+    """
+
+    scene: Scene
+    start_s: float
+    time_s: float
+    path: list[tuple[float, float, int]] = field(repr=False)
+
+    @classmethod
+    def of(cls, recording: Recording, start_s: float, time_s: float, snapped: bool) -> View:
+        scanpath = recording.scanpath()
+        if snapped:
+            scanpath = scanpath.snap(time_s, time_s - (time_s - start_s) / STEPS, SNAP_S)
+        scanpath = scanpath.clip(start_s, time_s)
+        objects = [recording.fixations[int(i)].object_index for i in scanpath.ids]
+        path = list(zip(scanpath.begin_s.tolist(), scanpath.end_s.tolist(), objects, strict=True))
+        return cls(recording.scene, start_s, time_s, path)
+
+    @cached_property
+    def frame_times_s(self) -> np.ndarray:
+        return sample_times(self.start_s, self.time_s, num_frames=FRAMES)
+
+    @cached_property
+    def shares(self) -> np.ndarray:
+        """Of each temporal step's span, the share that gaze is on each object: (steps, objects)."""
+        edges = np.linspace(self.start_s, self.time_s, STEPS + 1)
+        shares = np.zeros((STEPS, len(self.scene.objects)))
+        for begin_s, end_s, thing in self.path:
+            if thing != NOTHING:
+                overlap_s = np.minimum(end_s, edges[1:]) - np.maximum(begin_s, edges[:-1])
+                shares[:, thing] += overlap_s.clip(min=0) / np.diff(edges)
+        return shares
+
+    @cached_property
+    def marked(self) -> list[list[int]]:
+        """The objects that gaze is on at the time of each frame."""
+        return [
+            [thing for begin_s, end_s, thing in self.path if begin_s <= s < end_s and thing != NOTHING]
+            for s in self.frame_times_s
+        ]
+
+    @cached_property
+    def main(self) -> list[int]:
+        """The object that each temporal step is about, NOTHING where there is none."""
+        found = []
+        for share in self.shares:
+            order = np.argsort(share)
+            clear = share[order[-1]] >= MAIN and share[order[-2]] <= share[order[-1]] / 2
+            found.append(int(order[-1]) if clear else NOTHING)
+        return found
+
+    @cached_property
+    def stayers(self) -> list[int]:
+        """Objects that are visible all through the clip."""
+        return self.scene.visible(self.start_s, self.time_s)
+
+    @cached_property
+    def ever(self) -> set[int]:
+        """What was looked at, however shortly."""
+        return {thing for _, _, thing in self.path} - {NOTHING}
+
+    @cached_property
+    def seen(self) -> set[int]:
+        """What was clearly looked at: in a good part of a step, and in a frame."""
+        shown = {thing for things in self.marked for thing in things}
+        return {i for i in shown if self.shares[:, i].max() >= SEEN}
+
+    def visible_last(self, index: int) -> bool | None:
+        """Whether an object is visible in the last temporal step's frames and at its end; None if only in some."""
+        times = (*self.frame_times_s[-2:], self.time_s)
+        shown = {self.scene.objects[index].visible(float(s)) for s in times}
+        return shown.pop() if len(shown) == 1 else None
+
+    def still_last(self, index: int) -> bool:
+        """Whether it is in one grid cell in the last temporal step's frames and at its end."""
+        times = (*self.frame_times_s[-2:], self.time_s)
+        return len({self.scene.objects[index].cell(float(s)) for s in times}) == 1
+
+    def looked_at_last(self, index: int) -> bool | None:
+        """Whether the last temporal step is about it; None if it is unclear."""
+        if self.main[-1] == index:
+            return True
+        return False if self.shares[-1, index] <= UNSEEN and index not in self.marked[-1] + self.marked[-2] else None
 
 
-def candidates_at(scene: Scene, fixation: Fixation, time_s: float) -> list[int]:
-    """Objects that the viewer could as well have chosen, and that are visible all through the last temporal step."""
-    return scene.visible(min(fixation.start_s, time_s * (1 - 1 / STEPS)), fixation.end_s)
+@dataclass(frozen=True)
+class Wording:
+    """The words that questions of the tasks use for what the user does."""
+
+    present: str = "gazing at"
+    past: str = "gaze at"
+    group: str = "looking at"
+    noun: str = "gaze"
+    pattern: str = "fixation"
+
+    def identify(self) -> str:
+        return f"Which object is the user currently {self.present}?"
+
+    def attribute(self, attribute: str) -> str:
+        return f"What {attribute} is this object?"
+
+    def never(self, nouns: list[str]) -> str:
+        return f"Among {{{', '.join(nouns)}}}, which did the user never {self.past}?"
+
+    def transition(self, nouns: list[str]) -> str:
+        return f"What object does the user {self.past} next after {self.group} the {{{', '.join(nouns)}}}?"
+
+    def sequence(self) -> str:
+        return f"Which transition best matches the user's {self.noun} pattern?"
+
+    def scene_recall(self, noun: str) -> str:
+        return f"When the user was {self.present} the {{{noun}}}, which background object was NOT visible?"
+
+    def future_action(self, nouns: list[str]) -> str:
+        pattern = " -> ".join(nouns)
+        return f"Based on the recent {self.pattern} pattern ({pattern}), what action will the user do next?"
+
+    def alert_on_gaze(self, noun: str) -> str:
+        return f"Monitor my {self.noun} and alert me when I {self.past.replace(' at', ' on')} the <{noun}>."
+
+    def alert_on_appearance(self, noun: str) -> str:
+        return f"Watch the scene and alert me when the <{noun}> first appears."
+
+    def of(self, question: str) -> str:
+        """A question about gaze, in these words."""
+        for words, mine in (
+            ("gazing at", self.present),
+            ("gaze at", self.past),
+            ("gaze on", self.past.replace(" at", " on")),
+            ("looking at", self.group),
+            ("gaze", self.noun),
+            ("fixation", self.pattern),
+        ):
+            question = question.replace(words, mine)
+        return question
 
 
-def _draw_set(rng: np.random.Generator, sets: list[tuple]) -> list | None:
-    if not sets:
+GAZE = Wording()
+
+
+@dataclass
+class ToyQuestion:
+    """
+    One question: its options (no letters) and which is the answer, or its test points (whole second, whether the alert
+    is due). `extra`: the fields that StreamGaze adds for the task.
+    """
+
+    task: str
+    time_s: int
+    question: str
+    options: list[str] = field(default_factory=list)
+    answer: str = ""
+    points: list[tuple[int, bool]] = field(default_factory=list)
+    extra: dict = field(default_factory=dict)
+
+
+def clock(time_s: float) -> str:
+    """Whole seconds as StreamGaze's MM:SS."""
+    return f"{int(time_s) // 60:02d}:{int(time_s) % 60:02d}"
+
+
+def _draw(rng: np.random.Generator, lists: list) -> list | None:
+    """One of the lists, in random order."""
+    if not lists:
         return None
-    chosen = list(sets[int(rng.integers(len(sets)))])
+    chosen = list(lists[int(rng.integers(len(lists)))])
     return [chosen[i] for i in rng.permutation(len(chosen))]
 
 
-def identification_sets(scene: Scene, candidates: list[int], hard: bool) -> list[tuple[int, ...]]:
+def sequence_text(groups: list[str]) -> str:
+    return ">".join(f"{{{noun}}}" for noun in groups)
+
+
+def identification_lists(scene: Scene, candidates: list[int], hard: bool) -> list[tuple[int, ...]]:
     """Valid option lists (object indices): four that differ pairwise in colour and shape (easy), or four of one colour
     or of one shape (hard). Every option stands in the same relation to the others, so the text gives nothing away."""
-    sets = []
+    lists = []
     for four in combinations(candidates, 4):
         colors = {scene.objects[i].color for i in four}
         shapes = {scene.objects[i].shape for i in four}
         if (min(len(colors), len(shapes)) == 1) if hard else (len(colors) == len(shapes) == 4):
-            sets.append(four)
-    return sets
+            lists.append(four)
+    return lists
 
 
-def attribute_sets(scene: Scene, candidates: list[int], visible: list[int], attribute: str) -> list[tuple[str, ...]]:
-    """Valid option lists (colours or shapes): four values that equally many objects show."""
+def attribute_lists(scene: Scene, candidates: list[int], visible: list[int], attribute: str) -> list[tuple[str, ...]]:
+    """Valid option lists (colours or shapes): four values that equally many candidates, and equally many of all
+    visible objects, show."""
     counts = Counter(getattr(scene.objects[i], attribute) for i in candidates)
     shown = Counter(getattr(scene.objects[i], attribute) for i in visible)
     return [
@@ -104,65 +255,238 @@ def attribute_sets(scene: Scene, candidates: list[int], visible: list[int], attr
     ]
 
 
-def never_set(scene: Scene, fixations: list[Fixation], time_s: float, rng: np.random.Generator):
-    """Four objects visible throughout [0, time_s] of which one was never attended; returns (objects, answer) or None.
-
-    Each of the other three is attended in at least one of the frames that a model samples.
-    """
-    chosen = _draw_set(rng, list(combinations(scene.visible(0, time_s), 4)))
-    if chosen is None:
-        return None
-    attended = {f.object_index for f in fixations if f.start_s < time_s}
-    seen = {f.object_index for f in fixations for s in sample_times_s(time_s) if f.start_s <= s < f.end_s}
-    never = [i for i in chosen if i not in attended]
-    if len(never) != 1 or any(i not in seen for i in chosen if i != never[0]):
-        return None
-    return chosen, never[0]
+def clip_of(recording: Recording, task: str, time_s: int) -> View:
+    """The clip of a question of the task."""
+    start_s, _ = clip_window(task, float(time_s))
+    return View.of(recording, start_s, float(time_s), task_info(task).asks_about_fixation_at_query)
 
 
-def gaze_questions(scene: Scene, fixations: list[Fixation], rng: np.random.Generator) -> list[dict]:
-    """All questions of the four tasks that this scene and scanpath yield.
+class Asker:
+    """Asks all questions that a recording yields."""
 
-    Each: task, time_s (int), question, options (list of words, no letters), answer (one of them), extra (the fields
-    that StreamGaze adds for the task), fixation (index of the fixation asked about; for the past, the one under way).
-    """
-    questions = []
+    def __init__(self, recording: Recording, rng: np.random.Generator):
+        self.recording, self.rng = recording, rng
+        self.scene, self.dwells = recording.scene, recording.dwells
 
-    def add(task, time_s, question, options, answer, index, **extra):
-        questions.append(
-            {
-                "task": task,
-                "time_s": time_s,
-                "question": question,
-                "options": options,
-                "answer": answer,
-                "fixation": index,
-                "extra": extra,
-            }
-        )
+    def noun(self, index: int) -> str:
+        return self.scene.objects[index].noun
 
-    for index, time_s in question_times_s(fixations):
-        fixation = fixations[index]
-        target = fixation.object_index
-        thing = scene.objects[target]
-        candidates = candidates_at(scene, fixation, time_s)
+    def view(self, task: str, time_s: int) -> View:
+        return clip_of(self.recording, task, time_s)
+
+    def questions(self) -> list[ToyQuestion]:
+        found = []
+        for index, dwell in enumerate(self.dwells):
+            found += self.about_now(dwell.object_index, round(dwell.start_s))
+            found += [self.never(int(dwell.start_s))]
+            found += [self.transition(index), self.sequence(index), self.scene_recall(index)]
+        found += [self.future_action()]
+        for index in range(len(self.scene.objects)):
+            found += [self.gaze_alert(index), self.appearance_alert(index)]
+        return [question for question in found if question is not None]
+
+    # ---------------------------------------------------------------- present
+    def about_now(self, target: int, time_s: int) -> list[ToyQuestion]:
+        """Object identification, easy and hard, and attributes, of what is looked at from `time_s` on."""
+        if target == NOTHING or time_s < 3:
+            return []
+        view, found = self.view(EASY, time_s), []
+        candidates = [i for i in view.stayers if view.still_last(i)]
+        if view.looked_at_last(target) is not True or target not in candidates:
+            return []
+        thing = self.scene.objects[target]
         for task in (EASY, HARD):
-            four = _draw_set(rng, identification_sets(scene, candidates, hard=task == HARD))
+            four = _draw(self.rng, identification_lists(self.scene, candidates, hard=task == HARD))
             if four and target in four:
-                nouns = [scene.objects[i].noun for i in four]
-                question = f"Which object is the user currently {VERB['present']}?"
-                add(task, time_s, question, nouns, thing.noun, index, object=thing.noun)
+                nouns = [self.noun(i) for i in four]
+                extra = {"object": thing.noun}
+                found.append(ToyQuestion(task, time_s, GAZE.identify(), nouns, thing.noun, extra=extra))
         for attribute in ("color", "shape"):
-            four = _draw_set(rng, attribute_sets(scene, candidates, scene.visible(time_s), attribute))
+            visible = self.scene.visible(float(time_s))
+            four = _draw(self.rng, attribute_lists(self.scene, candidates, visible, attribute))
             value = getattr(thing, attribute)
-            if four and target in candidates and value in four:
+            if four and value in four:
                 extra = {"attribute_type": attribute, "object_name": thing.noun}
-                add(ATTRIBUTE, time_s, f"What {attribute} is this object?", four, value, index, **extra)
-        found = never_set(scene, fixations, time_s, rng) if time_s >= 4 else None
-        if found:
-            nouns = [scene.objects[i].noun for i in found[0]]
-            answer = scene.objects[found[1]].noun
-            listed = [nouns[i] for i in rng.permutation(4)]
-            question = f"Among {{{', '.join(listed)}}}, which did the user never {VERB['past']}?"
-            add(NEVER, time_s, question, nouns, answer, index, answer_object=answer)
-    return questions
+                found.append(ToyQuestion(OAR, time_s, GAZE.attribute(attribute), four, value, extra=extra))
+        return found
+
+    def future_action(self) -> ToyQuestion | None:
+        """The viewer acts on what they looked at longest of the four objects that the question names."""
+        action = self.recording.action
+        if action is None:
+            return None
+        pattern = self.dwells[action.first : action.last + 1]
+        time_s = int(pattern[-1].end_s)
+        view = self.view(FAP, time_s)
+        things = [d.object_index for d in pattern]
+        seconds = view.shares[:, things].sum(axis=0)
+        clear = seconds.max() >= 1.5 * np.sort(seconds)[-2] and int(seconds.argmax()) == things.index(
+            action.object_index
+        )
+        if not clear or any(i not in view.stayers or i not in view.seen for i in things):
+            return None
+        options = [f"{action.verb} the {self.noun(i)}" for i in things]
+        answer = f"{action.verb} the {self.noun(action.object_index)}"
+        nouns = [self.noun(i) for i in things]
+        extra = {
+            "answer_action": answer,
+            "context_objects": nouns,
+            "context_objects_with_timing": [
+                {"object": noun, "timestamp": clock(d.start_s)} for noun, d in zip(nouns, pattern, strict=True)
+            ],
+            "actual_action_time": clock(action.time_s),
+        }
+        return ToyQuestion(FAP, time_s, GAZE.future_action(nouns), options, answer, extra=extra)
+
+    # ---------------------------------------------------------------- past
+    def never(self, time_s: int) -> ToyQuestion | None:
+        """Four stayers of which one was never looked at, and the others clearly."""
+        if time_s < 4:
+            return None
+        view = self.view(NFI, time_s)
+        four = _draw(self.rng, list(combinations(view.stayers, 4)))
+        never = [i for i in four or () if i not in view.ever]
+        if len(never) != 1 or any(i not in view.seen for i in four if i != never[0]):
+            return None
+        nouns, answer = [self.noun(i) for i in four], self.noun(never[0])
+        listed = [nouns[i] for i in self.rng.permutation(4)]
+        return ToyQuestion(NFI, time_s, GAZE.never(listed), nouns, answer, extra={"answer_object": answer})
+
+    def _first_round(self, index: int) -> list[int] | None:
+        """What the dwells up to number `index` are on, if they are on different objects or on nothing."""
+        things = [d.object_index for d in self.dwells[: index + 1] if d.object_index != NOTHING]
+        return things if len(set(things)) == len(things) and self.dwells[index].object_index != NOTHING else None
+
+    def transition(self, index: int) -> ToyQuestion | None:
+        """What comes after the last two: the one of four that had no turn yet, since gaze returns to none before."""
+        things, dwell = self._first_round(index), self.dwells[index]
+        time_s = int(dwell.start_s)
+        if things is None or len(things) < 6 or time_s < 4:
+            return None
+        view, group = self.view(OTP, time_s), things[-3:-1]
+        four = _draw(self.rng, list(combinations([i for i in view.stayers if i not in group], 4)))
+        fresh = [i for i in four or () if i not in view.ever]
+        if fresh != [dwell.object_index] or any(i not in view.seen for i in four if i not in fresh):
+            return None
+        if any(i not in view.stayers for i in group):
+            return None
+        nouns, answer = [self.noun(i) for i in four], self.noun(dwell.object_index)
+        named = [self.noun(i) for i in group]
+        extra = {
+            "object_group": named,
+            "object_group_timestamp": f"({clock(self.dwells[index - 1].start_s)}, {clock(dwell.start_s)})",
+            "answer_object": answer,
+            "answer_timestamp": clock(dwell.start_s),
+        }
+        return ToyQuestion(OTP, time_s, GAZE.transition(named), nouns, answer, extra=extra)
+
+    def sequence(self, index: int) -> ToyQuestion | None:
+        """The last three objects in order; the other options are drawn evenly from all other orders of stayers."""
+        things = self._first_round(index)
+        time_s = int(self.dwells[index].start_s)
+        if things is None or len(things) < 3 or time_s < 4:
+            return None
+        view, three = self.view(GSM, time_s), tuple(things[-3:])
+        if any(i not in view.stayers for i in three) or view.main[-1] != three[2]:
+            return None
+        steps = [[step for step in range(STEPS - 1) if view.main[step] == i] for i in three[:2]]
+        if not all(steps) or steps[0][-1] >= steps[1][0]:
+            return None
+        orders = {three}
+        while len(orders) < 4:
+            orders.add(tuple(int(i) for i in self.rng.permutation(view.stayers)[:3]))
+        options = sorted(sequence_text([self.noun(i) for i in order]) for order in orders)
+        options = [options[i] for i in self.rng.permutation(4)]
+        groups = [self.noun(i) for i in three]
+        extra = {"correct_sequence": [[noun] for noun in groups]}
+        return ToyQuestion(GSM, time_s, GAZE.sequence(), options, sequence_text(groups), extra=extra)
+
+    def scene_recall(self, index: int) -> ToyQuestion | None:
+        """Four other objects of the video of which one is not visible when the fixation begins."""
+        target, time_s = self.dwells[index].object_index, int(self.dwells[index].start_s)
+        if target == NOTHING or time_s < 3:
+            return None
+        view = self.view(SR, time_s)
+        if view.looked_at_last(target) is not True:
+            return None
+        others = [i for i in range(len(self.scene.objects)) if i != target]
+        lists = [identification_lists(self.scene, others, hard) for hard in (False, True)]
+        four = _draw(self.rng, lists[0] + lists[1])
+        shown = [view.visible_last(i) for i in four or ()]
+        if sorted(map(str, shown)) != ["False", "True", "True", "True"]:
+            return None
+        answer, options = four[shown.index(False)], [self.noun(i) for i in four]
+        extra = {
+            "gazed_objects": [self.noun(target)],
+            "answer_object": self.noun(answer),
+            "background_objects": [self.noun(i) for i in others if view.visible_last(i)],
+        }
+        question = GAZE.scene_recall(self.noun(target))
+        return ToyQuestion(SR, time_s, question, options, self.noun(answer), extra=extra)
+
+    # ---------------------------------------------------------------- proactive
+    def _points(self, task: str, first_s: float, due, clear) -> list[tuple[int, bool]]:
+        """Test points around `first_s`: (whole second, whether the alert is due), of those where that is clear."""
+        points = []
+        for offset_s in OFFSETS_S:
+            true_s = first_s + offset_s
+            time_s = int(true_s)
+            if true_s < 2 or true_s >= self.scene.duration_s:
+                continue
+            if clear(self.view(task, time_s)) is due(true_s):
+                points.append((time_s, due(true_s)))
+        return points
+
+    def _interval(self, dwell) -> dict:
+        return {"start": clock(dwell.start_s), "end": clock(dwell.end_s)}
+
+    def gaze_alert(self, target: int) -> ToyQuestion | None:
+        """Alert while gaze is on the target, a stayer to the end, so that the scene says nothing."""
+        mine = [d for d in self.dwells if d.object_index == target]
+        if not mine or not self.scene.objects[target].visible(0, self.scene.duration_s - 1e-6):
+            return None
+        points = self._points(
+            GTA,
+            mine[0].start_s,
+            lambda s: any(d.start_s <= s < d.end_s for d in mine),
+            lambda view: view.looked_at_last(target) if view.still_last(target) else None,
+        )
+        if not points:
+            return None
+        extra = {"fixation_intervals": [self._interval(d) for d in mine], "difficulty": "easy", "gaze_area": "FOV"}
+        return self._alert(GTA, GAZE.alert_on_gaze(self.noun(target)), target, mine[0].start_s, points, extra)
+
+    def appearance_alert(self, target: int) -> ToyQuestion | None:
+        """Alert while an object that came later is visible beside what is being looked at."""
+        thing = self.scene.objects[target]
+        if thing.visible(0):
+            return None
+        beside = [d for d in self.dwells if d.object_index != target and thing.visible(d.start_s, d.end_s)]
+        if not beside:
+            return None
+
+        def clear(view: View) -> bool | None:
+            shown, looked_at = view.visible_last(target), view.looked_at_last(target)
+            if shown is None or looked_at is None:
+                return None
+            return shown and not looked_at
+
+        first_s = beside[0].start_s
+        points = self._points(OAA, first_s, lambda s: any(d.start_s <= s < d.end_s for d in beside), clear)
+        if not points:
+            return None
+        extra = {
+            "appearance_intervals": [self._interval(d) for d in beside],
+            "difficulty": "hard",
+            "gaze_area": "Outside",
+        }
+        return self._alert(OAA, GAZE.alert_on_appearance(self.noun(target)), target, first_s, points, extra)
+
+    def _alert(self, task, question, target, first_s, points, extra) -> ToyQuestion:
+        about = {"target_object": self.noun(target), "first_appearance": clock(first_s)}
+        return ToyQuestion(task, int(self.dwells[0].start_s), question, points=points, extra=about | extra)
+
+
+def gaze_questions(recording: Recording, rng: np.random.Generator) -> list[ToyQuestion]:
+    """All questions of the ten tasks that a recording yields."""
+    return Asker(recording, rng).questions()

@@ -1,11 +1,14 @@
-"""The toy world: a 4x4 grid of kitchen nouns, each a coloured shape, that appear, move and vanish; and its pictures.
+"""
+The toy world: a 4x4 grid of kitchen nouns, each a coloured shape, that come, move and go, and a camera that shifts;
+and its pictures.
 
 All positions are pixels of a 112x112 frame, origin top-left, y down; all times are seconds of the video.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +18,7 @@ import numpy as np
 FRAME_PX = 112
 CELL_PX = 28
 GRID = FRAME_PX // CELL_PX
-FPS = 8
+FPS = 4
 
 COLORS = {
     "red": (215, 40, 40),
@@ -39,29 +42,56 @@ KINDS = tuple(NOUN_OF)  # every (color, shape)
 
 
 @dataclass(frozen=True)
+class Camera:
+    """Where the view lies on the kitchen's plane: `waypoints` are (time_s, x_px, y_px) of its upper left corner."""
+
+    waypoints: tuple[tuple[float, float, float], ...] = ((0.0, 0.0, 0.0),)
+
+    def position_px(self, time_s) -> np.ndarray:
+        """(x, y) at `time_s`; an array of times gives an array of shape (times, 2)."""
+        return _between(self.waypoints, time_s)
+
+
+@dataclass(frozen=True)
 class WorldObject:
-    """One object. `waypoints` are (time_s, x_px, y_px); between them the object moves in a straight line."""
+    """
+    One object. `waypoints` are (time_s, x_px, y_px) on the plane; between them it moves in a straight line.
+    `present_s` are the times (begin, end) at which it can be seen in the view.
+    """
 
     color: str
     shape: str
-    appears_s: float
-    vanishes_s: float
     waypoints: tuple[tuple[float, float, float], ...]
+    present_s: tuple[tuple[float, float], ...] = ((0.0, float("inf")),)
     radius_px: int = 10
+    camera: Camera = Camera()
 
     @property
     def noun(self) -> str:
         return NOUN_OF[self.color, self.shape]
 
     def position_px(self, time_s) -> np.ndarray:
-        """Centre (x, y) at `time_s`; an array of times gives an array of shape (times, 2)."""
-        times, x, y = np.array(self.waypoints).T
-        return np.stack([np.interp(time_s, times, x), np.interp(time_s, times, y)], axis=-1)
+        """Centre (x, y) in the frame at `time_s`; an array of times gives an array of shape (times, 2)."""
+        return _between(self.waypoints, time_s) - self.camera.position_px(time_s)
+
+    def cell(self, time_s: float) -> tuple[int, int]:
+        """(column, row) of the grid cell that its centre is in."""
+        return tuple(int(v) for v in self.position_px(time_s) // CELL_PX)
 
     def visible(self, start_s: float, end_s: float | None = None) -> bool:
         """Is it visible at `start_s`, or throughout [start_s, end_s]?"""
         end_s = start_s if end_s is None else end_s
-        return self.appears_s <= start_s and end_s < self.vanishes_s
+        return any(begin <= start_s and end_s < end for begin, end in self.present_s)
+
+    def taken(self, time_s: float) -> WorldObject:
+        """The object as it is if somebody takes it away at `time_s`."""
+        present = tuple((begin, min(end, time_s)) for begin, end in self.present_s if begin < time_s)
+        return replace(self, present_s=present)
+
+
+def _between(waypoints, time_s) -> np.ndarray:
+    times, x, y = zip(*waypoints, strict=True)
+    return np.stack([np.interp(time_s, times, x), np.interp(time_s, times, y)], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -76,10 +106,15 @@ class Scene:
         """Indices of the objects visible at `start_s`, or throughout [start_s, end_s]."""
         return [i for i, thing in enumerate(self.objects) if thing.visible(start_s, end_s)]
 
+    def with_taken(self, index: int, time_s: float) -> Scene:
+        """The scene in which object `index` is taken away at `time_s`."""
+        objects = [thing.taken(time_s) if i == index else thing for i, thing in enumerate(self.objects)]
+        return replace(self, objects=tuple(objects))
+
 
 @dataclass(frozen=True)
 class Highlight:
-    """How a marker around an object is drawn (pretraining only): a ring, or a halo of brightness."""
+    """How a marker around an object is drawn (pretraining and the ceiling): a ring, or a halo of brightness."""
 
     rgb: tuple[int, int, int] = (255, 255, 255)
     radius_px: float = 13.0
@@ -100,48 +135,106 @@ def _kinds_of_scene(rng: np.random.Generator, count: int) -> list[tuple[str, str
     else:
         kinds = [(color, shapes[0]) for color in colors[:4]]
     others = [kind for kind in KINDS if kind not in kinds]
-    kinds += [others[i] for i in rng.permutation(len(others))[: count - 4]]
-    return [kinds[i] for i in rng.permutation(count)]
+    return kinds + [others[i] for i in rng.permutation(len(others))[: count - 4]]
+
+
+def _duration_s(rng: np.random.Generator) -> float:
+    """10 s to 3 minutes, more often short."""
+    low, high = ((10, 20), (20, 60), (60, 180))[int(rng.choice(3, p=[0.55, 0.35, 0.10]))]
+    return round(float(np.exp(rng.uniform(np.log(low), np.log(high)))) * FPS) / FPS
+
+
+def _camera(rng: np.random.Generator, duration_s: float) -> tuple[Camera, np.ndarray, list[tuple[float, bool]]]:
+    """
+    A camera that stays, or shifts by one grid cell along one axis, once or twice. Returns it, the axis's unit vector
+    (column, row), and when (seconds) the far end (True) or the near end (False) of the plane comes into view.
+    """
+    axis = np.array([(1, 0), (0, 1)][int(rng.integers(2))])
+    if rng.random() < 0.5:
+        return Camera(), axis, []
+    far = bool(rng.random() < 0.5)  # at the start: does the view lie at the plane's far end?
+    turns, waypoints = [], [(0.0, *(float(far) * CELL_PX * axis))]
+    shifts = sorted(rng.uniform(0.2, 0.85, size=int(rng.integers(1, 3))) * duration_s)
+    if len(shifts) == 2 and shifts[1] - shifts[0] < 1.5:
+        shifts = shifts[:1]
+    for start_s in shifts:
+        far, lasts_s = not far, float(rng.uniform(0.3, 0.7))
+        waypoints += [(start_s, *waypoints[-1][1:]), (start_s + lasts_s, *(float(far) * CELL_PX * axis))]
+        turns.append((float(start_s + lasts_s / 2), far))
+    return Camera(tuple((float(t), float(x), float(y)) for t, x, y in waypoints)), axis, turns
+
+
+def _in_view_s(turns: list[tuple[float, bool]], at_far_end: bool) -> tuple[tuple[float, float], ...]:
+    """When one end of the plane is in view, for a camera with `turns`."""
+    edges = [0.0, *(time_s for time_s, _ in turns), float("inf")]
+    ends = [not turns[0][1], *(far for _, far in turns)]
+    return tuple((begin, end) for begin, end, far in zip(edges, edges[1:], ends, strict=False) if far == at_far_end)
 
 
 def make_scene(rng: np.random.Generator) -> Scene:
-    """Draw a scene: 8 to 14 s, 4 to 7 objects, some of which appear late, leave early, or move to a free cell."""
-    duration_s = int(rng.integers(8 * FPS, 14 * FPS + 1)) / FPS
-    count = int(rng.choice([4, 5, 6, 7], p=[0.4, 0.2, 0.2, 0.2]))
-    kinds = _kinds_of_scene(rng, count)
-    stays = 4 if count == 4 or rng.random() < 0.6 else int(rng.integers(4, count + 1))
-    cells = [tuple(divmod(int(c), GRID)) for c in rng.permutation(GRID * GRID)]
-    homes, free = cells[:count], set(cells[count:])
+    """
+    Draw a scene of 10 to 180 s: 5 to 7 objects that stay in view, and 1 to 3 that appear late, leave early, or leave
+    and return, by themselves or because the camera shifts. Some objects move to a free cell, some of them back again.
+    """
+    duration_s = _duration_s(rng)
+    camera, axis, turns = _camera(rng, duration_s)
+    stays, guests = int(rng.choice([5, 6, 7], p=[0.25, 0.4, 0.35])), int(rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))
+    kinds = _kinds_of_scene(rng, stays + guests)
+
+    plane = np.array([GRID, GRID]) + (axis if turns else 0)
+    cells = [(column, row) for column in range(plane[0]) for row in range(plane[1])]
+    along = [int(np.dot(cell, axis)) for cell in cells]
+    ends = {end: [c for c, a in zip(cells, along, strict=True) if turns and a == end] for end in (0, GRID)}
+    always = [c for c in cells if c not in ends[0] and c not in ends[GRID]]
+    always = [always[i] for i in rng.permutation(len(always))]
+    free = set(always[stays:])
 
     def centre(cell: tuple[int, int]) -> tuple[float, float]:
-        x, y = (cell[1] + 0.5) * CELL_PX + rng.uniform(-3, 3), (cell[0] + 0.5) * CELL_PX + rng.uniform(-3, 3)
+        x, y = ((v + 0.5) * CELL_PX + rng.uniform(-3, 3) for v in cell)
         return float(x), float(y)
 
     objects = []
-    for i, (color, shape) in enumerate(kinds):
-        appears_s, vanishes_s = 0.0, float("inf")
-        if i >= stays and rng.random() < 0.5:
-            appears_s = float(rng.uniform(0.15, 0.6) * duration_s)
-        elif i >= stays:
-            vanishes_s = float(rng.uniform(0.4, 0.85) * duration_s)
-        waypoints = [(0.0, *centre(homes[i]))]
-        row, column = homes[i]
-        neighbours = [(row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)]
-        neighbours = [cell for cell in neighbours if cell in free]
-        if neighbours and rng.random() < 0.5:
+    for number, (color, shape) in enumerate(kinds):
+        present_s = ((0.0, float("inf")),)
+        if number < stays:
+            cell, pool = always[number], free
+        elif turns and rng.random() < 0.6:
+            end = (0, GRID)[int(rng.integers(2))]
+            cell = ends[end][int(rng.integers(len(ends[end])))]
+            ends[end].remove(cell)
+            pool = set()
+            present_s = _in_view_s(turns, at_far_end=end == GRID)
+        else:
+            cell = sorted(free)[int(rng.integers(len(free)))]
+            free.discard(cell)
+            pool = free
+            first, second = (float(v) for v in np.sort(rng.uniform(0.15, 0.9, size=2)) * duration_s)
+            how = str(rng.choice(["comes", "goes", "returns", "visits"], p=[0.4, 0.2, 0.2, 0.2]))
+            if how in ("returns", "visits") and second - first < 1.5:
+                how = "comes"
+            present_s = {
+                "comes": ((min(first, 0.6 * duration_s), float("inf")),),
+                "goes": ((0.0, max(second, 0.4 * duration_s)),),
+                "returns": ((0.0, first), (second, float("inf"))),
+                "visits": ((first, second),),
+            }[how]
+        waypoints = [(0.0, *centre(cell))]
+        column, row = cell
+        steps = [(column + 1, row), (column - 1, row), (column, row + 1), (column, row - 1)]
+        neighbours = [step for step in steps if step in pool]
+        if neighbours and len(free) > guests and rng.random() < 0.25:
             target = neighbours[int(rng.integers(len(neighbours)))]
-            free.remove(target)  # both cells stay reserved, so objects never overlap
-            start_s = float(rng.uniform(0.5, duration_s - 2))
+            free.discard(target)  # both cells stay reserved, so objects never overlap
+            start_s = float(rng.uniform(0.05, 0.8) * duration_s)
             waypoints += [(start_s, *waypoints[0][1:]), (start_s + float(rng.uniform(0.4, 1.2)), *centre(target))]
             if rng.random() < 0.3:  # and back
-                back_s = waypoints[-1][0] + float(rng.uniform(1, 4))
+                back_s = waypoints[-1][0] + float(rng.uniform(0.1, 0.4) * duration_s)
                 waypoints += [(back_s, *waypoints[-1][1:]), (back_s + float(rng.uniform(0.4, 1.2)), *waypoints[0][1:])]
-        objects.append(
-            WorldObject(color, shape, appears_s, vanishes_s, tuple(waypoints), radius_px=int(rng.integers(9, 12)))
-        )
+        radius_px = int(rng.integers(9, 12))
+        objects.append(WorldObject(color, shape, tuple(waypoints), present_s, radius_px, camera))
     grey = rng.uniform(45, 95)
     background = tuple(float(v) for v in grey + rng.uniform(-12, 12, size=3))
-    return Scene(duration_s, tuple(objects), background)
+    return Scene(duration_s, tuple(objects[i] for i in rng.permutation(len(objects))), background)
 
 
 @cache
@@ -209,17 +302,22 @@ def frame_times_s(scene: Scene) -> np.ndarray:
     return np.arange(round(scene.duration_s * FPS)) / FPS
 
 
-def write_video(path: str | Path, frames: list[np.ndarray], fps: int = FPS) -> None:
-    """Write uint8 (H, W, 3) frames as h264 in mp4: constant rate, frame k at k / fps s, yuv420p, near lossless."""
+def write_video(path: str | Path, frames: list[np.ndarray], times_s=None) -> None:
+    """
+    Write uint8 (H, W, 3) frames as h264 in mp4, yuv420p, near lossless: frame k at k / FPS s, or at `times_s[k]`, cut
+    down to milliseconds.
+    """
     if not frames:
         raise ValueError(f"no frames to write to {path}")
+    unit_s = Fraction(1, FPS) if times_s is None else Fraction(1, 1000)
     with av.open(str(path), "w") as container:
         options = {"crf": "10", "preset": "veryfast", "threads": "1"}
-        stream = container.add_stream("libx264", rate=fps, options=options)
+        stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = unit_s
         for k, picture in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts = k
+            frame.pts, frame.time_base = k if times_s is None else int(times_s[k] / unit_s), unit_s
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -1,0 +1,168 @@
+"""The tiny backbone of the toy world: real transformers classes, packed pretraining, what the weights can do."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+from gazeqwen.streamgaze import OPTION_LETTERS, format_alert, format_question
+from gazeqwen.toyworld.backbone import ANSWER_WORDS, BACKBONE_DIR, make_backbone, save_backbone
+from gazeqwen.toyworld.highlights import Drawer, make_clip
+from gazeqwen.toyworld.measure import answer_letters, measure
+from gazeqwen.toyworld.packing import VIDEO_TOKENS, Batches, packed_forward
+from gazeqwen.toyworld.pretrain import ALL_KINDS, Phase, train
+from gazeqwen.toyworld.questions import FRAMES, SCENE_TASKS, STEPS
+from gazeqwen.toyworld.world import FRAME_PX
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return make_backbone(0)
+
+
+def test_tokenizer(backbone):
+    tokenizer = backbone[1].tokenizer
+    assert len(tokenizer) <= 1024
+    for word in ANSWER_WORDS:
+        assert len(tokenizer.encode(f" {word}")) == 1 and len(tokenizer.encode(word)) == 1
+    for letter in OPTION_LETTERS:
+        (one,) = tokenizer.encode(letter)
+        assert tokenizer.encode(f"<|im_start|>assistant\n{letter}")[-1] == one
+    for token in ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"):
+        assert len(tokenizer.encode(token)) == 1
+    for text in ("Zebra crossing, 日本 – é\n\tok {a, b}?", "Which object is the user currently gazing at?"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_chat_template_is_qwens_format(backbone):
+    content = [{"type": "video"}, {"type": "text", "text": "Hello"}]
+    messages = [{"role": "system", "content": "You are"}, {"role": "user", "content": content}]
+    text = backbone[1].apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert text == (
+        "<|im_start|>system\nYou are<|im_end|>\n<|im_start|>user\n<|vision_start|><|video_pad|><|vision_end|>Hello"
+        "<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_backbone_saves_and_loads(backbone, tmp_path):
+    model, processor = backbone
+    save_backbone(tmp_path, model, processor)
+    loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path)
+    again = AutoProcessor.from_pretrained(tmp_path)
+    frames = np.random.default_rng(0).integers(0, 255, (FRAMES, FRAME_PX, FRAME_PX, 3), dtype=np.uint8)
+    item = (frames, 8.0, "What color is this object?", ["red", "blue", "green", "white"])
+    assert answer_letters(model, processor, [item]) == answer_letters(loaded, again, [item])
+    for (name, a), (_, b) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+    assert sum(p.stat().st_size for p in tmp_path.iterdir()) < 10e6
+
+
+def plain_logits(model, processor, batch: Batches, drawn: dict) -> torch.Tensor:
+    """What the full model answers to each packed question on its own, through its own position ids."""
+    rows, clips = len(drawn["tail_ids"]), len(drawn["prefix_ids"])
+    each = rows // clips
+    logits = []
+    for row in range(rows):
+        clip = row // each
+        length = int(drawn["last"][row]) + 1
+        ids = torch.cat([drawn["prefix_ids"][clip], drawn["tail_ids"][row, :length]])[None]
+        patches = drawn["pixels"][clip * 4 * VIDEO_TOKENS : (clip + 1) * 4 * VIDEO_TOKENS]
+        # the time between temporal steps, back from the second step's position (positions are half seconds)
+        step = drawn["prefix_position"][0, clip]
+        span_s = (step[-1] - step[4]).item() / (STEPS - 1) / 2 + 1e-3
+        output = model(
+            input_ids=ids,
+            pixel_values_videos=patches,
+            video_grid_thw=drawn["grid_thw"][clip : clip + 1],
+            second_per_grid_ts=torch.tensor([span_s]),
+            mm_token_type_ids=2 * (ids == model.config.video_token_id).long(),
+            logits_to_keep=1,
+        )
+        logits.append(output.logits[0, -1])
+    return torch.stack(logits)
+
+
+@torch.no_grad()
+def test_packed_questions_equal_plain_forwards(backbone):
+    model, processor = backbone
+    batches = Batches(processor, seed=3, clips=2, questions=3, kinds=ALL_KINDS)
+    batches.odd_positions = 0.0
+    drawn = batches.draw()
+    assert (drawn["prefix_position"][0] >= 0).all()
+    spans = drawn["prefix_position"][0, :, -1] - drawn["prefix_position"][0, :, 4]
+    drawn["prefix_position"][0] = torch.stack(  # whole, even spans, so that the plain model makes the same positions
+        [torch.cat([torch.arange(4), 4 + torch.arange(STEPS).repeat_interleave(16) * int(s // 5)]) for s in spans]
+    )
+    packed = packed_forward(model, drawn)[0]
+    assert (packed - plain_logits(model, processor, batches, drawn)).abs().max() < 1e-5
+
+
+def test_patches_equal_the_processors(backbone):
+    processor = backbone[1]
+    video = np.random.default_rng(1).integers(0, 255, (2, FRAMES, FRAME_PX, FRAME_PX, 3), dtype=np.uint8)
+    theirs = processor.video_processor(videos=list(video), return_tensors="pt", do_sample_frames=False)
+    ours = Batches(processor, 0, 1, 1, ALL_KINDS)._patches(video)
+    assert (ours - theirs["pixel_values_videos"]).abs().max() < 1e-5
+
+
+def test_tails_are_the_chat_template(backbone):
+    """Prefix + tail is, token by token, what the processor makes of the same message."""
+    processor = backbone[1]
+    batches = Batches(processor, seed=4, clips=1, questions=6, kinds=ALL_KINDS, word_dropout=0.0)
+    rng = np.random.default_rng(0)
+    drawer, kinds = Drawer(rng, make_clip(rng)), set()
+    for _ in range(40):
+        question = drawer.question(ALL_KINDS)
+        kinds.add(question.kind)
+        ids, places = batches._tail(question)
+        alert = question.options == ["Yes", "No"]
+        text = format_alert(question.text)[0] if alert else format_question(question.text, question.options)
+        message = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": text}]}]
+        whole = processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+        whole = whole.replace("<|video_pad|>", "<|video_pad|>" * VIDEO_TOKENS)
+        assert batches.prefix_ids + ids == processor.tokenizer.encode(whole)
+        ends = [processor.tokenizer.decode([ids[p]]).strip() for p in places]
+        assert all(option.endswith(end) and end for option, end in zip(question.options, ends, strict=True))
+    assert len(kinds) > 6
+
+
+def test_pretraining_never_sees_gaze_words_in_its_questions():
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        text = Drawer(rng, make_clip(rng)).question(ALL_KINDS).text
+        assert not any(word in text for word in ("gaz", "look", "fixat", "eye", "stare"))
+
+
+def test_pretraining_learns_something_in_seconds():
+    model, processor = make_backbone(0)
+    torch.set_num_threads(1)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    record = train(
+        model,
+        processor,
+        [Phase("vision", 4, {}, clips=4), Phase("q", 3, ALL_KINDS, 2, 2, vector_share=0.5, blind_share=1)],
+        seed=0,
+        log_every=1000,
+    )
+    assert record["vision"]["steps"] == 4 and record["q"]["steps"] == 3
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert sum(not torch.equal(before[name], p) for name, p in model.named_parameters()) == len(before)
+
+
+def test_committed_backbone_answers_with_a_ring():
+    """Right with a ring under the exact gaze wording; without one at chance where only gaze can tell."""
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(BACKBONE_DIR).eval()
+    processor = AutoProcessor.from_pretrained(BACKBONE_DIR)
+    report = json.loads((BACKBONE_DIR / "pretraining.json").read_text())
+    assert sum(p.stat().st_size for p in BACKBONE_DIR.iterdir()) < 10e6
+    assert report["parameters"] == sum(p.numel() for p in model.parameters())
+    result = measure(model, processor, seed=1, videos=24, most=24)
+    about_gaze = [row for task, row in result.items() if task not in SCENE_TASKS and not task.startswith("proactive")]
+    total = sum(row["answers"] for row in about_gaze)
+    ring, plain = (
+        sum(row[condition] * row["answers"] for row in about_gaze) / total
+        for condition in ("ring, gaze wording", "no ring, gaze wording")
+    )
+    assert ring > 0.85 and plain < 0.45, result

@@ -1,0 +1,252 @@
+"""
+The evidence table: `python -m gazeqwen.toyworld.evidence`, or `make evidence`.
+
+Trains and evaluates every row of the table with train.py and eval.py, several at a time, with three seeds, and pools
+the seeds' answers. A run that was stopped goes on when the same command is given again: what has been done is kept in
+`runs/evidence`. Results are written to `results/toyworld`, one file for each row as soon as its seeds are done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from gazeqwen.runs import clear_errors, new_folder, read_recipe, write_json
+from gazeqwen.scoring import intervals, read_predictions, score
+from gazeqwen.streamgaze_release import build
+from gazeqwen.toyworld.generate import generate
+from gazeqwen.toyworld.random_video_encoder import random_dinov2, random_video_encoder
+from gazeqwen.training import Recipe
+
+ROOT = Path(__file__).parent.parent
+RECIPE = ROOT / "recipes" / "toyworld.yaml"
+RESULTS = ROOT / "results" / "toyworld"
+WORK = Path("runs/evidence")
+
+WORLD = {"train": 600, "val": 80, "test": 240, "seed": 0, "per_task": 2, "most": (220, 40, 100)}
+SEEDS = (0, 1, 2)
+NOISE = (2, 5, 10, 15, 20)  # percent of the frame
+ENCODERS = WORK / "video_encoders"
+_VIDEO = re.compile(r"toy-test-\d{4}")  # of a ringed clip, the video that it is from
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    What is trained (`overrides` of the recipe; None: nothing, the frozen backbone answers) and under which conditions
+    it is evaluated. `group`: the table that it stands in. `ringed`: its test videos show a ring where gaze is.
+    """
+
+    name: str
+    title: str
+    group: str
+    overrides: tuple[str, ...] | None = ()
+    conditions: tuple[str, ...] = ("gaze",)
+    seeds: tuple[int, ...] = SEEDS
+    ringed: bool = False
+
+
+def _ablation(name: str, title: str, *overrides: str) -> Row:
+    return Row(name, title, "ablations", overrides, ("gaze", "shuffled"))
+
+
+LORA_ALONE = ("adapter.resampler_type=none", "stage1.epochs=0", "stage2.epochs=3")
+DEPTH = 6  # decoder layers of the toy backbone
+PAPER_LAYERS = [(i + 1) * DEPTH // 4 - 1 for i in range(4)]  # 6, 13, 20, 27 of 28
+
+ROWS = (
+    Row("frozen", "Frozen backbone", "main", None, ("text_only", "none", "text", "overlay", "saliency"), (0,)),
+    Row("ringed", "Frozen backbone, what is fixated is ringed (ceiling)", "main", None, ("none",), (0,), ringed=True),
+    Row(
+        "gazeqwen",
+        "GazeQwen, stages 1 + 2",
+        "main",
+        conditions=("gaze", "zero", "shuffled", "shifted", *(f"noise{percent}" for percent in NOISE)),
+    ),
+    Row("lora", "LoRA alone, no gaze", "main", LORA_ALONE),
+    Row("stage1", "GazeQwen, stage 1 alone", "main", ("stage2.epochs=0",), ("gaze", "shuffled")),
+    Row(
+        "lora-overlay",
+        "LoRA, gaze drawn on the frames",
+        "main",
+        (*LORA_ALONE, "data.gaze=overlay+model"),
+        ("overlay+model",),
+    ),
+    Row("shuffled", "GazeQwen trained on shuffled gaze", "main", ("data.gaze=shuffled",), ("gaze", "shuffled")),
+    Row(
+        "paper",
+        "Paper: coord_pe after the paper's layers",
+        "main",
+        ("adapter.gaze_encoding=coord_pe", f"adapter.injection_layers={PAPER_LAYERS}"),
+        ("gaze", "shuffled"),
+    ),
+    Row(
+        "heatmap-vector",
+        "Heatmap times one vector per layer",
+        "main",
+        ("adapter.resampler_type=heatmap_vector",),
+        ("gaze", "shuffled"),
+    ),
+    _ablation("coord-pe", "Encoding: coord_pe", "adapter.gaze_encoding=coord_pe"),
+    _ablation("heatmap-decay", "Encoding: heatmap_decay", "adapter.gaze_encoding=heatmap_decay"),
+    _ablation("heatmap-duration", "Encoding: heatmap_duration", "adapter.gaze_encoding=heatmap_duration"),
+    _ablation("no-snap", "No snapping", "model.snap_s=0"),
+    _ablation(
+        "layers-paper",
+        f"Injection after the paper's layers {PAPER_LAYERS}",
+        f"adapter.injection_layers={PAPER_LAYERS}",
+    ),
+    _ablation("layers-early", "Injection after layer 0 alone", "adapter.injection_layers=[0]"),
+    _ablation("layers-late", "Injection after layer 3 alone", "adapter.injection_layers=[3]"),
+    _ablation(
+        "layers-all", "Injection after all layers but the last", f"adapter.injection_layers={list(range(DEPTH - 1))}"
+    ),
+    _ablation("shared", "One resampler for all layers", "adapter.share_resampler=true"),
+    _ablation("latents-8", "8 latents", "adapter.num_latents=8"),
+    _ablation("latents-128", "128 latents", "adapter.num_latents=128"),
+    _ablation(
+        "dinov2", "DINOv2, random weights", f"model.video_encoder={ENCODERS / 'dinov2'}", "model.video_encoder_size=56"
+    ),
+    _ablation("patches", "Patch projection, random weights", f"model.video_encoder={ENCODERS / 'patches'}"),
+    _ablation("label-smoothing", "Label smoothing 0.1", "label_smoothing=0.1"),
+)
+
+
+# ------------------------------------------------------------------ what the runs need
+def prepare(work: Path, world: dict) -> None:
+    """The toy world, its ringed twin, and video encoders with random weights; what is there already is kept."""
+    for name, settings in (("world", world), ("ringed", world | {"train": 0, "val": 0, "rings": True})):
+        data = work / name.replace("world", "data").replace("ringed", "ringed_data")
+        if data.exists():
+            continue
+        if not (work / name / "splits.json").exists():
+            generate(work / name, **settings)
+        build(work / name, data)
+    encoders = work / "video_encoders"
+    if not (encoders / "patches").exists():
+        with new_folder(encoders / "patches") as folder:
+            random_video_encoder(num_hidden_layers=0).save_pretrained(folder)
+    if not (encoders / "dinov2").exists():
+        with new_folder(encoders / "dinov2") as folder:
+            random_dinov2().save_pretrained(folder)
+
+
+# ------------------------------------------------------------------ one row with one seed
+def _run(command: list[str], log: Path, threads: int) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    with log.open("a") as file:
+        done = subprocess.run(
+            [sys.executable, *command], stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=ROOT
+        )
+    if done.returncode:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        raise RuntimeError(f"{' '.join(command)} failed ({done.returncode}); the end of {log}:\n{tail}")
+
+
+def run_seed(row: Row, seed: int, work: Path, overrides: list[str], threads: int) -> None:
+    """Train and evaluate one row with one seed, unless that has been done: `<work>/<row>-<seed>/results.json`."""
+    folder = work / f"{row.name}-{seed}"
+    if (folder / "results.json").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = read_recipe(Recipe, RECIPE, overrides)
+    model = settings.model.base_model
+    if row.overrides is not None:
+        given = [
+            f"output_dir={folder}",
+            f"seed={seed}",
+            f"data.dataset={work / 'data'}",
+            f"data.cache_dir={work / 'cache'}",
+        ]
+        _run(["train.py", str(RECIPE), *given, *overrides, *row.overrides], folder / "log.txt", threads)
+        model = folder / "best"
+    command = ["eval.py", "--model", str(model), "--data", str(work / ("ringed_data" if row.ringed else "data"))]
+    command += ["--gaze", *row.conditions, "--seed", str(seed), "--batch_size", "64", "--num_workers", "0"]
+    command += ["--cache", "embeddings", "--cache_dir", str(work / "cache"), "--name", row.title]
+    if row.overrides is None:
+        command += ["--num_frames", str(settings.model.num_frames), "--snap_s", str(settings.model.snap_s)]
+        command += ["--prompt_style", settings.model.prompt_style]
+    _run([*command, "--output", str(folder / "results.json")], folder / "log.txt", threads)
+
+
+def pool(row: Row, work: Path) -> dict:
+    """
+    The row's result in eval.py's own form, of all seeds' answers together, so that an accuracy is the mean over seeds
+    and an interval comes from drawing videos; `seeds`: each seed's accuracies by condition and task.
+    """
+    folders = {seed: work / f"{row.name}-{seed}" for seed in row.seeds}
+    results = {seed: json.loads((folder / "results.json").read_text()) for seed, folder in folders.items()}
+    answers = {seed: read_predictions(folder / "results.predictions.jsonl") for seed, folder in folders.items()}
+    scores, seeds = {}, {str(seed): {} for seed in row.seeds}
+    for condition in row.conditions:
+        items = []
+        for seed in row.seeds:
+            mine = [replace(item, video_name=_VIDEO.match(item.video_name)[0]) for item in answers[seed][condition]]
+            tasks = score(mine)["tasks"]
+            seeds[str(seed)][condition] = {task: round(values["accuracy"], 4) for task, values in tasks.items()}
+            items += [replace(item, key=f"seed {seed}: {item.key}") for item in mine]
+        scores[condition] = score(items) | {"intervals": intervals(items)}
+    first = results[row.seeds[0]]
+    about = {"name": row.title, "row": row.name, "group": row.group, "overrides": row.overrides}
+    timing = {"seconds": round(sum(result["seconds"] for result in results.values()), 1)}
+    return (
+        about
+        | {"scorer": "strict", "scores": scores, "seeds": seeds}
+        | timing
+        | {
+            "settings": first["settings"] | {"world": WORLD, "seeds": list(row.seeds)},
+            "provenance": first["provenance"],
+        }
+    )
+
+
+# ------------------------------------------------------------------ all of them
+def run(rows: list[Row], work: Path, results: Path, world: dict, overrides: list[str], workers: int, threads: int):
+    """Run every row with every seed, `workers` at a time; a row's result is written when its last seed is done."""
+    prepare(work, world)
+    jobs = [(row, seed) for row in rows for seed in row.seeds]
+    left = {row.name: len(row.seeds) for row in rows}
+    with ThreadPoolExecutor(workers) as pool_of_workers, tqdm(total=len(jobs), desc="evidence", unit="run") as bar:
+
+        def one(row: Row, seed: int) -> None:
+            run_seed(row, seed, work, overrides, threads)
+            left[row.name] -= 1
+            if not left[row.name]:
+                write_json(results / f"{row.name}.json", pool(row, work))
+            bar.set_postfix_str(f"{row.name}, seed {seed}")
+            bar.update()
+
+        futures = [pool_of_workers.submit(one, row, seed) for row, seed in jobs]
+        done, pending = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in pending:
+            future.cancel()
+        for future in done:
+            future.result()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], metavar="ROW", help="default: all")
+    parser.add_argument("--work", type=Path, default=WORK, help="where runs are kept")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--workers", type=int, default=1 if torch.cuda.is_available() else os.cpu_count())
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each run")
+    parser.add_argument("overrides", nargs="*", help="of the recipe, for all rows, such as stage1.epochs=1")
+    args = parser.parse_intermixed_args()
+    rows = [row for row in ROWS if args.rows is None or row.name in args.rows]
+    run(rows, args.work, args.results, WORLD, args.overrides, args.workers, args.threads)
+
+
+if __name__ == "__main__":
+    with clear_errors():
+        main()

@@ -1,0 +1,203 @@
+"""
+What the evidence shows, from the committed results: `python -m gazeqwen.toyworld.evidence_report`.
+
+Writes the tables into `docs/evidence.md`, between its markers, and the figures beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from gazeqwen.figures import save_png
+from gazeqwen.report import Table, percent
+from gazeqwen.runs import clear_errors, write_text
+from gazeqwen.scoring import sorted_tasks
+from gazeqwen.streamgaze import TASKS
+from gazeqwen.toyworld.evidence import NOISE, RESULTS, ROOT, ROWS
+
+DOCUMENT = ROOT / "docs" / "evidence.md"
+CHANCE = 0.25
+
+# (row, condition): what it is called; in the order of the main table.
+MAIN = {
+    ("ringed", "none"): "Frozen, what is fixated is ringed: the ceiling",
+    ("gazeqwen", "gaze"): "**GazeQwen, stages 1 + 2**",
+    ("stage1", "gaze"): "GazeQwen, stage 1 alone",
+    ("heatmap-vector", "gaze"): "Heatmap times one vector per layer, no resampler",
+    ("lora-overlay", "overlay+model"): "LoRA, gaze drawn on the frames",
+    ("paper", "gaze"): "Paper's formula after the paper's layers (`coord_pe`)",
+    ("gazeqwen", "shifted"): "GazeQwen, gaze moved by half the clip at test",
+    ("gazeqwen", "shuffled"): "GazeQwen, another video's gaze at test",
+    ("gazeqwen", "zero"): "GazeQwen, no fixation at test",
+    ("shuffled", "gaze"): "GazeQwen trained on shuffled gaze",
+    ("lora", "gaze"): "LoRA alone, no gaze",
+    ("frozen", "overlay"): "Frozen, gaze drawn on the frames",
+    ("frozen", "saliency"): "Frozen, gaze as a saliency map",
+    ("frozen", "text"): "Frozen, gaze as coordinates in the prompt",
+    ("frozen", "none"): "Frozen, no gaze",
+    ("frozen", "text_only"): "Frozen, the text alone",
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The committed results by row."""
+
+    results: dict[str, dict]
+
+    @classmethod
+    def read(cls, folder: Path = RESULTS) -> Evidence:
+        found = {row.name: folder / f"{row.name}.json" for row in ROWS}
+        return cls({name: json.loads(path.read_text()) for name, path in found.items() if path.exists()})
+
+    def score(self, row: str, condition: str) -> dict | None:
+        return self.results.get(row, {}).get("scores", {}).get(condition)
+
+    def spread(self, row: str, condition: str) -> str:
+        """Lowest and highest of the seeds' means."""
+        means = [np.mean(list(of[condition].values())) for of in self.results[row]["seeds"].values()]
+        return f"{100 * min(means):.1f} to {100 * max(means):.1f}" if len(means) > 1 else ""
+
+
+def _cells(score: dict, tasks: list[str]) -> list[str]:
+    return [percent(score["tasks"][task]["accuracy"]) for task in tasks]
+
+
+def main_table(evidence: Evidence) -> Table:
+    tasks = sorted_tasks(TASKS)
+    rows = []
+    for (row, condition), title in MAIN.items():
+        if score := evidence.score(row, condition):
+            mean = percent(score["macro"], score["intervals"]["macro"])
+            rows.append([title, *_cells(score, tasks), mean, evidence.spread(row, condition)])
+    return Table(["condition", *(TASKS[task].abbreviation for task in tasks), "mean [95 %]", "seeds"], rows)
+
+
+def task_table(evidence: Evidence) -> Table:
+    """By task: the ceiling, what GazeQwen makes of it, and what is there without gaze."""
+    columns = {
+        "ceiling": ("ringed", "none"),
+        "GazeQwen": ("gazeqwen", "gaze"),
+        "shuffled gaze": ("gazeqwen", "shuffled"),
+        "LoRA alone": ("lora", "gaze"),
+        "frozen, no gaze": ("frozen", "none"),
+        "text alone": ("frozen", "text_only"),
+    }
+    scores = {name: evidence.score(*of) for name, of in columns.items()}
+    rows = []
+    for task in sorted_tasks(TASKS):
+        count, baseline = _baseline(evidence, task)
+        values = [score and score["tasks"][task]["accuracy"] for score in scores.values()]
+        below = "" if None in values[:2] else f"{100 * (values[1] - values[0]):+.1f}"
+        rows.append([f"{TASKS[task].abbreviation}", str(count), *map(percent, values), below, baseline])
+    return Table(["task", "answers", *columns, "GazeQwen - ceiling", "constant guess"], rows)
+
+
+def _baseline(evidence: Evidence, task: str) -> tuple[int, str]:
+    """How many answers are expected, and how often the best constant answer is right."""
+    values = evidence.score("frozen", "none")["tasks"][task]
+    return values["total"], percent(values.get("majority_baseline", CHANCE))
+
+
+def ablation_table(evidence: Evidence) -> Table:
+    rows = []
+    for row in [next(r for r in ROWS if r.name == "gazeqwen"), *(r for r in ROWS if r.group == "ablations")]:
+        score = evidence.score(row.name, "gaze")
+        if score:
+            name = "Default" if row.name == "gazeqwen" else row.title
+            groups = [percent(score["groups"][group]) for group in ("past", "present", "proactive")]
+            mean = percent(score["macro"], score["intervals"]["macro"])
+            shuffled = percent(evidence.score(row.name, "shuffled")["macro"])
+            rows.append([name, *groups, mean, evidence.spread(row.name, "gaze"), shuffled])
+    return Table(["changed", "past", "present", "proactive", "mean [95 %]", "seeds", "shuffled gaze"], rows)
+
+
+def noise_table(evidence: Evidence) -> Table:
+    conditions = {"0": "gaze"} | {str(percent): f"noise{percent}" for percent in NOISE}
+    scores = {name: evidence.score("gazeqwen", condition) for name, condition in conditions.items()}
+    rows = [["mean", *(percent(score["macro"], score["intervals"]["macro"]) for score in scores.values())]]
+    return Table(["noise, % of the frame", *scores], rows)
+
+
+# ------------------------------------------------------------------ figures
+def draw_conditions(path: Path, evidence: Evidence) -> None:
+    """Mean accuracy by condition, with 95 % intervals."""
+    shown = {key: title.replace("*", "") for key, title in MAIN.items() if evidence.score(*key)}
+    figure = Figure(figsize=(9, 0.36 * len(shown) + 1.2), layout="constrained")
+    axis = figure.subplots()
+    colors = {"gazeqwen": "#1a73e8", "stage1": "#1a73e8", "ringed": "#5f6368"}
+    for place, key in enumerate(reversed(shown)):
+        score = evidence.score(*key)
+        low, high = (100 * v for v in score["intervals"]["macro"])
+        mean = 100 * score["macro"]
+        axis.barh(place, mean, color=colors.get(key[0], "#9aa0a6"), alpha=1 if key[1] == "gaze" else 0.55)
+        axis.plot([low, high], [place, place], color="black", linewidth=1.4)
+        axis.text(high + 1, place, f"{mean:.1f}", va="center", fontsize=8)
+    axis.set_yticks(range(len(shown)), list(reversed(shown.values())), fontsize=8)
+    axis.set_xlim(0, 108)
+    axis.set_xlabel("accuracy, %, mean over ten tasks, and 95 % interval (bootstrap of videos)")
+    axis.spines[["top", "right"]].set_visible(False)
+    save_png(figure, path)
+
+
+def draw_noise(path: Path, evidence: Evidence) -> None:
+    """Accuracy against the noise of the scanpath, for groups of tasks, beside the model without gaze."""
+    conditions = {0: "gaze"} | {percent: f"noise{percent}" for percent in NOISE}
+    scores = {noise: evidence.score("gazeqwen", condition) for noise, condition in conditions.items()}
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axis = figure.subplots()
+    for group, color in (("present", "#1a73e8"), ("past", "#188038"), ("proactive", "#e8710a")):
+        values = [100 * score["groups"][group] for score in scores.values()]
+        axis.plot(list(scores), values, "o-", color=color, linewidth=1, markersize=4, label=f"{group} tasks")
+    means = [100 * score["macro"] for score in scores.values()]
+    spans = np.array([score["intervals"]["macro"] for score in scores.values()]).T * 100
+    axis.plot(list(scores), means, "o-", color="black", linewidth=2, label="mean over ten tasks")
+    axis.fill_between(list(scores), *spans, color="black", alpha=0.12, linewidth=0)
+    for key, name, style in ((("lora", "gaze"), "LoRA alone", "--"), (("ringed", "none"), "ceiling", ":")):
+        if score := evidence.score(*key):
+            axis.axhline(100 * score["macro"], color="#5f6368", linestyle=style, linewidth=1, label=name)
+    axis.set_xlabel("noise on each fixation: standard deviation in % of the frame\n(one visual token is 25 % wide)")
+    axis.set_ylabel("accuracy, %")
+    axis.set_ylim(20, 100)
+    axis.legend(fontsize=8, frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    save_png(figure, path)
+
+
+def fill(document: str, tables: dict[str, Table]) -> str:
+    """The document with each table between `<!-- name -->` and `<!-- /name -->`."""
+    for name, table in tables.items():
+        found = re.search(rf"<!-- {name} -->\n.*?<!-- /{name} -->", document, re.DOTALL)
+        if found is None:
+            raise ValueError(f"{DOCUMENT}: no place for the table {name!r}, expected <!-- {name} --> <!-- /{name} -->")
+        filled = f"<!-- {name} -->\n{table.markdown()}\n<!-- /{name} -->"
+        document = document.replace(found[0], filled)
+    return document
+
+
+def tables(evidence: Evidence) -> dict[str, Table]:
+    return {
+        "main": main_table(evidence),
+        "tasks": task_table(evidence),
+        "ablations": ablation_table(evidence),
+        "noise": noise_table(evidence),
+    }
+
+
+def main() -> None:
+    evidence = Evidence.read()
+    write_text(DOCUMENT, fill(DOCUMENT.read_text(), tables(evidence)))
+    draw_conditions(DOCUMENT.parent / "images" / "evidence_conditions.png", evidence)
+    draw_noise(DOCUMENT.parent / "images" / "evidence_noise.png", evidence)
+    print(f"written to {DOCUMENT}")
+
+
+if __name__ == "__main__":
+    with clear_errors():
+        main()
