@@ -4,7 +4,7 @@ BIN := .venv/bin
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 DEMO := runs/demo
 
-.PHONY: install demo test quality style
+.PHONY: install demo evidence test quality style
 
 install: .venv/installed
 
@@ -27,6 +27,11 @@ demo: install
 	$(BIN)/python ask.py --model $(DEMO)/best --video $(DEMO)/world/videos/original_video/toy-test-0001.mp4 \
 		--scanpath $(DEMO)/world/metadata/toyworld/toy-test-0001/toy-test-0001_fixation_filtered.csv --time 12 \
 		--question "Which object is the user currently gazing at?" --options jar salt cheese bottle --plot $(DEMO)/ask.png
+
+# Every row of docs/evidence.md, with three seeds; goes on where it was stopped.
+evidence: install
+	$(BIN)/python -m gazeqwen.toyworld.evidence
+	$(BIN)/python -m gazeqwen.toyworld.evidence_report
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -122,7 +122,8 @@ print(json.dumps(rows))
     for name, part in rows.items():
         assert {row["video_name"] for row in part} <= set(splits["val" if name == "validation" else name])
     for row in flat:
-        assert (row["start_s"], row["end_s"]) == clip_window(row["task"], row["question_time_s"])
+        asked_s = max((point["time_s"] for point in row["test_points"] or ()), default=row["question_time_s"])
+        assert (row["start_s"], row["end_s"]) == clip_window(row["task"], asked_s)
         stem = row["video_name"].removesuffix(".mp4")
         table = Scanpath.from_csv(toy_world / f"metadata/toyworld/{stem}/{stem}_fixation_filtered.csv")
         np.testing.assert_allclose(row["scanpath"], table.table, atol=1e-12)

@@ -17,6 +17,7 @@ import sys
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 
 import torch
 from tqdm import tqdm
@@ -25,7 +26,7 @@ from gazeqwen.runs import clear_errors, new_folder, read_recipe, write_json
 from gazeqwen.scoring import intervals, read_predictions, score
 from gazeqwen.streamgaze_release import build
 from gazeqwen.toyworld.generate import generate
-from gazeqwen.toyworld.random_video_encoder import random_dinov2, random_video_encoder
+from gazeqwen.toyworld.random_video_encoder import random_dinov2
 from gazeqwen.training import Recipe
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +37,6 @@ WORK = Path("runs/evidence")
 WORLD = {"train": 600, "val": 80, "test": 240, "seed": 0, "per_task": 2, "most": (220, 40, 100)}
 SEEDS = (0, 1, 2)
 NOISE = (2, 5, 10, 15, 20)  # percent of the frame
-ENCODERS = WORK / "video_encoders"
 _VIDEO = re.compile(r"toy-test-\d{4}")  # of a ringed clip, the video that it is from
 
 
@@ -44,7 +44,8 @@ _VIDEO = re.compile(r"toy-test-\d{4}")  # of a ringed clip, the video that it is
 class Row:
     """
     What is trained (`overrides` of the recipe; None: nothing, the frozen backbone answers) and under which conditions
-    it is evaluated. `group`: the table that it stands in. `ringed`: its test videos show a ring where gaze is.
+    it is evaluated; `{work}` in them stands for the folder of all runs. `group`: the table that it stands in.
+    `ringed`: its test videos show a ring where gaze is.
     """
 
     name: str
@@ -115,9 +116,17 @@ ROWS = (
     _ablation("latents-8", "8 latents", "adapter.num_latents=8"),
     _ablation("latents-128", "128 latents", "adapter.num_latents=128"),
     _ablation(
-        "dinov2", "DINOv2, random weights", f"model.video_encoder={ENCODERS / 'dinov2'}", "model.video_encoder_size=56"
+        "dinov2",
+        "DINOv2, random weights",
+        "model.video_encoder={work}/video_encoders/dinov2",
+        "model.video_encoder_size=56",
     ),
-    _ablation("patches", "Patch projection, random weights", f"model.video_encoder={ENCODERS / 'patches'}"),
+    _ablation(
+        "patches",
+        "Patch projection, random weights",
+        "model.video_encoder={work}/video_encoders/patches",
+        "model.video_encoder_size=56",
+    ),
     _ablation("label-smoothing", "Label smoothing 0.1", "label_smoothing=0.1"),
 )
 
@@ -132,13 +141,10 @@ def prepare(work: Path, world: dict) -> None:
         if not (work / name / "splits.json").exists():
             generate(work / name, **settings)
         build(work / name, data)
-    encoders = work / "video_encoders"
-    if not (encoders / "patches").exists():
-        with new_folder(encoders / "patches") as folder:
-            random_video_encoder(num_hidden_layers=0).save_pretrained(folder)
-    if not (encoders / "dinov2").exists():
-        with new_folder(encoders / "dinov2") as folder:
-            random_dinov2().save_pretrained(folder)
+    for name, depth in (("dinov2", 2), ("patches", 0)):
+        if not (work / "video_encoders" / name).exists():
+            with new_folder(work / "video_encoders" / name) as folder:
+                random_dinov2(depth=depth).save_pretrained(folder)
 
 
 # ------------------------------------------------------------------ one row with one seed
@@ -168,7 +174,17 @@ def run_seed(row: Row, seed: int, work: Path, overrides: list[str], threads: int
             f"data.dataset={work / 'data'}",
             f"data.cache_dir={work / 'cache'}",
         ]
-        _run(["train.py", str(RECIPE), *given, *overrides, *row.overrides], folder / "log.txt", threads)
+        _run(
+            [
+                "train.py",
+                str(RECIPE),
+                *given,
+                *overrides,
+                *(each.replace("{work}", str(work)) for each in row.overrides),
+            ],
+            folder / "log.txt",
+            threads,
+        )
         model = folder / "best"
     command = ["eval.py", "--model", str(model), "--data", str(work / ("ringed_data" if row.ringed else "data"))]
     command += ["--gaze", *row.conditions, "--seed", str(seed), "--batch_size", "64", "--num_workers", "0"]
@@ -181,52 +197,57 @@ def run_seed(row: Row, seed: int, work: Path, overrides: list[str], threads: int
 
 def pool(row: Row, work: Path) -> dict:
     """
-    The row's result in eval.py's own form, of all seeds' answers together, so that an accuracy is the mean over seeds
-    and an interval comes from drawing videos; `seeds`: each seed's accuracies by condition and task.
+    The row's result in eval.py's own form, of all answers of the seeds that are done, so that an accuracy is the mean
+    over seeds and an interval comes from drawing videos; `seeds`: each seed's accuracies by condition and task.
     """
     folders = {seed: work / f"{row.name}-{seed}" for seed in row.seeds}
+    folders = {seed: folder for seed, folder in folders.items() if (folder / "results.json").exists()}
     results = {seed: json.loads((folder / "results.json").read_text()) for seed, folder in folders.items()}
     answers = {seed: read_predictions(folder / "results.predictions.jsonl") for seed, folder in folders.items()}
-    scores, seeds = {}, {str(seed): {} for seed in row.seeds}
+    scores, seeds = {}, {str(seed): {} for seed in folders}
     for condition in row.conditions:
         items = []
-        for seed in row.seeds:
-            mine = [replace(item, video_name=_VIDEO.match(item.video_name)[0]) for item in answers[seed][condition]]
+        for seed, given in answers.items():
+            mine = [replace(item, video_name=_VIDEO.match(item.video_name)[0]) for item in given[condition]]
             tasks = score(mine)["tasks"]
             seeds[str(seed)][condition] = {task: round(values["accuracy"], 4) for task, values in tasks.items()}
             items += [replace(item, key=f"seed {seed}: {item.key}") for item in mine]
         scores[condition] = score(items) | {"intervals": intervals(items)}
-    first = results[row.seeds[0]]
-    about = {"name": row.title, "row": row.name, "group": row.group, "overrides": row.overrides}
-    timing = {"seconds": round(sum(result["seconds"] for result in results.values()), 1)}
-    return (
-        about
-        | {"scorer": "strict", "scores": scores, "seeds": seeds}
-        | timing
-        | {
-            "settings": first["settings"] | {"world": WORLD, "seeds": list(row.seeds)},
-            "provenance": first["provenance"],
-        }
-    )
+    first = next(iter(results.values()))
+    return {
+        "name": row.title,
+        "row": row.name,
+        "group": row.group,
+        "overrides": row.overrides,
+        "scorer": "strict",
+        "scores": scores,
+        "seeds": seeds,
+        "settings": first["settings"] | {"world": WORLD, "seeds": list(folders)},
+        "provenance": first["provenance"],
+    }
 
 
 # ------------------------------------------------------------------ all of them
-def run(rows: list[Row], work: Path, results: Path, world: dict, overrides: list[str], workers: int, threads: int):
-    """Run every row with every seed, `workers` at a time; a row's result is written when its last seed is done."""
+def run(
+    rows: list[Row], work: Path, results: Path, world: dict, overrides: list[str], workers: int = 1, threads: int = 1
+) -> None:
+    """
+    Run every row with every seed, `workers` at a time, the main table first. A row's result is written when its first
+    seed is done, and again after each further one.
+    """
+    work, writing = work.resolve(), Lock()
     prepare(work, world)
-    jobs = [(row, seed) for row in rows for seed in row.seeds]
-    left = {row.name: len(row.seeds) for row in rows}
-    with ThreadPoolExecutor(workers) as pool_of_workers, tqdm(total=len(jobs), desc="evidence", unit="run") as bar:
+    jobs = [(row.group != "main", seed, number) for number, row in enumerate(rows) for seed in row.seeds]
+    with ThreadPoolExecutor(workers) as executor, tqdm(total=len(jobs), desc="evidence", unit="run") as bar:
 
         def one(row: Row, seed: int) -> None:
             run_seed(row, seed, work, overrides, threads)
-            left[row.name] -= 1
-            if not left[row.name]:
+            with writing:
                 write_json(results / f"{row.name}.json", pool(row, work))
-            bar.set_postfix_str(f"{row.name}, seed {seed}")
-            bar.update()
+                bar.set_postfix_str(f"{row.name}, seed {seed}")
+                bar.update()
 
-        futures = [pool_of_workers.submit(one, row, seed) for row, seed in jobs]
+        futures = [executor.submit(one, rows[number], seed) for _, seed, number in sorted(jobs)]
         done, pending = wait(futures, return_when=FIRST_EXCEPTION)
         for future in pending:
             future.cancel()

@@ -12,14 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
+from transformers import AutoModel, AutoProcessor
 
-from gazeqwen.figures import save_png
+from gazeqwen.batches import answer_tokens
+from gazeqwen.evaluation import option_logits
+from gazeqwen.figures import draw_scanpath, save_png
 from gazeqwen.report import Table, percent
+from gazeqwen.resampler_gazeqwen import fixation_weights
 from gazeqwen.runs import clear_errors, write_text
-from gazeqwen.scoring import sorted_tasks
-from gazeqwen.streamgaze import TASKS
-from gazeqwen.toyworld.evidence import NOISE, RESULTS, ROOT, ROWS
+from gazeqwen.scoring import read_predictions, sorted_tasks
+from gazeqwen.streamgaze import TASKS, chat_message, load_questions, task_info
+from gazeqwen.toyworld.evidence import NOISE, RESULTS, ROOT, ROWS, WORK
 
 DOCUMENT = ROOT / "docs" / "evidence.md"
 CHANCE = 0.25
@@ -170,6 +175,48 @@ def draw_noise(path: Path, evidence: Evidence) -> None:
     save_png(figure, path)
 
 
+def draw_examples(folder: Path, run: Path, data: Path) -> list[Path]:
+    """
+    For each task a question that the trained adapter answers right with its gaze and wrong without a fixation, if
+    there is one: frames, scanpath, and where the foveal latents of the first injection layer look.
+    """
+    model = AutoModel.from_pretrained(run / "best", trust_remote_code=True).eval()
+    processor = AutoProcessor.from_pretrained(run / "best", trust_remote_code=True)
+    right = {}
+    for condition, items in read_predictions(run / "results.predictions.jsonl").items():
+        right[condition] = {item.key: item.choice == item.answer for item in items}
+    questions = load_questions(data, "test")
+    drawn = []
+    for task in sorted_tasks(TASKS):
+        mine = [q for q in questions if q.task == task]
+        question = max(mine, key=lambda q: (right["gaze"][q.key], not right["zero"][q.key]))
+        drawn.append(folder / f"{TASKS[task].abbreviation}.png")
+        draw_example(drawn[-1], model, processor, question)
+    return drawn
+
+
+@torch.no_grad()
+def draw_example(path: Path, model, processor, question) -> None:
+    clip = processor.read_clip(question.video, question.start_s, question.end_s)
+    processed = processor.process_clip(clip)
+    spans = processed["step_spans_s"]
+    scanpath = question.seen(question.scanpath, spans.numpy(), processor.snap_s).clip(clip.start_s, clip.end_s)
+    prompt, answers = question.prompt(processor.prompt_style)
+    text = processor.apply_chat_template(chat_message(prompt), add_generation_prompt=True)
+    said = {}
+    for name, given in (("with gaze", scanpath), ("without", None)):
+        inputs = processor.collate([text], [processed], [given])
+        logits = option_logits(model, inputs, [answer_tokens(processor.tokenizer, answers)])[0]
+        said[name] = f"{name}: {question.options[int(logits.argmax())]} ({100 * logits.softmax(-1).max():.0f} %)"
+    attention = model.latent_attention(**processor.collate([text], [processed], [scanpath]))[0, 0]  # (T, K, H*W)
+    foveal = attention[:, : attention.shape[1] // 2].mean(1)
+    grid = model.token_grids(processed["video_grid_thw"][None])[0].tolist()
+    weights = fixation_weights("share", torch.tensor(scanpath.table), spans.double()).numpy()
+    title = f"{task_info(question.task).abbreviation}: {question.question}\n"
+    title += f"right: {question.options[question.answer]}  |  {'  |  '.join(said.values())}"
+    draw_scanpath(path, clip, scanpath, weights, title, columns=6, attention=foveal.unflatten(-1, grid[1:]).numpy())
+
+
 def fill(document: str, tables: dict[str, Table]) -> str:
     """The document with each table between `<!-- name -->` and `<!-- /name -->`."""
     for name, table in tables.items():
@@ -195,6 +242,9 @@ def main() -> None:
     write_text(DOCUMENT, fill(DOCUMENT.read_text(), tables(evidence)))
     draw_conditions(DOCUMENT.parent / "images" / "evidence_conditions.png", evidence)
     draw_noise(DOCUMENT.parent / "images" / "evidence_noise.png", evidence)
+    run = WORK / "gazeqwen-0"
+    if (run / "results.json").exists():
+        draw_examples(DOCUMENT.parent / "images" / "evidence", run, WORK / "data")
     print(f"written to {DOCUMENT}")
 
 

@@ -248,15 +248,15 @@ class SharedPrefix:
 
 def packed_forward(
     model, batch: dict, blind_layers: int = 0, highlights: dict[int, torch.Tensor] | None = None
-) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
     """Run every question of every clip, computing a clip's visual prefix once: equal to plain forwards.
 
     Args:
         blind_layers: in this many first layers the tails may not attend to video tokens.
         highlights: decoder layer -> vector (96,): `heat * vector` is added to the video tokens after that layer.
 
-    Returns logits at each tail's last token (C*Q, vocabulary), video embeddings (C*64, hidden), the tails' hidden
-    states after each layer, (C*Q, L, hidden) each, and the mean square of the video tokens' hidden states (a scalar).
+    Returns logits at each tail's last token (C*Q, vocabulary), video embeddings (C*96, hidden), and the hidden states
+    after each layer of the tails, (C*Q, L, hidden) each, and of the video tokens, (C, 96, hidden) each.
     """
     decoder = model.model.language_model
     visual = model.model.visual(batch["pixels"], grid_thw=batch["grid_thw"]).pooler_output
@@ -264,11 +264,11 @@ def packed_forward(
     head = width - VIDEO_TOKENS
     embed = decoder.embed_tokens
     hidden = torch.cat([embed(batch["prefix_ids"][:, :head]), visual.view(clips, VIDEO_TOKENS, -1)], dim=1)
-    prefix, loudness = SharedPrefix(), 0.0
+    prefix, video_states = SharedPrefix(), []
     rope = decoder.rotary_emb(hidden, batch["prefix_position"])
     for i, layer in enumerate(decoder.layers):
         hidden = layer(hidden, position_embeddings=rope, past_key_values=prefix, use_cache=True)
-        loudness = loudness + hidden[:, head:].square().mean() / len(decoder.layers)
+        video_states.append(hidden[:, head:])
         if highlights and i in highlights:
             added = batch["heat"][..., None] * highlights[i]
             hidden = hidden + F.pad(added, (0, 0, head, 0))
@@ -291,4 +291,4 @@ def packed_forward(
         )
         states.append(hidden)
     last = decoder.norm(hidden[torch.arange(tails), batch["last"]])
-    return model.lm_head(last), visual, states, loudness
+    return model.lm_head(last), visual, states, video_states

@@ -37,7 +37,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from gazeqwen.toyworld.backbone import make_backbone, save_backbone
 from gazeqwen.toyworld.highlights import FACTS, HIGHLIGHT_KINDS
 from gazeqwen.toyworld.measure import measure
-from gazeqwen.toyworld.packing import Batches, packed_forward
+from gazeqwen.toyworld.packing import VIDEO_TOKENS, Batches, packed_forward
+from gazeqwen.toyworld.questions import STEPS
 from gazeqwen.toyworld.world import COLORS, SHAPES
 
 
@@ -86,9 +87,9 @@ READ_KINDS = {
 }
 PHASES = (
     Phase("vision", 220, {}, lr=2.0, decay=True),
-    Phase("reading", 800, READ_KINDS, clips=8, vector_share=0.2),
-    Phase("everything", 1700, ALL_KINDS, clips=8, vector_share=0.4, quiet=0.01),
-    Phase("late reading", 1000, ALL_KINDS, clips=8, vector_share=0.4, quiet=0.01, lr=0.8, blind_share=0.6, decay=True),
+    Phase("reading", 600, READ_KINDS, clips=8, vector_share=0.2, quiet=0.005),
+    Phase("everything", 1900, ALL_KINDS, clips=8, vector_share=0.4, quiet=0.02),
+    Phase("late reading", 1000, ALL_KINDS, clips=8, vector_share=0.4, quiet=0.02, lr=0.8, blind_share=0.6, decay=True),
 )
 
 
@@ -101,6 +102,7 @@ class Heads(nn.Module):
         self.marked = nn.Linear(hidden, 1)
         self.right = nn.ModuleList(nn.Linear(hidden, 1) for _ in range(2))
         self.facts = nn.ModuleList(nn.Linear(hidden, len(FACTS)) for _ in range(2))
+        self.step = nn.ModuleList(nn.Linear(hidden, STEPS + 1) for _ in range(2))
         self.vectors = nn.Parameter(torch.randn(layers - 1, hidden))
 
 
@@ -127,20 +129,39 @@ def vision_loss(heads: Heads, visual: torch.Tensor, labels: torch.Tensor) -> tup
     return loss, right
 
 
+def when_losses(heads: Heads, video_states: list[torch.Tensor], marked: torch.Tensor):
+    """Do video tokens know which temporal step they are of, and whether they are marked in the last one? From the
+    second layer on; without this, what is marked *now* was never told from what was marked before."""
+    clips = len(marked)
+    step = torch.arange(STEPS).repeat_interleave(VIDEO_TOKENS // STEPS).expand(clips, -1)
+    now = (marked & (step == STEPS - 1)).float()
+    loss, weight = 0.0, torch.tensor(8.0)
+    for head, state in zip(heads.step, video_states[1:], strict=False):
+        said = head(state)
+        loss = loss + 0.3 * F.cross_entropy(said[..., :STEPS].flatten(0, 1), step.flatten())
+        loss = loss + 0.3 * F.binary_cross_entropy_with_logits(said[..., STEPS], now, pos_weight=weight)
+    right = {"when: step": (said[..., :STEPS].argmax(-1) == step).float().mean().item()}
+    if now.any():
+        right["when: marked now"] = (said[..., STEPS] > 0)[now > 0].float().mean().item()
+    return loss, right
+
+
 def question_loss(model, heads: Heads, batch: dict, phase: Phase, rng: np.random.Generator):
     """Loss and accuracies of one batch: the answers, which options are right, and what the video tokens show."""
     layers = rng.permutation(len(heads.vectors))[: int(rng.integers(1, 4))]
     highlights = {int(layer): heads.vectors[int(layer)] for layer in layers}
     blind_layers = int(rng.integers(1, 3)) if rng.random() < phase.blind_share else 0
-    logits, visual, states, loudness = packed_forward(model, batch, blind_layers, highlights)
-    loss = F.cross_entropy(logits, batch["target"]) + phase.quiet * loudness
+    logits, visual, states, video_states = packed_forward(model, batch, blind_layers, highlights)
+    loudness = torch.stack([state.square().mean() for state in video_states]).mean()
+    when_loss, when_right = when_losses(heads, video_states, batch["token_labels"][..., 1].bool())
+    loss = F.cross_entropy(logits, batch["target"]) + phase.quiet * loudness + when_loss
     if len(batch["option_rows"]):
         weight = torch.tensor(2.0)
         for right_head, facts_head, state in zip(heads.right, heads.facts, states[-3:-1], strict=True):
             guess = right_head(state[batch["option_rows"], batch["option_places"]])[:, 0]
             loss = loss + 0.4 * F.binary_cross_entropy_with_logits(guess, batch["option_right"], pos_weight=weight)
             facts = facts_head(state[batch["noun_rows"], batch["noun_places"]])
-            loss = loss + 0.6 * F.binary_cross_entropy_with_logits(facts, batch["noun_facts"])
+            loss = loss + 0.6 * F.binary_cross_entropy_with_logits(facts, batch["noun_facts"], pos_weight=weight)
     seen_loss, _ = vision_loss(heads, visual, batch["token_labels"])
     loss = loss + 0.1 * seen_loss
     scores = defaultdict(list)
@@ -156,7 +177,7 @@ def question_loss(model, heads: Heads, batch: dict, phase: Phase, rng: np.random
             value
         )
     scores["loudness"].append(loudness.item())
-    return loss, {kind: float(np.mean(values)) for kind, values in scores.items()}
+    return loss, {kind: float(np.mean(values)) for kind, values in scores.items()} | when_right
 
 
 class Muon(torch.optim.Optimizer):

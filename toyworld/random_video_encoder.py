@@ -15,27 +15,23 @@ from gazeqwen.modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
 from gazeqwen.video_encoders_gazeqwen import build_video_encoder, video_encoder_config
 
 
-def random_video_encoder(seed: int = 0, num_hidden_layers: int = 2) -> VJEPA21Model:
+def random_video_encoder(seed: int = 0) -> VJEPA21Model:
     """
-    48 wide, for 64x64 frames: 4x4 tokens per step, the visual token grid of 112x112 frames. Without hidden layers it
-    is a plain patch projection. It is saved without a copy of its code, since the package is at hand.
+    48 wide, 2 layers, for 64x64 frames: 4x4 tokens per step, the visual token grid of 112x112 frames. It is saved
+    without a copy of its code, since the package is at hand.
     """
     torch.manual_seed(seed)
     config = VJEPA21Config(
-        hidden_size=48,
-        num_hidden_layers=num_hidden_layers,
-        num_attention_heads=4,
-        intermediate_size=96,
-        image_size=64,
+        hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, image_size=64
     )
     VJEPA21Model._auto_class = VJEPA21Config._auto_class = None
     return VJEPA21Model(config).eval()
 
 
-def random_dinov2(seed: int = 0):
-    """A tiny DINOv2 of timm: 48 wide, 2 layers, 4x4 tokens of each 56x56 frame."""
+def random_dinov2(seed: int = 0, depth: int = 2):
+    """A tiny DINOv2 of timm, 48 wide, 4x4 tokens of each 56x56 frame; with depth 0 a plain patch projection."""
     torch.manual_seed(seed)
-    sizes = {"embed_dim": 48, "depth": 2, "num_heads": 4, "img_size": 56}
+    sizes = {"embed_dim": 48, "depth": depth, "num_heads": 4, "img_size": 56}
     config = video_encoder_config({"architecture": "vit_small_patch14_dinov2", "model_args": sizes})
     return build_video_encoder(config).model.eval()
 

@@ -1,0 +1,139 @@
+"""The evidence table: its rows can be run, its numbers are the committed results', and they show what they must."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from support import ROOT
+
+from gazeqwen.conditions import Condition
+from gazeqwen.runs import read_recipe
+from gazeqwen.scoring import read_predictions
+from gazeqwen.streamgaze import TASKS
+from gazeqwen.toyworld.evidence import DEPTH, RECIPE, RESULTS, ROWS, SEEDS, WORLD, pool, run
+from gazeqwen.toyworld.evidence_report import DOCUMENT, MAIN, Evidence, draw_conditions, draw_noise, fill, tables
+from gazeqwen.toyworld.questions import SCENE_TASKS
+from gazeqwen.training import Recipe
+
+TINY = {"train": 6, "val": 3, "test": 3, "seed": 4, "per_task": 1, "most": None}
+
+
+@pytest.fixture(scope="module")
+def evidence() -> Evidence:
+    return Evidence.read()
+
+
+# ------------------------------------------------------------------ the rows
+def test_every_row_can_be_run():
+    names = [row.name for row in ROWS]
+    assert len(set(names)) == len(names)
+    default = read_recipe(Recipe, RECIPE, [])
+    assert (
+        json.loads((ROOT / "toyworld/backbone/config.json").read_text())["text_config"]["num_hidden_layers"] == DEPTH
+    )
+    for row in ROWS:
+        for condition in row.conditions:
+            Condition.parse(condition)
+        changed = read_recipe(Recipe, RECIPE, list(row.overrides or ()))
+        assert (changed == default) == (row.name in ("gazeqwen", "frozen", "ringed")), row.name
+    for name, condition in MAIN:
+        assert condition in next(row for row in ROWS if row.name == name).conditions
+
+
+def test_rows_run_are_pooled_and_not_run_again(tmp_path):
+    """Two seeds of the smallest row, and the frozen backbone, on a tiny world: then the same command does nothing."""
+    vector, frozen = (next(row for row in ROWS if row.name == name) for name in ("heatmap-vector", "frozen"))
+    rows = [replace(vector, seeds=(0, 1)), replace(frozen, conditions=("text_only", "none"))]
+    settings = ["stage1.epochs=1", "stage2.epochs=1"]
+    run(rows, tmp_path, tmp_path / "results", TINY, settings)
+    result = json.loads((tmp_path / "results" / "heatmap-vector.json").read_text())
+    assert set(result["seeds"]) == {"0", "1"} and set(result["scores"]) == {"gaze", "shuffled"}
+    for task, values in result["scores"]["gaze"]["tasks"].items():
+        each = [result["seeds"][seed]["gaze"][task] for seed in ("0", "1")]
+        assert values["accuracy"] == pytest.approx(np.mean(each), abs=1e-4)
+    assert result["scores"]["gaze"]["intervals"]["videos"] <= TINY["test"]
+    answers = [read_predictions(tmp_path / f"heatmap-vector-{seed}/results.predictions.jsonl") for seed in (0, 1)]
+    logits = [np.array([x for item in of["gaze"] for x in item.logits]) for of in answers]
+    assert abs(logits[0] - logits[1]).max() > 1e-3  # another seed is another run
+    (tmp_path / "results" / "heatmap-vector.json").unlink()
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    run(rows, tmp_path, tmp_path / "results", TINY, settings)
+    assert json.loads((tmp_path / "results" / "heatmap-vector.json").read_text()) == result
+    assert all(path.stat().st_mtime_ns == then for path, then in written.items() if "results/" not in str(path))
+    (tmp_path / "heatmap-vector-1" / "results.json").unlink()
+    assert set(pool(rows[0], tmp_path)["seeds"]) == {"0"}
+
+
+def test_a_failing_run_says_what_failed(tmp_path):
+    broken = replace(next(row for row in ROWS if row.name == "heatmap-vector"), overrides=("lora_rank=0",), seeds=(0,))
+    with pytest.raises(RuntimeError, match=r"train.py .* failed \(1\)(?s:.*)lora_rank: got 0, expected at least 1"):
+        run([broken], tmp_path, tmp_path / "results", TINY, [])
+
+
+# ------------------------------------------------------------------ the document
+def test_the_document_holds_the_committed_results(evidence):
+    assert fill(DOCUMENT.read_text(), tables(evidence)) == DOCUMENT.read_text()
+
+
+def test_a_document_without_a_place_for_a_table_is_refused(evidence):
+    with pytest.raises(ValueError, match="no place for the table 'main'"):
+        fill("# nothing", tables(evidence))
+
+
+def test_figures_are_drawn(evidence, tmp_path):
+    draw_conditions(tmp_path / "a.png", evidence)
+    draw_noise(tmp_path / "b.png", evidence)
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("a.png", "b.png"))
+    for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", DOCUMENT.read_text()):
+        assert (DOCUMENT.parent / link).is_file(), link
+
+
+def test_results_come_from_committed_code():
+    for path in RESULTS.glob("*.json"):
+        result = json.loads(path.read_text())
+        assert re.fullmatch(r"[0-9a-f]{40}", result["provenance"]["git"]), path.name
+        assert result["settings"]["world"] == json.loads(json.dumps(WORLD)), path.name
+
+
+# ------------------------------------------------------------------ what it shows
+def macro(evidence: Evidence, row: str, condition: str = "gaze") -> float:
+    return evidence.score(row, condition)["macro"]
+
+
+def test_gaze_makes_the_difference(evidence):
+    assert set(evidence.score("gazeqwen", "gaze")["tasks"]) == set(TASKS)
+    assert set(evidence.results["gazeqwen"]["seeds"]) == set(map(str, SEEDS))
+    gazeqwen, lora = macro(evidence, "gazeqwen"), macro(evidence, "lora")
+    assert gazeqwen >= 0.85
+    assert lora <= gazeqwen - 0.25
+    assert abs(macro(evidence, "gazeqwen", "shuffled") - lora) <= 0.05
+
+
+def test_each_task_reaches_its_ceiling(evidence):
+    for task, values in evidence.score("gazeqwen", "gaze")["tasks"].items():
+        ceiling = evidence.score("ringed", "none")["tasks"][task]["accuracy"]
+        assert values["accuracy"] >= max(0.7, ceiling - 0.05), (task, values["accuracy"], ceiling)
+
+
+def test_without_gaze_the_gaze_tasks_are_at_chance(evidence):
+    """Of the tasks that only gaze can answer: the frozen backbone on the video, and on the text alone."""
+    for condition in ("none", "text_only"):
+        values = evidence.score("frozen", condition)["tasks"]
+        four = [task for task in TASKS if task not in SCENE_TASKS and TASKS[task].group != "proactive"]
+        mean = np.mean([values[task]["accuracy"] for task in four])
+        assert abs(mean - 0.25) <= 0.05, (condition, mean)
+
+
+def test_one_cell_comes_out_again(tmp_path, evidence):
+    """The frozen backbone on the text alone, on the whole test split made again."""
+    torch.set_num_threads(1)
+    row = replace(next(row for row in ROWS if row.name == "frozen"), conditions=("text_only",))
+    run([row], tmp_path, tmp_path / "results", WORLD | {"train": 1, "val": 1}, [])
+    again = json.loads((tmp_path / "results" / "frozen.json").read_text())["scores"]["text_only"]["tasks"]
+    committed = evidence.score("frozen", "text_only")["tasks"]
+    for task, values in committed.items():
+        assert values["total"] == again[task]["total"]
+        assert abs(values["correct"] - again[task]["correct"]) <= 1, task  # sums differ in their last bits by machine
