@@ -1,6 +1,7 @@
 """GazeQwenConfig: which base model, which video encoder, and how gaze enters."""
 
 import math
+from pathlib import Path
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -14,6 +15,15 @@ FIXATION_WEIGHTINGS = ("share", "centre")
 def _check(condition: bool, name: str, got, expected: str) -> None:
     if not condition:
         raise ValueError(f"{name}: got {got!r}, expected {expected}")
+
+
+def check_for_hub(name: str, source: str | None) -> None:
+    """Raise ValueError if an adapter that is to be published needs a frozen model from a folder of this machine."""
+    if source and Path(source).is_dir():
+        raise ValueError(
+            f"{name}: got {source}, a folder of this machine, from which nobody else can load it, expected an id: "
+            "push it to the Hub first"
+        )
 
 
 class GazeQwenConfig(PreTrainedConfig):
@@ -42,6 +52,8 @@ class GazeQwenConfig(PreTrainedConfig):
             20, 27 end on the last layer, after which no attention carries a video token's state to the answer.
         share_resampler: one resampler for all injection layers instead of one each (paper, Table 2).
         num_latents, latent_dim, num_blocks: size of the resampler (paper section 2.2).
+        has_lora: whether the saved adapter has LoRA in `lora/`; written by `save_pretrained`, so that files which do
+            not arrive are noticed, and those of an earlier push are not loaded.
         backbone_config, video_encoder_config: the configs themselves, for models built without a Hub id or folder.
     """
 
@@ -62,6 +74,7 @@ class GazeQwenConfig(PreTrainedConfig):
     num_latents: int = 32
     latent_dim: int = 256
     num_blocks: int = 2
+    has_lora: bool | None = None
     backbone_config: dict | PreTrainedConfig | None = None
     video_encoder_config: dict | PreTrainedConfig | None = None
 
@@ -119,23 +132,28 @@ class GazeQwenConfig(PreTrainedConfig):
         """Whether there are residuals, which need the video encoder."""
         return self.resampler_type != "none"
 
-    def load_backbone_config(self) -> PreTrainedConfig:
+    def sources(self) -> dict[str, str | None]:
+        """Where the frozen models come from, by the name of the setting: ids or folders."""
+        names = ("base_model_name_or_path", "video_encoder_name_or_path")
+        return {name: getattr(self, name) for name in names[: 1 + self.has_resampler]}
+
+    def load_backbone_config(self, **hub_kwargs) -> PreTrainedConfig:
         """The base model's config, read by id and revision the first time."""
         if self.backbone_config is None:
             _check(self.base_model_name_or_path is not None, "base_model_name_or_path", None, "an id or a folder")
             self.backbone_config = AutoConfig.from_pretrained(
-                self.base_model_name_or_path, revision=self.base_model_revision or "main"
+                self.base_model_name_or_path, revision=self.base_model_revision or "main", **hub_kwargs
             )
         return self.backbone_config
 
-    def load_video_encoder_config(self) -> PreTrainedConfig:
+    def load_video_encoder_config(self, **hub_kwargs) -> PreTrainedConfig:
         """The video encoder's config, read by id and revision the first time."""
         if self.video_encoder_config is None:
             _check(
                 self.video_encoder_name_or_path is not None, "video_encoder_name_or_path", None, "an id or a folder"
             )
             self.video_encoder_config = load_video_encoder_config(
-                self.video_encoder_name_or_path, revision=self.video_encoder_revision or "main"
+                self.video_encoder_name_or_path, revision=self.video_encoder_revision or "main", **hub_kwargs
             )
         return self.video_encoder_config
 
@@ -175,4 +193,4 @@ class GazeQwenConfig(PreTrainedConfig):
 
 GazeQwenConfig.register_for_auto_class()
 
-__all__ = ["GAZE_ENCODINGS", "GazeQwenConfig"]
+__all__ = ["GAZE_ENCODINGS", "GazeQwenConfig", "check_for_hub"]

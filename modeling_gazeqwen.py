@@ -17,7 +17,7 @@ from torch import nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, Qwen2_5_VLForConditionalGeneration
 from transformers.utils import cached_file, logging
 
-from .configuration_gazeqwen import GazeQwenConfig
+from .configuration_gazeqwen import GazeQwenConfig, check_for_hub
 from .injection_gazeqwen import GAZE_INPUTS, GazeInjection, check_frames, check_gaze_inputs, rows_of_tokens
 from .resampler_gazeqwen import GazeResampler, HeatmapVector, align_video_features, build_resampler
 from .video_encoders_gazeqwen import build_video_encoder, load_video_encoder
@@ -38,7 +38,11 @@ LORA_TARGETS = r".*language_model\.layers\.\d+\.self_attn\.(q_proj|v_proj)"
 AUTO_CLASSES = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 
 # Arguments that Auto classes add to every `from_pretrained` and that mean nothing here.
-_AUTO_KEYWORDS = ("_from_auto", "_commit_hash", "adapter_kwargs", "trust_remote_code", "code_revision", "weights_only")
+_AUTO_KEYWORDS = ("_from_auto", "_commit_hash", "adapter_kwargs", "trust_remote_code", "code_revision")
+# Arguments by which pickles could be allowed: they never are.
+_PICKLE_KEYWORDS = ("weights_only", "use_safetensors")
+# Arguments of `save_pretrained` that are for `push_to_hub`.
+_PUSH_KEYWORDS = ("repo_id", "commit_message", "private", "token", "revision", "create_pr", "tags")
 
 
 class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -118,10 +122,12 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def _with_pretrained_parts(cls, config, dtype, hub_kwargs: dict, base_kwargs: dict):
+        config.load_backbone_config(**hub_kwargs)
         backbone = _backbone_class(config).from_pretrained(
             config.base_model_name_or_path,
             revision=config.base_model_revision or "main",
             dtype=dtype,
+            use_safetensors=True,  # no pickles, whatever a repository offers
             **hub_kwargs,
             **base_kwargs,
         )
@@ -129,7 +135,7 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if config.has_resampler:
             video_encoder = load_video_encoder(
                 config.video_encoder_name_or_path,
-                config.load_video_encoder_config(),
+                config.load_video_encoder_config(**hub_kwargs),
                 config.video_encoder_revision or "main",
                 dtype,
                 **hub_kwargs,
@@ -159,7 +165,7 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         base model; the resampler stays float32. Raises ValueError that lists every missing or unexpected key of the
         resampler or LoRA.
         """
-        for name in _AUTO_KEYWORDS:
+        for name in _AUTO_KEYWORDS + _PICKLE_KEYWORDS:
             base_kwargs.pop(name, None)
         if "torch_dtype" in base_kwargs:
             dtype = base_kwargs.pop("torch_dtype")
@@ -180,17 +186,25 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         _check_keys(f"{source}/model.safetensors", own, set(weights))
         model.resampler.load_state_dict({name.removeprefix("resampler."): value for name, value in weights.items()})
 
-        optional = {**here, "_raise_exceptions_for_missing_entries": False}
-        if cached_file(source, f"{LORA_FOLDER}/adapter_config.json", **optional) is not None:
-            lora_weights = cached_file(source, f"{LORA_FOLDER}/adapter_model.safetensors", **here)
-            model._load_lora(Path(lora_weights).parent)
-        if cached_file(source, "generation_config.json", **optional) is not None:
-            model.generation_config = GenerationConfig.from_pretrained(source, **here)
-            model.backbone.generation_config = model.generation_config
+        has_lora = config.has_lora
+        if has_lora is None:  # saved before configs said it
+            optional = {**here, "_raise_exceptions_for_missing_entries": False}
+            has_lora = cached_file(source, f"{LORA_FOLDER}/adapter_config.json", **optional) is not None
+        if has_lora:
+            files = [f"{LORA_FOLDER}/{name}" for name in ("adapter_config.json", "adapter_model.safetensors")]
+            model._load_lora(*(Path(cached_file(source, file, **here)) for file in files))
+        model.generation_config = GenerationConfig.from_pretrained(source, **here)
+        model.backbone.generation_config = model.generation_config
         model.name_or_path = str(source)
         return model
 
-    def save_pretrained(self, save_directory, state_dict: dict[str, torch.Tensor] | None = None, **kwargs) -> None:
+    def save_pretrained(
+        self,
+        save_directory,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        push_to_hub: bool = False,
+        **kwargs,
+    ) -> None:
         """
         Save what was trained and how to find the rest: `config.json`, `model.safetensors` (keys `resampler.*`),
         `lora/` where LoRA was added, and the code files that `trust_remote_code` runs. No base weights. `state_dict`:
@@ -198,15 +212,16 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         if self._lora_merged:
             raise ValueError("LoRA was merged into the base weights, which are not saved: save before merge_lora()")
-        parts = ("base_model_name_or_path", "video_encoder_name_or_path")
-        for name in parts if self.config.has_resampler else parts[:1]:
-            if getattr(self.config, name) is None:
+        for name, source in self.config.sources().items():
+            if source is None:
                 raise ValueError(
                     f"config.{name} is None: base weights are not saved, so give the id or folder to load them from"
                 )
+        self.config.has_lora = self.has_lora
         if self.is_remote_code():
             module = type(self).__module__.split(".")[-1]
             self.config.auto_map = {name: f"{module}.{type(self).__name__}" for name in AUTO_CLASSES}
+        hub = {name: kwargs.pop(name) for name in _PUSH_KEYWORDS if name in kwargs}
         whole = {f"resampler.{name}": value for name, value in self.resampler.state_dict().items()}
         whole.update({name: value for name, value in (state_dict or {}).items() if name in whole})
         super().save_pretrained(save_directory, state_dict=whole, **kwargs)
@@ -223,6 +238,17 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
             lora = get_peft_model_state_dict(self.backbone, state_dict=held or None, adapter_name="default")
             weights = {f"base_model.model.{name}": value.contiguous() for name, value in lora.items()}
             save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        if push_to_hub:  # not by transformers, which would upload before LoRA is there
+            self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), **hub)
+
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+        """
+        As in transformers. Others load the adapter by the ids in its config: base model and video encoder that are
+        folders of this machine are refused.
+        """
+        for name, source in self.config.sources().items():
+            check_for_hub(f"config.{name}", source)
+        return super().push_to_hub(repo_id, **kwargs)
 
     # ---------------------------------------------------------------- LoRA (paper, stage 2)
     @property
@@ -251,15 +277,15 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """LoRA's tensors by PEFT's names."""
         return get_peft_model_state_dict(self.backbone, adapter_name="default")
 
-    def _load_lora(self, folder: Path) -> None:
+    def _load_lora(self, config_file: Path, weights_file: Path) -> None:
         if LoraConfig is None:
-            raise ImportError(f"{folder}: this adapter has LoRA, which needs PEFT: pip install peft")
-        config = PeftConfig.from_pretrained(str(folder))
+            raise ImportError(f"{config_file}: this adapter has LoRA, which needs PEFT: pip install peft")
+        config = PeftConfig.from_pretrained(str(config_file.parent))
         config.inference_mode = False
         self._inject_lora(config)
-        weights = load_file(folder / "adapter_model.safetensors")
+        weights = load_file(weights_file)
         weights = {name.removeprefix("base_model.model."): value for name, value in weights.items()}
-        _check_keys(f"{folder}/adapter_model.safetensors", set(self.lora_state()), set(weights))
+        _check_keys(str(weights_file), set(self.lora_state()), set(weights))
         set_peft_model_state_dict(self.backbone, weights, adapter_name="default")
 
     def merge_lora(self) -> None:

@@ -161,13 +161,24 @@ def loader_of(data: torch.utils.data.Dataset, **arguments) -> torch.utils.data.D
     return torch.utils.data.DataLoader(data, generator=torch.Generator().manual_seed(0), **arguments)
 
 
+# What an earlier upload to the same repository may have left there that does not belong to this one.
+_REPLACED = {"model": ["lora/*"], "dataset": ["videos/*", "*.parquet"]}
+
+
+def open_repository(repository: str, repo_type: str = "model") -> None:
+    """Make a repository on the Hub if it is not there; an OSError of the Hub's client where that may not be done."""
+    from huggingface_hub import create_repo
+
+    create_repo(repository, repo_type=repo_type, exist_ok=True)
+
+
 def publish(folder: str | os.PathLike, repository: str, repo_type: str = "model") -> str:
     """Upload a folder to a repository on the Hub, made if it is not there. Returns its address."""
-    from huggingface_hub import HfApi
+    from huggingface_hub import upload_folder
 
-    api = HfApi()
-    api.create_repo(repository, repo_type=repo_type, exist_ok=True)
-    return str(api.upload_folder(repo_id=repository, repo_type=repo_type, folder_path=folder))
+    open_repository(repository, repo_type)
+    replaced = _REPLACED[repo_type]
+    return str(upload_folder(repo_id=repository, repo_type=repo_type, folder_path=folder, delete_patterns=replaced))
 
 
 # ------------------------------------------------------------------ what ran where

@@ -192,8 +192,9 @@ def load_questions(
     rows = _load_rows(data, split, config)
     questions, dropped, scanpaths = [], set(), {}
     for row in rows:
-        if not isinstance(row["video_name"], str):
-            raise ValueError(f"{data}, split {split!r}: video_name is {row['video_name']!r}, expected a file's name")
+        name = row["video_name"]
+        if not isinstance(name, str) or Path(name).name != name:  # it may not lead out of the dataset's folder
+            raise ValueError(f"{data}, split {split!r}: video_name is {name!r}, expected a file's name")
         if tasks is not None and row["task"] not in tasks:
             continue
         if row["scanpath"] is None and without_gaze != "keep":

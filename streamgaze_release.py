@@ -20,7 +20,7 @@ import yaml
 from datasets import Dataset, Features, List, Value, Video, disable_progress_bars
 from tqdm.auto import tqdm
 
-from .runs import new_folder, publish, write_json, write_text
+from .runs import new_folder, open_repository, publish, write_json, write_text
 from .scanpath_gazeqwen import Scanpath, checked_file, read_rows
 from .streamgaze import OPTION_LETTERS, SPLITS, TASKS, VIDEOS_IN_RELEASE, clip_window
 from .video_gazeqwen import QUESTION_ROUNDING_S, VideoInfo, frame_times_s, read_frames, video_info
@@ -710,6 +710,8 @@ def main() -> None:
     )
     command.add_argument("--push", metavar="REPO", help="publish the folder as this dataset on the Hub")
     arguments = parser.parse_args()
+    if arguments.push:
+        open_repository(arguments.push, "dataset")  # before the work: the token may be wrong
     report = build(
         arguments.release,
         arguments.out,

@@ -30,6 +30,7 @@ from transformers import BitsAndBytesConfig, get_cosine_schedule_with_warmup
 from .batches import Augmentation, Batch, EpochBatches, QuestionData
 from .clip_cache import CACHE_KINDS, ClipCache
 from .conditions import Condition
+from .configuration_gazeqwen import check_for_hub
 from .evaluation import option_logits, predict, save_predictions, text_loss, text_losses, trained_counts
 from .figures import draw_curves
 from .modeling_gazeqwen import GazeQwenForConditionalGeneration
@@ -39,6 +40,7 @@ from .runs import (
     flat,
     loader_of,
     new_folder,
+    open_repository,
     provenance,
     publish,
     write_json,
@@ -191,6 +193,9 @@ class Recipe:
             raise ValueError("model.video_encoder is empty, expected an id or a folder")
         if not self.data.dataset:
             raise ValueError("data.dataset is empty, expected an id or a folder")
+        for name in ("base_model", "video_encoder"):
+            if self.push_to_hub:
+                check_for_hub(f"push_to_hub: model.{name}", getattr(self.model, name))
 
     def _check_gaze(self) -> None:
         data = self.data
@@ -296,6 +301,8 @@ class Trainer:
             shutil.rmtree(self.folder)
         self.accelerator.wait_for_everyone()
         self.checkpoint = self._checkpoint_to_go_on_with()
+        if recipe.push_to_hub and self.accelerator.is_main_process:
+            open_repository(recipe.push_to_hub)  # now, not after days of training: the token may be wrong
         self.questions, self.validation = (
             load_questions(data.dataset, split, data.tasks, data.config, data.without_gaze)
             for split in (data.train_split, data.validation_split)
@@ -345,6 +352,7 @@ class Trainer:
             self.log = [json.loads(line) for line in lines]
             if self.progress.finished:
                 self.accelerator.print(f"{self.folder}: this run is finished; choose another output_dir, or --restart")
+                self._publish()
                 return self.progress.best
         asked = [
             QuestionData(self.cache, questions, self.condition, recipe.seed)
@@ -373,9 +381,13 @@ class Trainer:
                 self._stage(number, stage)
         if recipe.tracker:
             self.accelerator.end_training()
-        if recipe.push_to_hub and self.accelerator.is_main_process:
-            self.accelerator.print(f"published: {publish(self.folder / 'best', recipe.push_to_hub)}")
+        self._publish()
         return self.progress.best
+
+    def _publish(self) -> None:
+        repository = self.recipe.push_to_hub
+        if repository and self.accelerator.is_main_process:
+            self.accelerator.print(f"published: {publish(self.folder / 'best', repository)}")
 
     def _stage(self, number: int, stage: StageSettings) -> None:
         recipe, accelerator, progress = self.recipe, self.accelerator, self.progress

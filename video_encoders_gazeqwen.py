@@ -18,6 +18,10 @@ except ImportError:  # only DINOv2 needs it
     timm = None
 
 
+# Arguments of `timm.create_model` that make it load something.
+_TIMM_SOURCES = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
+
+
 class TimmFrameEncoder(nn.Module):
     """A vision transformer of timm, such as DINOv2, on each frame by itself: t = F. Prefix tokens are left out."""
 
@@ -50,6 +54,7 @@ def video_encoder_config(values: dict, source: str = "video encoder") -> PreTrai
     if values.get("model_type") == VJEPA21Config.model_type:
         return VJEPA21Config(**values)
     if "architecture" in values:
+        _check_timm_opens_nothing(values, source)
         config = TimmWrapperConfig.from_dict({"num_classes": 0, **values})
         # Positions are interpolated to the frames' size; without it only the pretraining size would be taken.
         config.model_args = {"dynamic_img_size": True, **(config.model_args or {})}
@@ -77,11 +82,21 @@ def build_video_encoder(config: PreTrainedConfig) -> nn.Module:
 def load_video_encoder(
     name_or_path: str, config: PreTrainedConfig, revision: str = "main", dtype="auto", **hub_kwargs
 ) -> nn.Module:
-    """The pretrained video encoder at a Hub id or folder."""
+    """The pretrained video encoder at a Hub id or folder; from safetensors alone, no pickles."""
+    loading = {"revision": revision, "dtype": dtype, "use_safetensors": True, **hub_kwargs}
     if config.model_type == VJEPA21Config.model_type:
-        return VJEPA21Model.from_pretrained(name_or_path, revision=revision, dtype=dtype, **hub_kwargs)
-    model = TimmWrapperModel.from_pretrained(name_or_path, config=config, revision=revision, dtype=dtype, **hub_kwargs)
-    return TimmFrameEncoder(model)
+        return VJEPA21Model.from_pretrained(name_or_path, **loading)
+    return TimmFrameEncoder(TimmWrapperModel.from_pretrained(name_or_path, config=config, **loading))
+
+
+def _check_timm_opens_nothing(values: dict, source: str) -> None:
+    """A repository's config may name a model of timm, not files or repositories that timm would open for it."""
+    opened = sorted(_TIMM_SOURCES & set(values.get("model_args") or {}))
+    if ":" in values["architecture"] or opened:
+        raise ValueError(
+            f"{source}: got architecture {values['architecture']!r} and model_args {opened}, expected the name of a "
+            "model of timm, and no files to load"
+        )
 
 
 def _timm_width(config: TimmWrapperConfig) -> int:
