@@ -235,8 +235,7 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
             config.revision = self.config.base_model_revision
             config.save_pretrained(folder)
             held = {name.removeprefix("backbone."): value for name, value in (state_dict or {}).items()}
-            lora = get_peft_model_state_dict(self.backbone, state_dict=held or None, adapter_name="default")
-            weights = {f"base_model.model.{name}": value.contiguous() for name, value in lora.items()}
+            weights = {f"base_model.model.{name}": value.contiguous() for name, value in self.lora_state(held).items()}
             save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         if push_to_hub:  # not by transformers, which would upload before LoRA is there
             self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), **hub)
@@ -273,9 +272,12 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.detach_gaze()
         self.attach_gaze()  # hooks on the new modules too
 
-    def lora_state(self) -> dict[str, torch.Tensor]:
-        """LoRA's tensors by PEFT's names."""
-        return get_peft_model_state_dict(self.backbone, adapter_name="default")
+    def lora_state(self, held: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+        """LoRA's tensors by PEFT's names; `held`: the backbone's tensors, where they are not its own."""
+        # Embeddings are not trained; PEFT would ask the Hub for the base model's vocabulary to find that out.
+        return get_peft_model_state_dict(
+            self.backbone, state_dict=held or None, adapter_name="default", save_embedding_layers=False
+        )
 
     def _load_lora(self, config_file: Path, weights_file: Path) -> None:
         if LoraConfig is None:

@@ -200,10 +200,7 @@ def load_questions(
         if row["scanpath"] is None and without_gaze != "keep":
             dropped.add(row["video_name"])
             continue
-        # A folder that was moved is still known to the cache of `datasets` by its old place.
-        video = Path(data) / "videos" / row["video_name"] if Path(data).is_dir() else Path(row["video"]["path"])
-        if Path(data).is_dir() and not video.is_file():
-            raise FileNotFoundError(f"{video}: no such file, though the dataset has questions about it")
+        video = _video_of(data, row)
         questions.extend(_questions_of(row, video, scanpaths))
     if dropped and without_gaze == "error":
         raise ValueError(
@@ -217,6 +214,18 @@ def load_questions(
         there = sorted(set(rows["task"]))
         raise ValueError(f"{data}: no question in split {split!r} of the tasks {absent or 'asked for'}, found {there}")
     return questions
+
+
+def _video_of(data: str | PathLike, row: dict) -> Path:
+    if Path(data).is_dir():  # not where the row says: the cache of `datasets` knows a moved folder by its old place
+        video = Path(data) / "videos" / row["video_name"]
+        if not video.is_file():
+            raise FileNotFoundError(f"{video}: no such file, though the dataset has questions about it")
+        return video
+    video, in_cache = Path(row["video"]["path"] or ""), f"datasets--{str(data).replace('/', '--')}"
+    if in_cache not in video.parts or ".." in video.parts:  # a table may name any file of this machine
+        raise ValueError(f"{data}: the video of a question is {str(video)!r}, expected a file of the dataset")
+    return video
 
 
 def _load_rows(data, split: str, config: str):

@@ -645,6 +645,7 @@ def _write(out: Path, rows: dict, footage: dict, schemes: dict, report: Report) 
                         "data_files": files,
                         "metadata_filenames": [file["path"][1] for file in files],
                         "drop_labels": True,
+                        "decode_num_threads": 0,  # or streaming from the Hub decodes, which needs torchcodec
                         "features": COLUMNS._to_yaml_list(),
                     }
                 )

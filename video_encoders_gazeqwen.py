@@ -54,6 +54,8 @@ def video_encoder_config(values: dict, source: str = "video encoder") -> PreTrai
     if values.get("model_type") == VJEPA21Config.model_type:
         return VJEPA21Config(**values)
     if "architecture" in values:
+        if timm is None:
+            raise ImportError("DINOv2 features need timm: pip install timm")
         _check_timm_opens_nothing(values, source)
         config = TimmWrapperConfig.from_dict({"num_classes": 0, **values})
         # Positions are interpolated to the frames' size; without it only the pretraining size would be taken.
@@ -100,8 +102,6 @@ def _check_timm_opens_nothing(values: dict, source: str) -> None:
 
 
 def _timm_width(config: TimmWrapperConfig) -> int:
-    if timm is None:
-        raise ImportError("DINOv2 features need timm: pip install timm")
     with torch.device("meta"):
         return timm.create_model(config.architecture, num_classes=0, **config.model_args).num_features
 

@@ -1,14 +1,25 @@
 """On the Hub and back: the real client against a Hub on loopback, in new processes with empty caches."""
 
 import json
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from datasets import Dataset
 from local_hub import TOKEN, LocalHub
-from support import ROOT
+from support import ROOT, tiny_config
 from test_package import HUB_FILES, wheel  # noqa: F401, a fixture
+from test_training import recipe_text
+
+from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
+from gazeqwen.streamgaze import load_questions
+from gazeqwen.training import DataSettings, ModelSettings, Recipe, StageSettings
+from gazeqwen.video_encoders_gazeqwen import video_encoder_config
 
 REPOSITORY = "user/gazeqwen"
 
@@ -216,3 +227,308 @@ def test_remote_code_alone_loads_everything_and_then_offline(hub, pushed, toy_wo
     with LocalHub() as stopped:
         pass
     python(PULL, pushed, "offline", environment=stopped.environment(home), cwd=tmp_path)
+
+
+def test_an_installed_wheel_behaves_the_same(hub, pushed, wheel, tmp_path):  # noqa: F811
+    """Through the Auto classes, which run the repository's code, and through the package's own class."""
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    own = """
+import gazeqwen.modeling_gazeqwen as package
+assert package.__file__.startswith(rest[0]), package.__file__
+check(package.GazeQwenForConditionalGeneration.from_pretrained("user/gazeqwen"), "stage 2")
+"""
+    environment = hub.environment(tmp_path / "home")
+    python(PULL + own, pushed, "wheel", tmp_path, environment=environment, path=tmp_path / "site", cwd=tmp_path)
+
+
+def test_lora_that_does_not_arrive_is_an_error(hub, pushed, tmp_path):
+    """transformers takes a Hub that does not answer for one that has no such file."""
+    code = """
+from transformers import AutoModel
+try:
+    AutoModel.from_pretrained("user/gazeqwen", trust_remote_code=True)
+except OSError as error:
+    print(error)
+"""
+    hub.forbidden.add("lora/adapter_config.json")
+    said = python(code, environment=hub.environment(tmp_path), cwd=tmp_path)
+    hub.forbidden.clear()
+    assert "couldn't connect" in said
+
+
+# ---------------------------------------------------------------- datasets
+@pytest.fixture(scope="module")
+def dataset(hub, toy_world, tmp_path_factory) -> Path:
+    """The toy world, built and pushed from the command line to a repository that held another dataset."""
+    folder = tmp_path_factory.mktemp("dataset")
+    earlier = """
+from huggingface_hub import HfApi
+HfApi().create_repo("user/toyworld", repo_type="dataset")
+for name in ("videos/gone.mp4", "gone-test.parquet", "notes.txt"):
+    HfApi().upload_file(path_or_fileobj=b"x", path_in_repo=name, repo_id="user/toyworld", repo_type="dataset")
+"""
+    environment = hub.environment(folder / "home")
+    python(earlier, environment=environment)
+    command = ["-m", "gazeqwen.streamgaze", "build", toy_world, folder / "data", "--push", "user/toyworld"]
+    result = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0 and f"published: {hub.url}" in result.stdout, result.stderr
+    return folder / "data"
+
+
+def test_a_dataset_is_replaced_on_the_hub(hub, dataset):
+    built = {str(path.relative_to(dataset)): path.read_bytes() for path in dataset.rglob("*") if path.is_file()}
+    found = hub.files("user/toyworld", kind="datasets")
+    assert found == built | {"notes.txt": b"x", ".gitattributes": b""}
+
+
+LOAD_DATASETS = """
+import sys
+import zipfile
+from pathlib import Path
+from datasets import Dataset, Video, load_dataset
+from huggingface_hub import HfApi
+from gazeqwen.streamgaze import load_questions
+
+def rows(data):
+    return [{name: value for name, value in row.items() if name != "video"} for row in data]
+
+local, remote = load_dataset(sys.argv[1]), load_dataset("user/toyworld")
+streamed = load_dataset("user/toyworld", streaming=True)
+assert set(local) == set(remote) == set(streamed) == {"train", "validation", "test"}
+for split in local:
+    assert rows(local[split]) == rows(remote[split]) == rows(streamed[split]) and len(local[split]) > 5
+    for mine, theirs in zip(local[split], remote[split]):
+        assert Path(mine["video"]["path"]).read_bytes() == Path(theirs["video"]["path"]).read_bytes()
+first = next(iter(streamed["test"]))["video"]
+assert first["path"].startswith("hf://datasets/user/toyworld"), first
+mine, theirs = load_questions(sys.argv[1], "test"), load_questions("user/toyworld", "test")
+assert [question.key for question in mine] == [question.key for question in theirs]
+
+row = local["test"][0] | {"video": {"bytes": None, "path": "/etc/hostname"}}
+evil = Dataset.from_list([row], features=local["test"].features)
+evil.to_parquet("test.parquet")
+HfApi().create_repo("user/evil", repo_type="dataset")
+HfApi().upload_file(
+    path_or_fileobj="test.parquet", path_in_repo="test.parquet", repo_id="user/evil", repo_type="dataset"
+)
+try:
+    load_questions("user/evil", "test")
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_dataset_comes_back_whole_also_streamed_and_names_no_files_of_this_machine(hub, dataset, tmp_path):
+    said = python(LOAD_DATASETS, dataset, environment=hub.environment(tmp_path / "home"), cwd=tmp_path)
+    assert "the video of a question is '/etc/hostname', expected a file of the dataset" in said
+
+
+# ---------------------------------------------------------------- training from the Hub to the Hub
+def train(recipe: Path, environment: dict) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), str(recipe)], env=environment, capture_output=True, text=True
+    )
+
+
+LOAD_TRAINED = """
+import sys
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel
+inputs, logits = load_file(sys.argv[1] + "/inputs.safetensors"), []
+for source in (sys.argv[2], "user/trained"):
+    model = AutoModel.from_pretrained(source, trust_remote_code=True)
+    with torch.no_grad():
+        logits.append(model(**inputs).logits)
+with model.gaze_disabled(), torch.no_grad():
+    base = model(**inputs).logits
+assert model.has_lora and (logits[0] - logits[1]).abs().max() <= 1e-5 < 1e-3 < (logits[0] - base).abs().max()
+"""
+
+
+def test_a_run_reads_from_the_hub_pushes_its_best_adapter_and_keeps_the_token_to_itself(
+    hub, pushed, dataset, tmp_path
+):
+    commits = json.loads((pushed / "commits.json").read_text())
+    model = {
+        "base_model": "user/base",
+        "base_model_revision": commits["base"],
+        "video_encoder": "user/encoder",
+        "video_encoder_revision": commits["encoder"],
+    }
+    text = recipe_text(Path("user/toyworld"), tmp_path / "run", push_to_hub="user/trained")
+    recipe = yaml.safe_load(text)
+    recipe["model"] |= model
+    recipe["data"]["tasks"] = ["present_object_identification_easy"]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+
+    wrong = train(tmp_path / "recipe.yaml", hub.environment(tmp_path / "home", token="hf_wrongwrongwrong"))
+    assert wrong.returncode == 1 and wrong.stderr.startswith("train.py: ") and "Invalid" in wrong.stderr, wrong.stderr
+    assert not (tmp_path / "run").exists()  # before anything was trained
+
+    environment = hub.environment(tmp_path / "home")
+    hub.forbidden.add("user/trained/commit")  # something happens just then
+    failed = train(tmp_path / "recipe.yaml", environment)
+    hub.forbidden.clear()
+    assert failed.returncode == 1 and (tmp_path / "run" / "best").exists(), failed.stderr
+    done = train(tmp_path / "recipe.yaml", environment)
+    assert done.returncode == 0 and "this run is finished" in done.stdout, done.stderr
+    assert f"published: {hub.url}/user/trained/commit/" in done.stdout
+
+    best = tmp_path / "run" / "best"
+    built = {str(path.relative_to(best)): path.read_bytes() for path in best.rglob("*") if path.is_file()}
+    assert hub.files("user/trained") == built | {".gitattributes": b""}
+    written = b"".join(path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file())
+    for run in (wrong, failed, done):
+        written += (run.stdout + run.stderr).encode()
+    assert TOKEN.encode() not in written and b"hf_wrong" not in written
+    python(LOAD_TRAINED, pushed, best, environment=hub.environment(tmp_path / "home2"), cwd=tmp_path)
+
+
+# ---------------------------------------------------------------- what may be missing, and what may not be there
+WITHOUT = """
+import sys
+for name in ("gazeqwen", "accelerate", "av", "datasets", "evaluate", "matplotlib", "peft", "scipy", "statsmodels",
+             "tensorboard", "timm"):
+    sys.modules[name] = None  # as if it were not installed
+import json
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoProcessor
+folder = sys.argv[1]
+inputs, expected = load_file(folder + "/inputs.safetensors"), load_file(folder + "/logits.safetensors")
+stage1 = json.load(open(folder + "/commits.json"))["stage 1"]
+processor = AutoProcessor.from_pretrained("user/gazeqwen", trust_remote_code=True)
+model = AutoModel.from_pretrained("user/gazeqwen", revision=stage1, trust_remote_code=True)
+with torch.no_grad():
+    assert (model(**inputs).logits - expected["stage 1"]).abs().max() <= 1e-5
+encoders = sys.modules[type(model).__module__.replace("modeling_gazeqwen", "video_encoders_gazeqwen")]
+for needs_more in (
+    lambda: AutoModel.from_pretrained("user/gazeqwen", trust_remote_code=True),
+    lambda: model.add_lora(),
+    lambda: processor.read_clip(sys.argv[2]),
+    lambda: encoders.video_encoder_config({"architecture": "vit_tiny_patch16_224"}),
+):
+    try:
+        needs_more()
+    except ImportError as error:
+        print(error)
+"""
+
+
+def test_what_a_part_needs_is_named_when_it_is_missing_and_nothing_else_is_needed(hub, pushed, toy_world, tmp_path):
+    said = python(WITHOUT, pushed, toy_video(toy_world), environment=hub.environment(tmp_path), cwd=tmp_path)
+    lora, add, video, encoder = said.splitlines()
+    assert "this adapter has LoRA, which needs PEFT: pip install peft" in lora
+    assert add == "LoRA needs PEFT: pip install peft"
+    assert video == "reading video files needs PyAV: pip install av"
+    assert encoder == "DINOv2 features need timm: pip install timm"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"architecture": "vit_tiny_patch16_224", "model_args": {"checkpoint_path": "/tmp/any.pt"}},
+        {"architecture": "vit_tiny_patch16_224", "model_args": {"pretrained": True}},
+        {"architecture": "hf-hub:someone/else"},
+        {"architecture": "local-dir:/home"},
+    ],
+)
+def test_a_video_encoders_config_opens_no_other_files(values):
+    with pytest.raises(ValueError, match="expected the name of a model of timm, and no files to load"):
+        video_encoder_config(values, "user/encoder")
+
+
+@pytest.mark.parametrize("name", ["../secret.mp4", "/etc/hostname", "videos/../../secret.mp4"])
+def test_a_dataset_in_a_folder_opens_no_files_outside_of_it(toy_data, tmp_path, name):
+    copy = tmp_path / "data"
+    shutil.copytree(toy_data, copy)
+    (copy / "secret.mp4").write_bytes(b"x")
+    table = copy / "default-test.parquet"
+    rows = Dataset.from_parquet(str(table), cache_dir=str(tmp_path / "cache"))
+    rows = Dataset.from_list([{**row, "video_name": name} for row in rows], features=rows.features)
+    rows.to_parquet(str(table))
+    (copy / "README.md").write_text((copy / "README.md").read_text().replace("build ", f"build {name} "))
+    with pytest.raises(ValueError, match=f"video_name is '{name}', expected a file's name"):
+        load_questions(copy, "test")
+
+
+# ---------------------------------------------------------------- what is not pushed
+def test_frozen_models_in_folders_are_not_pushed(toy_model):
+    """Nobody else could load them, and the folder's name is nobody else's business."""
+    with pytest.raises(ValueError, match="config.base_model_name_or_path: got .*a folder of this machine"):
+        toy_model.push_to_hub("user/never")
+    for part in ("base_model", "video_encoder"):
+        model = {"base_model": "user/base", "video_encoder": "user/encoder", part: str(ROOT)}
+        with pytest.raises(ValueError, match=f"push_to_hub: model.{part}: got {ROOT}, a folder of this machine"):
+            Recipe(
+                model=ModelSettings(**model),
+                data=DataSettings(dataset="user/toyworld"),
+                stage1=StageSettings(epochs=1),
+                push_to_hub="user/never",
+            )
+
+
+def test_an_adapter_of_the_7b_model_is_54_mb(tmp_path):
+    """Both stages, the paper's encoding and latents, V-JEPA 2.1 ViT-L; of the base model and the encoder: shapes."""
+    config = tiny_config(latent_dim=256, num_latents=32, gaze_encoding="coord_pe")
+    text = config.backbone_config.text_config
+    text.hidden_size, text.num_hidden_layers, text.num_attention_heads, text.num_key_value_heads = 3584, 28, 28, 4
+    text.layer_types = ["full_attention"] * 28
+    text.intermediate_size, config.backbone_config.vision_config.out_hidden_size = 64, 3584
+    config.video_encoder_config.hidden_size = 1024
+    config.base_model_name_or_path, config.video_encoder_name_or_path = "Qwen/Qwen2.5-VL-7B-Instruct", "user/vjepa"
+    with torch.device("meta"):
+        model = GazeQwenForConditionalGeneration(config)
+        model.add_lora(rank=8)
+    model.resampler.to_empty(device="cpu")
+    lora = {name: torch.zeros_like(value, device="cpu") for name, value in model.lora_state().items()}
+    named = {name.replace(".weight", ".default.weight"): value for name, value in lora.items()}
+    model.backbone.load_state_dict(named, strict=False, assign=True)
+    model.save_pretrained(tmp_path)
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert size == pytest.approx(54.5e6, abs=0.2e6)
+    trained = model.trained_parameters().values()
+    assert sum(value.numel() for value in trained) == 13_588_484 and {v.dtype for v in trained} == {torch.float32}
+
+
+# ---------------------------------------------------------------- the Hub itself
+CLIENT = """
+from huggingface_hub import HfApi, HfFileSystem, hf_hub_download
+api = HfApi()
+assert api.whoami()["name"] == "user"
+for _ in range(2):
+    api.create_repo("user/files", exist_ok=True)
+for name in ("a.txt", "b/c.txt", "b/d/e.txt", "w.safetensors", "x.txt", "y.txt", "z.txt"):
+    commit = api.upload_file(path_or_fileobj=name.encode() * 100, path_in_repo=name, repo_id="user/files")
+api.create_tag("user/files", tag="v1")
+api.create_branch("user/files", branch="other")
+api.delete_folder("b", repo_id="user/files", revision="other")
+names = " ".join(entry.path for entry in api.list_repo_tree("user/files", recursive=True))
+assert names == ".gitattributes a.txt b b/c.txt b/d b/d/e.txt w.safetensors x.txt y.txt z.txt", names
+assert [entry.path for entry in api.list_repo_tree("user/files", "b")] == ["b/c.txt", "b/d"]
+assert "b/c.txt" in api.list_repo_files("user/files", revision=commit.oid)
+assert "b/c.txt" not in api.list_repo_files("user/files", revision="other")
+assert [found.blob_id is not None for found in api.get_paths_info("user/files", ["a.txt", "no.txt"])] == [True]
+with HfFileSystem().open("user/files@v1/w.safetensors", "rb", block_size=64) as file:
+    file.seek(13)
+    assert file.read(13) == b"w.safetensors"
+for asked in (
+    {"repo_id": "user/none", "filename": "a.txt"},
+    {"repo_id": "user/files", "filename": "none.txt"},
+    {"repo_id": "user/files", "filename": "a.txt", "revision": "none"},
+):
+    try:
+        hf_hub_download(**asked)
+    except Exception as error:
+        print(type(error).__name__)
+try:
+    api.create_repo("user/mine", token="hf_wrong")
+except Exception as error:
+    print(error.response.status_code)
+"""
+
+
+def test_the_clients_own_view_of_the_hub(hub, tmp_path):
+    said = python(CLIENT, environment=hub.environment(tmp_path))
+    assert said.split() == ["RepositoryNotFoundError", "RemoteEntryNotFoundError", "RevisionNotFoundError", "401"]
