@@ -179,6 +179,8 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         source = pretrained_model_name_or_path
         if config is None:
             config = cls.config_class.from_pretrained(source, **here)
+        if not Path(source).is_dir():
+            _check_ids(str(source), config)
         model = cls._with_pretrained_parts(config, dtype or "auto", hub_kwargs, base_kwargs)
 
         weights = load_file(cached_file(source, "model.safetensors", **here))
@@ -632,6 +634,13 @@ def _backbone_class(config) -> type:
 
 def absolute_if_folder(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).is_dir() else str(name)
+
+
+def _check_ids(source: str, config: GazeQwenConfig) -> None:
+    """The config of a repository names other repositories, not folders of the machine that loads it."""
+    for name, value in config.sources().items():
+        if value is not None and (Path(value).is_absolute() or ".." in Path(value).parts):
+            raise ValueError(f"{source}: {name} is {value!r} in its config, expected an id on the Hub")
 
 
 def _check_keys(source: str, expected: set[str], found: set[str]) -> None:

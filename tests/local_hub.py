@@ -58,7 +58,7 @@ class Repository:
 
 
 class LocalHub:
-    """`repositories` by (kind, id); `requests`: (method, path); `forbidden`: parts of paths to answer with 403."""
+    """`repositories` by (kind, id); `requests`: (method, path); `forbidden`: patterns of paths to answer with 403."""
 
     def __init__(self):
         self.repositories: dict[tuple[str, str], Repository] = {}
@@ -293,7 +293,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def _answer(self):
-        if any(part in self.route for part in self.hub.forbidden):
+        if any(re.search(pattern, self.route) for pattern in self.hub.forbidden):
             raise Refused(403, "Forbidden")
         for method, pattern, answer in _ROUTES:
             if method == self.command.replace("HEAD", "GET") and (match := re.fullmatch(pattern, self.route)):
