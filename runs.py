@@ -165,11 +165,24 @@ def loader_of(data: torch.utils.data.Dataset, **arguments) -> torch.utils.data.D
 _REPLACED = {"model": ["lora/*"], "dataset": ["videos/*", "*.parquet"]}
 
 
+@contextmanager
+def _writing_to(repository: str):
+    from huggingface_hub.utils import httpx
+
+    try:
+        yield
+    except httpx.HTTPError as error:  # a refusal, or no answer
+        said = str(error).splitlines() or [type(error).__name__]
+        why = ": ".join(dict.fromkeys((said[0], said[-1])))
+        raise OSError(f"{repository}: cannot be written to on the Hub ({why}); to log in: hf auth login") from error
+
+
 def open_repository(repository: str, repo_type: str = "model") -> None:
-    """Make a repository on the Hub if it is not there; an OSError of the Hub's client where that may not be done."""
+    """Make a repository on the Hub if it is not there; OSError where that cannot be done."""
     from huggingface_hub import create_repo
 
-    create_repo(repository, repo_type=repo_type, exist_ok=True)
+    with _writing_to(repository):
+        create_repo(repository, repo_type=repo_type, exist_ok=True)
 
 
 def publish(folder: str | os.PathLike, repository: str, repo_type: str = "model") -> str:
@@ -178,7 +191,9 @@ def publish(folder: str | os.PathLike, repository: str, repo_type: str = "model"
 
     open_repository(repository, repo_type)
     replaced = _REPLACED[repo_type]
-    return str(upload_folder(repo_id=repository, repo_type=repo_type, folder_path=folder, delete_patterns=replaced))
+    with _writing_to(repository):
+        commit = upload_folder(repo_id=repository, repo_type=repo_type, folder_path=folder, delete_patterns=replaced)
+    return str(commit)
 
 
 # ------------------------------------------------------------------ what ran where

@@ -148,6 +148,7 @@ def test_the_repository_holds_the_adapter_its_code_and_no_pickle(hub, pushed):
     everything = b"".join(files.values())
     assert TOKEN.encode() not in everything and str(pushed).encode() not in everything
     assert hub.files("user/saved").keys() >= {"lora/adapter_config.json", "lora/adapter_model.safetensors"}
+    assert not [path for _, path in hub.requests if path.startswith("/user/base/resolve/main/")]  # as PEFT would ask
 
 
 # ---------------------------------------------------------------- what is pulled
@@ -167,7 +168,8 @@ pickle.Unpickler = type("Unpickler", (pickle.Unpickler,), {"__init__": refuse})
 folder, kind, *rest = sys.argv[1:]
 commits = json.load(open(folder + "/commits.json"))
 inputs, expected = load_file(folder + "/inputs.safetensors"), load_file(folder + "/logits.safetensors")
-known = {"trust_remote_code": True, "local_files_only": kind == "offline"}
+token = os.environ.pop("HF_TOKEN")  # base and encoder are private
+known = {"trust_remote_code": True, "local_files_only": kind == "offline", "token": token}
 
 def check(model, name, lora=True):
     assert type(model).__name__ == "GazeQwenForConditionalGeneration" and model.has_lora == lora
@@ -197,12 +199,12 @@ asked = processor.apply_chat_template(chat, tokenize=True, return_dict=True, add
 answer = model.generate(**asked, **settings)[:, asked["input_ids"].shape[1] :]
 answer = processor.batch_decode(answer, skip_special_tokens=True)[0]
 for task in ("image-text-to-text", "any-to-any"):
-    ask = pipeline(task, model="user/gazeqwen", trust_remote_code=True)
+    ask = pipeline(task, model="user/gazeqwen", trust_remote_code=True, token=token)
     assert ask(chat, return_full_text=False, generate_kwargs=settings)[0]["generated_text"] == answer
 
 def refused(revision, repository="user/gazeqwen", **more):
     try:
-        AutoModel.from_pretrained(repository, revision=revision, **known, **more)
+        AutoModel.from_pretrained(repository, revision=revision, **known | more)
     except (ValueError, OSError) as error:
         return str(error)
 
@@ -217,10 +219,9 @@ for branch in ("folder", "upwards"):
 # The Hub does not say whether this one has LoRA, which transformers takes for a no.
 assert "couldn't connect" in refused("main", "user/withheld")
 
-# Base and encoder are private.
-token, elsewhere = os.environ.pop("HF_TOKEN"), {"cache_dir": os.environ["HF_HOME"] + "/elsewhere"}
-assert "user/base" in refused("main", **elsewhere)
-check(AutoModel.from_pretrained("user/gazeqwen", token=token, **elsewhere, **known), "stage 2")
+elsewhere = {"cache_dir": os.environ["HF_HOME"] + "/elsewhere"}
+assert "user/base" in refused("main", token=None, **elsewhere)
+check(AutoModel.from_pretrained("user/gazeqwen", **known, **elsewhere), "stage 2")
 """
 
 
@@ -240,7 +241,7 @@ def test_an_installed_wheel_behaves_the_same(hub, pushed, wheel, tmp_path):  # n
     own = """
 import gazeqwen.modeling_gazeqwen as package
 assert package.__file__.startswith(rest[0]), package.__file__
-check(package.GazeQwenForConditionalGeneration.from_pretrained("user/gazeqwen"), "stage 2")
+check(package.GazeQwenForConditionalGeneration.from_pretrained("user/gazeqwen", token=token), "stage 2")
 """
     environment = hub.environment(tmp_path / "home")
     python(PULL + own, pushed, "wheel", tmp_path, environment=environment, path=tmp_path / "site", cwd=tmp_path)
@@ -353,7 +354,8 @@ def test_a_run_reads_from_the_hub_pushes_its_best_adapter_and_keeps_the_token_to
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
 
     wrong = train(tmp_path / "recipe.yaml", hub.environment(tmp_path / "home", token="hf_wrongwrongwrong"))
-    assert wrong.returncode == 1 and wrong.stderr.startswith("train.py: ") and "Invalid" in wrong.stderr, wrong.stderr
+    said = "train.py: user/trained: cannot be written to on the Hub (Client error '401 Unauthorized'"
+    assert wrong.returncode == 1 and wrong.stderr.startswith(said) and wrong.stderr.count("\n") == 1, wrong.stderr
     assert not (tmp_path / "run").exists()  # before anything was trained
 
     environment = hub.environment(tmp_path / "home")
@@ -361,6 +363,7 @@ def test_a_run_reads_from_the_hub_pushes_its_best_adapter_and_keeps_the_token_to
     failed = train(tmp_path / "recipe.yaml", environment)
     hub.forbidden.remove("/user/trained/commit/")
     assert failed.returncode == 1 and (tmp_path / "run" / "best").exists(), failed.stderr
+    assert "train.py: user/trained: cannot be written to on the Hub" in failed.stderr.splitlines()[-1]
     done = train(tmp_path / "recipe.yaml", environment)
     assert done.returncode == 0 and "this run is finished" in done.stdout, done.stderr
     assert f"published: {hub.url}/user/trained/commit/" in done.stdout
