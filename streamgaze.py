@@ -222,8 +222,12 @@ def _video_of(data: str | PathLike, row: dict) -> Path:
         if not video.is_file():
             raise FileNotFoundError(f"{video}: no such file, though the dataset has questions about it")
         return video
-    video, in_cache = Path(row["video"]["path"] or ""), f"datasets--{str(data).replace('/', '--')}"
-    if in_cache not in video.parts or ".." in video.parts:  # a table may name any file of this machine
+    from datasets.config import HF_DATASETS_CACHE  # holds what came in archives
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    video, caches = Path(row["video"]["path"] or ""), (Path(HF_HUB_CACHE), Path(HF_DATASETS_CACHE))
+    downloaded = any(video.is_relative_to(cache.absolute()) for cache in caches)
+    if not downloaded or ".." in video.parts:  # a table may name any file of this machine
         raise ValueError(f"{data}: the video of a question is {str(video)!r}, expected a file of the dataset")
     return video
 

@@ -193,9 +193,9 @@ class Recipe:
             raise ValueError("model.video_encoder is empty, expected an id or a folder")
         if not self.data.dataset:
             raise ValueError("data.dataset is empty, expected an id or a folder")
-        for name in ("base_model", "video_encoder"):
-            if self.push_to_hub:
-                check_for_hub(f"push_to_hub: model.{name}", getattr(self.model, name))
+        if self.push_to_hub:
+            check_for_hub("push_to_hub: model.base_model", self.model.base_model)
+            check_for_hub("push_to_hub: model.video_encoder", self.model.video_encoder)
 
     def _check_gaze(self) -> None:
         data = self.data
