@@ -17,7 +17,8 @@ install: .venv/installed
 # The whole chain on the toy world: data, two-stage training, evaluation with controls, reload in new processes, a question.
 demo: install
 	rm -rf $(DEMO)
-	$(BIN)/python -m gazeqwen.toyworld.generate $(DEMO)/world --train 400 --val 60 --test 100 --seed 0
+	$(BIN)/python -m gazeqwen.toyworld.generate $(DEMO)/world --train 400 --val 40 --test 100 --seed 0 \
+		--per-task 2 --most 150 30 60
 	$(BIN)/python -m gazeqwen.streamgaze build $(DEMO)/world $(DEMO)/data
 	$(LAUNCH) train.py recipes/demo.yaml
 	$(LAUNCH) eval.py --model $(DEMO)/best --data $(DEMO)/data --split validation --conditions gaze \

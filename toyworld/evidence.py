@@ -44,7 +44,7 @@ _VIDEO = re.compile(r"toy-test-\d{4}")  # of a ringed clip, the video that it is
 class Row:
     """
     What is trained (`overrides` of the recipe; None: nothing, the frozen backbone answers) and under which conditions
-    it is evaluated; `{work}` in them stands for the folder of all runs. `group`: the table that it stands in.
+    it is evaluated; `WORK` in them stands for the folder of all runs. `group`: the table that it stands in.
     `ringed`: its test videos show a ring where gaze is.
     """
 
@@ -61,7 +61,7 @@ def _ablation(name: str, title: str, *overrides: str) -> Row:
     return Row(name, title, "ablations", overrides, ("gaze", "shuffled"))
 
 
-LORA_ALONE = ("adapter.resampler_type=none", "stage1.epochs=0", "stage2.epochs=3")
+LORA_ALONE = ("adapter.resampler_type=none", "stage1.epochs=0", "stage2.epochs=2")
 DEPTH = 6  # decoder layers of the toy backbone
 PAPER_LAYERS = [(i + 1) * DEPTH // 4 - 1 for i in range(4)]  # 6, 13, 20, 27 of 28
 
@@ -118,13 +118,13 @@ ROWS = (
     _ablation(
         "dinov2",
         "DINOv2, random weights",
-        "model.video_encoder={work}/video_encoders/dinov2",
+        "model.video_encoder=WORK/video_encoders/dinov2",
         "model.video_encoder_size=56",
     ),
     _ablation(
         "patches",
         "Patch projection, random weights",
-        "model.video_encoder={work}/video_encoders/patches",
+        "model.video_encoder=WORK/video_encoders/patches",
         "model.video_encoder_size=56",
     ),
     _ablation("label-smoothing", "Label smoothing 0.1", "label_smoothing=0.1"),
@@ -180,7 +180,7 @@ def run_seed(row: Row, seed: int, work: Path, overrides: list[str], threads: int
                 str(RECIPE),
                 *given,
                 *overrides,
-                *(each.replace("{work}", str(work)) for each in row.overrides),
+                *(each.replace("=WORK/", f"={work}/") for each in row.overrides),
             ],
             folder / "log.txt",
             threads,

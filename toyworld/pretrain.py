@@ -32,7 +32,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from gazeqwen.toyworld.backbone import make_backbone, save_backbone
 from gazeqwen.toyworld.highlights import FACTS, HIGHLIGHT_KINDS
@@ -59,18 +59,18 @@ class Phase:
 
 
 ALL_KINDS = {
-    "which": 1.2,
-    "color": 0.8,
-    "shape": 0.8,
-    "never": 1.5,
-    "next": 1.0,
-    "order": 1.6,
-    "longest": 1.0,
-    "alert now": 1.2,
-    "alert visible": 1.2,
+    "which": 0.9,
+    "color": 0.6,
+    "shape": 0.7,
+    "never": 1.1,
+    "next": 0.6,
+    "order": 2.2,
+    "longest": 1.6,
+    "alert now": 1.8,
+    "alert visible": 1.8,
     "not visible": 0.9,
-    "visible": 0.4,
-    "match": 0.1,
+    "visible": 0.3,
+    "match": 0.15,
     "of noun": 0.1,
 }
 READ_KINDS = {
@@ -88,8 +88,8 @@ READ_KINDS = {
 PHASES = (
     Phase("vision", 220, {}, lr=2.0, decay=True),
     Phase("reading", 600, READ_KINDS, clips=8, vector_share=0.2, quiet=0.005),
-    Phase("everything", 1900, ALL_KINDS, clips=8, vector_share=0.4, quiet=0.02),
-    Phase("late reading", 1000, ALL_KINDS, clips=8, vector_share=0.4, quiet=0.02, lr=0.8, blind_share=0.6, decay=True),
+    Phase("everything", 1300, ALL_KINDS, clips=8, vector_share=0.45, quiet=0.02, lr=0.8),
+    Phase("late reading", 900, ALL_KINDS, clips=8, vector_share=0.45, quiet=0.02, lr=0.8, blind_share=0.6, decay=True),
 )
 
 
@@ -161,7 +161,7 @@ def question_loss(model, heads: Heads, batch: dict, phase: Phase, rng: np.random
             guess = right_head(state[batch["option_rows"], batch["option_places"]])[:, 0]
             loss = loss + 0.4 * F.binary_cross_entropy_with_logits(guess, batch["option_right"], pos_weight=weight)
             facts = facts_head(state[batch["noun_rows"], batch["noun_places"]])
-            loss = loss + 0.6 * F.binary_cross_entropy_with_logits(facts, batch["noun_facts"], pos_weight=weight)
+            loss = loss + 0.4 * F.binary_cross_entropy_with_logits(facts, batch["noun_facts"], pos_weight=weight)
     seen_loss, _ = vision_loss(heads, visual, batch["token_labels"])
     loss = loss + 0.1 * seen_loss
     scores = defaultdict(list)
@@ -278,6 +278,21 @@ def train(
     return record
 
 
+def start_from(model, processor, folder: str) -> None:
+    """Give `model` the weights of another backbone of its shape; those of a word go with the word."""
+    other = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
+    theirs = AutoTokenizer.from_pretrained(folder).get_vocab()
+    weights = other.state_dict()
+    with torch.no_grad():
+        for name, mine in model.state_dict().items():
+            if mine.shape == weights[name].shape and "embed_tokens" not in name and "lm_head" not in name:
+                mine.copy_(weights[name])
+        embeddings = other.get_input_embeddings().weight
+        for word, i in processor.tokenizer.get_vocab().items():
+            if word in theirs:
+                model.get_input_embeddings().weight[i] = embeddings[theirs[word]]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", help="folder to write the backbone into (saved on the way, too)")
@@ -285,6 +300,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (another process draws the batches)")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of steps of every phase")
     parser.add_argument("--videos", type=int, default=150, help="held-out videos to measure on")
+    parser.add_argument("--start", metavar="BACKBONE", help="take its weights, and leave out vision and reading")
     parser.add_argument("--resume", action="store_true", help="go on after the last phase that OUT completed")
     args = parser.parse_args()
     if args.scale <= 0:
@@ -292,6 +308,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     phases = [replace(phase, steps=max(1, round(phase.steps * args.scale))) for phase in PHASES]
     model, processor = make_backbone(args.seed)
+    if args.start:
+        start_from(model, processor, args.start)
+        phases = [phase for phase in phases if phase.name not in ("vision", "reading")]
     record = {}
     if args.resume:
         summary = json.loads((Path(args.out) / "pretraining.json").read_text())
@@ -306,6 +325,7 @@ def main() -> None:
             "caveat": "pretrained on a highlight (ring, halo, or a vector added to hidden states) that means 'this "
             "one': numbers on the toy world prove the mechanism and the code, not the gain on a real Qwen",
             "seed": args.seed,
+            "started_from": args.start,
             "parameters": sum(p.numel() for p in model.parameters()),
             "device": f"{platform.processor() or platform.machine()} CPU, {args.threads} thread(s)",
             "versions": {
