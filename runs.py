@@ -211,7 +211,10 @@ def provenance() -> dict:
 
 
 def _git_hash() -> str | None:
-    """The commit this package's files come from, `+changes` if they differ from it; None outside a checkout."""
+    """
+    The commit this package's files come from, `+changes` if they differ from it; None outside a checkout. Results do
+    not count: one command may write several.
+    """
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str | None:
@@ -224,4 +227,4 @@ def _git_hash() -> str | None:
     commit = git("rev-parse", "HEAD")
     if commit is None:
         return None
-    return commit + ("+changes" if git("status", "--porcelain") else "")
+    return commit + ("+changes" if git("status", "--porcelain", "--", ".", ":(exclude)results") else "")

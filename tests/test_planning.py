@@ -23,7 +23,7 @@ from gazeqwen.runs import read_recipe
 from gazeqwen.streamgaze import load_questions
 from gazeqwen.training import DataSettings, ModelSettings, Recipe, StageSettings, build_processor
 
-RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if path.name != "demo.yaml")
+RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if path.stem not in ("demo", "toyworld"))
 CARDS = {"24gb": 24, "12gb": 12}  # GB
 
 # Of the models' config.json on the Hub, what decides about sizes.

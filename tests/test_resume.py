@@ -46,11 +46,12 @@ def questions(toy_data):
 def test_the_cache_gives_the_numbers_of_computing_on_the_fly(toy_model, toy_processor, questions, tmp_path, kind):
     none = ClipCache.of(toy_model, toy_processor, "none", tmp_path)
     kept = ClipCache.of(toy_model, toy_processor, kind, tmp_path)
-    assert kept.fill(Accelerator(), toy_model, questions, batch_size=4) == len({(q.video, q.end_s) for q in questions})
-    on_the_fly, cached = (predict(Accelerator(), toy_model, cache, questions) for cache in (none, kept))
-    torch.testing.assert_close(
-        torch.tensor([p.logits for p in cached]), torch.tensor([p.logits for p in on_the_fly]), atol=1e-5, rtol=0
+    assert kept.fill(Accelerator(), toy_model, questions, batch_size=4) == len(
+        {(q.video, q.start_s, q.end_s) for q in questions}
     )
+    on_the_fly, cached = (predict(Accelerator(), toy_model, cache, questions) for cache in (none, kept))
+    found, expected = (torch.tensor([x for p in of for x in p.logits]) for of in (cached, on_the_fly))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert not list(tmp_path.glob("none*")) and len(list(kept.folder.glob("*.safetensors"))) <= len(questions)
     shown = kept.read(questions[0])
     assert ("pixel_values_videos" in shown) == (kind == "features") and "video_encoder_pixel_values" not in shown
@@ -392,7 +393,7 @@ def test_however_a_step_is_spread_the_losses_are_the_same(toy_data, tmp_path):
         assert result.returncode == 0, result.stdout + result.stderr
         assert len(re.findall("stage 1: .* steps", result.stdout)) == 1
         outcomes[name] = outcome(recipe)
-    assert len(load_questions(toy_data, "train")) == 25  # three steps of 8 and one of 1
+    assert len(load_questions(toy_data, "train")) % 8  # the last step is a smaller one
     for other in ("1 x 8", "2 x 4"):
         for line, same in zip(outcomes["8"]["log"], outcomes[other]["log"], strict=True):
             assert {name: line[name] for name in ("stage", "epoch", "step")} == {

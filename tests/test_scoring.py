@@ -479,7 +479,12 @@ def test_the_video_and_the_options_may_be_left_to_the_key(toy_data, tmp_path):
 
     questions = load_questions(toy_data, "test")
     lines = [
-        {"key": one.key, "task": one.task, "answer": one.answer, "logits": np.eye(len(one.options))[one.answer].tolist()}
+        {
+            "key": one.key,
+            "task": one.task,
+            "answer": one.answer,
+            "logits": np.eye(len(one.options))[one.answer].tolist(),
+        }
         | {"scanpath_of": one.video_name}
         for one in questions
     ]
