@@ -52,6 +52,9 @@ def draw_scanpath(
             axis.imshow(frame if attention is None else _lit(frame, attention[step]))
             counted = np.flatnonzero(weights[step] > 0)
             shares = ", ".join(f"#{scanpath.ids[index]}: {100 * weights[step, index]:.0f} %" for index in counted)
+            if len(counted) > 3:
+                first, last, share = *scanpath.ids[counted[[0, -1]]], weights[step].sum()
+                shares = f"#{first} to #{last}: {100 * share:.0f} %"
             when = f"{_clock(spans[step, 0])} to {_clock(spans[step, 1])}"
             axis.set_title(f"{when}\n{shares or 'no fixation'}", fontsize=9)
             for index in counted:

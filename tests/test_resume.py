@@ -400,7 +400,7 @@ def test_however_a_step_is_spread_the_losses_are_the_same(toy_data, tmp_path):
                 name: same[name] for name in ("stage", "epoch", "step")
             }
             if "loss" in line:
-                assert same["loss"] == pytest.approx(line["loss"], abs=1e-5), (other, line, same)
+                assert same["loss"] == pytest.approx(line["loss"], abs=1e-4), (other, line, same)
         assert outcomes[other]["weights"].keys() == outcomes["8"]["weights"].keys()
 
 

@@ -214,6 +214,7 @@ def pool(row: Row, work: Path) -> dict:
             items += [replace(item, key=f"seed {seed}: {item.key}") for item in mine]
         scores[condition] = score(items) | {"intervals": intervals(items)}
     first = next(iter(results.values()))
+    settings = json.loads(json.dumps(first["settings"]).replace(f"{ROOT}/", ""))
     return {
         "name": row.title,
         "row": row.name,
@@ -222,7 +223,7 @@ def pool(row: Row, work: Path) -> dict:
         "scorer": "strict",
         "scores": scores,
         "seeds": seeds,
-        "settings": first["settings"] | {"world": WORLD, "seeds": list(folders)},
+        "settings": settings | {"world": WORLD, "seeds": list(folders)},
         "provenance": first["provenance"],
     }
 
