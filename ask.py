@@ -13,8 +13,7 @@ import argparse
 import torch
 from transformers import AutoModel, AutoProcessor
 
-from gazeqwen.batches import answer_tokens
-from gazeqwen.evaluation import option_logits, trained_counts
+from gazeqwen.evaluation import answer_probabilities, trained_counts
 from gazeqwen.figures import draw_scanpath
 from gazeqwen.resampler_gazeqwen import fixation_weights
 from gazeqwen.runs import clear_errors
@@ -79,8 +78,7 @@ def main() -> None:
             inputs = with_gaze if name == "with gaze" else processor.collate([text], [processed]).to(arguments.device)
             if arguments.options:
                 letters = list(OPTION_LETTERS[: len(arguments.options)])
-                logits = option_logits(model, inputs, [answer_tokens(processor.tokenizer, letters)])
-                probabilities = logits.softmax(-1)[0].tolist()
+                probabilities = answer_probabilities(model, processor, inputs, letters)
                 best = max(range(len(probabilities)), key=probabilities.__getitem__)
                 chosen = f"{OPTION_LETTERS[best]}. {arguments.options[best]}"
                 answers[name] = f"{chosen} ({100 * probabilities[best]:.1f} %)"

@@ -64,7 +64,7 @@ def test_rows_run_are_pooled_and_not_run_again(tmp_path):
     assert json.loads((tmp_path / "results" / "heatmap-vector.json").read_text()) == result
     assert all(path.stat().st_mtime_ns == then for path, then in written.items() if "results/" not in str(path))
     (tmp_path / "heatmap-vector-1" / "results.json").unlink()
-    assert set(pool(rows[0], tmp_path)["seeds"]) == {"0"}
+    assert set(pool(rows[0], tmp_path, TINY)["seeds"]) == {"0"}
 
 
 def test_a_failing_run_says_what_failed(tmp_path):

@@ -251,6 +251,28 @@ def test_attention_implementations_agree(implementation):
     torch.testing.assert_close(logits(model, video_inputs([(2, 2, 2)], [LOOK])), expected, atol=1e-5, rtol=1e-4)
 
 
+# ---------------------------------------------------------------- where the latents look
+def test_foveal_latents_attend_to_what_is_fixated():
+    """In one video, for two gazes: the foveal half of an untrained model's latents looks there, the others do not."""
+    model = tiny_model(perturbed=False, num_latents=8)
+    everywhere = []
+    for x in (0.125, 0.875):  # the first and the last of four columns
+        inputs = video_inputs([(2, 4, 4)], [[[x, 0.125, 2.0, 4.0]]])
+        spans = inputs["step_spans_s"]
+        inputs["scanpaths"][..., 2:] = torch.stack([spans.mean(), spans.max() - spans.min()])  # all the while
+        attention = model.latent_attention(**inputs)
+        layers = len(model.config.resolved_injection_layers())
+        assert attention.shape == (layers, 1, 2, 8, 16) and (attention >= 0).all()
+        assert (attention.sum(-1) <= 1 + 1e-6).all()  # the rest is on the latents themselves
+        foveal, others = attention.unflatten(-1, (4, 4)).mean((0, 1, 2)).split(4)
+        assert (foveal.flatten(1).argmax(1) == round(4 * x - 0.5)).all()
+        assert foveal[:, 0, round(4 * x - 0.5)].min() > 2 * others[:, 0, round(4 * x - 0.5)].max()
+        everywhere.append(attention)
+    assert (everywhere[0] - everywhere[1]).abs().max() > 0.1
+    with pytest.raises(ValueError, match="no latents: resampler_type is 'heatmap_vector'"):
+        tiny_model(resampler_type="heatmap_vector").latent_attention(**inputs)
+
+
 # ---------------------------------------------------------------- axes of Table 2
 def test_dinov2_features(tmp_path):
     timm_config = {

@@ -388,19 +388,22 @@ def test_however_a_step_is_spread_the_losses_are_the_same(toy_data, tmp_path):
             batch_size=batch_size,
             gradient_accumulation_steps=accumulation,
             checkpoint_every=2,
+            # At ten times these rates training diverges, and what was equal to 1e-6 until then no longer is.
+            stage1={"epochs": 2, "learning_rate": 1e-3},
+            stage2={"epochs": 1, "learning_rate": 1e-3, "lora_learning_rate": 1e-3},
         )
         result = launch(recipe, processes)
         assert result.returncode == 0, result.stdout + result.stderr
         assert len(re.findall("stage 1: .* steps", result.stdout)) == 1
         outcomes[name] = outcome(recipe)
-    assert len(load_questions(toy_data, "train")) % 8  # the last step is a smaller one
+    assert len(load_questions(toy_data, "train")) == 52  # six steps of 8 and one of 4
     for other in ("1 x 8", "2 x 4"):
         for line, same in zip(outcomes["8"]["log"], outcomes[other]["log"], strict=True):
             assert {name: line[name] for name in ("stage", "epoch", "step")} == {
                 name: same[name] for name in ("stage", "epoch", "step")
             }
             if "loss" in line:
-                assert same["loss"] == pytest.approx(line["loss"], abs=1e-4), (other, line, same)
+                assert same["loss"] == pytest.approx(line["loss"], abs=1e-5), (other, line, same)
         assert outcomes[other]["weights"].keys() == outcomes["8"]["weights"].keys()
 
 

@@ -153,9 +153,11 @@ def test_rows_become_questions(toy_data):
 
 
 def test_what_cannot_be_loaded_is_named(toy_data, toy_world, tmp_path):
+    absent = "present_object_attribute_recognition"  # of the test split
     for data, split, arguments, message in [
         (toy_data, "dev", {}, "split 'dev'"),
-        (toy_data, "test", {"tasks": ["present_everything"]}, r"tasks \['present_everything'\], found \['past_"),
+        (toy_data, "test", {"tasks": ["present_everything"]}, r"tasks \['present_everything'\], found \['past_gaze"),
+        (toy_data, "test", {"tasks": [absent]}, f"no question in split 'test' of .*{absent}"),
         (toy_data, "test", {"config": "random"}, "config 'random'"),
         (toy_data, "test", {"without_gaze": "guess"}, "without_gaze: got 'guess'"),
         (toy_world, "test", {}, "a release; build a dataset: python -m gazeqwen.streamgaze build"),

@@ -132,15 +132,17 @@ ROWS = (
 
 
 # ------------------------------------------------------------------ what the runs need
-def prepare(work: Path, world: dict) -> None:
-    """The toy world, its ringed twin, and video encoders with random weights; what is there already is kept."""
-    for name, settings in (("world", world), ("ringed", world | {"train": 0, "val": 0, "rings": True})):
-        data = work / name.replace("world", "data").replace("ringed", "ringed_data")
-        if data.exists():
+def prepare(work: Path, world: dict, rings: bool) -> None:
+    """The toy world, perhaps its ringed twin, and video encoders with random weights; what is there is kept."""
+    worlds = [("world", "data", world)]
+    if rings:
+        worlds.append(("ringed", "ringed_data", world | {"train": 0, "val": 0, "rings": True}))
+    for release, data, settings in worlds:
+        if (work / data).exists():
             continue
-        if not (work / name / "splits.json").exists():
-            generate(work / name, **settings)
-        build(work / name, data)
+        if not (work / release / "splits.json").exists():
+            generate(work / release, **settings)
+        build(work / release, work / data)
     for name, depth in (("dinov2", 2), ("patches", 0)):
         if not (work / "video_encoders" / name).exists():
             with new_folder(work / "video_encoders" / name) as folder:
@@ -195,7 +197,7 @@ def run_seed(row: Row, seed: int, work: Path, overrides: list[str], threads: int
     _run([*command, "--output", str(folder / "results.json")], folder / "log.txt", threads)
 
 
-def pool(row: Row, work: Path) -> dict:
+def pool(row: Row, work: Path, world: dict) -> dict:
     """
     The row's result in eval.py's own form, of all answers of the seeds that are done, so that an accuracy is the mean
     over seeds and an interval comes from drawing videos; `seeds`: each seed's accuracies by condition and task.
@@ -223,7 +225,7 @@ def pool(row: Row, work: Path) -> dict:
         "scorer": "strict",
         "scores": scores,
         "seeds": seeds,
-        "settings": settings | {"world": WORLD, "seeds": list(folders)},
+        "settings": settings | {"world": world, "seeds": list(folders)},
         "provenance": first["provenance"],
     }
 
@@ -237,14 +239,14 @@ def run(
     seed is done, and again after each further one.
     """
     work, writing = work.resolve(), Lock()
-    prepare(work, world)
+    prepare(work, world, any(row.ringed for row in rows))
     jobs = [(row.group != "main", seed, number) for number, row in enumerate(rows) for seed in row.seeds]
     with ThreadPoolExecutor(workers) as executor, tqdm(total=len(jobs), desc="evidence", unit="run") as bar:
 
         def one(row: Row, seed: int) -> None:
             run_seed(row, seed, work, overrides, threads)
             with writing:
-                write_json(results / f"{row.name}.json", pool(row, work))
+                write_json(results / f"{row.name}.json", pool(row, work, world))
                 bar.set_postfix_str(f"{row.name}, seed {seed}")
                 bar.update()
 

@@ -16,8 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from transformers import AutoModel, AutoProcessor
 
-from gazeqwen.batches import answer_tokens
-from gazeqwen.evaluation import option_logits
+from gazeqwen.evaluation import answer_probabilities
 from gazeqwen.figures import draw_scanpath, save_png
 from gazeqwen.report import Table, percent
 from gazeqwen.resampler_gazeqwen import fixation_weights
@@ -206,8 +205,9 @@ def draw_example(path: Path, model, processor, question) -> None:
     said = {}
     for name, given in (("with gaze", scanpath), ("without", None)):
         inputs = processor.collate([text], [processed], [given])
-        logits = option_logits(model, inputs, [answer_tokens(processor.tokenizer, answers)])[0]
-        said[name] = f"{name}: {question.options[int(logits.argmax())]} ({100 * logits.softmax(-1).max():.0f} %)"
+        probabilities = answer_probabilities(model, processor, inputs, answers)
+        best = int(np.argmax(probabilities))
+        said[name] = f"{name}: {question.options[best]} ({100 * probabilities[best]:.0f} %)"
     attention = model.latent_attention(**processor.collate([text], [processed], [scanpath]))[0, 0]  # (T, K, H*W)
     foveal = attention[:, : attention.shape[1] // 2].mean(1)
     grid = model.token_grids(processed["video_grid_thw"][None])[0].tolist()

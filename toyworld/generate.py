@@ -147,8 +147,8 @@ def generate(
         train, val, test: number of videos of each split.
         per_task: the most questions that one video gives to one task.
         most: the most answers (test points count one each) of one task in each split; None: no limit.
-        rings: instead, the same questions of the test split about videos in which a ring follows the gaze: what the
-            backbone makes of these is the most that gaze can give it.
+        rings: instead, the same questions about videos in which a ring follows the gaze: what the backbone makes of
+            these is the most that gaze can give it.
     """
     counts = dict(zip(SPLITS, (train, val, test), strict=True))
     if min(counts.values()) < 0 or sum(counts.values()) == 0 or per_task < 1:
@@ -167,20 +167,18 @@ def generate(
             questions = {name: questions for name, (_, questions) in made.items()}
             chosen = choose(seed, split, questions, per_task, most and most[SPLITS.index(split)])
             for name, (recording, _) in made.items():
-                bar.update()
                 mine = [q for of_task in chosen.values() for of, q in of_task if of == name]
-                if not rings:
-                    _write_video(out, name, recording)
-                    names[split].append(name)
-                    asked = [(name, q) for q in mine]
-                elif split == "test":
-                    asked = []
-                    for of, q, view in ringed(name.removesuffix(".mp4"), recording, mine):
-                        _write_video(out, of, recording, view)
-                        names[split].append(of)
-                        asked.append((of, q))
-                for of, q in asked if not rings or split == "test" else []:
+                clips, views = [(name, q) for q in mine], {name: None}
+                if rings:
+                    of_clips = ringed(name.removesuffix(".mp4"), recording, mine)
+                    clips = [(of, q) for of, q, _ in of_clips]
+                    views = {of: view for of, _, view in of_clips}
+                for of, view in views.items():
+                    _write_video(out, of, recording, view)
+                names[split] += views
+                for of, q in clips:
                     qa[q.task].append(entry_of(of, q))
+                bar.update()
     for task, entries in qa.items():
         (out / "qa" / f"{task}.json").write_text(json.dumps(entries, indent=2) + "\n")
     (out / "splits.json").write_text(json.dumps(names, indent=2) + "\n")  # last: its presence means "complete"
@@ -196,7 +194,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--per-task", type=int, default=3, help="most questions of one task per video")
     parser.add_argument("--most", type=int, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="most answers of a task")
-    parser.add_argument("--rings", action="store_true", help="the test split with a ring that follows the gaze")
+    parser.add_argument(
+        "--rings", action="store_true", help="each clip its own video, with a ring around what gaze is on"
+    )
     args = parser.parse_args()
     out = generate(args.out, args.train, args.val, args.test, args.seed, args.per_task, args.most, args.rings)
     for task in TASKS:

@@ -68,7 +68,7 @@ class View:
 
     @classmethod
     def of(cls, recording: Recording, start_s: float, time_s: float, snapped: bool) -> View:
-        scanpath = recording.scanpath()
+        scanpath = recording.scanpath
         if snapped:
             scanpath = scanpath.snap(time_s, time_s - (time_s - start_s) / STEPS, SNAP_S)
         scanpath = scanpath.clip(start_s, time_s)

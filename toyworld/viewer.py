@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,7 @@ class Recording:
     fixations: tuple[Fixation, ...]
     action: Action | None
 
+    @cached_property
     def scanpath(self) -> Scanpath:
         """As a model is given it; `ids` are indices of `fixations`."""
         rows = [(f.x_norm, f.y_norm, (f.start_s + f.end_s) / 2, f.end_s - f.start_s) for f in self.fixations]
