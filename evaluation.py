@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from .batches import Batch, QuestionData, answer_tokens
+from .batches import Batch, QuestionData
 from .clip_cache import ClipCache
 from .conditions import Condition
 from .runs import differences, loader_of, write_json, write_text
@@ -49,11 +49,6 @@ def option_logits(model, inputs, tokens: list[list[int]]) -> torch.Tensor:
     offered = torch.tensor([len(row) for row in tokens], device=logits.device)[:, None]
     chosen = logits.gather(1, padded).float()
     return chosen.masked_fill(torch.arange(most, device=logits.device) >= offered, float("-inf"))
-
-
-def answer_probabilities(model, processor, inputs, answers: list[str]) -> list[float]:
-    """Of one question's inputs: how probable the model finds each of the answers that it offers."""
-    return option_logits(model, inputs, [answer_tokens(processor.tokenizer, answers)]).softmax(-1)[0].tolist()
 
 
 # ------------------------------------------------------------------ predictions on disk

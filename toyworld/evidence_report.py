@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from transformers import AutoModel, AutoProcessor
 
-from gazeqwen.evaluation import answer_probabilities
 from gazeqwen.figures import draw_scanpath, save_png
+from gazeqwen.inference import ask
 from gazeqwen.report import Table, percent
-from gazeqwen.resampler_gazeqwen import fixation_weights
 from gazeqwen.runs import clear_errors, write_text
 from gazeqwen.scoring import read_predictions, sorted_tasks
-from gazeqwen.streamgaze import TASKS, chat_message, load_questions, task_info
+from gazeqwen.streamgaze import TASKS, load_questions, task_info
 from gazeqwen.toyworld.evidence import NOISE, RESULTS, ROOT, ROWS, WORK
 
 DOCUMENT = ROOT / "docs" / "evidence.md"
@@ -194,27 +192,16 @@ def draw_examples(folder: Path, run: Path, data: Path) -> list[Path]:
     return drawn
 
 
-@torch.no_grad()
 def draw_example(path: Path, model, processor, question) -> None:
     clip = processor.read_clip(question.video, question.start_s, question.end_s)
-    processed = processor.process_clip(clip)
-    spans = processed["step_spans_s"]
-    scanpath = question.seen(question.scanpath, spans.numpy(), processor.snap_s).clip(clip.start_s, clip.end_s)
-    prompt, answers = question.prompt(processor.prompt_style)
-    text = processor.apply_chat_template(chat_message(prompt), add_generation_prompt=True)
-    said = {}
-    for name, given in (("with gaze", scanpath), ("without", None)):
-        inputs = processor.collate([text], [processed], [given])
-        probabilities = answer_probabilities(model, processor, inputs, answers)
-        best = int(np.argmax(probabilities))
-        said[name] = f"{name}: {question.options[best]} ({100 * probabilities[best]:.0f} %)"
-    attention = model.latent_attention(**processor.collate([text], [processed], [scanpath]))[0, 0]  # (T, K, H*W)
-    foveal = attention[:, : attention.shape[1] // 2].mean(1)
-    grid = model.token_grids(processed["video_grid_thw"][None])[0].tolist()
-    weights = fixation_weights("share", torch.tensor(scanpath.table), spans.double()).numpy()
+    prompt, tokens = question.prompt(processor.prompt_style)
+    snap_s = processor.snap_s if question.snapped else 0.0
+    answers = dict(zip(tokens, question.options, strict=True))
+    asked = ask(model, processor, clip, question.scanpath, prompt, answers, snap_s, attention=True)
+    said = "  |  ".join(f"{name}: {answer}" for name, answer in asked.answers.items())
     title = f"{task_info(question.task).abbreviation}: {question.question}\n"
-    title += f"right: {question.options[question.answer]}  |  {'  |  '.join(said.values())}"
-    draw_scanpath(path, clip, scanpath, weights, title, columns=6, attention=foveal.unflatten(-1, grid[1:]).numpy())
+    title += f"right: {question.options[question.answer]}  |  {said}"
+    draw_scanpath(path, clip, asked.scanpath, asked.weights, title, columns=6, attention=asked.attention)
 
 
 def fill(document: str, tables: dict[str, Table]) -> str:

@@ -8,11 +8,14 @@ colour, shape) in a fixed random code, which is all that the toy world's gaze mo
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
 from gazeqwen.video_encoders_gazeqwen import build_video_encoder, video_encoder_config
+
+VIDEO_ENCODER_DIR = Path(__file__).parent / "video_encoder"
 
 
 def random_video_encoder(seed: int = 0) -> VJEPA21Model:
