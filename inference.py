@@ -33,8 +33,9 @@ class Asked:
     """
     A question's answers, `with gaze` (unless none was given) and `without gaze`, and what the model saw. `scanpath`:
     the F fixations in the clip; `weights` (T, F): the share of each temporal step that each of them covers;
-    `step_spans_s` (T, 2): when each step begins and ends; `attention` (T, H, W): how much the foveal latents attend
-    to each visual token.
+    `step_spans_s` (T, 2): when each step begins and ends. Asked to explain: `attention` (T, H, W), how much the foveal
+    latents of the first injection layer attend to each visual token, None where the resampler has no latents;
+    `residuals` (T, H, W), the length of what is added to each visual token, mean over the injection layers.
     """
 
     clip: Clip
@@ -43,6 +44,7 @@ class Asked:
     scanpath: Scanpath | None = None
     weights: np.ndarray | None = None
     attention: np.ndarray | None = None
+    residuals: np.ndarray | None = None
 
     def counted(self) -> list[tuple[float, float, dict[int, float]]]:
         """For each temporal step its begin and end in seconds, and the share of it that each fixation (id) covers."""
@@ -87,17 +89,21 @@ def ask(
     prompt: str,
     answers: dict[str, str],
     snap_s: float = 0.0,
-    attention: bool = False,
+    explain: bool = False,
     max_new_tokens: int = 128,
 ) -> Asked:
     """
     Ask about a clip, with the whole video's `scanpath` and without. `prompt`, `answers`: as `offer` gives them.
-    `snap_s`: bring a fixation that begins so near to the clip's end into view. `attention`: say where the foveal
-    latents of the first injection layer look; ValueError if the model has none.
+    `snap_s`: bring a fixation that begins so near to the clip's end into view. `explain`: say where the foveal latents
+    look and how much is added where.
     """
     text = processor.apply_chat_template(chat_message(prompt), add_generation_prompt=True)
-    processed = processor.process_clip(clip, for_video_encoder=scanpath is not None and model.config.has_resampler)
-    spans = processed["step_spans_s"]
+    guided = scanpath is not None and model.config.has_resampler
+    processed = processor.process_clip(clip, for_video_encoder=guided)
+    spans, grid = processed["step_spans_s"], processed["video_grid_thw"][None]
+    if guided:
+        pixels = processed.pop("video_encoder_pixel_values")[None].to(model.device)
+        processed["video_encoder_features"] = model.encode_video(pixels, grid.to(model.device))[0]
 
     def inputs_of(gaze: Scanpath | None):
         return processor.collate([text], [processed], [gaze], snap_s=[snap_s if gaze is not None else 0.0]).to(
@@ -120,10 +126,15 @@ def ask(
     seen = scanpath.snap(clip.end_s, float(spans[-1, 0]), snap_s) if snap_s else scanpath
     seen = seen.clip(clip.start_s, clip.end_s)
     weights = fixation_weights("share", torch.tensor(seen.table), spans.double()).numpy()
-    looked = None
-    if attention:
-        grid = model.token_grids(processed["video_grid_thw"][None])[0].tolist()
-        found = model.latent_attention(**inputs_of(scanpath))[0, 0]  # (T, K, H*W)
-        foveal = found[:, : found.shape[1] // 2] if model.config.gaze_encoding == "foveated" else found
-        looked = foveal.mean(1).unflatten(-1, grid[1:]).float().cpu().numpy()
-    return Asked(clip, spans.numpy(), {"with gaze": answer(scanpath)} | without, seen, weights, looked)
+    given = {"with gaze": answer(scanpath)} | without
+    attention = residuals = None
+    if explain and guided:
+        inputs, (_, height, width) = inputs_of(scanpath), model.token_grids(grid)[0].tolist()
+        if model.config.resampler_type == "attention":
+            latents = model.latent_attention(**inputs)[0, 0]  # (T, K, H*W)
+            if model.config.gaze_encoding == "foveated":
+                latents = latents[:, : latents.shape[1] // 2]
+            attention = latents.mean(1).unflatten(-1, (height, width)).cpu().numpy()
+        lengths = model.gaze_residuals(**inputs).norm(dim=-1).mean(0)[0]  # (T, H*W)
+        residuals = lengths.unflatten(-1, (height, width)).cpu().numpy()
+    return Asked(clip, spans.numpy(), given, seen, weights, attention, residuals)

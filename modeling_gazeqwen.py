@@ -501,12 +501,26 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         if self.config.resampler_type != "attention":
             raise ValueError(f"no latents: resampler_type is {self.config.resampler_type!r}, expected 'attention'")
-        gaze = {name: inputs.get(name) for name in GAZE_INPUTS}
-        grids, attention = self.token_grids(video_grid_thw), []
-        check_gaze_inputs(grids, self.video_encoder.config.hidden_size, self._frames_per_step, gaze)
-        has = torch.ones(len(grids), dtype=torch.bool)
-        self.resampler.factors(*self._seen(gaze, has, grids), attention=attention)
+        attention = []
+        self._factors(video_grid_thw, inputs, attention=attention)
         return attention[-1]
+
+    @torch.no_grad()
+    def gaze_residuals(self, video_grid_thw: torch.Tensor, **inputs) -> torch.Tensor:
+        """
+        What is added to the hidden states of the video tokens: (injection layers, V, T, H*W, hidden size), float32;
+        rows beyond a video's own tokens mean nothing. Takes the inputs of `forward`, of videos that all have a
+        scanpath.
+        """
+        if not self.config.has_resampler:
+            raise ValueError("nothing is added: resampler_type is 'none'")
+        factors = self._factors(video_grid_thw, inputs)
+        return torch.stack([factors.layer(index) for index in range(len(factors))])
+
+    def _factors(self, video_grid_thw: torch.Tensor, inputs: dict, **kwargs):
+        gaze, grids = {name: inputs.get(name) for name in GAZE_INPUTS}, self.token_grids(video_grid_thw)
+        check_gaze_inputs(grids, self.video_encoder.config.hidden_size, self._frames_per_step, gaze)
+        return self.resampler.factors(*self._seen(gaze, torch.ones(len(grids), dtype=torch.bool), grids), **kwargs)
 
     @contextmanager
     def _during_call(self, injection: GazeInjection | None):

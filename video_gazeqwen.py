@@ -257,15 +257,15 @@ def read_clip(
 
 def _checked_end(path: Path, start_s: float, end_s: float | None, video_end: float) -> float:
     _check_number(f"{path}: start_s", start_s)
-    if not 0 <= start_s < video_end:
-        raise ValueError(f"{path}: clip starts at {start_s} s, expected 0 to the video's end at {video_end:.3f} s")
     if end_s is None:
-        return video_end
+        end_s = video_end
     _check_number(f"{path}: end_s", end_s)
-    if not start_s < end_s:
-        raise ValueError(f"{path}: clip from {start_s} to {end_s} s, expected a positive length")
     if not end_s <= video_end + QUESTION_ROUNDING_S:
         raise ValueError(f"{path}: query time {end_s} s lies beyond the video, which ends at {video_end:.3f} s")
+    if not 0 <= start_s < video_end:
+        raise ValueError(f"{path}: clip starts at {start_s} s, expected 0 to the video's end at {video_end:.3f} s")
+    if not start_s < end_s:
+        raise ValueError(f"{path}: clip from {start_s} to {end_s} s, expected a positive length")
     return min(end_s, video_end)
 
 

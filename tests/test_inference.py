@@ -53,20 +53,24 @@ def test_the_trained_adapter_answers_by_gaze(trained, questions):
 
 
 def test_foveal_attention_is_where_the_fixation_is(trained, question):
-    asked = asked_of(trained, question, question.scanpath, attention=True)
+    asked = asked_of(trained, question, question.scanpath, explain=True)
     steps, height, width = asked.attention.shape
     assert (steps, height, width) == (6, 4, 4)
     assert (asked.attention.sum((1, 2)) <= 1 + 1e-5).all() and asked.attention[-1].sum() > 0.9  # the rest: on latents
     last = int(asked.weights[-1].argmax())  # the fixation asked about fills the last step
     x, y = asked.scanpath.table[last, :2]
     assert asked.attention[-1].argmax() == int(y * height) * width + int(x * width)
+    assert (
+        asked.residuals.shape == (steps, height, width)
+        and asked.residuals[-1].argmax() == asked.attention[-1].argmax()
+    )
     assert asked.counted()[-1][2] == {int(asked.scanpath.ids[last]): pytest.approx(1)}
 
 
 def test_without_a_scanpath_it_is_the_base_model(trained, question):
     asked = asked_of(trained, question, None)
     assert asked.answers == {"without gaze": asked_of(trained, question, question.scanpath).answers["without gaze"]}
-    assert asked.scanpath is asked.weights is asked.attention is None and asked.counted() == []
+    assert asked.scanpath is asked.weights is asked.attention is asked.residuals is None and asked.counted() == []
 
 
 def test_a_scanpath_beside_the_clip_leaves_every_step_without_fixation(trained, question):

@@ -273,6 +273,26 @@ def test_foveal_latents_attend_to_what_is_fixated():
         tiny_model(resampler_type="heatmap_vector").latent_attention(**inputs)
 
 
+def test_gaze_residuals_are_what_is_added():
+    """Against the hidden states after the first injection layer, with gaze and without."""
+    model = tiny_model(num_latents=8)
+    inputs = video_inputs([(2, 3, 4)], [[[0.3, 0.6, 2.0, 4.0]]])
+    after = []
+    first = model.config.resolved_injection_layers()[0]
+    hook = model.backbone.model.language_model.layers[first].register_forward_hook(lambda m, i, out: after.append(out))
+    model(**inputs)
+    with model.gaze_disabled():
+        model(**inputs)
+    hook.remove()
+    is_video = inputs["input_ids"] == VIDEO_TOKEN
+    residuals = model.gaze_residuals(**inputs)
+    assert residuals.shape == (len(model.config.resolved_injection_layers()), 1, 2, 12, 32)
+    assert torch.allclose((after[0] - after[1])[is_video], residuals[0].flatten(0, 2), atol=1e-5)
+    assert residuals[0].abs().max() > 0.1 and (after[0] == after[1])[~is_video].all()
+    with pytest.raises(ValueError, match="nothing is added: resampler_type is 'none'"):
+        tiny_model(resampler_type="none").gaze_residuals(**inputs)
+
+
 # ---------------------------------------------------------------- axes of Table 2
 def test_dinov2_features(tmp_path):
     timm_config = {

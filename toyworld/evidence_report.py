@@ -197,7 +197,7 @@ def draw_example(path: Path, model, processor, question) -> None:
     prompt, tokens = question.prompt(processor.prompt_style)
     snap_s = processor.snap_s if question.snapped else 0.0
     answers = dict(zip(tokens, question.options, strict=True))
-    asked = ask(model, processor, clip, question.scanpath, prompt, answers, snap_s, attention=True)
+    asked = ask(model, processor, clip, question.scanpath, prompt, answers, snap_s, explain=True)
     said = "  |  ".join(f"{name}: {answer}" for name, answer in asked.answers.items())
     title = f"{task_info(question.task).abbreviation}: {question.question}\n"
     title += f"right: {question.options[question.answer]}  |  {said}"
