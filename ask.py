@@ -13,7 +13,7 @@ import argparse
 import torch
 
 from gazeqwen.evaluation import trained_counts
-from gazeqwen.figures import draw_scanpath
+from gazeqwen.figures import draw_scanpath, save_png
 from gazeqwen.inference import ask, load_model, load_processor, offer
 from gazeqwen.runs import clear_errors
 from gazeqwen.scanpath_gazeqwen import Scanpath
@@ -62,7 +62,7 @@ def main() -> None:
         print(f"{name + ':':14}{answer}{'   of ' + details if details else ''}")
     if arguments.plot:
         title = "  |  ".join([arguments.question, *(f"{name}: {answer}" for name, answer in asked.answers.items())])
-        draw_scanpath(arguments.plot, clip, asked.scanpath, asked.weights, title)
+        save_png(draw_scanpath(clip, asked.scanpath, asked.weights, title), arguments.plot)
         print(f"drawn to {arguments.plot}")
 
 

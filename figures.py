@@ -7,6 +7,8 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from matplotlib.patheffects import withStroke
@@ -15,61 +17,88 @@ from .scanpath_gazeqwen import Scanpath
 from .video_gazeqwen import Clip
 
 _GAZE_COLOR, _PATH_COLOR = "#ff2d55", "#ffd60a"
+_FONT = {"fontfamily": "DejaVu Sans"}
+_DPI = 110
+_PANEL = 3.0  # inches, which fits the size of the numbers
 
 
 def draw_scanpath(
-    path,
     clip: Clip,
     scanpath: Scanpath,
     weights: np.ndarray,
     title: str = "",
     columns: int = 5,
     attention: np.ndarray | None = None,
-) -> None:
+) -> Figure:
     """
-    Write a PNG with one panel per temporal step: the step's last frame and the fixations that count in it.
-    `scanpath` (F fixations) is cut to the clip; `weights` (T, F) says how much each counts in each step. A disc
-    carries the fixation's number, its opacity shows the weight; the thin line leads from the previous fixation. Where
-    `attention` (T, H, W), on the grid of visual tokens, is low, the frame is dark.
+    One panel per temporal step: the step's last frame and the fixations that count in it, see `draw_step`. `scanpath`
+    (F fixations) is cut to the clip; `weights` (T, F) says how much each counts in each step; `attention` (T, H, W) is
+    on the grid of visual tokens.
     """
-    spans = clip.step_spans_s()
+    spans, frames = clip.step_spans_s(), frames_of_steps(clip)
     if weights.shape != (len(spans), len(scanpath)):
         raise ValueError(f"weights are {weights.shape}, expected {(len(spans), len(scanpath))}: steps, fixations")
-    frames = clip.padded(2).frames[1::2]
     height, width = frames.shape[1:3]
     columns = min(columns, len(frames))
     rows = math.ceil(len(frames) / columns)
-    with matplotlib.rc_context({"font.family": "DejaVu Sans"}):
-        panel_width = 3.0
-        figure = Figure(
-            figsize=(columns * panel_width, rows * (panel_width * height / width + 0.5) + 0.15), layout="constrained"
-        )
-        axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
-        for axis in axes:
-            axis.axis("off")
-        radius, edge = 0.04 * math.hypot(width, height), "white"
-        for step, (axis, frame) in enumerate(zip(axes, frames, strict=False)):
-            axis.imshow(frame if attention is None else _lit(frame, attention[step]))
-            counted = np.flatnonzero(weights[step] > 0)
-            shares = ", ".join(f"#{scanpath.ids[index]}: {100 * weights[step, index]:.0f} %" for index in counted)
-            if len(counted) > 3:
-                first, last, share = *scanpath.ids[counted[[0, -1]]], weights[step].sum()
-                shares = f"#{first} to #{last}: {100 * share:.0f} %"
-            when = f"{_clock(spans[step, 0])} to {_clock(spans[step, 1])}"
-            axis.set_title(f"{when}\n{shares or 'no fixation'}", fontsize=9)
-            for index in counted:
-                x, y = scanpath.table[index, 0] * width - 0.5, scanpath.table[index, 1] * height - 0.5
-                if index > 0:
-                    before = scanpath.table[index - 1, :2] * (width, height) - 0.5
-                    axis.plot([before[0], x], [before[1], y], color=_PATH_COLOR, linewidth=1.2, alpha=0.8)
-                opacity = 0.15 + 0.6 * min(1.0, float(weights[step, index]))
-                axis.add_patch(Circle((x, y), radius, facecolor=(*_rgb(_GAZE_COLOR), opacity), edgecolor=edge))
-                number = axis.text(x, y, str(scanpath.ids[index]), ha="center", va="center", fontsize=8, color="white")
-                number.set_path_effects([withStroke(linewidth=2, foreground="black")])
-            axis.set_xlim(-0.5, width - 0.5)
-            axis.set_ylim(height - 0.5, -0.5)
-        figure.suptitle(title, fontsize=11)
-        save_png(figure, path)
+    size = (columns * _PANEL, rows * (_PANEL * height / width + 0.5) + 0.15)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    for axis in axes:
+        axis.axis("off")
+    for step, (axis, frame) in enumerate(zip(axes, frames, strict=False)):
+        _draw_step(axis, frame, scanpath, weights[step], None if attention is None else attention[step])
+        axis.set_title(f"{span_text(*spans[step])}\n{shares_text(scanpath, weights[step])}", fontsize=9, **_FONT)
+    figure.suptitle(title, fontsize=11, **_FONT)
+    return figure
+
+
+def draw_step(
+    frame: np.ndarray, scanpath: Scanpath, shares: np.ndarray, attention: np.ndarray | None = None
+) -> Figure:
+    """
+    A frame (H, W, 3) of a temporal step, and the fixations that cover a share of it, `shares` (F,): a disc carries the
+    fixation's number, its opacity shows the share; the thin line leads from the previous fixation. Where `attention`,
+    on the step's grid of visual tokens, is low, the frame is dark.
+    """
+    figure, axis = _picture(frame)
+    _draw_step(axis, frame, scanpath, shares, attention)
+    return figure
+
+
+def draw_moment(frame: np.ndarray, scanpath: Scanpath | None, time_s: float, trail: int = 4) -> Figure:
+    """
+    The frame (H, W, 3) on screen at `time_s`, the fixation of that moment as a disc with its number, and the last
+    `trail` fixations before it, which fade. Nothing later is shown, and without a scanpath the frame alone.
+    """
+    figure, axis = _picture(frame)
+    _show(axis, frame)
+    begun = np.flatnonzero(scanpath.begin_s <= time_s) if scanpath is not None else []
+    for age, index in enumerate(reversed(begun[-trail - 1 :])):
+        now = scanpath.end_s[index] > time_s
+        fade = 1 - age / (trail + 1)
+        line = fade if age < min(trail, len(begun) - 1) else 0.0
+        _draw_fixation(axis, frame, scanpath, index, 0.75 if now else 0.4 * fade, line, numbered=now)
+    return figure
+
+
+def frames_of_steps(clip: Clip) -> np.ndarray:
+    """(T, H, W, 3): the last frame of each temporal step."""
+    return clip.padded(2).frames[1::2]
+
+
+def span_text(begin_s: float, end_s: float) -> str:
+    """When a temporal step is, such as `0:04.0 to 0:06.0`."""
+    return f"{_clock(begin_s)} to {_clock(end_s)}"
+
+
+def shares_text(scanpath: Scanpath, shares: np.ndarray) -> str:
+    """Which fixations cover which share of a temporal step, `shares` (F,): `#3: 80 %, #4: 20 %`."""
+    counted = np.flatnonzero(shares > 0)
+    if len(counted) > 3:
+        first, last = scanpath.ids[counted[[0, -1]]]
+        return f"#{first} to #{last}: {100 * shares.sum():.0f} %"
+    return ", ".join(f"#{scanpath.ids[index]}: {100 * shares[index]:.0f} %" for index in counted) or "no fixation"
 
 
 def draw_curves(path, log: list[dict]) -> None:
@@ -118,8 +147,57 @@ def save_png(figure: Figure, path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, format="png", dpi=110)
+    figure.savefig(temporary, format="png", dpi=_DPI)
     temporary.replace(path)
+
+
+def pixels(figure: Figure, dpi: int = _DPI) -> np.ndarray:
+    """The figure as (H, W, 3) uint8."""
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _picture(frame: np.ndarray) -> tuple[Figure, Axes]:
+    """A figure that one frame fills."""
+    height, width = frame.shape[:2]
+    figure = Figure(figsize=(_PANEL * width / max(width, height), _PANEL * height / max(width, height)))
+    return figure, figure.add_axes((0, 0, 1, 1))
+
+
+def _show(axis: Axes, frame: np.ndarray) -> None:
+    height, width = frame.shape[:2]
+    axis.axis("off")
+    axis.imshow(frame)
+    axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+
+
+def _draw_step(
+    axis: Axes, frame: np.ndarray, scanpath: Scanpath, shares: np.ndarray, attention: np.ndarray | None
+) -> None:
+    _show(axis, frame if attention is None else _lit(frame, attention))
+    for index in np.flatnonzero(shares > 0):
+        opacity = 0.15 + 0.6 * min(1.0, float(shares[index]))
+        _draw_fixation(axis, frame, scanpath, index, opacity, line=0.8 if index > 0 else 0.0)
+
+
+def _draw_fixation(
+    axis: Axes, frame: np.ndarray, scanpath: Scanpath, index: int, opacity: float, line: float, numbered: bool = True
+) -> None:
+    """A disc of this opacity, and a line of that opacity that leads there from the previous fixation."""
+    height, width = frame.shape[:2]
+    x, y = scanpath.table[index, :2] * (width, height) - 0.5
+    if line:
+        before = scanpath.table[index - 1, :2] * (width, height) - 0.5
+        axis.plot([before[0], x], [before[1], y], color=_PATH_COLOR, linewidth=1.2, alpha=line)
+    radius = 0.04 * math.hypot(width, height)
+    edge = "white" if numbered else (1, 1, 1, opacity)
+    axis.add_patch(Circle((x, y), radius, facecolor=(*_rgb(_GAZE_COLOR), opacity), edgecolor=edge))
+    if numbered:
+        place = {"ha": "center", "va": "center"}
+        number = axis.text(x, y, str(scanpath.ids[index]), fontsize=8, color="white", **place, **_FONT)
+        number.set_path_effects([withStroke(linewidth=2, foreground="black")])
 
 
 def _lit(frame: np.ndarray, attention: np.ndarray) -> np.ndarray:
@@ -128,7 +206,7 @@ def _lit(frame: np.ndarray, attention: np.ndarray) -> np.ndarray:
     rows, columns = (
         np.arange(size) * cells // size for size, cells in zip((height, width), attention.shape, strict=True)
     )
-    light = (attention / attention.max())[rows][:, columns, None]
+    light = (attention / (attention.max() or 1.0))[rows][:, columns, None]
     return (frame * (0.25 + 0.75 * light)).astype(np.uint8)
 
 

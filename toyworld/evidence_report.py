@@ -201,7 +201,8 @@ def draw_example(path: Path, model, processor, question) -> None:
     said = "  |  ".join(f"{name}: {answer}" for name, answer in asked.answers.items())
     title = f"{task_info(question.task).abbreviation}: {question.question}\n"
     title += f"right: {question.options[question.answer]}  |  {said}"
-    draw_scanpath(path, clip, asked.scanpath, asked.weights, title, columns=6, attention=asked.attention)
+    figure = draw_scanpath(clip, asked.scanpath, asked.weights, title, columns=6, attention=asked.attention)
+    save_png(figure, path)
 
 
 def fill(document: str, tables: dict[str, Table]) -> str:

@@ -1,0 +1,82 @@
+"""Pictures that show what they say: what is drawn is found again by its colour."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gazeqwen.figures import draw_moment, draw_scanpath, draw_step, pixels, save_png, shares_text
+from gazeqwen.scanpath_gazeqwen import as_scanpath
+from gazeqwen.video_gazeqwen import Clip
+
+BLACK = np.zeros((180, 240, 3), np.uint8)
+# One fixation a second, from left to right.
+ROW = as_scanpath([[0.1 + 0.1 * i, 0.5, i + 0.5, 0.8] for i in range(8)])
+
+
+def redness(image: np.ndarray, x: float, y: float) -> int:
+    """How red a picture is at a place of the frame, a little above the number that may stand there."""
+    height, width = image.shape[:2]
+    return int(image[int((y - 0.035) * height), int(x * width), 0])
+
+
+def test_the_plot_shows_fixations_where_the_table_says(tmp_path):
+    """On black frames the discs' middle is found by colour, per panel, and compared with the coordinates."""
+    height, width = 180, 240
+    clip = Clip(np.zeros((4, height, width, 3), np.uint8), [0.5, 1.5, 2.5, 3.5], 0.0, 4.0)
+    scanpath = as_scanpath([[0.25, 0.75, 1.0, 2.0], [0.8, 0.2, 3.0, 2.0]])
+    save_png(draw_scanpath(clip, scanpath, np.eye(2)), tmp_path / "plot.png")
+    image = np.asarray(Image.open(tmp_path / "plot.png").convert("RGB")).astype(int)
+    black = (image.sum(-1) < 30).any(0)
+    panels = np.split(np.flatnonzero(black), np.flatnonzero(np.diff(np.flatnonzero(black)) > 3) + 1)
+    assert len(panels) == 2
+    for columns, (x, y) in zip(panels, scanpath.table[:, :2], strict=True):
+        panel = image[:, columns[0] : columns[-1] + 1]
+        rows = np.flatnonzero((panel.sum(-1) < 30).mean(1) > 0.3)
+        panel = panel[rows[0] : rows[-1] + 1]
+        red = (panel[..., 0] > 120) & (panel[..., 1] < 90)
+        found_y, found_x = (np.argwhere(red).mean(0) + 0.5) / panel.shape[:2]
+        assert (found_x, found_y) == (pytest.approx(x, abs=0.02), pytest.approx(y, abs=0.02))
+    with pytest.raises(ValueError, match="expected \\(2, 2\\): steps, fixations"):
+        draw_scanpath(clip, scanpath, np.eye(3))
+
+
+def test_a_moment_shows_its_fixation_and_those_before_it_fading():
+    image = pixels(draw_moment(BLACK, ROW, time_s=5.5))
+    red = [redness(image, x, y) for x, y in ROW.table[:, :2]]
+    assert red[6:] == [0, 0] and red[0] == 0  # what is to come, and what is long past
+    assert 0 < red[1] < red[2] < red[3] < red[4] < red[5]
+    assert (image == pixels(draw_moment(BLACK, ROW, time_s=5.5))).all()
+
+
+def test_a_moment_between_fixations_has_no_number_and_one_before_them_nothing():
+    def white(time_s: float) -> bool:
+        return bool((pixels(draw_moment(BLACK, ROW, time_s)).min(-1) > 250).any())
+
+    assert white(5.5) and not white(5.95)
+    assert not pixels(draw_moment(BLACK, ROW, 0.05)).any()
+    assert not pixels(draw_moment(BLACK, None, 5.5)).any()
+    assert not pixels(draw_moment(BLACK, as_scanpath([]), 5.5)).any()
+
+
+@pytest.mark.parametrize("size", [(97, 131), (1080, 1920), (480, 270)])
+def test_a_picture_of_a_frame_holds_nothing_but_the_frame(size):
+    image = pixels(draw_moment(np.full((*size, 3), 7, np.uint8), None, 0.0))
+    assert (image == 7).all()
+    assert image.shape[0] / image.shape[1] == pytest.approx(size[0] / size[1], abs=0.01)
+
+
+def test_a_step_is_dark_where_attention_is_low():
+    gray = np.full((90, 120, 3), 200, np.uint8)
+    image = pixels(draw_step(gray, ROW, np.zeros(8), np.array([[1.0, 0.0], [0.5, 0.0]])))
+    height, width = image.shape[:2]
+    light = image[height // 4 :: height // 2, width // 4 :: width // 2, 0]
+    assert light.tolist() == [[200, 50], [125, 50]]
+    nowhere = pixels(draw_step(gray, ROW, np.zeros(8), np.zeros((2, 2))))
+    assert nowhere.mean() == pytest.approx(50, abs=1)
+
+
+def test_shares_are_named_and_many_of_them_as_a_range():
+    assert shares_text(ROW, np.zeros(8)) == "no fixation"
+    assert shares_text(ROW, np.eye(8)[2]) == "#2: 100 %"
+    assert shares_text(ROW, np.array([0, 0.5, 0.25, 0, 0, 0, 0, 0])) == "#1: 50 %, #2: 25 %"
+    assert shares_text(ROW, np.full(8, 0.125)) == "#0 to #7: 100 %"
