@@ -82,6 +82,58 @@ def draw_moment(frame: np.ndarray, scanpath: Scanpath | None, time_s: float, tra
     return figure
 
 
+def draw_effect(
+    clip: Clip,
+    scanpath: Scanpath,
+    weights: np.ndarray,
+    residuals: np.ndarray,
+    probabilities: dict[str, dict[str, float]],
+    title: str = "",
+) -> Figure:
+    """
+    What gaze does to an answer. Above, a panel per temporal step as in `draw_scanpath`; below, `residuals` (T, H, W),
+    how much is added to each visual token; right, the `probabilities` of each option, by name of the answer.
+    """
+    spans, frames = clip.step_spans_s(), frames_of_steps(clip)
+    height, width = frames.shape[1:3]
+    panel, bars = 2.0, 3.4
+    figure = Figure(figsize=(len(frames) * panel + bars, 2 * panel * height / width + 1.0), layout="constrained")
+    grid = figure.add_gridspec(2, len(frames) + 1, width_ratios=[panel] * len(frames) + [bars])
+    for step, frame in enumerate(frames):
+        seen, added = (figure.add_subplot(grid[row, step]) for row in (0, 1))
+        _draw_step(seen, frame, scanpath, weights[step], None)
+        seen.set_title(f"{span_text(*spans[step])}\n{shares_text(scanpath, weights[step])}", fontsize=8, **_FONT)
+        # On the frame's own extent, so that a token lies where it is seen.
+        added.imshow(
+            residuals[step],
+            cmap="inferno",
+            vmin=0,
+            vmax=residuals.max(),
+            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+        )
+        added.axis("off")
+        seen.axis("off")
+    _draw_probabilities(figure.add_subplot(grid[:, -1]), probabilities)
+    figure.suptitle(title, fontsize=11, **_FONT)
+    return figure
+
+
+def _draw_probabilities(axis: Axes, probabilities: dict[str, dict[str, float]]) -> None:
+    """Horizontal bars: for each option one of each answer."""
+    options, thickness = list(next(iter(probabilities.values()))), 0.8 / len(probabilities)
+    for number, ((name, found), color) in enumerate(
+        zip(probabilities.items(), (_GAZE_COLOR, "#9aa0a6"), strict=False)
+    ):
+        places = [place + (number - (len(probabilities) - 1) / 2) * thickness for place in range(len(options))]
+        axis.barh(places, [100 * found[option] for option in options], thickness, color=color, label=name)
+    axis.set_yticks(range(len(options)), options, fontsize=9, **_FONT)
+    axis.invert_yaxis()
+    axis.set_xlim(0, 100)
+    axis.set_xlabel("probability, %", fontsize=9, **_FONT)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=8)
+
+
 def frames_of_steps(clip: Clip) -> np.ndarray:
     """(T, H, W, 3): the last frame of each temporal step."""
     return clip.padded(2).frames[1::2]

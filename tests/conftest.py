@@ -9,9 +9,11 @@ os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="gazeqwen-tests-datase
 
 import pytest
 import torch
-from support import BACKBONE, VIDEO_ENCODER
+from support import BACKBONE, FIXTURES, VIDEO_ENCODER
 from test_baselines import folders as foreign_models  # noqa: F401, a fixture: tiny models of other families
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from gazeqwen.convert import convert_vjepa2_1
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.streamgaze_release import build
@@ -50,3 +52,24 @@ def toy_world(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("toy") / "world"
     generate(folder, train=8, val=4, test=4, seed=3, per_task=1)
     return folder
+
+
+@pytest.fixture(scope="session")
+def reference_parts(tmp_path_factory) -> tuple[str, str]:
+    """What the reference's tiny checkpoint was made on, as folders: a base model of 28 layers, and its encoder."""
+    folder = tmp_path_factory.mktemp("parts")
+    torch.manual_seed(0)
+    text = {
+        "hidden_size": 64,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+        "vocab_size": 100,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+    }
+    vision = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": 64}
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, video_token_id=98, image_token_id=97)
+    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder / "base")
+    convert_vjepa2_1(FIXTURES / "vjepa2_1_tiny_official.pt", folder / "encoder", num_attention_heads=2, image_size=64)
+    return str(folder / "base"), str(folder / "encoder")

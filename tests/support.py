@@ -13,6 +13,7 @@ from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Config
 
 ROOT = Path(__file__).parent.parent
+FIXTURES = ROOT / "tests" / "fixtures"
 BACKBONE, VIDEO_ENCODER = ROOT / "toyworld" / "backbone", ROOT / "toyworld" / "video_encoder"
 VIDEO_TOKEN, VISION_START, VISION_END = 98, 96, 95
 

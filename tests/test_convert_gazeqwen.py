@@ -3,39 +3,16 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import ROOT, video_inputs
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from support import FIXTURES, video_inputs
 
-from gazeqwen.convert import convert_gazeqwen, convert_vjepa2_1, main
+from gazeqwen.convert import convert_gazeqwen, main
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 
-FIXTURES = ROOT / "tests" / "fixtures"
 CHECKPOINT = FIXTURES / "gazeqwen_tiny_original.pt"
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory):
-    """A 28-layer backbone of the fixture's width, and the tiny official encoder, as folders."""
-    folder = tmp_path_factory.mktemp("parts")
-    torch.manual_seed(0)
-    text = {
-        "hidden_size": 64,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 64,
-        "vocab_size": 100,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
-    }
-    vision = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": 64}
-    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, video_token_id=98, image_token_id=97)
-    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder / "base")
-    convert_vjepa2_1(FIXTURES / "vjepa2_1_tiny_official.pt", folder / "encoder", num_attention_heads=2, image_size=64)
-    return str(folder / "base"), str(folder / "encoder")
-
-
-def test_a_converted_checkpoint_gives_the_golden_residuals(parts, tmp_path, capsys):
-    base, encoder = parts
+def test_a_converted_checkpoint_gives_the_golden_residuals(reference_parts, tmp_path, capsys):
+    base, encoder = reference_parts
     main(["gazeqwen", str(CHECKPOINT), str(tmp_path), "--base_model", base, "--video_encoder", encoder])
     assert "56 LoRA modules" in capsys.readouterr().out
     model = GazeQwenForConditionalGeneration.from_pretrained(tmp_path)
@@ -49,8 +26,8 @@ def test_a_converted_checkpoint_gives_the_golden_residuals(parts, tmp_path, caps
     assert "resampler.latents" in load_file(tmp_path / "model.safetensors")
 
 
-def test_lora_is_applied_as_the_reference_applies_it(parts, tmp_path):
-    base, encoder = parts
+def test_lora_is_applied_as_the_reference_applies_it(reference_parts, tmp_path):
+    base, encoder = reference_parts
     convert_gazeqwen(CHECKPOINT, tmp_path, base, encoder)
     model = GazeQwenForConditionalGeneration.from_pretrained(tmp_path)
     state = torch.load(CHECKPOINT, weights_only=True)["lora_state_dict"]
@@ -66,15 +43,15 @@ def test_lora_is_applied_as_the_reference_applies_it(parts, tmp_path):
         assert (model(**inputs).logits - base_logits).abs().max() > 1e-3
 
 
-def test_both_name_styles_convert_alike(parts, tmp_path):
+def test_both_name_styles_convert_alike(reference_parts, tmp_path):
     content = torch.load(CHECKPOINT, weights_only=True)
     renamed = {
         name.replace("model.layers", "model.language_model.layers"): value
         for name, value in content["lora_state_dict"].items()
     }
     torch.save({**content, "lora_state_dict": renamed}, tmp_path / "renamed.pt")
-    convert_gazeqwen(CHECKPOINT, tmp_path / "a", *parts)
-    convert_gazeqwen(tmp_path / "renamed.pt", tmp_path / "b", *parts)
+    convert_gazeqwen(CHECKPOINT, tmp_path / "a", *reference_parts)
+    convert_gazeqwen(tmp_path / "renamed.pt", tmp_path / "b", *reference_parts)
     a, b = (load_file(tmp_path / name / "lora" / "adapter_model.safetensors") for name in "ab")
     assert set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
 
@@ -113,8 +90,8 @@ def change(content: dict, what: str) -> dict:
         ("no config", "expected .*config"),
     ],
 )
-def test_what_does_not_fit_is_refused_and_listed(parts, tmp_path, what, message):
+def test_what_does_not_fit_is_refused_and_listed(reference_parts, tmp_path, what, message):
     torch.save(change(torch.load(CHECKPOINT, weights_only=True), what), tmp_path / "changed.pt")
     with pytest.raises(ValueError, match=message):
-        convert_gazeqwen(tmp_path / "changed.pt", tmp_path / "out", *parts)
+        convert_gazeqwen(tmp_path / "changed.pt", tmp_path / "out", *reference_parts)
     assert not (tmp_path / "out").exists()

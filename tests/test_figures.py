@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gazeqwen.figures import draw_moment, draw_scanpath, draw_step, pixels, save_png, shares_text
+from gazeqwen.figures import draw_effect, draw_moment, draw_scanpath, draw_step, pixels, save_png, shares_text
 from gazeqwen.scanpath_gazeqwen import as_scanpath
 from gazeqwen.video_gazeqwen import Clip
 
@@ -80,3 +80,25 @@ def test_shares_are_named_and_many_of_them_as_a_range():
     assert shares_text(ROW, np.eye(8)[2]) == "#2: 100 %"
     assert shares_text(ROW, np.array([0, 0.5, 0.25, 0, 0, 0, 0, 0])) == "#1: 50 %, #2: 25 %"
     assert shares_text(ROW, np.full(8, 0.125)) == "#0 to #7: 100 %"
+
+
+def test_the_effect_lies_where_residuals_are_large():
+    """Each lower panel is brightest at the token that most was added to; bars are as long as probabilities are."""
+    clip = Clip(np.zeros((4, 120, 120, 3), np.uint8), [0.5, 1.5, 2.5, 3.5], 0.0, 4.0)
+    scanpath = as_scanpath([[0.2, 0.2, 1.0, 2.0], [0.8, 0.8, 3.0, 2.0]])
+    residuals = np.zeros((2, 4, 4))
+    residuals[0, 1, 2], residuals[1, 3, 0] = 1.0, 1.0
+    probabilities = {"with gaze": {"A. box": 0.9, "B. jar": 0.1}, "without gaze": {"A. box": 0.5, "B. jar": 0.5}}
+    figure = draw_effect(clip, scanpath, np.eye(2), residuals, probabilities, "What?")
+    image = pixels(figure).astype(int)
+    height, width = image.shape[:2]
+    for axis, place in ((figure.axes[1], (1, 2)), (figure.axes[3], (3, 0))):
+        box = axis.get_position()
+        panel = image[round((1 - box.y1) * height) : round((1 - box.y0) * height)]
+        panel = panel[:, round(box.x0 * width) : round(box.x1 * width)].sum(-1)
+        rows, columns = (np.array_split(range(size), 4) for size in panel.shape)
+        light = np.array([[panel[row][:, column].mean() for column in columns] for row in rows])
+        assert np.unravel_index(light.argmax(), light.shape) == place
+    red, gray = ((image[..., 0] > 240) & (image[..., 1] < 80)), (abs(image - (154, 160, 166)).sum(-1) < 12)
+    bars = [mask[:, round(figure.axes[4].get_position().x0 * width) :].sum(1).max() for mask in (red, gray)]
+    assert bars[0] / bars[1] == pytest.approx(0.9 / 0.5, rel=0.05)

@@ -1,17 +1,23 @@
 """The README says what the code does: its numbers, its snippet, its commands."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from support import BACKBONE, ROOT, VIDEO_ENCODER
+from datasets import load_dataset
+from PIL import Image
+from support import BACKBONE, FIXTURES, ROOT, VIDEO_ENCODER, index_frames, write_fixations, write_video
 
 from gazeqwen.evaluation import accuracy_table
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
+from gazeqwen.scanpath_gazeqwen import Scanpath
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
@@ -57,32 +63,87 @@ def test_the_snippet_runs(toy_world, toy_processor, tmp_path):
     assert len(result.stdout.splitlines()) == 2
 
 
+# ---------------------------------------------------------------- commands
+# What is put in place of the models that cannot be here.
+TINY_MODEL = (
+    f"model.base_model={BACKBONE} model.video_encoder={VIDEO_ENCODER} model.video_encoder_size=64 model.dtype=float32 "
+    "model.max_frames=4 data.num_workers=0 stage1.epochs=1 stage2.epochs=1 tracker="
+)
+MORE = {  # by how a command begins: what is said beside it
+    "python convert.py vjepa2_1": "--num_attention_heads 2 --image_size 64",
+    "accelerate launch train.py recipes/gazeqwen-7b.yaml data.dataset=data/streamgaze": TINY_MODEL,
+    "accelerate launch train.py recipes/gazeqwen-7b.yaml data.dataset=data/mine": TINY_MODEL,
+    "accelerate launch --config_file": TINY_MODEL + " output_dir=runs/two_processes data.cache=none",
+    "python train.py": TINY_MODEL,
+}
+BASE_MODEL_28 = "Qwen/Qwen2.5-VL-7B-Instruct"  # in the reference's checkpoints: one with 28 layers
+ELSEWHERE = {  # which tests run them
+    "make install": "every target of the Makefile",
+    "make demo": "test_training.py, on a smaller world",
+    "make evidence": "test_evidence.py, one row of a smaller world",
+    "make test": "this",
+    "make test-app": "itself",
+    "python app.py": "test_app.py",
+}
+
+
 def commands() -> list[str]:
     lines = "\n".join(code for language, code in BLOCKS if not language).replace("\\\n", " ").splitlines()
-    return [line for line in lines if line.startswith(("python ", "accelerate ", "make "))]
+    found = [" ".join(shlex.split(line, comments=True)) if line.startswith("make") else line for line in lines]
+    found = [line for line in found if re.match(r"(python|accelerate|make) ", line)]
+    return [re.sub(r" +", " ", line.split("  #")[0]).strip() for line in found]
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory, toy_world, reference_parts):
+    """A folder in which the README's commands find what they name."""
+    folder = tmp_path_factory.mktemp("workshop")
+    for name in ("train.py", "eval.py", "ask.py", "convert.py", "recipes", "results"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "downloads" / "raw_gaze").mkdir(parents=True)
+    (folder / "downloads" / "StreamGaze").symlink_to(toy_world)
+    (folder / "vjepa2_1_vitb_dist_vitG_384.pt").symlink_to(FIXTURES / "vjepa2_1_tiny_official.pt")
+    (folder / "best_model.pt").symlink_to(FIXTURES / "gazeqwen_tiny_original.pt")
+    (csv,) = (code for language, code in BLOCKS if language == "csv")
+    (folder / "questions.csv").write_text(csv)
+    write_video(folder / "my.mp4", index_frames(200, 112, 112), fps=20)
+    for name, seconds in (("lunch", 32), ("dinner", 13)):
+        write_video(folder / f"{name}.mp4", index_frames(2 * seconds, 112, 112), fps=2)
+        write_fixations(folder / f"{name}.csv", [(0.5, 2.5, 0.25, 0.75), (6.0, 11.5, 0.8, 0.2)])
+    # 10 s of gaze at 100 Hz on a clock in milliseconds that reads 12.5 s when the video begins: two places, 5 s each.
+    samples = [f"{12500 + 10 * i},{(28 if i < 500 else 84) + i % 2},{56 + i % 3},1" for i in range(1000)]
+    (folder / "gaze.csv").write_text("\n".join(["time,x,y,confidence", *samples]) + "\n")
+    return folder
 
 
 @pytest.mark.parametrize("command", commands())
-def test_the_commands_exist(command):
-    words = shlex.split(command, comments=True)
-    if words[0] == "make":
-        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+def test_the_commands_run(command, workshop, reference_parts):
+    """In their order: what one writes the next ones read."""
+    if command in ELSEWHERE:
+        if command.startswith("make"):
+            assert re.search(rf"^{command.split()[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
         return
-    if "-m" in words:
-        module = words[words.index("-m") + 1 :]
-        build = ["build"] if "build" in module else []
-        run = [sys.executable, "-m", module[0], *build, "--help"]
-        source = subprocess.run(run, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-        source = re.sub(r"(--[a-z_]+)", r'"\1"', source)
-    else:
-        script = next(word for word in words if word.endswith(".py"))
-        words = [word for word in words[: words.index(script)] if "recipes/" in word] + words[words.index(script) :]
-        source = (ROOT / script).read_text()
-    for word in words:
-        if word.startswith("--"):
-            assert f'"{word}"' in source, word
-        if word.startswith("recipes/"):
-            assert (ROOT / word).exists(), word
+    more = [words for begin, words in MORE.items() if command.startswith(begin)]
+    base, _ = reference_parts
+    run = " ".join([command.replace(BASE_MODEL_28, base), *more])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    result = subprocess.run(["bash", "-c", run], capture_output=True, text=True, cwd=workshop, env=environment)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+
+
+def test_what_the_commands_leave_is_what_the_readme_says(workshop):
+    """After them all: before, none of it is there."""
+    scanpath = Scanpath.from_csv(workshop / "fixations.csv")
+    assert np.allclose(scanpath.table, [[0.25, 0.51, 2.5, 5], [0.755, 0.51, 7.5, 5]], atol=0.02)
+    for picture in ("check.png", "out.png", "docs/report/toy_world_accuracy.png"):
+        assert Image.open(workshop / picture).size[0] > 500
+    own = load_dataset(str(workshop / "data" / "mine"))
+    assert {split: len(rows) for split, rows in own.items()} == {"train": 2, "validation": 1, "test": 1}
+    for name in ("results.json", "results-mine.json"):
+        assert list(json.loads((workshop / name).read_text())["scores"]) == ["gaze", "none", "shuffled"]
+    for folder in ("models/reference", "runs/gazeqwen-7b/best", "runs/mine/best", "runs/two_processes/best"):
+        assert (workshop / folder / "model.safetensors").exists()
 
 
 def test_links_and_pictures_exist():

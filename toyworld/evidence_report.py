@@ -13,18 +13,20 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoProcessor
 
-from gazeqwen.figures import draw_scanpath, save_png
-from gazeqwen.inference import ask
+from gazeqwen.figures import draw_effect, draw_scanpath, save_png
+from gazeqwen.inference import Asked, ask
+from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.report import Table, percent
 from gazeqwen.runs import clear_errors, write_text
 from gazeqwen.scoring import read_predictions, sorted_tasks
-from gazeqwen.streamgaze import TASKS, load_questions, task_info
+from gazeqwen.streamgaze import TASKS, Question, load_questions, task_info
 from gazeqwen.toyworld.evidence import NOISE, RESULTS, ROOT, ROWS, WORK
 
 DOCUMENT = ROOT / "docs" / "evidence.md"
 CHANCE = 0.25
+EFFECT_SHOWN = "present_object_identification_easy"
 
 # (row, condition): what it is called; in the order of the main table.
 MAIN = {
@@ -172,37 +174,44 @@ def draw_noise(path: Path, evidence: Evidence) -> None:
     save_png(figure, path)
 
 
-def draw_examples(folder: Path, run: Path, data: Path) -> list[Path]:
+def draw_examples(folder: Path, run: Path, data: Path) -> None:
     """
     For each task a question that the trained adapter answers right with its gaze and wrong without a fixation, if
-    there is one: frames, scanpath, and where the foveal latents of the first injection layer look.
+    there is one: frames, scanpath, and where the foveal latents of the first injection layer look. Of one also what
+    gaze adds where, and does to the answer.
     """
-    model = AutoModel.from_pretrained(run / "best", trust_remote_code=True).eval()
+    model = GazeQwenForConditionalGeneration.from_pretrained(run / "best").eval()  # not the code stored beside it
     processor = AutoProcessor.from_pretrained(run / "best", trust_remote_code=True)
     right = {}
     for condition, items in read_predictions(run / "results.predictions.jsonl").items():
         right[condition] = {item.key: item.choice == item.answer for item in items}
     questions = load_questions(data, "test")
-    drawn = []
     for task in sorted_tasks(TASKS):
         mine = [q for q in questions if q.task == task]
         question = max(mine, key=lambda q: (right["gaze"][q.key], not right["zero"][q.key]))
-        drawn.append(folder / f"{TASKS[task].abbreviation}.png")
-        draw_example(drawn[-1], model, processor, question)
-    return drawn
+        asked = explain(model, processor, question)
+        draw_example(folder / "evidence" / f"{TASKS[task].abbreviation}.png", asked, question)
+        if task == EFFECT_SHOWN:
+            probabilities = {name: answer.probabilities for name, answer in asked.answers.items()}
+            title = f"{question.question}  Right: {question.options[question.answer]}"
+            effect = draw_effect(asked.clip, asked.scanpath, asked.weights, asked.residuals, probabilities, title)
+            save_png(effect, folder / "effect.png")
 
 
-def draw_example(path: Path, model, processor, question) -> None:
+def draw_example(path: Path, asked: Asked, question: Question) -> None:
+    said = "  |  ".join(f"{name}: {answer}" for name, answer in asked.answers.items())
+    title = f"{task_info(question.task).abbreviation}: {question.question}\n"
+    title += f"right: {question.options[question.answer]}  |  {said}"
+    figure = draw_scanpath(asked.clip, asked.scanpath, asked.weights, title, columns=6, attention=asked.attention)
+    save_png(figure, path)
+
+
+def explain(model, processor, question: Question) -> Asked:
     clip = processor.read_clip(question.video, question.start_s, question.end_s)
     prompt, tokens = question.prompt(processor.prompt_style)
     snap_s = processor.snap_s if question.snapped else 0.0
     answers = dict(zip(tokens, question.options, strict=True))
-    asked = ask(model, processor, clip, question.scanpath, prompt, answers, snap_s, explain=True)
-    said = "  |  ".join(f"{name}: {answer}" for name, answer in asked.answers.items())
-    title = f"{task_info(question.task).abbreviation}: {question.question}\n"
-    title += f"right: {question.options[question.answer]}  |  {said}"
-    figure = draw_scanpath(clip, asked.scanpath, asked.weights, title, columns=6, attention=asked.attention)
-    save_png(figure, path)
+    return ask(model, processor, clip, question.scanpath, prompt, answers, snap_s, explain=True)
 
 
 def fill(document: str, tables: dict[str, Table]) -> str:
@@ -232,7 +241,7 @@ def main() -> None:
     draw_noise(DOCUMENT.parent / "images" / "evidence_noise.png", evidence)
     run = WORK / "gazeqwen-0"
     if (run / "results.json").exists():
-        draw_examples(DOCUMENT.parent / "images" / "evidence", run, WORK / "data")
+        draw_examples(DOCUMENT.parent / "images", run, WORK / "data")
     print(f"written to {DOCUMENT}")
 
 
