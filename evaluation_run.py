@@ -12,6 +12,7 @@ from .batches import prompt_under
 from .clip_cache import ClipCache
 from .conditions import Condition, draw_gaze, gaze_of
 from .evaluation import CONDITIONS, Prediction, PredictionFile, answer_all, predict
+from .runs import digest_of_adapter
 from .scoring import intervals, option_robustness, score
 from .streamgaze import Question
 from .video_gazeqwen import read_clip
@@ -39,6 +40,7 @@ class EvaluatedAdapter:
         own = {
             "adapter": self.model.config.to_dict(),
             "lora": self.model.has_lora,
+            "weights": digest_of_adapter(args.model, args.revision, self.model.has_lora),
             "video_encoder_size": processor.video_encoder_size,
             "snap_s": processor.snap_s,
         }

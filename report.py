@@ -75,8 +75,7 @@ class Result:
         """
         paths = [self.settings.get("data"), (self.settings.get("adapter") or {}).get("base_model_name_or_path")]
         videos = {item.video_name for items in self.items.values() for item in items}
-        toy = any(re.search(r"toy[-_ ]?world", str(path)) for path in paths)
-        toy = toy or any(re.match(r"toy-\w+-\d{4}", name) for name in videos)
+        toy = any(map(is_toy_world, [*filter(None, paths), *videos]))
         if self.settings.get("toy_world", toy):
             return TOY_WORLD
         return STREAMGAZE if all(task in TASKS for task in self.tasks) else OTHER
@@ -104,14 +103,33 @@ class Result:
         return {name: gains(items, base) for name, items in others.items()} if base else {}
 
     @property
+    def pooled(self) -> dict[str, list]:
+        """`seeds` of the models whose mean it is, if it is that of several."""
+        seeds = self.settings.get("seeds") or []
+        return {"seeds": seeds} if len(seeds) > 1 else {}
+
+    @property
+    def data_name(self) -> str:
+        """What the data are called: where a folder lies is nobody else's business."""
+        data = str(self.same["data"])
+        return {STREAMGAZE: "StreamGaze", TOY_WORLD: "toy world (not StreamGaze)"}.get(
+            self.kind, Path(data).name if Path(data).is_absolute() else data
+        )
+
+    @property
     def same(self) -> dict:
         """What results of one table must share."""
-        totals = {}
+        totals, seeds = {}, len(self.pooled.get("seeds", [0]))  # each answers the same questions
         for values in self.scores.values():
-            totals |= {f"questions of {task}": of["total"] for task, of in values["tasks"].items()}
-            totals |= {f"questions of {t}": of["expected"] for t, of in values["tasks"].items() if "expected" in of}
+            for task, of in values["tasks"].items():
+                totals[f"questions of {task}"] = of.get("expected", of["total"]) // seeds
         settings = {"data": self.settings.get("data"), "config": self.settings.get("config", "default")}
         return settings | {"split": self.settings.get("split"), "scorer": self.scorer} | totals
+
+
+def is_toy_world(name: str) -> bool:
+    """Whether a folder or an id is called after the toy world, or a video as `toyworld.generate` calls it."""
+    return re.search(r"toy[-_ ]?world|^toy-\w+-\d{4}", name) is not None
 
 
 def is_published(value) -> bool:
@@ -236,7 +254,8 @@ def _columns(published: dict, results: list[Result]) -> list[str]:
     return ten + sorted({task for result in results for task in result.tasks} - set(ten))
 
 
-def _frames(settings: dict) -> str:
+def sampling(settings: dict) -> str:
+    """How many frames of a clip are shown."""
     if settings.get("num_frames"):
         return str(settings["num_frames"])
     rate = f"{settings['fps']} fps" if settings.get("fps") else "adaptive"
@@ -266,7 +285,7 @@ def result_table(results: list[Result], published: dict, beside: bool, mixed: bo
             cells = [percent(accuracies.get(task)) for task in tasks]
             same = result.same
             shown = ", ".join(f"{key} {same[key]}" for key in ("data", "config", "split", "scorer"))
-            row = [*about, _frames(result.settings), *cells, _overall(accuracies), "measured here"]
+            row = [*about, sampling(result.settings), *cells, _overall(accuracies), "measured here"]
             rows.append(row + [shown] * mixed)
     return Table(header, rows)
 
@@ -512,14 +531,12 @@ def model_index(results: list[Result]) -> list[dict]:
         about = {
             "task_type": "video-text-to-text",
             "dataset_type": {STREAMGAZE: "danaleee/StreamGaze", TOY_WORLD: "toy-world"}.get(result.kind, "other"),
-            "dataset_name": {TOY_WORLD: "toy world (not StreamGaze)"}.get(result.kind, str(result.same["data"])),
+            "dataset_name": result.data_name,
             "dataset_config": result.same["config"],
             "dataset_split": result.same["split"],
-            "dataset_args": {"condition": condition, "scorer": result.scorer},
+            "dataset_args": {"condition": condition, "scorer": result.scorer} | result.pooled,
             "metric_type": "accuracy",
         }
-        if result.kind == STREAMGAZE:
-            about["dataset_name"] = "StreamGaze"
         rows = [EvalResult(**about, metric_name=f"accuracy, {name}", metric_value=of) for name, of in named.items()]
         found += ModelCardData(model_name=result.name, eval_results=rows).to_dict()["model-index"]
     return found

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import hashlib
 import json
 import os
 import platform
@@ -161,6 +162,20 @@ def loader_of(data: torch.utils.data.Dataset, **arguments) -> torch.utils.data.D
     return torch.utils.data.DataLoader(data, generator=torch.Generator().manual_seed(0), **arguments)
 
 
+# The trained weights of an adapter: always, and where it has LoRA.
+ADAPTER_WEIGHTS = ("model.safetensors", "lora/adapter_model.safetensors")
+
+
+def digest_of_adapter(source: str | os.PathLike, revision: str | None = None, has_lora: bool | None = False) -> str:
+    """Which adapter it is, wherever it lies: 16 hex digits of its weights' hash. `source`: folder or id on the Hub."""
+    from transformers.utils import cached_file
+
+    digest = hashlib.sha256()
+    for name in ADAPTER_WEIGHTS[: 1 + bool(has_lora)]:
+        digest.update(Path(cached_file(str(source), name, revision=revision or "main")).read_bytes())
+    return digest.hexdigest()[:16]
+
+
 # What an earlier upload to the same repository may have left there that does not belong to this one.
 _REPLACED = {"model": ["lora/*"], "dataset": ["videos/*", "*.parquet"]}
 
@@ -194,6 +209,15 @@ def publish(folder: str | os.PathLike, repository: str, repo_type: str = "model"
     with _writing_to(repository):
         commit = upload_folder(repo_id=repository, repo_type=repo_type, folder_path=folder, delete_patterns=replaced)
     return str(commit)
+
+
+def publish_card(card, repository: str) -> str:
+    """
+    Put a card (of `gazeqwen.model_card`) into its repository on the Hub, once the Hub finds it valid. Returns the
+    address; ValueError with what the Hub says of its metadata, OSError where it cannot be written to.
+    """
+    with _writing_to(repository):
+        return str(card.push_to_hub(repository))
 
 
 # ------------------------------------------------------------------ what ran where

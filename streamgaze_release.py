@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import yaml
 from datasets import Dataset, Features, List, Value, Video, disable_progress_bars
 from tqdm.auto import tqdm
 
@@ -340,6 +339,7 @@ class Report:
     """What was found and what was left out, and why; stored as report.json beside the data."""
 
     tasks: dict = field(default_factory=dict)
+    splits: dict = field(default_factory=dict)
     videos: dict = field(default_factory=dict)
     excluded: list = field(default_factory=list)
     missing_videos: list = field(default_factory=list)
@@ -615,6 +615,8 @@ def _row(question: ReleasedQuestion, footage: _Footage, origin: tuple, report: R
 
 
 def _write(out: Path, rows: dict, footage: dict, schemes: dict, report: Report) -> None:
+    from .model_card import render_dataset_card
+
     columns = Features(
         {"file_name": Value("string"), **{name: kind for name, kind in COLUMNS.items() if name != "video"}}
     )
@@ -632,6 +634,8 @@ def _write(out: Path, rows: dict, footage: dict, schemes: dict, report: Report) 
             for split, names in splits.items():
                 mine = [{"file_name": f"videos/{name}", **row} for name in names for row in rows.get(name, [])]
                 if mine:
+                    counts = {"questions": len(mine), "videos": len({row["video_name"] for row in mine})}
+                    report.splits.setdefault(scheme, {})[split] = counts
                     # One table beside one video would be taken for a dataset of tables, but for this name.
                     file = "metadata.parquet" if len(rows) == 1 else f"{scheme}-{split}.parquet"
                     Dataset.from_list(mine, features=columns).to_parquet(str(folder / file))
@@ -650,7 +654,7 @@ def _write(out: Path, rows: dict, footage: dict, schemes: dict, report: Report) 
                     }
                 )
         write_json(folder / "report.json", asdict(report))
-        write_text(folder / "README.md", _card(configs, report))
+        write_text(folder / "README.md", str(render_dataset_card(folder, configs)))
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
@@ -658,43 +662,6 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(source.resolve(), target)
     except OSError:  # another file system
         shutil.copyfile(source, target)
-
-
-def _card(configs: list[dict], report: Report) -> str:
-    metadata = {
-        "pretty_name": "StreamGaze with scanpaths",
-        "task_categories": ["visual-question-answering", "video-text-to-text"],
-        "tags": ["gaze", "eye-tracking", "egocentric-video"],
-        "configs": configs,
-    }
-    return f"""---
-{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---
-
-# StreamGaze questions with video and scanpaths on one clock
-
-Built by `python -m gazeqwen.streamgaze build`. All times are seconds of the video files in `videos/`. One row is one
-question; of a proactive task, a row has several test points, each with its own answer.
-
-| column | meaning |
-|---|---|
-| `video` | path of the file (`Video(decode=False)`) |
-| `task` | one of StreamGaze's ten, by the release's file names |
-| `question`, `options`, `answer` | text, options without letters, index of the right one |
-| `answer_text` | null; in your own data, the answer of a question without options |
-| `question_time_s` | when the question is asked |
-| `start_s`, `end_s` | the clip that belongs to it; nothing after `end_s` may be shown |
-| `test_points` | proactive tasks: `time_s`, and whether the alert is due then; each clip is `[start_s, time_s]` |
-| `scanpath` | the video's fixations: x, y (0 to 1, origin top-left), midpoint, duration; null: gaze not known |
-| `fixation_ids` | their numbers in the source's table |
-| `source`, `participant`, `video_name` | where the video comes from; who wore the camera, where its name tells |
-
-`default` is the published split by video; in `participants` nobody is in two splits (videos whose participant is not
-known count as one each). Eye movements are personal data, and the videos stay under their sources' licences.
-
-```
-{report.text()}
-```
-"""
 
 
 def main() -> None:
@@ -726,4 +693,8 @@ def main() -> None:
     if arguments.strict and (report.excluded or report.missing_videos or report.without_gaze):
         raise SystemExit("something was left out or missing, see above")
     if arguments.push:
+        from .model_card import render_dataset_card
+
+        card = render_dataset_card(arguments.out, repository=arguments.push)
+        write_text(Path(arguments.out) / "README.md", str(card))
         print(f"published: {publish(arguments.out, arguments.push, 'dataset')}")

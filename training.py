@@ -33,6 +33,7 @@ from .conditions import Condition
 from .configuration_gazeqwen import check_for_hub
 from .evaluation import option_logits, predict, save_predictions, text_loss, text_losses, trained_counts
 from .figures import draw_curves
+from .model_card import render_model_card
 from .modeling_gazeqwen import GazeQwenForConditionalGeneration
 from .processing_gazeqwen import GazeQwenProcessor
 from .runs import (
@@ -344,7 +345,8 @@ class Trainer:
         recipe, data = self.recipe, self.recipe.data
         if self.accelerator.is_main_process and not self.checkpoint:
             write_text(self.folder / "recipe.yaml", yaml.safe_dump(self.settings, sort_keys=False))
-            write_json(self.folder / "provenance.json", provenance())
+            dataset_from_hub = not Path(data.dataset).exists()  # nobody could tell later
+            write_json(self.folder / "provenance.json", provenance() | {"dataset_from_hub": dataset_from_hub})
         if self.checkpoint:
             state = json.loads((self.checkpoint / "progress.json").read_text(encoding="utf-8"))
             self.progress = Progress(**state)
@@ -387,7 +389,10 @@ class Trainer:
     def _publish(self) -> None:
         repository = self.recipe.push_to_hub
         if repository and self.accelerator.is_main_process:
-            self.accelerator.print(f"published: {publish(self.folder / 'best', repository)}")
+            best = self.folder / "best"
+            if not (best / "README.md").exists():  # or one with results was written since
+                write_text(best / "README.md", str(render_model_card(best, repository=repository)))
+            self.accelerator.print(f"published: {publish(best, repository)}")
 
     def _stage(self, number: int, stage: StageSettings) -> None:
         recipe, accelerator, progress = self.recipe, self.accelerator, self.progress

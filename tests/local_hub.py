@@ -5,7 +5,8 @@ A Hugging Face Hub on loopback, in memory: enough of it for the real `huggingfac
         subprocess.run([...], env=hub.environment(home))
 
 Model and dataset repositories with branches, tags and commits, Git LFS uploads checked by hash, Range requests, paged
-listings, tokens and private repositories. The client reads the Hub's address when it is imported, so that it has to be
+listings, tokens and private repositories; the metadata of cards are checked as far as it is known what the Hub checks
+(`metadata_errors`). The client reads the Hub's address when it is imported, so that it has to be
 in a process of its own. Xet is switched off there: the client then uploads by plain LFS.
 """
 
@@ -19,6 +20,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
+
+import yaml
 
 TOKEN, USER = "hf_LocalHubTestsOnlyToken0123456789", "user"
 LFS_SUFFIXES = (".safetensors", ".parquet", ".mp4", ".bin", ".pt", ".pkl")
@@ -118,7 +121,9 @@ class LocalHub:
         return 200, {"type": "user", "name": USER, "orgs": [], "auth": {"type": "access_token"}}
 
     def validate_yaml(self, asked: "_Handler"):
-        return 200, {"errors": [], "warnings": []}
+        given = asked.json()
+        errors = [{"message": message} for message in metadata_errors(given["content"], given["repoType"])]
+        return 400 if errors else 200, {"errors": errors, "warnings": []}
 
     def info(self, asked: "_Handler", kind: str, id: str, revision: str = "main"):
         found = self.find(asked, kind, id)
@@ -238,6 +243,95 @@ def entry(path: str, content: bytes | None) -> dict:
     if path.endswith(LFS_SUFFIXES):
         described["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
     return described
+
+
+# ---------------------------------------------------------------- metadata of cards
+# As the Hub itself listed them in May 2026 (huggingface_hub, issue 4218).
+_LICENSES = """
+apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
+afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5
+cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0
+cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0
+cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl
+lgpl-2.1 lgpl-3.0 isc h-research intel-research lppl-1.3c ms-pl apple-ascl apple-amlr mpl-2.0 odc-by odbl openmdw-1.0
+openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr deepfloyd-if-license
+fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 grok2-community gemma unknown
+other
+"""
+_TASKS = """
+any-to-any audio-classification audio-text-to-text audio-to-audio automatic-speech-recognition depth-estimation
+document-question-answering feature-extraction fill-mask image-classification image-feature-extraction
+image-segmentation image-text-to-text image-to-image image-to-text image-to-video keypoint-detection mask-generation
+multiple-choice object-detection other question-answering reinforcement-learning robotics sentence-similarity
+summarization table-question-answering text-classification text-generation text-ranking text-to-image text-to-speech
+text-to-video token-classification translation video-classification video-text-to-text visual-document-retrieval
+visual-question-answering zero-shot-classification zero-shot-image-classification zero-shot-object-detection
+"""
+LICENSES, TASKS = _LICENSES.split(), _TASKS.split()
+SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")
+RELATIONS = ("adapter", "finetune", "merge", "quantized")
+_TEXTS = ("tags", "datasets", "metrics", "language", "task_categories", "size_categories", "base_model")
+
+
+def metadata_errors(content: str, kind: str) -> list[str]:
+    """What the Hub would say against the metadata of a card: types of the keys, known values, what has to be there."""
+    found = re.match(r"\s*---\r?\n(.*?)\r?\n---\s*(\n|$)", content, flags=re.DOTALL)
+    try:
+        data = yaml.safe_load(found[1]) if found else {}
+    except yaml.YAMLError as error:
+        return [f"YAML: {error}"]
+    if not isinstance(data, dict):
+        return ["metadata must be an object"]
+    errors = []
+
+    def expect(right, message: str) -> None:
+        if not right:
+            errors.append(message)
+
+    listed = {name: data[name] if isinstance(data[name], list) else [data[name]] for name in _TEXTS if name in data}
+    for name, values in listed.items():
+        expect(all(isinstance(value, str) for value in values), f'"{name}" must be a string or an array of strings')
+    for name, known in (("license", LICENSES), ("pipeline_tag", TASKS), ("base_model_relation", RELATIONS)):
+        expect(name not in data or data[name] in known, f'"{name}" must be one of [{", ".join(known)}]')
+    for name, known in (("task_categories", TASKS), ("size_categories", SIZES)):
+        expect(set(listed.get(name, [])) <= set(known), f'"{name}" must be among [{", ".join(known)}]')
+    for name in ("base_model", "datasets"):
+        for value in listed.get(name, []):
+            known = re.fullmatch(r"([\w.-]+/)?[\w.-]+", str(value))
+            expect(known, f'"{name}" with value "{value}" is not valid. Use an id from https://hf.co.')
+    for value in listed.get("language", []):
+        expect(re.fullmatch(r"[a-z]{2,3}(-.+)?|code|multilingual", str(value)), f'"language" {value} is no ISO code')
+    for name in ("license_name", "license_link"):
+        expect(name not in data or data.get("license") == "other", f'"{name}" is allowed with "license: other" alone')
+    name, link = data.get("license_name", "x"), data.get("license_link", "LICENSE")
+    expect(re.fullmatch(r"[a-z0-9.-]+", str(name)), '"license_name" must be in lower case, without spaces')
+    expect(re.fullmatch(r"LICENSE(\.md)?|https?://\S+", str(link)), '"license_link" must be a URL or LICENSE')
+    if kind == "model" and "model-index" in data:
+        errors += _model_index_errors(data["model-index"])
+    for number, config in enumerate(data.get("configs", [])):
+        right = isinstance(config, dict) and isinstance(config.get("config_name"), str) and config.get("data_files")
+        expect(right, f'"configs[{number}]" must have a config_name and data_files')
+    return errors
+
+
+def _model_index_errors(index) -> list[str]:
+    if not isinstance(index, list) or not all(isinstance(model, dict) for model in index):
+        return ['"model-index" must be an array of objects']
+    missing = []
+    for m, model in enumerate(index):
+        results, where = model.get("results"), f"model-index[{m}]"
+        if not isinstance(model.get("name"), str) or not isinstance(results, list) or not results:
+            missing.append(f"{where}.name and .results")
+            continue
+        for r, result in enumerate(results):
+            at = f"{where}.results[{r}]"
+            for part, key in (("task", "type"), ("dataset", "type"), ("dataset", "name")):
+                if not isinstance(result.get(part), dict) or not isinstance(result[part].get(key), str):
+                    missing.append(f"{at}.{part}.{key}")
+            metrics = result.get("metrics") or [{}]
+            missing += [f"{at}.metrics: type" for one in metrics if not isinstance(one.get("type"), str)]
+            missing += [f"{at}.metrics: value" for one in metrics if one.get("value") is None]
+    return [f'"{where}" is required' for where in missing]
 
 
 _ROUTES = [

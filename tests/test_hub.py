@@ -334,6 +334,16 @@ for source in (sys.argv[2], "user/trained"):
 with model.gaze_disabled(), torch.no_grad():
     base = model(**inputs).logits
 assert model.has_lora and (logits[0] - logits[1]).abs().max() <= 1e-5 < 1e-3 < (logits[0] - base).abs().max()
+
+from huggingface_hub import ModelCard
+card = ModelCard.load("user/trained")
+card.validate()
+assert (card.data.base_model, card.data.base_model_relation) == ("user/base", "adapter")
+assert card.data.datasets == ["user/toyworld"] and card.data.eval_results is None
+assert 'from_pretrained("user/trained"' in card.text
+assert "**Validation alone.**" in card.text and "were not run**" in card.text
+model.push_to_hub("user/trained")  # transformers leaves the card that is there
+assert ModelCard.load("user/trained").content == card.content
 """
 
 

@@ -22,7 +22,8 @@ from gazeqwen.evaluation import (
     accuracy_table,
     predict,
 )
-from gazeqwen.runs import new_folder, read_recipe, write_json
+from gazeqwen.model_card import render_model_card
+from gazeqwen.runs import digest_of_adapter, new_folder, read_recipe, write_json
 from gazeqwen.scoring import score
 from gazeqwen.streamgaze import load_questions
 from gazeqwen.training import Recipe, StageSettings, Trainer, answer_loss, optimizer_groups
@@ -201,6 +202,10 @@ def test_eval_reloads_the_adapter_with_equal_logits_and_writes_every_setting(run
     assert set(result["scores"]) == set(CONDITIONS)
     assert result["scores"]["gaze"]["macro"] == run["best"]["macro"]
     assert result["settings"]["adapter"]["gaze_encoding"] == "foveated" and result["settings"]["num_frames"] == 8
+    assert result["settings"]["weights"] == digest_of_adapter(out / "best", has_lora=result["settings"]["lora"])
+    card = render_model_card(out / "best", [tmp_path / "result.json"])
+    assert card.data.eval_results[-1].metric_value == result["scores"]["gaze"]["macro"]
+    assert "points over no gaze and" in card.text and "not run" not in card.text
     assert set(result["provenance"]) == {"gazeqwen", "git", "python", "versions", "device"}
 
 
