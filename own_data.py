@@ -13,13 +13,16 @@ videos are drawn, so that nobody is in two.
 
 from __future__ import annotations
 
+import argparse
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from .dataset_folder import Report, check_new, write_dataset
+from .runs import clear_errors, open_repository, publish
 from .scanpath_gazeqwen import Scanpath, read_rows
 from .streamgaze import OPTION_LETTERS, SPLITS, task_info
 from .streamgaze_release import participant_split
@@ -75,9 +78,7 @@ def _row(where: str, video: str, cells: dict[str, str], video_end_s: float, scan
     time_s = number("time_s")
     start_s = number("start_s") if cells.get("start_s") else max(0.0, time_s - WINDOW_S)
     if not 0 < time_s <= video_end_s + QUESTION_ROUNDING_S:
-        raise ValueError(
-            f"{where}: time_s is {time_s:g}, expected more than 0, and the video ends at {video_end_s:.3f}"
-        )
+        raise ValueError(f"{where}: time_s is {time_s:g}, expected up to the video's end, {video_end_s:.3f}")
     time_s = min(time_s, video_end_s)
     if not start_s < time_s:
         raise ValueError(f"{where}: start_s is {start_s:g}, expected less than the question's {time_s:g}")
@@ -137,3 +138,55 @@ def splits_of(table: str | Path, rows: dict[str, list[dict]]) -> dict[str, list[
     if unsaid := [name for name, split in given.items() if split is None]:
         raise ValueError(f"{table}: {unsaid[0]} has no split where others have one, expected all or none")
     return {split: [name for name in given if given[name] == split] for split in SPLITS}
+
+
+def build(table: str | Path, out: str | Path, overwrite: bool = False, progress: bool = True) -> Report:
+    """Write the dataset folder `out` from a table of questions. Raises what `read_questions` and `splits_of` raise."""
+    out = Path(out)
+    check_new(out, overwrite)
+    rows, videos = read_questions(table, progress)
+    splits = splits_of(table, rows)
+    counts = Counter(row["task"] for mine in rows.values() for row in mine)
+    report = Report(
+        tasks={
+            task: {"released": 0, "found": count, "kept": count, "kept_by_source": {"own": count}, "test_points": 0}
+            for task, count in sorted(counts.items())
+        },
+        without_gaze=[name for name, mine in rows.items() if mine[0]["scanpath"] is None],
+    )
+    for name, mine in rows.items():
+        scanpath = mine[0]["scanpath"]
+        report.videos[name] = {
+            "source": "own",
+            "participant": mine[0]["participant"],
+            "clock": "that of the file",
+            "gaze": None if scanpath is None else "fixation table",
+            "fixations": None if scanpath is None else len(scanpath),
+        }
+    write_dataset(out, rows, videos, {"default": splits}, report)
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m gazeqwen.own_data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", help="CSV file of questions")
+    parser.add_argument("out", help="folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset built earlier")
+    parser.add_argument("--push", metavar="REPO", help="publish the folder as this dataset on the Hub")
+    arguments = parser.parse_args()
+    if arguments.push:
+        open_repository(arguments.push, "dataset")  # before the work: the token may be wrong
+    report = build(arguments.table, arguments.out, arguments.overwrite)
+    print(report.text())
+    for split, of in report.splits["default"].items():
+        print(f"{split}: {of['questions']} questions of {of['videos']} videos")
+    print(f'written to {arguments.out}: load_dataset("{arguments.out}")')
+    if arguments.push:
+        print(f"published: {publish(arguments.out, arguments.push, 'dataset')}")
+
+
+if __name__ == "__main__":
+    with clear_errors():
+        main()

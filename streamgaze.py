@@ -234,7 +234,7 @@ def _video_of(data: str | PathLike, row: dict) -> Path:
 
 def _load_rows(data, split: str, config: str):
     """
-    The rows of a dataset with the columns of `streamgaze_release.COLUMNS`. Of these, people's own data may lack
+    The rows of a dataset with the columns of `dataset_folder.COLUMNS`. Of these, people's own data may lack
     `options`, `answer`, `answer_text`, `test_points` and `fixation_ids` where no question has them.
     """
     from datasets import load_dataset

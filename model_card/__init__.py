@@ -23,6 +23,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardDa
 from safetensors import safe_open
 
 from ..configuration_gazeqwen import GazeQwenConfig
+from ..dataset_folder import Report
 from ..report import (
     OTHER,
     STREAMGAZE,
@@ -39,7 +40,7 @@ from ..report import (
 from ..runs import ADAPTER_WEIGHTS, digest_of_adapter
 from ..scoring import read_predictions, sorted_tasks
 from ..streamgaze import task_info
-from ..streamgaze_release import Report, source_of
+from ..streamgaze_release import source_of
 
 MODEL_TEMPLATE, DATASET_TEMPLATE = (Path(__file__).parent / name for name in ("template.md", "dataset_template.md"))
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks" / "results"
@@ -600,6 +601,7 @@ def render_dataset_card(
         raise ValueError(f"{folder / 'README.md'}: configs are {configs!r}, expected those that the build wrote")
     report = Report(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
     sources = sorted({video["source"] for video in report.videos.values()})
+    own = sources == ["own"]
     toy, streamgaze = sources == ["toyworld"], bool(sources) and set(sources) <= set(VIDEO_SOURCES)
     name, license_data = "Egocentric video questions with scanpaths", {"license": "unknown"}
     if toy:
@@ -629,6 +631,7 @@ def render_dataset_card(
         title=name,
         toy=toy,
         streamgaze=streamgaze,
+        own=own,
         sources=[VIDEO_SOURCES.get(source, source) for source in sources],
         source=repository or "path/to/this/folder",
         counts=Table(["config", "split", "questions", "videos"], counts).markdown(),

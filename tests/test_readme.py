@@ -4,20 +4,31 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from datasets import load_dataset
+import yaml
+from accelerate import Accelerator
+from datasets import Dataset, load_dataset
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from support import BACKBONE, FIXTURES, ROOT, VIDEO_ENCODER, index_frames, write_fixations, write_video
 
-from gazeqwen.evaluation import accuracy_table
+from gazeqwen.evaluation import Prediction, PredictionFile, accuracy_table, answer_all
+from gazeqwen.inference import load_model
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
+from gazeqwen.planning import plan
+from gazeqwen.runs import read_recipe
 from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.streamgaze import load_questions
+from gazeqwen.training import DataSettings, ModelSettings, Recipe, StageSettings, Trainer
+from gazeqwen.video_gazeqwen import read_clip
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
@@ -146,6 +157,111 @@ def test_what_the_commands_leave_is_what_the_readme_says(workshop):
         assert (workshop / folder / "model.safetensors").exists()
 
 
+# ---------------------------------------------------------------- when something goes wrong
+TROUBLES = re.findall(r"^\| `(.+?)` \|", README[README.index("## When something goes wrong") :], flags=re.MULTILINE)
+
+
+def table_of(folder: Path, text: str) -> Path:
+    (folder / "f.csv").write_text(text)
+    return folder / "f.csv"
+
+
+def ten_seconds(folder: Path) -> Path:
+    return write_video(folder / "v.mp4", index_frames(20), fps=2)
+
+
+def without_gaze(folder: Path, data: Path) -> list:
+    copy = folder / "data"
+    shutil.copytree(data, copy)
+    table = copy / "default-train.parquet"
+    rows = Dataset.from_parquet(str(table), cache_dir=str(folder / "cache"))
+    blind = rows[0]["video_name"]
+    rows.map(lambda row: row | {"scanpath": None} if row["video_name"] == blind else row).to_parquet(str(table))
+    (copy / "README.md").write_text((copy / "README.md").read_text().replace("build ", "build without "))
+    return load_questions(copy, "train")
+
+
+def other_settings(path: Path) -> None:
+    for settings in ({"seed": 0}, {"seed": 1}):
+        file = PredictionFile(path, settings)
+        file.start()
+        file.append(0, [Prediction("k", "v", "t", 0, ["a", "b"], logits=[0.0, 1.0])])
+
+
+def other_run(folder: Path, data: Path) -> None:
+    settings = {"model": {"base_model": str(BACKBONE), "video_encoder": str(VIDEO_ENCODER)}}
+    settings |= {"data": {"dataset": str(data)}, "stage1": {"epochs": 1}, "output_dir": str(folder / "run")}
+    (folder / "r.yaml").write_text(yaml.safe_dump(settings))
+    Trainer(read_recipe(Recipe, folder / "r.yaml"))
+    (folder / "run").mkdir()
+    (folder / "run" / "recipe.yaml").write_text(yaml.safe_dump(settings | {"seed": 1}))  # of a run that was begun
+    Trainer(read_recipe(Recipe, folder / "r.yaml"))
+
+
+def too_much(data: Path) -> None:
+    def answers(batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    class Asked:
+        questions, scanpaths_of = load_questions(data, "test"), [None]
+
+        def __getitem__(self, index):
+            return index
+
+        def collate(self, items):
+            return SimpleNamespace(indices=items, questions=[self.questions[i] for i in items])
+
+    answer_all(Accelerator(cpu=True), Asked(), answers, "gaze", 1)
+
+
+def unwritable() -> None:
+    code = "from gazeqwen.runs import clear_errors, open_repository\nwith clear_errors(): open_repository('user/name')"
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert result.returncode == 1
+    raise OSError(result.stderr)
+
+
+def not_its_weights(folder: Path) -> None:
+    load_model(None).save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file(dict(list(weights.items())[1:]), folder / "model.safetensors", metadata={"format": "pt"})
+    GazeQwenForConditionalGeneration.from_pretrained(folder)
+
+
+HEADER = "start_time,end_time,center_x,center_y\n"
+PROVOKED = {  # folder, toy dataset, release of the toy world
+    "x is 1.25, expected 0 to 1": lambda d, *_: Scanpath.from_csv(table_of(d, HEADER + "0,1,1.25,0.5\n")),
+    "no column for": lambda d, *_: Scanpath.from_csv(table_of(d, "begin,x,y\n0,0.5,0.5\n")),
+    "query time 30.0 s lies beyond the video": lambda d, *_: read_clip(ten_seconds(d), 0.0, 30.0, num_frames=4),
+    "not a readable video": lambda d, *_: read_clip(table_of(d, HEADER), num_frames=4),
+    "no gaze for 1 videos": lambda d, data, _: without_gaze(d, data),
+    "no such folder, and no id of a dataset on the Hub": lambda *_: load_questions("data/not/there", "train"),
+    "a release; build a dataset": lambda d, data, release: load_questions(release, "train"),
+    "holds a run with other settings": lambda d, data, _: other_run(d, data),
+    "holds predictions of other settings": lambda d, *_: other_settings(d / "p.jsonl"),
+    "out of memory on": lambda d, data, _: too_much(data),
+    "expected a folder or an id on the Hub": lambda d, data, _: plan(
+        Recipe(
+            model=ModelSettings("/not/there", video_encoder="x"), data=DataSettings(str(data)), stage1=StageSettings(1)
+        )
+    ),
+    "cannot be written to on the Hub": lambda *_: unwritable(),
+    "does not fit this model: missing": lambda d, *_: not_its_weights(d),
+}
+
+
+def test_all_troubles_are_provoked():
+    assert list(PROVOKED) == TROUBLES
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_the_code_says_so(trouble, tmp_path, toy_data, toy_world):
+    with pytest.raises((ValueError, OSError), match=re.escape(trouble)):
+        PROVOKED[trouble](tmp_path, toy_data, toy_world)
+
+
+# ---------------------------------------------------------------- links, recipes
 def test_links_and_pictures_exist():
     for target in re.findall(r"\]\(([^)]+)\)", README):
         assert target.startswith("https://") or (ROOT / target).exists(), target
@@ -153,7 +269,4 @@ def test_links_and_pictures_exist():
 
 @pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "recipes").glob("*.yaml")))
 def test_recipes_are_valid(recipe):
-    from gazeqwen.runs import read_recipe
-    from gazeqwen.training import Recipe
-
     assert read_recipe(Recipe, ROOT / "recipes" / recipe).stage2.epochs > 0

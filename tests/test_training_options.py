@@ -16,10 +16,10 @@ from test_training import recipe_text
 from gazeqwen import clip_cache
 from gazeqwen.batches import QuestionData
 from gazeqwen.clip_cache import ClipCache
+from gazeqwen.dataset_folder import COLUMNS
 from gazeqwen.evaluation import text_losses
 from gazeqwen.runs import read_recipe
 from gazeqwen.streamgaze import load_questions
-from gazeqwen.streamgaze_release import COLUMNS
 from gazeqwen.training import ModelSettings, Recipe, Trainer, base_arguments
 
 OI_E = "present_object_identification_easy"

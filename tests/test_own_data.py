@@ -1,0 +1,131 @@
+"""People's own questions, from a CSV to a dataset that trains."""
+
+import json
+
+import pytest
+from datasets import load_dataset
+from huggingface_hub import DatasetCard
+from support import index_frames, write_fixations, write_video
+
+from gazeqwen.own_data import build
+from gazeqwen.streamgaze import load_questions
+
+HEADER = "video,scanpath,time_s,question,options,answer,participant"
+NOW = "What is the wearer looking at?"
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Ten videos of 10 s by five people, each with its fixations, in a folder of their own."""
+    folder = tmp_path_factory.mktemp("recordings")
+    (folder / "media").mkdir()
+    for number in range(10):
+        write_video(folder / "media" / f"v{number}.mp4", index_frames(20), fps=2)
+        write_fixations(folder / "media" / f"v{number}.csv", [(0.5, 2.5, 0.25, 0.75), (3.0, 6.0, 0.1 * number, 0.2)])
+    return folder
+
+
+def line(number: int, time_s="8", options="lemon | cheese", answer="cheese", gaze=True) -> str:
+    scanpath = f"media/v{number}.csv" if gaze else ""
+    return f"media/v{number}.mp4,{scanpath},{time_s},{NOW},{options},{answer},person {number // 2}"
+
+
+def table_of(folder, *lines: str, header: str = HEADER):
+    path = folder / "questions.csv"
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return path
+
+
+def test_questions_come_back_as_they_were_asked(recordings, tmp_path):
+    table = table_of(recordings, *(line(number) for number in range(10)), line(3, "5.5", "", "They cut the cheese."))
+    report = build(table, tmp_path / "data", progress=False)
+    questions = [q for split in ("train", "validation", "test") for q in load_questions(tmp_path / "data", split)]
+    assert len(questions) == 11 and {q.task for q in questions} == {"own"}
+    asked = {(q.video_name, q.end_s): q for q in questions}
+    chosen, open_ended = asked["v3.mp4", 8.0], asked["v3.mp4", 5.5]
+    assert (chosen.options, chosen.answer, chosen.start_s, chosen.answer_text) == (("lemon", "cheese"), 1, 0.0, None)
+    assert (open_ended.options, open_ended.answer_text) == ((), "They cut the cheese.")
+    assert chosen.scanpath.table.tolist() == [[0.25, 0.75, 1.5, 2.0], [pytest.approx(0.3), 0.2, 4.5, 3.0]]
+    assert "11 questions of 10 videos kept" in report.text() and "release" not in report.text()
+    card = DatasetCard.load(tmp_path / "data" / "README.md")
+    assert "gazeqwen.own_data" in card.text and "streamgaze build" not in card.text and "10" in card.text
+
+
+def test_nobody_is_in_two_splits(recordings, tmp_path):
+    build(table_of(recordings, *(line(number) for number in range(10))), tmp_path / "data", progress=False)
+    people = {split: set(rows["participant"]) for split, rows in load_dataset(str(tmp_path / "data")).items()}
+    assert sum(map(len, people.values())) == len(set.union(*people.values())) == 5
+    assert len(people["train"]) > len(people["test"]) >= 1
+
+
+def test_given_splits_are_kept(recordings, tmp_path):
+    splits = ["train"] * 7 + ["validation", "validation", "test"]
+    lines = (f"{line(number)},{split}" for number, split in enumerate(splits))
+    report = build(table_of(recordings, *lines, header=f"{HEADER},split"), tmp_path / "data", progress=False)
+    assert {split: of["videos"] for split, of in report.splits["default"].items()} == {
+        "train": 7,
+        "validation": 2,
+        "test": 1,
+    }
+
+
+def test_videos_without_gaze_are_named(recordings, tmp_path):
+    report = build(table_of(recordings, line(0), line(1, gaze=False)), tmp_path / "data", progress=False)
+    assert report.without_gaze == ["v1.mp4"] and "videos without gaze (1): v1.mp4" in report.text()
+    assert json.loads((tmp_path / "data" / "report.json").read_text())["without_gaze"] == ["v1.mp4"]
+    with pytest.raises(FileExistsError, match="exists"):
+        build(table_of(recordings, line(0)), tmp_path / "data", progress=False)
+    build(table_of(recordings, line(0)), tmp_path / "data", overwrite=True, progress=False)
+    assert len(load_dataset(str(tmp_path / "data"), split="train")) == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([line(0), line(0, "11.5")], "line 3: time_s is 11.5, expected up to the video's end, 10.000"),
+        ([line(0, "soon")], "line 2: time_s is 'soon', expected seconds"),
+        ([line(0, "0")], "line 2: time_s is 0, expected up to"),
+        ([line(0, options="lemon")], "line 2: options are \\['lemon'\\], expected 2 to 8 different ones"),
+        ([line(0, options="cheese | cheese")], "expected 2 to 8 different ones"),
+        ([line(0, answer="ham")], "line 2: answer is 'ham', expected one of \\['lemon', 'cheese'\\]"),
+        ([line(0, answer="")], "line 2: answer is empty"),
+        ([line(99)], "line 2: .*v99.mp4: no such file"),
+        ([line(0).replace("v0.csv", "v99.csv")], "line 2: .*v99.csv: no such file"),
+        ([line(0).replace("v0.csv", "v0.mp4")], "line 2: .*v0.mp4: not a CSV text file"),
+        (
+            [line(0), line(0).replace("v0.csv", "v1.csv")],
+            "line 3: scanpath is 'media/v1.csv', on another line of v0.mp4",
+        ),
+        ([line(0), line(0).replace("media/v0.mp4", "media/../media/v0.mp4")], "another one of that name"),
+        (
+            [line(0), line(0).replace("person 0", "Ann")],
+            "v0.mp4 has participants \\['Ann', 'person 0'\\]",
+        ),
+        ([], "no questions"),
+    ],
+)
+def test_mistakes_name_file_line_and_value(recordings, tmp_path, lines, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=f"questions.csv.*{message}"):
+        build(table_of(recordings, *lines), tmp_path / "data", progress=False)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("header", "more", "message"),
+    [
+        (HEADER.replace("answer", "anwser"), "", "no columns \\['answer'\\]"),
+        (f"{HEADER},taks", ",own", "unknown columns \\['taks'\\]"),
+        (f"{HEADER},split", ",dev", "line 2: split is 'dev', expected one of train, validation, test"),
+        (f"{HEADER},task", ",proactive_gaze_triggered_alert", "whose questions are test points"),
+        (f"{HEADER},start_s", ",8", "line 2: start_s is 8, expected less than the question's 8"),
+    ],
+)
+def test_mistakes_of_columns(recordings, tmp_path, header, more, message):
+    with pytest.raises(ValueError, match=f"questions.csv.*{message}"):
+        build(table_of(recordings, line(0) + more, header=header), tmp_path / "data", progress=False)
+
+
+def test_a_split_for_some_is_refused(recordings, tmp_path):
+    table = table_of(recordings, f"{line(0)},train", f"{line(1)},", header=f"{HEADER},split")
+    with pytest.raises(ValueError, match="v1.mp4 has no split where others have one"):
+        build(table, tmp_path / "data", progress=False)
