@@ -175,9 +175,10 @@ def main() -> None:
     parser.add_argument("out", help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset built earlier")
     parser.add_argument("--push", metavar="REPO", help="publish the folder as this dataset on the Hub")
+    parser.add_argument("--private", action="store_true", help="to a repository that others cannot see")
     arguments = parser.parse_args()
     if arguments.push:
-        open_repository(arguments.push, "dataset")  # before the work: the token may be wrong
+        open_repository(arguments.push, "dataset", arguments.private)  # before the work: the token may be wrong
     report = build(arguments.table, arguments.out, arguments.overwrite)
     print(report.text())
     for split, of in report.splits["default"].items():

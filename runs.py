@@ -192,12 +192,12 @@ def _writing_to(repository: str):
         raise OSError(f"{repository}: cannot be written to on the Hub ({why}); to log in: hf auth login") from error
 
 
-def open_repository(repository: str, repo_type: str = "model") -> None:
-    """Make a repository on the Hub if it is not there; OSError where that cannot be done."""
+def open_repository(repository: str, repo_type: str = "model", private: bool = False) -> None:
+    """Make a repository on the Hub, perhaps a private one, if it is not there; OSError where that cannot be done."""
     from huggingface_hub import create_repo
 
     with _writing_to(repository):
-        create_repo(repository, repo_type=repo_type, exist_ok=True)
+        create_repo(repository, repo_type=repo_type, private=private, exist_ok=True)
 
 
 def publish(folder: str | os.PathLike, repository: str, repo_type: str = "model") -> str:

@@ -557,9 +557,10 @@ def main() -> None:
         "--strict", action="store_true", help="exit with status 1 if anything was left out or missing"
     )
     command.add_argument("--push", metavar="REPO", help="publish the folder as this dataset on the Hub")
+    command.add_argument("--private", action="store_true", help="to a repository that others cannot see")
     arguments = parser.parse_args()
     if arguments.push:
-        open_repository(arguments.push, "dataset")  # before the work: the token may be wrong
+        open_repository(arguments.push, "dataset", arguments.private)  # before the work: the token may be wrong
     report = build(
         arguments.release,
         arguments.out,

@@ -12,7 +12,7 @@ import torch
 import yaml
 from datasets import Dataset
 from local_hub import TOKEN, LocalHub
-from support import ROOT, tiny_config
+from support import ROOT, index_frames, tiny_config, write_video
 from test_package import HUB_FILES, wheel  # noqa: F401, a fixture
 from test_training import recipe_text
 
@@ -270,6 +270,18 @@ def test_a_dataset_is_replaced_on_the_hub(hub, dataset):
     built = {str(path.relative_to(dataset)): path.read_bytes() for path in dataset.rglob("*") if path.is_file()}
     found = hub.files("user/toyworld", kind="datasets")
     assert found == built | {"notes.txt": b"x", ".gitattributes": b""}
+
+
+def test_own_questions_go_to_a_private_repository(hub, tmp_path):
+    write_video(tmp_path / "my.mp4", index_frames(20), fps=2)
+    (tmp_path / "q.csv").write_text("video,time_s,question,answer,split\nmy.mp4,8,What is this?,A cheese.,train\n")
+    command = ["-m", "gazeqwen.own_data", tmp_path / "q.csv", tmp_path / "data", "--push", "user/mine", "--private"]
+    environment = hub.environment(tmp_path / "home")
+    result = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert hub.repositories["datasets", "user/mine"].private
+    loaded = "from datasets import load_dataset; assert len(load_dataset('user/mine', split='train')) == 1"
+    python(loaded, environment=environment)
 
 
 LOAD_DATASETS = """

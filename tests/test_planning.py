@@ -24,6 +24,7 @@ from gazeqwen.streamgaze import load_questions
 from gazeqwen.training import DataSettings, ModelSettings, Recipe, StageSettings, build_processor
 
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if path.stem not in ("demo", "toyworld"))
+README = (ROOT / "README.md").read_text()
 CARDS = {"24gb": 24, "12gb": 12}  # GB
 
 # Of the models' config.json on the Hub, what decides about sizes.
@@ -296,6 +297,11 @@ def test_counts_of_the_published_sizes():
     assert parameter_counts(small)["base model"] == 3_754_622_976
 
 
+def longest_clip(recipe: Recipe) -> ClipShape:
+    tokens = recipe.model.max_frames // 2 * recipe.model.max_pixels_per_frame // 28**2
+    return ClipShape(recipe.model.max_frames, tokens, text_tokens=500)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_needs_what_its_head_says(path):
     recipe, text = read_recipe(Recipe, path), path.read_text()
@@ -305,13 +311,34 @@ def test_a_recipe_needs_what_its_head_says(path):
     megabytes = int(re.search(r"cache: at most (\d+) MB a clip", head).group(1))
     assert "What differs from the paper" in head
     model = real_model(recipe)
-    tokens = recipe.model.max_frames // 2 * recipe.model.max_pixels_per_frame // 28**2
-    phases = estimate_memory(recipe, model, ClipShape(recipe.model.max_frames, tokens, text_tokens=500))
+    clip = longest_clip(recipe)
+    phases = estimate_memory(recipe, model, clip)
     peak = max(phase.peak for phase in phases.values()) / 1e9
     assert 0.85 * claimed < peak < claimed <= card - 2
     assert CARDS.get(path.stem, card) == card
     width = 768 + (model.config.get_text_config().hidden_size if recipe.data.cache == "embeddings" else 0)
-    assert 0.9 * megabytes < tokens * width * 2 / 1e6 < megabytes
+    assert 0.9 * megabytes < clip.video_tokens * width * 2 / 1e6 < megabytes
+
+
+def test_the_readme_s_table_of_gpus():
+    """To train: what the recipe's head says. To ask: the estimate for one question, nothing cached, rounded up."""
+    rows = re.findall(
+        r"^\| `(.+?)\.yaml`.*?\| (\d+) x ([\d,]+) \| (\d+) GB \| (\d+) GB \| (\d+) GB \|$", README, re.MULTILINE
+    )
+    assert sorted(row[0] for row in rows) == [path.stem for path in RECIPES]
+    for name, frames, pixels, train, answer, card in rows:
+        recipe, head = (
+            read_recipe(Recipe, ROOT / "recipes" / f"{name}.yaml"),
+            (ROOT / "recipes" / f"{name}.yaml").read_text(),
+        )
+        assert f"Needs, estimated, not measured: {train} GB" in head and f" {card} GB card)" in head
+        assert (int(frames), int(pixels.replace(",", ""))) == (
+            recipe.model.max_frames,
+            recipe.model.max_pixels_per_frame,
+        )
+        one = dataclasses.replace(recipe, evaluation_batch_size=1, data=dataclasses.replace(recipe.data, cache="none"))
+        memory = estimate_memory(one, real_model(recipe), longest_clip(recipe))["validation"].peak
+        assert int(answer) == math.ceil(memory / 1e9)
 
 
 def test_the_paper_s_recipe_is_the_paper_s():
