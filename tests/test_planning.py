@@ -322,20 +322,15 @@ def test_a_recipe_needs_what_its_head_says(path):
 
 def test_the_readme_s_table_of_gpus():
     """To train: what the recipe's head says. To ask: the estimate for one question, nothing cached, rounded up."""
-    rows = re.findall(
-        r"^\| `(.+?)\.yaml`.*?\| (\d+) x ([\d,]+) \| (\d+) GB \| (\d+) GB \| (\d+) GB \|$", README, re.MULTILINE
-    )
+    line = r"^\| `(.+?)\.yaml`.*?\| (\d+) x ([\d,]+) \| (\d+) GB \| (\d+) GB \| (\d+) GB \|$"
+    rows = re.findall(line, README, re.MULTILINE)
     assert sorted(row[0] for row in rows) == [path.stem for path in RECIPES]
     for name, frames, pixels, train, answer, card in rows:
-        recipe, head = (
-            read_recipe(Recipe, ROOT / "recipes" / f"{name}.yaml"),
-            (ROOT / "recipes" / f"{name}.yaml").read_text(),
-        )
+        path = ROOT / "recipes" / f"{name}.yaml"
+        recipe, head = read_recipe(Recipe, path), path.read_text()
         assert f"Needs, estimated, not measured: {train} GB" in head and f" {card} GB card)" in head
-        assert (int(frames), int(pixels.replace(",", ""))) == (
-            recipe.model.max_frames,
-            recipe.model.max_pixels_per_frame,
-        )
+        shown = (recipe.model.max_frames, recipe.model.max_pixels_per_frame)
+        assert shown == (int(frames), int(pixels.replace(",", "")))
         one = dataclasses.replace(recipe, evaluation_batch_size=1, data=dataclasses.replace(recipe.data, cache="none"))
         memory = estimate_memory(one, real_model(recipe), longest_clip(recipe))["validation"].peak
         assert int(answer) == math.ceil(memory / 1e9)
