@@ -127,6 +127,19 @@ def test_without_gaze_the_gaze_tasks_are_at_chance(evidence):
         assert abs(mean - 0.25) <= 0.05, (condition, mean)
 
 
+def test_nothing_is_better_than_the_default(evidence):
+    """Every ablation with all seeds, on the same questions; and gaze decides nothing where the document says so."""
+    ablations = [row for row in ROWS if row.group == "ablations"]
+    for row in ablations:
+        result = evidence.results[row.name]
+        assert set(result["seeds"]) == set(map(str, SEEDS)), row.name
+        assert result["against_default"]["interval"][0] <= 0, row.name
+    for name in ("coord-pe", "heatmap-decay", "layers-late"):
+        assert abs(macro(evidence, name) - macro(evidence, name, "shuffled")) < 0.02, name
+    for name in ("layers-paper", "layers-early", "latents-8", "shared", "dinov2", "patches"):
+        assert evidence.results[name]["against_default"]["interval"][0] > -0.03, name
+
+
 def test_one_cell_comes_out_again(tmp_path, evidence):
     """The frozen backbone on the text alone, on the whole test split made again."""
     torch.set_num_threads(1)

@@ -16,6 +16,8 @@ import torch
 import yaml
 from accelerate import Accelerator
 from datasets import Dataset, load_dataset
+from huggingface_hub import HfApi
+from local_hub import TOKEN, LocalHub
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from support import BACKBONE, FIXTURES, ROOT, VIDEO_ENCODER, index_frames, write_fixations, write_video
@@ -118,7 +120,7 @@ def workshop(tmp_path_factory, toy_world, reference_parts):
     (csv,) = (code for language, code in BLOCKS if language == "csv")
     (folder / "questions.csv").write_text(csv)
     write_video(folder / "my.mp4", index_frames(200, 112, 112), fps=20)
-    for name, seconds in (("lunch", 32), ("dinner", 13)):
+    for name, seconds in (("lunch", 32), ("dinner", 13), ("snack", 11)):
         write_video(folder / f"{name}.mp4", index_frames(2 * seconds, 112, 112), fps=2)
         write_fixations(folder / f"{name}.csv", [(0.5, 2.5, 0.25, 0.75), (6.0, 11.5, 0.8, 0.2)])
     # 10 s of gaze at 100 Hz on a clock in milliseconds that reads 12.5 s when the video begins: two places, 5 s each.
@@ -127,8 +129,16 @@ def workshop(tmp_path_factory, toy_world, reference_parts):
     return folder
 
 
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """Where the README's repository is."""
+    with LocalHub() as hub:
+        HfApi(hub.url, TOKEN).create_repo("user/name")
+        yield hub.environment(tmp_path_factory.mktemp("home"))
+
+
 @pytest.mark.parametrize("command", commands())
-def test_the_commands_run(command, workshop, reference_parts):
+def test_the_commands_run(command, workshop, reference_parts, hub):
     """In their order: what one writes the next ones read."""
     if command in ELSEWHERE:
         if command.startswith("make"):
@@ -137,7 +147,7 @@ def test_the_commands_run(command, workshop, reference_parts):
     more = [words for begin, words in MORE.items() if command.startswith(begin)]
     base, _ = reference_parts
     run = " ".join([command.replace(BASE_MODEL_28, base), *more])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = {**hub, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     result = subprocess.run(["bash", "-c", run], capture_output=True, text=True, cwd=workshop, env=environment)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
@@ -150,7 +160,7 @@ def test_what_the_commands_leave_is_what_the_readme_says(workshop):
     for picture in ("check.png", "out.png", "docs/report/toy_world_accuracy.png"):
         assert Image.open(workshop / picture).size[0] > 500
     own = load_dataset(str(workshop / "data" / "mine"))
-    assert {split: len(rows) for split, rows in own.items()} == {"train": 2, "validation": 1, "test": 1}
+    assert {split: len(rows) for split, rows in own.items()} == {"train": 2, "validation": 1, "test": 2}
     for name in ("results.json", "results-mine.json"):
         assert list(json.loads((workshop / name).read_text())["scores"]) == ["gaze", "none", "shuffled"]
     for folder in ("models/reference", "runs/gazeqwen-7b/best", "runs/mine/best", "runs/two_processes/best"):

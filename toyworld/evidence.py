@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from gazeqwen.runs import clear_errors, new_folder, read_recipe, write_json
-from gazeqwen.scoring import intervals, read_predictions, score
+from gazeqwen.scoring import Scored, gains, intervals, read_predictions, score
 from gazeqwen.streamgaze_release import build
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.random_video_encoder import random_dinov2
@@ -131,6 +131,9 @@ ROWS = (
 )
 
 
+DEFAULT = next(row for row in ROWS if row.name == "gazeqwen")
+
+
 # ------------------------------------------------------------------ what the runs need
 def prepare(work: Path, world: dict, rings: bool) -> None:
     """The toy world, perhaps its ringed twin, and video encoders with random weights; what is there is kept."""
@@ -197,25 +200,48 @@ def run_seed(row: Row, seed: int, work: Path, overrides: list[str], threads: int
     _run([*command, "--output", str(folder / "results.json")], folder / "log.txt", threads)
 
 
+def _answers(row: Row, work: Path) -> dict[int, dict[str, list[Scored]]]:
+    """Answers by seed, of those that are done, and condition: each seed's are questions of their own."""
+    found = {}
+    for seed in row.seeds:
+        folder = work / f"{row.name}-{seed}"
+        if (folder / "results.json").exists():
+            answers = read_predictions(folder / "results.predictions.jsonl")
+            found[seed] = {
+                condition: [
+                    replace(item, key=f"seed {seed}: {item.key}", video_name=_VIDEO.match(item.video_name)[0])
+                    for item in answers[condition]
+                ]
+                for condition in row.conditions
+            }
+    return found
+
+
 def pool(row: Row, work: Path, world: dict) -> dict:
     """
     The row's result in eval.py's own form, of all answers of the seeds that are done, so that an accuracy is the mean
-    over seeds and an interval comes from drawing videos; `seeds`: each seed's accuracies by condition and task.
+    over seeds and an interval comes from drawing videos. `seeds`: each seed's accuracies by condition and task; of an
+    ablation `against_default`: its gain over the default with the same seeds, where those have been run.
     """
-    folders = {seed: work / f"{row.name}-{seed}" for seed in row.seeds}
-    folders = {seed: folder for seed, folder in folders.items() if (folder / "results.json").exists()}
-    results = {seed: json.loads((folder / "results.json").read_text()) for seed, folder in folders.items()}
-    answers = {seed: read_predictions(folder / "results.predictions.jsonl") for seed, folder in folders.items()}
-    scores, seeds = {}, {str(seed): {} for seed in folders}
+    answers = _answers(row, work)
+    scores = {}
     for condition in row.conditions:
-        items = []
-        for seed, given in answers.items():
-            mine = [replace(item, video_name=_VIDEO.match(item.video_name)[0]) for item in given[condition]]
-            tasks = score(mine)["tasks"]
-            seeds[str(seed)][condition] = {task: round(values["accuracy"], 4) for task, values in tasks.items()}
-            items += [replace(item, key=f"seed {seed}: {item.key}") for item in mine]
+        items = [item for of in answers.values() for item in of[condition]]
         scores[condition] = score(items) | {"intervals": intervals(items)}
-    first = next(iter(results.values()))
+    seeds = {
+        str(seed): {
+            condition: {task: round(values["accuracy"], 4) for task, values in score(items)["tasks"].items()}
+            for condition, items in of.items()
+        }
+        for seed, of in answers.items()
+    }
+    default = _answers(replace(DEFAULT, seeds=tuple(answers)), work) if row.group == "ablations" else {}
+    against = {}
+    if set(default) == set(answers):
+        mine, theirs = ([item for of in each.values() for item in of["gaze"]] for each in (answers, default))
+        gained = gains(mine, theirs)
+        against = {"against_default": {"macro": gained["macro"], "interval": gained["intervals"]["macro"]}}
+    first = json.loads((work / f"{row.name}-{next(iter(answers))}" / "results.json").read_text())
     settings = json.loads(json.dumps(first["settings"]).replace(f"{ROOT}/", ""))
     return {
         "name": row.title,
@@ -224,8 +250,9 @@ def pool(row: Row, work: Path, world: dict) -> dict:
         "overrides": row.overrides,
         "scorer": "strict",
         "scores": scores,
+        **against,
         "seeds": seeds,
-        "settings": settings | {"world": world, "seeds": list(folders)},
+        "settings": settings | {"world": world, "seeds": list(answers)},
         "provenance": first["provenance"],
     }
 

@@ -22,7 +22,7 @@ from gazeqwen.report import Table, percent
 from gazeqwen.runs import clear_errors, write_text
 from gazeqwen.scoring import read_predictions, sorted_tasks
 from gazeqwen.streamgaze import TASKS, Question, load_questions, task_info
-from gazeqwen.toyworld.evidence import NOISE, RESULTS, ROOT, ROWS, WORK
+from gazeqwen.toyworld.evidence import DEFAULT, NOISE, RESULTS, ROOT, ROWS, WORK
 
 DOCUMENT = ROOT / "docs" / "evidence.md"
 CHANCE = 0.25
@@ -111,15 +111,26 @@ def _baseline(evidence: Evidence, task: str) -> tuple[int, str]:
 
 def ablation_table(evidence: Evidence) -> Table:
     rows = []
-    for row in [next(r for r in ROWS if r.name == "gazeqwen"), *(r for r in ROWS if r.group == "ablations")]:
+    for row in [DEFAULT, *(row for row in ROWS if row.group == "ablations")]:
         score = evidence.score(row.name, "gaze")
         if score:
-            name = "Default" if row.name == "gazeqwen" else row.title
+            name = "**Default**" if row == DEFAULT else row.title
             groups = [percent(score["groups"][group]) for group in ("past", "present", "proactive")]
             mean = percent(score["macro"], score["intervals"]["macro"])
             shuffled = percent(evidence.score(row.name, "shuffled")["macro"])
-            rows.append([name, *groups, mean, evidence.spread(row.name, "gaze"), shuffled])
-    return Table(["changed", "past", "present", "proactive", "mean [95 %]", "seeds", "shuffled gaze"], rows)
+            rows.append([name, *groups, mean, _against_default(evidence, row.name), shuffled])
+    return Table(
+        ["changed", "past", "present", "proactive", "mean [95 %]", "against the default", "shuffled gaze"], rows
+    )
+
+
+def _against_default(evidence: Evidence, row: str) -> str:
+    """The gain in points on the same questions, with its interval."""
+    found = evidence.results[row].get("against_default")
+    if found is None:
+        return ""
+    low, high = (100 * value for value in found["interval"])
+    return f"{100 * found['macro']:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def noise_table(evidence: Evidence) -> Table:
