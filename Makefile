@@ -4,7 +4,7 @@ BIN := .venv/bin
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 DEMO := runs/demo
 
-.PHONY: install demo evidence test quality style
+.PHONY: install demo evidence app test test-app quality style
 
 install: .venv/installed
 
@@ -34,8 +34,20 @@ evidence: install
 	$(BIN)/python -m gazeqwen.toyworld.evidence
 	$(BIN)/python -m gazeqwen.toyworld.evidence_report
 
+# The page with the toy model, offline.
+app: install
+	$(BIN)/python app.py
+
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The page in headless Chromium. To write the pictures of docs/images anew: make test-app BROWSER_TESTS="--screenshots docs/images"
+test-app: install
+	command -v chromium && command -v chromedriver || { \
+		sudo=$$(test $$(id -u) = 0 || echo sudo); \
+		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq chromium chromium-driver; }
+	$(BIN)/pip install --quiet --editable ".[app,browser]"
+	$(BIN)/python -m pytest tests/browser $(BROWSER_TESTS)
 
 quality: install
 	$(BIN)/ruff check .

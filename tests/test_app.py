@@ -1,0 +1,139 @@
+"""The page: its wiring, a question over HTTP through Gradio's own client, messages, and what it leaves behind."""
+
+import re
+import shutil
+
+import gradio
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from support import BACKBONE, VIDEO_ENCODER, index_frames, write_fixations, write_video
+
+from gazeqwen.app import build, plain_errors, serve
+from gazeqwen.explorer import Explorer
+from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
+from gazeqwen.toyworld.examples import toy_examples
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    return toy_examples(tmp_path_factory.mktemp("examples"))
+
+
+@pytest.fixture(scope="module")
+def uploads(tmp_path_factory):
+    """Where uploads lie while the page is open."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("uploads")
+        patch.setenv("GRADIO_TEMP_DIR", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def page(examples, uploads):
+    return build(Explorer(), examples)
+
+
+@pytest.fixture(scope="module")
+def client(page, tmp_path_factory):
+    address = serve(page, "127.0.0.1", wait=False)
+    client = Client(address, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
+    yield client
+    client.close()
+    page.close()
+
+
+def ask(client, example, **changes):
+    question = {
+        "video": handle_file(example.video),
+        "table": handle_file(example.table),
+        "question": example.question,
+        "options": "\n".join(example.options),
+        "time_s": example.time_s,
+        "start_s": example.start_s,
+        "snap_s": example.snap_s,
+    }
+    return client.predict(**question | changes, api_name="/ask")
+
+
+def test_a_question_is_answered_over_http(client, examples):
+    said, with_gaze, without_gaze, steps, attention, table = ask(client, examples[0])
+    assert "Gaze changed the answer" in said
+    assert f". {examples[0].answer}</p>" in with_gaze and f". {examples[0].answer}</p>" not in without_gaze
+    for html in (with_gaze, without_gaze):
+        assert sum(map(float, re.findall(r"([\d.]+) %<", html))) == pytest.approx(100, abs=0.3)
+    assert steps.count("<img") == attention.count("<img") == table.count("<tr>") - 1 == 6
+
+
+def test_a_moment_is_a_picture_in_words_too(client, examples):
+    files = {"video": handle_file(examples[0].video), "table": handle_file(examples[0].table)}
+    picture, said = client.predict(**files, time_s=examples[0].time_s, api_name="/moment")
+    assert picture["alt_text"] in said and "fixation 9" in said and picture["value"].endswith(".webp")
+
+
+def test_without_a_table_the_base_model_answers(client, examples):
+    said, with_gaze, without_gaze, _, attention, _ = ask(client, examples[0], table=None)
+    assert "No gaze was given" in said and "No fixation table was given" in with_gaze and not attention
+    assert "<table>" in without_gaze
+
+
+def test_messages_name_files_as_they_were_uploaded(client, examples, uploads, tmp_path):
+    def message(**changes) -> str:
+        with pytest.raises(AppError) as error:
+            ask(client, examples[0], **changes)
+        assert str(uploads) not in str(error.value) and "Traceback" not in str(error.value)
+        return str(error.value)
+
+    table = write_fixations(tmp_path / "my table (1).csv", [(0, 1, 0.5, 0.5), (1, 2, 7, 0.5)])
+    assert re.match(r"my table 1?\(?1\)?\.csv, line 3: x is 7.0, expected 0 to 1", message(table=handle_file(table)))
+    (tmp_path / "notes.mp4").write_text("no video")
+    said = message(video=handle_file(tmp_path / "notes.mp4"))
+    assert said.startswith("notes.mp4: not a readable video")
+    assert "only one option" in message(options="box")
+    assert "no question yet" in message(question="")
+    assert "There is no video yet" in message(video=None)
+    assert "query time 99.0 s lies beyond the video, which ends at" in message(time_s=99.0)
+    assert "snap_s" not in message(snap_s=-1.0)
+
+
+def test_what_nobody_foresaw_shows_no_traceback(caplog):
+    with pytest.raises(gradio.Error, match="Something failed that should not have") as error, plain_errors():
+        raise RuntimeError("a secret")
+    assert "a secret" in caplog.text and "a secret" not in error.value.message
+    with pytest.raises(gradio.Error, match="&lt;b&gt;"), plain_errors():
+        raise ValueError("<b>")
+
+
+def test_one_question_at_a_time_and_nothing_is_counted_or_kept(page):
+    functions = {function.api_name: function for function in page.fns.values()}
+    assert functions["ask"].concurrency_limit == 1
+    assert page.analytics_enabled is False and page.delete_cache == (600, 3600)
+    assert not page.share
+    public = {function.api_name for function in page.fns.values() if function.api_visibility == "public"}
+    assert public == {"ask", "moment"}
+
+
+def test_uploads_are_deleted_when_the_page_stops(examples, uploads, tmp_path):
+    page = build(Explorer(), examples)
+    client = Client(serve(page, "127.0.0.1", wait=False), verbose=False, download_files=tmp_path)
+    video = write_video(tmp_path / "private.mp4", index_frames(30))
+    ask(client, examples[0], video=handle_file(video), table=None, time_s=2.0, start_s=None)
+    assert list(uploads.rglob("private.mp4"))
+    client.close()
+    page.close()
+    assert not list(uploads.rglob("private.mp4"))
+
+
+@pytest.mark.parametrize("resampler_type", ["attention", "none"])
+def test_the_page_shows_what_the_model_has(resampler_type, examples, toy_processor, tmp_path):
+    parts = (str(shutil.copytree(BACKBONE, tmp_path / "mine")), str(VIDEO_ENCODER))
+    GazeQwenForConditionalGeneration.from_base(*parts, resampler_type=resampler_type).save_pretrained(tmp_path / "a")
+    toy_processor.save_pretrained(tmp_path / "a")
+    page = build(Explorer(str(tmp_path / "a")), examples)
+    tabs = {block.label: block.visible for block in page.blocks.values() if isinstance(block, gradio.Tab)}
+    assert tabs == {"Scanpath": True, "Attention": resampler_type == "attention", "Table": True}
+    assert not [block for block in page.blocks.values() if "toy model" in str(getattr(block, "value", ""))]
+
+
+def test_the_toy_model_is_said_to_be_one(page):
+    assert [block for block in page.blocks.values() if "toy model" in str(getattr(block, "value", ""))]
