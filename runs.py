@@ -177,7 +177,7 @@ def digest_of_adapter(source: str | os.PathLike, revision: str | None = None, ha
 
 
 # What an earlier upload to the same repository may have left there that does not belong to this one.
-_REPLACED = {"model": ["lora/*"], "dataset": ["videos/*", "*.parquet"]}
+_REPLACED = {"model": ["lora/*"], "dataset": ["videos/*", "*.parquet"], "space": ["gazeqwen/*"]}
 
 
 @contextmanager
@@ -196,8 +196,9 @@ def open_repository(repository: str, repo_type: str = "model", private: bool = F
     """Make a repository on the Hub, perhaps a private one, if it is not there; OSError where that cannot be done."""
     from huggingface_hub import create_repo
 
+    sdk = {"space_sdk": "gradio"} if repo_type == "space" else {}
     with _writing_to(repository):
-        create_repo(repository, repo_type=repo_type, private=private, exist_ok=True)
+        create_repo(repository, repo_type=repo_type, private=private, exist_ok=True, **sdk)
 
 
 def publish(folder: str | os.PathLike, repository: str, repo_type: str = "model") -> str:

@@ -4,10 +4,10 @@ A Hugging Face Hub on loopback, in memory: enough of it for the real `huggingfac
     with LocalHub() as hub:
         subprocess.run([...], env=hub.environment(home))
 
-Model and dataset repositories with branches, tags and commits, Git LFS uploads checked by hash, Range requests, paged
-listings, tokens and private repositories; the metadata of cards are checked as far as it is known what the Hub checks
-(`metadata_errors`). The client reads the Hub's address when it is imported, so that it has to be
-in a process of its own. Xet is switched off there: the client then uploads by plain LFS.
+Model, dataset and Space repositories with branches, tags and commits, Git LFS uploads checked by hash, Range requests,
+paged listings, tokens and private repositories; the metadata of cards are checked as far as it is known what the Hub
+checks (`metadata_errors`). The client reads the Hub's address when it is imported, so that it has to be in a process of
+its own. Xet is switched off there: the client then uploads by plain LFS.
 """
 
 import base64
@@ -27,9 +27,9 @@ TOKEN, USER = "hf_LocalHubTestsOnlyToken0123456789", "user"
 LFS_SUFFIXES = (".safetensors", ".parquet", ".mp4", ".bin", ".pt", ".pkl")
 ENTRIES_PER_PAGE = 5  # the Hub's is 1000; few, so that listings have pages
 
-# /[datasets/]NAMESPACE/NAME, as files are addressed, and /api/KINDs/NAMESPACE/NAME, as everything else is.
+# /[datasets/ or spaces/]NAMESPACE/NAME, as files are addressed, and /api/KINDs/NAMESPACE/NAME, as everything else is.
 _REPOSITORY = r"(?P<id>[\w.-]+/[\w.-]+)"
-_FILES, _API = rf"/(?P<kind>datasets/)?{_REPOSITORY}", rf"/api/(?P<kind>models|datasets)/{_REPOSITORY}"
+_FILES, _API = rf"/(?P<kind>datasets|spaces)?/?{_REPOSITORY}", rf"/api/(?P<kind>models|datasets|spaces)/{_REPOSITORY}"
 
 
 class Refused(Exception):
@@ -89,6 +89,9 @@ class LocalHub:
         switched_off = dict.fromkeys([*off, "DISABLE_SAFETENSORS_CONVERSION"], "1")
         return outer | own | switched_off | {"OMP_NUM_THREADS": "1"} | ({"HF_TOKEN": token} if token else {})
 
+    def url_of(self, kind: str, name: str) -> str:
+        return f"{self.url}/{name}" if kind == "models" else f"{self.url}/{kind}/{name}"
+
     def files(self, repository: str, revision: str = "main", kind: str = "models") -> dict[str, bytes]:
         held = self.repositories[kind, repository]
         return held.commits[held.resolve(revision)]
@@ -108,7 +111,7 @@ class LocalHub:
             raise Refused(401, "Invalid username or password.")
         wanted = asked.json()
         kind, name = wanted.get("type", "model") + "s", f"{wanted['organization'] or USER}/{wanted['name']}"
-        url = f"{self.url}/{'datasets/' if kind == 'datasets' else ''}{name}"
+        url = self.url_of(kind, name)
         if (kind, name) in self.repositories:
             return 409, {"error": "You already created this repo", "url": url}
         new = self.repositories[kind, name] = Repository(wanted.get("visibility") == "private")
@@ -159,7 +162,7 @@ class LocalHub:
         return 200, {"files": files}
 
     def lfs_batch(self, asked: "_Handler", kind: str | None, id: str):
-        self.find(asked, "datasets" if kind else "models", id, to_write=True)
+        self.find(asked, kind or "models", id, to_write=True)
         wanted = [{"oid": file["oid"], "size": file["size"]} for file in asked.json()["objects"]]
         for file in wanted:
             if file["oid"] not in self.objects:
@@ -189,7 +192,7 @@ class LocalHub:
             elif item["key"] == "deletedFolder":
                 files = {path: held for path, held in files.items() if not path.startswith(value["path"])}
         commit = found.commit(revision, files)
-        return 200, {"commitUrl": f"{self.url}/{id}/commit/{commit}", "commitOid": commit}
+        return 200, {"commitUrl": f"{self.url_of(kind, id)}/commit/{commit}", "commitOid": commit}
 
     def tree(self, asked: "_Handler", kind: str, id: str, revision: str, path: str = ""):
         found = self.find(asked, kind, id)
@@ -219,7 +222,7 @@ class LocalHub:
         return 200, [entry(path, files.get(path)) for path in folders + there]
 
     def file(self, asked: "_Handler", kind: str | None, id: str, revision: str, path: str):
-        found = self.find(asked, "datasets" if kind else "models", id)
+        found = self.find(asked, kind or "models", id)
         commit = found.resolve(revision)
         asked.answer_headers["X-Repo-Commit"] = commit
         if path not in found.commits[commit]:

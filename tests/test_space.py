@@ -1,0 +1,93 @@
+"""The page as a Space: what it installs and holds, that it runs, and that it is published whole."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from urllib.request import urlopen
+
+import pytest
+import yaml
+from local_hub import LocalHub
+from packaging.requirements import Requirement
+from support import ROOT
+
+from gazeqwen.space import write_space
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("space") / "space"
+    write_space(folder)
+    return folder
+
+
+def header(text: str) -> dict:
+    return yaml.safe_load(re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)[1])
+
+
+def test_requirements_are_those_of_the_package_and_of_its_page():
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
+    assert lines == sorted([*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["app"]])
+
+
+def test_the_card_asks_for_versions_that_the_package_admits(space):
+    said = header((space / "README.md").read_text())
+    assert (said["sdk"], said["app_file"], said["license"]) == ("gradio", "app.py", PROJECT["license"].lower())
+    (gradio,) = map(Requirement, PROJECT["optional-dependencies"]["app"])
+    assert gradio.specifier.contains(said["sdk_version"])
+    assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(said["python_version"])
+    assert said["models"] == []
+    assert len(said["short_description"]) <= 60
+
+
+def test_the_space_holds_the_package_and_nothing_of_this_machine(space):
+    files = {path.relative_to(space).as_posix() for path in space.rglob("*") if path.is_file()}
+    assert {"README.md", "app.py", "requirements.txt", "gazeqwen/explorer.py"} <= files
+    assert "gazeqwen/toyworld/adapter/model.safetensors" in files
+    tops = {path.name for path in (space / "gazeqwen").iterdir() if path.is_dir()}
+    assert {"gaze_sources", "toyworld"} <= tops <= {"gaze_sources", "model_card", "toyworld"}
+    assert sum(path.stat().st_size for path in space.rglob("*")) < 20e6
+    assert not [name for name in files if "__pycache__" in name]
+
+
+def test_the_space_runs(space, tmp_path):
+    code = "import gazeqwen; print(gazeqwen.__file__)"
+    told = {
+        "cwd": space,
+        "text": True,
+        "stdout": subprocess.PIPE,
+        "env": os.environ | {"GRADIO_TEMP_DIR": str(tmp_path)},
+    }
+    assert subprocess.run([sys.executable, "-c", code], **told).stdout.startswith(str(space))
+    with subprocess.Popen([sys.executable, "-u", "app.py"], **told) as server:
+        try:
+            address = next(line.split()[1] for line in server.stdout if line.startswith("open "))
+            assert "GazeQwen" in urlopen(address).read().decode()
+        finally:
+            server.terminate()
+
+
+def test_a_space_is_published_and_replaced(tmp_path):
+    with LocalHub() as hub:
+
+        def published(*arguments: str) -> dict[str, bytes]:
+            command = [sys.executable, "-m", "gazeqwen.space", "user/space", *arguments]
+            environment = hub.environment(tmp_path / "home")
+            result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+            assert result.returncode == 0, result.stderr
+            assert result.stdout.startswith("published: ") and "spaces/user/space" in result.stdout
+            return hub.files("user/space", kind="spaces")
+
+        files = published("--model", "user/gazeqwen")
+        assert header(files["README.md"].decode())["models"] == ["user/gazeqwen"]
+        assert files["app.py"].decode().endswith("main(['--model', 'user/gazeqwen'])\n")
+        here = (ROOT / "toyworld/adapter/model.safetensors").read_bytes()
+        assert files["gazeqwen/toyworld/adapter/model.safetensors"] == here
+        held = hub.repositories["spaces", "user/space"]
+        held.commit("main", files | {"gazeqwen/of_an_earlier_version.py": b""})
+        files = published()
+        assert "gazeqwen/of_an_earlier_version.py" not in files and files["app.py"].decode().endswith("main([])\n")
