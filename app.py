@@ -4,13 +4,12 @@ GazeQwen in the browser: a video with its fixations to scrub through, and a ques
     python app.py                           # the toy world's adapter, which comes with the package: offline
     python app.py --model user/gazeqwen     # any adapter, a folder or an id on the Hub
 
-A Space runs it too, see space.py. Nothing is shared or uploaded elsewhere.
+It needs Gradio: pip install gazeqwen[app]. Nothing is shared or uploaded elsewhere. As a Space: see space.py.
 """
 
 import argparse
 import logging
 import math
-import os
 import tempfile
 from contextlib import contextmanager
 from html import escape
@@ -55,8 +54,9 @@ CSS = """
 .steps figure { margin: 0; max-width: 260px; }
 .steps img { width: 100%; border-radius: 6px; display: block; }
 .steps figcaption { font-size: 0.85em; line-height: 1.35; padding-top: 4px; }
-.shares { width: 100%; border-collapse: collapse; }
-.shares th, .shares td { text-align: left; padding: 4px 8px; border-bottom: 1px solid var(--border-color-primary); }
+.shares { width: 100%; border-collapse: collapse; border: 0 !important; }
+.shares tr { border: solid var(--border-color-primary) !important; border-width: 0 0 1px !important; }
+.shares th, .shares td { text-align: left; padding: 4px 8px; border: 0 !important; }
 """
 
 
@@ -234,21 +234,17 @@ def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, wai
     return address
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--model",
-        default=os.environ.get("GAZEQWEN_MODEL"),
-        help="folder or Hub id of a trained adapter (default: $GAZEQWEN_MODEL, else the toy world's)",
-    )
+    parser.add_argument("--model", help="folder or Hub id of a trained adapter (default: the toy world's)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--host", help="0.0.0.0: for others in the network (default: this machine alone)")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
-    arguments = parser.parse_args()
-    explorer = Explorer(arguments.model, arguments.device, arguments.dtype)
+    settings = parser.parse_args(arguments)
+    explorer = Explorer(settings.model, settings.device, settings.dtype)
     with tempfile.TemporaryDirectory(prefix="gazeqwen-examples-") as folder:
-        serve(build(explorer, toy_examples(folder)), arguments.host, arguments.port)
+        serve(build(explorer, toy_examples(folder)), settings.host, settings.port)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ def test_the_wheel_holds_the_package_and_the_tiny_models(wheel):
         *("gazeqwen/model_card/template.md", "gazeqwen/model_card/dataset_template.md"),
         *("gazeqwen/benchmarks/results/model_tiny_cpu.json", "gazeqwen/model_card/__main__.py"),
         *("gazeqwen/toyworld/generate.py", "gazeqwen/toyworld/backbone/model.safetensors"),
+        *("gazeqwen/app.py", "gazeqwen/requirements.txt", "gazeqwen/model_card/space.md"),
     ):
         assert name in names
     assert not [name for name in names if name.startswith("gazeqwen/tests") or name.startswith("tests")]
@@ -39,7 +40,7 @@ def test_the_wheel_holds_the_package_and_the_tiny_models(wheel):
 def test_the_wheel_works_where_there_is_no_checkout(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (
-        "import gazeqwen.training, gazeqwen.ask, gazeqwen.convert, gazeqwen.toyworld.pretrain as p;"
+        "import gazeqwen.training, gazeqwen.ask, gazeqwen.app, gazeqwen.convert, gazeqwen.toyworld.pretrain as p;"
         "from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration as G;"
         "from pathlib import Path; here = Path(p.__file__).parent;"
         "model = G.from_base(str(here / 'backbone'), str(here / 'video_encoder'), latent_dim=16);"
