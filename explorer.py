@@ -113,8 +113,7 @@ class Explorer:
         prompt, answers = offer(question.strip(), lines, self.processor.prompt_style)
         start_s = max(0.0, min(time_s, recording.info.end_s) - CLIP_S) if start_s is None else start_s
         clip = self.processor.read_clip(recording.video, start_s, time_s)
-        attention = self.has_attention and recording.scanpath is not None
-        return ask(self.model, self.processor, clip, recording.scanpath, prompt, answers, snap_s, attention)
+        return ask(self.model, self.processor, clip, recording.scanpath, prompt, answers, snap_s, self.has_attention)
 
 
 def verdict(asked: Asked) -> str:

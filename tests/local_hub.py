@@ -6,8 +6,8 @@ A Hugging Face Hub on loopback, in memory: enough of it for the real `huggingfac
 
 Model, dataset and Space repositories with branches, tags and commits, Git LFS uploads checked by hash, Range requests,
 paged listings, tokens and private repositories; the metadata of cards are checked as far as it is known what the Hub
-checks (`metadata_errors`). The client reads the Hub's address when it is imported, so that it has to be in a process of
-its own. Xet is switched off there: the client then uploads by plain LFS.
+checks (`metadata_errors`). The client reads the Hub's address when it is imported, so that it has to be in a process
+of its own. Xet is switched off there: the client then uploads by plain LFS.
 """
 
 import base64
