@@ -104,7 +104,7 @@ class Page:
     def type(self, name: str, text: str) -> None:
         field = self.labelled(name)
         field.send_keys(Keys.CONTROL, "a")
-        field.send_keys(Keys.DELETE, text)
+        field.send_keys(text)  # over what is there: a number's field must not be empty in between
 
     def tab_to(self, wanted) -> None:
         for _ in range(30):
