@@ -47,7 +47,7 @@ def test_rows_run_are_pooled_and_not_run_again(tmp_path):
     """Two seeds of the smallest row, and the frozen backbone, on a tiny world: then the same command does nothing."""
     vector, frozen = (next(row for row in ROWS if row.name == name) for name in ("heatmap-vector", "frozen"))
     rows = [replace(vector, seeds=(0, 1)), replace(frozen, conditions=("text_only", "none"))]
-    settings = ["stage1.epochs=1", "stage2.epochs=1"]
+    settings = ["stage1.epochs=1", "stage2.epochs=0"]
     run(rows, tmp_path, tmp_path / "results", TINY, settings)
     result = json.loads((tmp_path / "results" / "heatmap-vector.json").read_text())
     assert set(result["seeds"]) == {"0", "1"} and set(result["scores"]) == {"gaze", "shuffled"}

@@ -447,7 +447,7 @@ def film(tmp_path_factory) -> Path:
 
 
 WINDOWS = {  # {id: (start_s, end_s, what the error says)}
-    "after the end": (11.0, 12.0, "11.0"),
+    "after the end": (11.0, 12.0, "12.0"),
     "begins at the end": (10.0, None, "10.0"),
     "begins before 0": (-1.0, 5.0, "-1.0"),
     "ends beyond": (0.0, 11.5, "11.5"),
