@@ -1,7 +1,12 @@
 """Tiny models from configs, inputs for them, and real files: shared by the tests."""
 
+import contextlib
+import io
+import runpy
+import sys
 from fractions import Fraction
 from pathlib import Path
+from unittest import mock
 
 import av
 import numpy as np
@@ -185,3 +190,21 @@ def write_fixations(path: Path, rows) -> Path:
     lines = [f"{start},{end},{x},{y},{end - start},{index}" for index, (start, end, x, y) in enumerate(rows)]
     path.write_text("\n".join([FIXATION_HEADER, *lines]) + "\n")
     return path
+
+
+def run_here(*command, expect: int = 0) -> str:
+    """
+    What a script of the root prints when run in this process, as `python script arguments` would (stderr where it is
+    to fail): for many runs of one script, each of which would take seconds to import what is imported here already.
+    """
+    script, *arguments = map(str, command)
+    printed, errors, code = io.StringIO(), io.StringIO(), 0
+    argv = mock.patch.object(sys, "argv", [script, *arguments])
+    with argv, contextlib.chdir(ROOT), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+            errors.write(end.code if isinstance(end.code, str) else "")
+    assert code == expect, errors.getvalue()
+    return printed.getvalue() if expect == 0 else errors.getvalue()

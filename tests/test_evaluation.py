@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
-from support import BACKBONE, ROOT, VIDEO_ENCODER, perturb
+from support import BACKBONE, ROOT, VIDEO_ENCODER, perturb, run_here
 
 from gazeqwen.batches import QuestionData, prompt_under
 from gazeqwen.clip_cache import ClipCache
@@ -322,7 +322,7 @@ def test_mistakes_end_in_one_line(adapter, toy_data, tmp_path):
         (("--gaze", "none", "none"), "expected each once"),
         (("--split", "dev"), "split 'dev'"),
     ]:
-        error = run(evaluation(adapter, toy_data, tmp_path / "x", *more), expect=1)
+        error = run_here(*evaluation(adapter, toy_data, tmp_path / "x", *more), expect=1)
         assert message in error and "Traceback" not in error
 
 

@@ -14,7 +14,7 @@ import yaml
 from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
-from support import BACKBONE, ROOT, VIDEO_ENCODER, index_frames, write_fixations, write_video
+from support import BACKBONE, ROOT, VIDEO_ENCODER, index_frames, run_here, write_fixations, write_video
 
 from gazeqwen.evaluation import (
     CONDITIONS,
@@ -29,7 +29,7 @@ from gazeqwen.streamgaze import load_questions
 from gazeqwen.training import Recipe, StageSettings, Trainer, answer_loss, optimizer_groups
 
 
-def recipe_text(data: Path, output: Path, **changes) -> str:
+def recipe_text(dataset: Path, output: Path, **changes) -> str:
     values = {
         "output_dir": str(output),
         "model": {
@@ -41,7 +41,7 @@ def recipe_text(data: Path, output: Path, **changes) -> str:
         },
         "adapter": {"latent_dim": 16, "num_latents": 8},
         "data": {
-            "dataset": str(data),
+            "dataset": str(dataset),
             "cache": "embeddings",
             "cache_dir": str(output.parent / "cache"),
             "num_workers": 0,
@@ -230,7 +230,7 @@ def recording(tmp_path_factory):
 
 def test_ask_answers_and_says_which_fixation_counted_when(run, recording, tmp_path):
     video, table = recording
-    printed = script(
+    printed = run_here(
         *("ask.py", "--model", run["folder"] / "out" / "best", "--video", video, "--scanpath", table),
         *("--question", "Which object is the user currently gazing at?", "--options", "box", "knife", "jar"),
         *("--time", 8, "--plot", tmp_path / "out.png"),
@@ -254,7 +254,7 @@ REAL_TABLE = ROOT.parent / "shared" / "real" / "OP03-R01-PastaSalad_fixation_fil
 def test_ask_with_the_real_table(run, tmp_path):
     """Any video long enough stands in for the one that the table belongs to."""
     video = write_video(tmp_path / "OP03.mp4", index_frames(280, 112, 112), fps=1)
-    printed = script(
+    printed = run_here(
         *("ask.py", "--model", run["folder"] / "out" / "best", "--video", video, "--scanpath", REAL_TABLE),
         *("--question", "Which object is the user currently gazing at?", "--options", "box", "spices", "knife", "jar"),
         *("--time", 276, "--num_frames", 30, "--plot", tmp_path / "out.png"),
@@ -267,7 +267,7 @@ def test_ask_with_the_real_table(run, tmp_path):
 def test_ask_answers_freely(run, recording):
     video, _ = recording
     arguments = ("--model", run["folder"] / "out" / "best", "--video", video, "--question", "What is this?")
-    assert "without gaze:" in script("ask.py", *arguments)
+    assert "without gaze:" in run_here("ask.py", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_ask_answers_freely(run, recording):
 def test_ask_names_what_is_wrong(run, recording, changes, message):
     video, table = recording
     arguments = ["ask.py", "--model", run["folder"] / "out" / "best", "--video", video, "--scanpath", table]
-    error = script(*arguments, "--question", "What?", "--options", "a", "b", *changes, expect=1)
+    error = run_here(*arguments, "--question", "What?", "--options", "a", "b", *changes, expect=1)
     assert message in error and "Traceback" not in error
 
 
@@ -301,7 +301,7 @@ def test_train_names_what_is_wrong(toy_data, tmp_path):
     ]:
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             Trainer(read_recipe(Recipe, tmp_path / "r.yaml", override.split()))
-    error = script("train.py", tmp_path / "r.yaml", "stage1.epoch=2", expect=1)
+    error = run_here("train.py", tmp_path / "r.yaml", "stage1.epoch=2", expect=1)
     assert error.strip().splitlines()[-1].startswith("train.py: ") and "Traceback" not in error
 
 
