@@ -17,6 +17,7 @@ from gazeqwen.figures import draw_scanpath, save_png
 from gazeqwen.inference import ask, load_model, load_processor, offer
 from gazeqwen.runs import clear_errors
 from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.streamgaze import window_start_s
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def main() -> None:
     prompt, answers = offer(arguments.question, arguments.options, processor.prompt_style)
     start_s = arguments.start
     if start_s is None:
-        start_s = 0.0 if arguments.time is None else max(0.0, arguments.time - 60)
+        start_s = 0.0 if arguments.time is None else window_start_s(arguments.time)
     clip = processor.read_clip(arguments.video, start_s, arguments.time, num_frames=arguments.num_frames)
     model = load_model(arguments.model, arguments.device, arguments.dtype)
     print(f"adapter: {trained_counts(model)}")

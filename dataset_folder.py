@@ -6,12 +6,19 @@ import os
 import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from os import PathLike
 from pathlib import Path
 
 from datasets import Dataset, Features, List, Value, Video, disable_progress_bars
+from huggingface_hub import DatasetCard, DatasetCardData
 
-from .runs import new_folder, write_json, write_text
+from .report import Table
+from .runs import new_folder, publish, write_json, write_text
 from .streamgaze import TASKS, VIDEOS_IN_RELEASE
+
+CARD_TEMPLATE = Path(__file__).parent / "model_card" / "dataset_template.md"
+# Where StreamGaze's videos come from, by the release's names (`streamgaze_release.source_of`).
+VIDEO_SOURCES = {"egtea": "EGTEA Gaze+", "egoexolearn": "EgoExoLearn", "holoassist": "HoloAssist"}
 
 # Columns of the dataset. Nothing that tells the answer is among them but `answer` and the test points' `alert`.
 COLUMNS = Features(
@@ -98,8 +105,6 @@ def write_dataset(
     Write a dataset folder: `rows` by video name, with all of `COLUMNS` but `video`; `videos`: where each lies;
     `schemes`: for each config the names of the videos of each split, `default` first. The folder appears whole.
     """
-    from .model_card import render_dataset_card
-
     columns = Features(
         {"file_name": Value("string"), **{name: kind for name, kind in COLUMNS.items() if name != "video"}}
     )
@@ -145,3 +150,77 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(source.resolve(), target)
     except OSError:  # another file system
         shutil.copyfile(source, target)
+
+
+# ------------------------------------------------------------------ its card, and the Hub
+def render_dataset_card(
+    folder: str | PathLike, configs: list[dict] | None = None, repository: str | None = None
+) -> DatasetCard:
+    """
+    The card of a dataset that `python -m gazeqwen.streamgaze build` wrote, from its report and its tables.
+
+    Args:
+        configs: what `load_dataset` reads of the card; default: those of the card that lies in the folder.
+        repository: where it is, or will be, on the Hub.
+
+    Raises FileNotFoundError where report or card are not there, ValueError where the card has no configs.
+    """
+    folder = Path(folder)
+    for name in ("report.json", *(() if configs else ("README.md",))):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name}: not there, expected what `gazeqwen.streamgaze build` writes")
+    if configs is None:
+        configs = DatasetCard.load(folder / "README.md").data.get("configs")
+    if not isinstance(configs, list) or not configs:
+        raise ValueError(f"{folder / 'README.md'}: configs are {configs!r}, expected those that the build wrote")
+    report = Report(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
+    sources = sorted({video["source"] for video in report.videos.values()})
+    own = sources == ["own"]
+    toy, streamgaze = sources == ["toyworld"], bool(sources) and set(sources) <= set(VIDEO_SOURCES)
+    name, license_data = "Egocentric video questions with scanpaths", {"license": "unknown"}
+    if toy:
+        name, license_data = "GazeQwen's toy world", {"license": "apache-2.0"}
+    elif streamgaze:
+        name = "StreamGaze with scanpaths"
+        link = "https://huggingface.co/datasets/danaleee/StreamGaze"
+        license_data = {"license": "other", "license_name": "streamgaze-and-its-videos", "license_link": link}
+    data = DatasetCardData(
+        pretty_name=name,
+        language="en",
+        task_categories=["visual-question-answering", "video-text-to-text"],
+        tags=["gaze", "eye-tracking", "egocentric-video", *(["synthetic", "toy-world"] if toy else [])],
+        size_categories=_size_category(sum(task["kept"] for task in report.tasks.values())),
+        source_datasets="original" if toy else "extended" if streamgaze else None,
+        **license_data,
+        configs=configs,
+    )
+    counts = [
+        [f"`{scheme}`", split, f"{of['questions']:,}", f"{of['videos']:,}"]
+        for scheme, splits in report.splits.items()
+        for split, of in splits.items()
+    ]
+    return DatasetCard.from_template(
+        data,
+        template_path=str(CARD_TEMPLATE),
+        title=name,
+        toy=toy,
+        streamgaze=streamgaze,
+        own=own,
+        sources=[VIDEO_SOURCES.get(source, source) for source in sources],
+        source=repository or "path/to/this/folder",
+        counts=Table(["config", "split", "questions", "videos"], counts).markdown(),
+        report=report.text(),
+        gaze=sorted({video["gaze"] for video in report.videos.values() if video["gaze"]}),
+    )
+
+
+def _size_category(count: int) -> str:
+    """As the Hub names sizes."""
+    names = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M")
+    return next((name for power, name in enumerate(names, 3) if count < 10**power), "1M<n<10M")
+
+
+def push_dataset(folder: str | PathLike, repository: str) -> str:
+    """Upload a dataset folder, with a card that names the repository. Returns its address on the Hub."""
+    write_text(Path(folder) / "README.md", str(render_dataset_card(folder, repository=repository)))
+    return publish(folder, repository, "dataset")

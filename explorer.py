@@ -16,9 +16,8 @@ from PIL import Image
 from .figures import draw_moment, draw_step, frames_of_steps, pixels, shares_text, span_text
 from .inference import Answer, Asked, ask, load_model, load_processor, offer
 from .scanpath_gazeqwen import Scanpath
+from .streamgaze import window_start_s
 from .video_gazeqwen import VideoInfo, read_frames, video_info
-
-CLIP_S = 60.0  # how long before the question a clip begins unless told otherwise
 
 _catching_warnings = threading.Lock()  # Python's own way is for one thread at a time
 
@@ -111,7 +110,7 @@ class Explorer:
         if len(lines) == 1:
             raise ValueError(f"There is only one option, {lines[0]!r}: give two or more, or none.")
         prompt, answers = offer(question.strip(), lines, self.processor.prompt_style)
-        start_s = max(0.0, min(time_s, recording.info.end_s) - CLIP_S) if start_s is None else start_s
+        start_s = window_start_s(min(time_s, recording.info.end_s)) if start_s is None else start_s
         clip = self.processor.read_clip(recording.video, start_s, time_s)
         return ask(self.model, self.processor, clip, recording.scanpath, prompt, answers, snap_s, self.has_attention)
 

@@ -112,7 +112,6 @@ def draw_effect(
             extent=(-0.5, width - 0.5, height - 0.5, -0.5),
         )
         added.axis("off")
-        seen.axis("off")
     _draw_probabilities(figure.add_subplot(grid[:, -1]), probabilities)
     figure.suptitle(title, fontsize=11, **_FONT)
     return figure

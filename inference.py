@@ -104,6 +104,9 @@ def ask(
     if guided:
         pixels = processed.pop("video_encoder_pixel_values")[None].to(model.device)
         processed["video_encoder_features"] = model.encode_video(pixels, grid.to(model.device))[0]
+        if answers:  # `generate` takes pixels alone
+            pixels = processed.pop("pixel_values_videos").to(model.device)
+            processed["video_embeds"] = model.embed_video(pixels, grid.to(model.device))
 
     def inputs_of(gaze: Scanpath | None):
         return processor.collate([text], [processed], [gaze], snap_s=[snap_s if gaze is not None else 0.0]).to(

@@ -21,16 +21,15 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from .dataset_folder import Report, check_new, write_dataset
-from .runs import clear_errors, open_repository, publish
+from .dataset_folder import Report, check_new, push_dataset, write_dataset
+from .runs import clear_errors, open_repository
 from .scanpath_gazeqwen import Scanpath, read_rows
-from .streamgaze import OPTION_LETTERS, SPLITS, task_info
+from .streamgaze import OPTION_LETTERS, SPLITS, task_info, window_start_s
 from .streamgaze_release import participant_split
 from .video_gazeqwen import QUESTION_ROUNDING_S, video_info
 
 NEEDED = ("video", "time_s", "question", "answer")
 OPTIONAL = ("scanpath", "start_s", "options", "task", "participant", "split")
-WINDOW_S = 60.0
 
 
 def read_questions(table: str | Path, progress: bool = True) -> tuple[dict[str, list[dict]], dict[str, Path]]:
@@ -76,7 +75,7 @@ def _row(where: str, video: str, cells: dict[str, str], video_end_s: float, scan
         return value
 
     time_s = number("time_s")
-    start_s = number("start_s") if cells.get("start_s") else max(0.0, time_s - WINDOW_S)
+    start_s = number("start_s") if cells.get("start_s") else window_start_s(time_s)
     if not 0 < time_s <= video_end_s + QUESTION_ROUNDING_S:
         raise ValueError(f"{where}: time_s is {time_s:g}, expected up to the video's end, {video_end_s:.3f}")
     time_s = min(time_s, video_end_s)
@@ -185,7 +184,7 @@ def main() -> None:
         print(f"{split}: {of['questions']} questions of {of['videos']} videos")
     print(f'written to {arguments.out}: load_dataset("{arguments.out}")')
     if arguments.push:
-        print(f"published: {publish(arguments.out, arguments.push, 'dataset')}")
+        print(f"published: {push_dataset(arguments.out, arguments.push)}")
 
 
 if __name__ == "__main__":

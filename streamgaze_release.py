@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from .dataset_folder import Report, check_new, write_dataset
-from .runs import open_repository, publish, write_text
+from .dataset_folder import Report, check_new, push_dataset, write_dataset
+from .runs import open_repository
 from .scanpath_gazeqwen import Scanpath, checked_file, read_rows
 from .streamgaze import OPTION_LETTERS, SPLITS, TASKS, clip_window
 from .video_gazeqwen import QUESTION_ROUNDING_S, VideoInfo, frame_times_s, read_frames, video_info
@@ -574,8 +574,4 @@ def main() -> None:
     if arguments.strict and (report.excluded or report.missing_videos or report.without_gaze):
         raise SystemExit("something was left out or missing, see above")
     if arguments.push:
-        from .model_card import render_dataset_card
-
-        card = render_dataset_card(arguments.out, repository=arguments.push)
-        write_text(Path(arguments.out) / "README.md", str(card))
-        print(f"published: {publish(arguments.out, arguments.push, 'dataset')}")
+        print(f"published: {push_dataset(arguments.out, arguments.push)}")

@@ -19,11 +19,11 @@ from os import PathLike
 from pathlib import Path
 
 import yaml
-from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
+from huggingface_hub import DatasetCard, ModelCard, ModelCardData
 from safetensors import safe_open
 
 from ..configuration_gazeqwen import GazeQwenConfig
-from ..dataset_folder import Report
+from ..dataset_folder import VIDEO_SOURCES, render_dataset_card
 from ..report import (
     OTHER,
     STREAMGAZE,
@@ -42,7 +42,7 @@ from ..scoring import read_predictions, sorted_tasks
 from ..streamgaze import task_info
 from ..streamgaze_release import source_of
 
-MODEL_TEMPLATE, DATASET_TEMPLATE = (Path(__file__).parent / name for name in ("template.md", "dataset_template.md"))
+TEMPLATE = Path(__file__).parent / "template.md"
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks" / "results"
 
 SHUFFLED = "shuffled"
@@ -57,9 +57,6 @@ _CONDITIONS = {
     "saliency": "its own gaze, as a saliency map on the frames",
     "text_only": "no video: the question alone",
 }
-
-# Where StreamGaze's videos come from (`streamgaze_release.source_of`).
-VIDEO_SOURCES = {"egtea": "EGTEA Gaze+", "egoexolearn": "EgoExoLearn", "holoassist": "HoloAssist"}
 
 # Licences as metadata, and in words; of other base models the card says where to look.
 _APACHE = {"license": "apache-2.0"}
@@ -81,8 +78,8 @@ def render_card(
     folder: str | PathLike, results: Sequence[str | PathLike] = (), repository: str | None = None
 ) -> ModelCard | DatasetCard:
     """
-    The card of what a folder holds, an adapter or a dataset. Raises what the two functions below raise, and ValueError
-    for results of a dataset, FileNotFoundError for a folder that holds neither.
+    The card of what a folder holds, an adapter or a dataset. Raises what `render_model_card` and `render_dataset_card`
+    raise, and ValueError for results of a dataset, FileNotFoundError for a folder that holds neither.
     """
     folder = Path(folder)
     if (folder / "config.json").is_file():
@@ -137,7 +134,7 @@ def render_model_card(
     validation = run.validation if not groups else None
     return ModelCard.from_template(
         data,
-        template_path=str(MODEL_TEMPLATE),
+        template_path=str(TEMPLATE),
         title=title,
         toy=toy,
         on_toy_world=on_toy_world,
@@ -578,72 +575,4 @@ def _timings(base: str, toy: bool) -> str | None:
     return Table(header, rows).markdown() if rows else None
 
 
-# ------------------------------------------------------------------ a dataset
-def render_dataset_card(
-    folder: str | PathLike, configs: list[dict] | None = None, repository: str | None = None
-) -> DatasetCard:
-    """
-    The card of a dataset that `python -m gazeqwen.streamgaze build` wrote, from its report and its tables.
-
-    Args:
-        configs: what `load_dataset` reads of the card; default: those of the card that lies in the folder.
-        repository: where it is, or will be, on the Hub.
-
-    Raises FileNotFoundError where report or card are not there, ValueError where the card has no configs.
-    """
-    folder = Path(folder)
-    for name in ("report.json", *(() if configs else ("README.md",))):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name}: not there, expected what `gazeqwen.streamgaze build` writes")
-    if configs is None:
-        configs = DatasetCard.load(folder / "README.md").data.get("configs")
-    if not isinstance(configs, list) or not configs:
-        raise ValueError(f"{folder / 'README.md'}: configs are {configs!r}, expected those that the build wrote")
-    report = Report(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
-    sources = sorted({video["source"] for video in report.videos.values()})
-    own = sources == ["own"]
-    toy, streamgaze = sources == ["toyworld"], bool(sources) and set(sources) <= set(VIDEO_SOURCES)
-    name, license_data = "Egocentric video questions with scanpaths", {"license": "unknown"}
-    if toy:
-        name, license_data = "GazeQwen's toy world", _APACHE
-    elif streamgaze:
-        name = "StreamGaze with scanpaths"
-        link = "https://huggingface.co/datasets/danaleee/StreamGaze"
-        license_data = {"license": "other", "license_name": "streamgaze-and-its-videos", "license_link": link}
-    data = DatasetCardData(
-        pretty_name=name,
-        language="en",
-        task_categories=["visual-question-answering", "video-text-to-text"],
-        tags=["gaze", "eye-tracking", "egocentric-video", *(["synthetic", "toy-world"] if toy else [])],
-        size_categories=_size_category(sum(task["kept"] for task in report.tasks.values())),
-        source_datasets="original" if toy else "extended" if streamgaze else None,
-        **license_data,
-        configs=configs,
-    )
-    counts = [
-        [f"`{scheme}`", split, f"{of['questions']:,}", f"{of['videos']:,}"]
-        for scheme, splits in report.splits.items()
-        for split, of in splits.items()
-    ]
-    return DatasetCard.from_template(
-        data,
-        template_path=str(DATASET_TEMPLATE),
-        title=name,
-        toy=toy,
-        streamgaze=streamgaze,
-        own=own,
-        sources=[VIDEO_SOURCES.get(source, source) for source in sources],
-        source=repository or "path/to/this/folder",
-        counts=Table(["config", "split", "questions", "videos"], counts).markdown(),
-        report=report.text(),
-        gaze=sorted({video["gaze"] for video in report.videos.values() if video["gaze"]}),
-    )
-
-
-def _size_category(count: int) -> str:
-    """As the Hub names sizes."""
-    names = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M")
-    return next((name for power, name in enumerate(names, 3) if count < 10**power), "1M<n<10M")
-
-
-__all__ = ["render_card", "render_dataset_card", "render_model_card"]
+__all__ = ["render_card", "render_model_card"]

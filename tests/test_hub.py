@@ -280,6 +280,7 @@ def test_own_questions_go_to_a_private_repository(hub, tmp_path):
     result = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert hub.repositories["datasets", "user/mine"].private
+    assert b'load_dataset("user/mine")' in hub.files("user/mine", kind="datasets")["README.md"]
     loaded = "from datasets import load_dataset; assert len(load_dataset('user/mine', split='train')) == 1"
     python(loaded, environment=environment)
 

@@ -19,8 +19,9 @@ from support import BACKBONE, ROOT, VIDEO_ENCODER, perturb
 from test_hub import python
 from test_report import cells, section, write_result
 
-from gazeqwen import model_card
-from gazeqwen.model_card import render_card, render_dataset_card, render_model_card
+from gazeqwen import dataset_folder, model_card
+from gazeqwen.dataset_folder import render_dataset_card
+from gazeqwen.model_card import render_card, render_model_card
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.report import model_index, read_result
 from gazeqwen.runs import digest_of_adapter, read_recipe, write_json
@@ -322,11 +323,14 @@ def test_the_snippet_runs(saved, toy_world, tmp_path):
     assert result.returncode == 0 and len(result.stdout.splitlines()) == 1, result.stderr
 
 
-@pytest.mark.parametrize("template", [model_card.MODEL_TEMPLATE, model_card.DATASET_TEMPLATE])
-def test_every_variable_of_a_template_is_given(template):
+@pytest.mark.parametrize(
+    ("template", "module"),
+    [(model_card.TEMPLATE, "model_card/__init__.py"), (dataset_folder.CARD_TEMPLATE, "dataset_folder.py")],
+)
+def test_every_variable_of_a_template_is_given(template, module):
     """Jinja writes nothing for a name that it does not know."""
     wanted = jinja2.meta.find_undeclared_variables(jinja2.Environment().parse(template.read_text()))
-    source = (ROOT / "model_card" / "__init__.py").read_text()
+    source = (ROOT / module).read_text()
     assert wanted and all(name == "card_data" or re.search(rf"^        {name}=", source, re.M) for name in wanted)
 
 
