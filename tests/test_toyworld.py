@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from gazeqwen.modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
 from gazeqwen.streamgaze import TASKS as STREAMGAZE_TASKS
 from gazeqwen.streamgaze import load_questions
 from gazeqwen.streamgaze_release import build
@@ -32,6 +33,7 @@ from gazeqwen.toyworld.questions import (
     clip_of,
     clock,
 )
+from gazeqwen.toyworld.random_video_encoder import VIDEO_ENCODER_DIR, write_random_video_encoder
 from gazeqwen.toyworld.viewer import COLUMNS, NOTHING
 from gazeqwen.toyworld.world import (
     CELL_PX,
@@ -518,3 +520,15 @@ def test_bad_arguments_are_refused(tmp_path, folder):
         generate(folder, 1, 1, 1)
     with pytest.raises(ValueError, match="no frames"):
         write_video(tmp_path / "x.mp4", [])
+
+
+def test_a_random_video_encoder_leaves_others_of_its_class_as_they_are(tmp_path):
+    """It is written without its code; any other V-JEPA 2.1 of the process is saved with its own."""
+    config = VJEPA21Config(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48)
+    write_random_video_encoder(tmp_path / "random")
+    VJEPA21Model(config).save_pretrained(tmp_path / "other")
+    assert {path.name for path in (tmp_path / "random").iterdir()} == {"config.json", "model.safetensors"}
+    assert (tmp_path / "random" / "config.json").read_text() == (VIDEO_ENCODER_DIR / "config.json").read_text()
+    assert (tmp_path / "other" / "modeling_vjepa2_1.py").exists()
+    auto_map = json.loads((tmp_path / "other" / "config.json").read_text())["auto_map"]
+    assert auto_map["AutoModel"] == "modeling_vjepa2_1.VJEPA21Model"
