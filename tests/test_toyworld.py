@@ -1,7 +1,9 @@
 """The toy world: ten tasks, fair by construction, reproducible, in StreamGaze's layout."""
 
+import hashlib
 import json
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -370,18 +372,27 @@ def test_splits_differ_in_viewers_and_layouts():
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_seed_writes_the_same_world(folder, tmp_path):
-    again = generate(tmp_path / "b", train=3, val=1, test=2, seed=1, progress=False)
-    files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
-    assert files == sorted(p.relative_to(again) for p in again.rglob("*") if p.is_file())
-    for file in files:
-        if file.suffix == ".mp4":
-            times = np.arange(5) / FPS
-            assert (read_frames(folder / file, times)[0] == read_frames(again / file, times)[0]).all()
-        else:
-            assert (folder / file).read_bytes() == (again / file).read_bytes(), file
-    other = generate(tmp_path / "c", train=3, val=1, test=2, seed=2, progress=False)
-    assert any((folder / f).read_bytes() != (other / f).read_bytes() for f in files if f.suffix == ".csv")
+def digests_of(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def generate_small(out: Path, seed: int = 1) -> dict[str, str]:
+    """Write the world of `folder`, or that of another seed; return each file's digest."""
+    return digests_of(generate(out, train=3, val=1, test=2, seed=seed, progress=False))
+
+
+def test_the_same_seed_writes_the_same_files_however_busy_the_machine_is(folder, tmp_path):
+    """Four worlds at the same time, each byte as in the world written alone."""
+    alone = digests_of(folder)
+    assert {Path(name).suffix for name in alone} == {".mp4", ".csv", ".json"}
+    with ThreadPoolExecutor(4) as executor:
+        beside = list(executor.map(generate_small, [tmp_path / f"beside-{number}" for number in range(4)]))
+    for digests in beside:
+        assert digests == alone, [name for name in alone if digests.get(name) != alone[name]]
+    other = generate_small(tmp_path / "other", seed=2)
+    changed = {name for name in alone if other.get(name) != alone[name]}
+    assert {name for name in alone if name.endswith((".mp4", ".csv")) and name in other} <= changed
 
 
 EXTRAS = {
