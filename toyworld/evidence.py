@@ -83,12 +83,11 @@ ROWS = (
     Row("ringed", "Frozen backbone, what is fixated is ringed (ceiling)", "main", None, ("none",), (0,), ringed=True),
     Row(
         "gazeqwen",
-        "GazeQwen, stages 1 + 2",
+        "GazeQwen",
         "main",
         conditions=("gaze", "zero", "shuffled", "shifted", *(f"noise{percent}" for percent in NOISE)),
     ),
     Row("lora", "LoRA alone, no gaze", "main", LORA_ALONE),
-    Row("stage1", "GazeQwen, stage 1 alone", "main", ("stage2.epochs=0",), ("gaze", "shuffled")),
     Row(
         "lora-overlay",
         "LoRA, gaze drawn on the frames",
@@ -271,9 +270,9 @@ def _answers(row: Row, work: Path) -> dict[int, dict[str, list[Scored]]]:
 def pool(row: Row, work: Path, world: dict) -> dict:
     """
     The row's result in eval.py's own form, of all answers of the seeds that are done, so that an accuracy is the mean
-    over seeds and an interval comes from drawing videos. `seeds`: each seed's accuracies by condition and task; of an
-    ablation `against_default`: its gain over the default with the same seeds, where those have been run; of a row with
-    several learning rates `rate_search`: what was tried, and which was best on the validation split.
+    over seeds and an interval comes from drawing videos. `seeds`: each seed's accuracies by condition and task;
+    `against_default`: the gain of its first condition over the default with the same seeds, where those have been run;
+    of a row with several learning rates `rate_search`: what was tried, and which was best on the validation split.
     """
     answers = _answers(row, work)
     scores = {}
@@ -287,12 +286,13 @@ def pool(row: Row, work: Path, world: dict) -> dict:
         }
         for seed, of in answers.items()
     }
-    default = _answers(replace(DEFAULT, seeds=tuple(answers)), work) if row.group == "ablations" else {}
     against = {}
-    if set(default) == set(answers):
-        mine, theirs = ([item for of in each.values() for item in of["gaze"]] for each in (answers, default))
-        gained = gains(mine, theirs)
-        against = {"against_default": {"macro": gained["macro"], "interval": gained["intervals"]["macro"]}}
+    if row.name != DEFAULT.name and len(row.seeds) == len(DEFAULT.seeds):
+        default = _answers(replace(DEFAULT, seeds=tuple(answers)), work)
+        if set(default) == set(answers):
+            row_items = [item for by_condition in answers.values() for item in by_condition[row.conditions[0]]]
+            gained = gains(row_items, [item for by_condition in default.values() for item in by_condition["gaze"]])
+            against = {"against_default": {"macro": gained["macro"], "interval": gained["intervals"]["macro"]}}
     rate, search = best_rate(row, work), {}
     if rate is not None:
         tried = {f"{each:g}": round(score, 4) for each, score in validation_accuracies(row, work).items()}

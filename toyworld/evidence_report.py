@@ -26,22 +26,26 @@ from gazeqwen.toyworld.evidence import DEFAULT, NOISE, RESULTS, ROOT, ROWS, WORK
 
 DOCUMENT = ROOT / "docs" / "evidence.md"
 CHANCE = 0.25
+OWN_GAZE = ("gaze", "ring", "ring+model", "overlay+model")  # conditions with the question's own gaze
 EFFECT_SHOWN = "present_object_identification_easy"
 
 # (row, condition): what it is called; in the order of the main table.
 MAIN = {
     ("ringed", "none"): "Frozen, what is fixated is ringed: the ceiling",
-    ("gazeqwen", "gaze"): "**GazeQwen, stages 1 + 2**",
-    ("stage1", "gaze"): "GazeQwen, stage 1 alone",
+    ("gazeqwen", "gaze"): "**GazeQwen** (no LoRA: its best epoch is of stage 1)",
     ("heatmap-vector", "gaze"): "Heatmap times one vector per layer, no resampler",
-    ("lora-overlay", "overlay+model"): "LoRA, gaze drawn on the frames",
+    ("ring", "ring"): "Frozen, gaze drawn as the ring of its pretraining",
+    ("lora-ring", "ring+model"): "LoRA, gaze drawn as that ring",
+    ("lora-overlay", "overlay+model"): "LoRA, gaze drawn as StreamGaze's disc and red ring",
     ("paper", "gaze"): "Paper's formula after the paper's layers (`coord_pe`)",
     ("gazeqwen", "shifted"): "GazeQwen, gaze moved by half the clip at test",
     ("gazeqwen", "shuffled"): "GazeQwen, another video's gaze at test",
     ("gazeqwen", "zero"): "GazeQwen, no fixation at test",
+    ("heatmap-vector", "shuffled"): "Heatmap times one vector, another video's gaze at test",
+    ("ring", "ring+shuffled"): "Frozen, that ring at another video's gaze",
     ("shuffled", "gaze"): "GazeQwen trained on shuffled gaze",
     ("lora", "gaze"): "LoRA alone, no gaze",
-    ("frozen", "overlay"): "Frozen, gaze drawn on the frames",
+    ("frozen", "overlay"): "Frozen, gaze drawn as StreamGaze's disc and red ring",
     ("frozen", "saliency"): "Frozen, gaze as a saliency map",
     ("frozen", "text"): "Frozen, gaze as coordinates in the prompt",
     ("frozen", "none"): "Frozen, no gaze",
@@ -57,8 +61,7 @@ class Evidence:
 
     @classmethod
     def read(cls, folder: Path = RESULTS) -> Evidence:
-        found = {row.name: folder / f"{row.name}.json" for row in ROWS}
-        return cls({name: json.loads(path.read_text()) for name, path in found.items() if path.exists()})
+        return cls({path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")})
 
     def score(self, row: str, condition: str) -> dict | None:
         return self.results.get(row, {}).get("scores", {}).get(condition)
@@ -125,19 +128,60 @@ def ablation_table(evidence: Evidence) -> Table:
 
 
 def _against_default(evidence: Evidence, row: str) -> str:
-    """The gain in points on the same questions, with its interval."""
-    found = evidence.results[row].get("against_default")
-    if found is None:
-        return ""
-    low, high = (100 * value for value in found["interval"])
-    return f"{100 * found['macro']:+.1f} [{low:+.1f}, {high:+.1f}]"
+    """The gain in points over GazeQwen on the same questions, with its interval; empty where it is not known."""
+    gain = evidence.results[row].get("against_default")
+    return "" if gain is None else _gain(gain)
+
+
+def _gain(gain: dict) -> str:
+    low, high = (100 * value for value in gain["interval"])
+    return f"{100 * gain['macro']:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def rate_table(evidence: Evidence) -> Table:
+    """Of each row with several learning rates: each one's validation accuracy, and the best one on the test."""
+    rows = []
+    for row in ROWS:
+        search = evidence.results.get(row.name, {}).get("rate_search")
+        if search:
+            tried = ", ".join(f"{rate}: {percent(accuracy)}" for rate, accuracy in search["validation"].items())
+            score = evidence.score(row.name, row.conditions[0])
+            mean = percent(score["macro"], score["intervals"]["macro"])
+            rows.append([row.title, tried, f"{search['best']:g}", mean, _against_default(evidence, row.name)])
+    return Table(["row", "rate: validation", "best", "test, mean [95 %]", "against GazeQwen"], rows)
+
+
+VIDEO_ENCODER = {
+    "own": "its own",
+    "other_video": "another video's",
+    "zeros": "zeros",
+    "noise": "noise of the same mean and variance",
+}
+
+
+def video_encoder_table(evidence: Evidence) -> Table:
+    """GazeQwen with its own gaze, and other features than the video encoder's."""
+    result, rows = evidence.results["video-encoder"], []
+    for name, title in VIDEO_ENCODER.items():
+        score = evidence.score("video-encoder", name)
+        groups = [percent(score["groups"][group]) for group in ("past", "present", "proactive")]
+        mean = percent(score["macro"], score["intervals"]["macro"])
+        rows.append([title, *groups, mean, "" if name == "own" else _gain(result["against_own"][name])])
+    return Table(["video encoder's features", "past", "present", "proactive", "mean [95 %]", "against its own"], rows)
 
 
 def noise_table(evidence: Evidence) -> Table:
-    conditions = {"0": "gaze"} | {str(percent): f"noise{percent}" for percent in NOISE}
-    scores = {name: evidence.score("gazeqwen", condition) for name, condition in conditions.items()}
-    rows = [["mean", *(percent(score["macro"], score["intervals"]["macro"]) for score in scores.values())]]
-    return Table(["noise, % of the frame", *scores], rows)
+    rows = []
+    for row, condition, title in (("gazeqwen", "gaze", "GazeQwen"), ("ring", "ring", "Frozen, the ring")):
+        scores = [evidence.score(row, name) for name in _under_noise(condition).values()]
+        if None not in scores:
+            rows.append([title, *(percent(score["macro"], score["intervals"]["macro"]) for score in scores)])
+    return Table(["noise, % of the frame", *map(str, _under_noise("gaze"))], rows)
+
+
+def _under_noise(condition: str) -> dict[int, str]:
+    """{noise in percent of the frame: the condition's name with it}."""
+    return {0: condition} | {p: f"noise{p}" if condition == "gaze" else f"{condition}+noise{p}" for p in NOISE}
 
 
 # ------------------------------------------------------------------ figures
@@ -146,12 +190,12 @@ def draw_conditions(path: Path, evidence: Evidence) -> None:
     shown = {key: title.replace("*", "") for key, title in MAIN.items() if evidence.score(*key)}
     figure = Figure(figsize=(9, 0.36 * len(shown) + 1.2), layout="constrained")
     axis = figure.subplots()
-    colors = {"gazeqwen": "#1a73e8", "stage1": "#1a73e8", "ringed": "#5f6368"}
+    colors = {"gazeqwen": "#1a73e8", "ringed": "#5f6368"}
     for place, key in enumerate(reversed(shown)):
         score = evidence.score(*key)
         low, high = (100 * v for v in score["intervals"]["macro"])
         mean = 100 * score["macro"]
-        axis.barh(place, mean, color=colors.get(key[0], "#9aa0a6"), alpha=1 if key[1] == "gaze" else 0.55)
+        axis.barh(place, mean, color=colors.get(key[0], "#9aa0a6"), alpha=1 if key[1] in OWN_GAZE else 0.55)
         axis.plot([low, high], [place, place], color="black", linewidth=1.4)
         axis.text(high + 1, place, f"{mean:.1f}", va="center", fontsize=8)
     axis.set_yticks(range(len(shown)), list(reversed(shown.values())), fontsize=8)
@@ -163,8 +207,7 @@ def draw_conditions(path: Path, evidence: Evidence) -> None:
 
 def draw_noise(path: Path, evidence: Evidence) -> None:
     """Accuracy against the noise of the scanpath, for groups of tasks, beside the model without gaze."""
-    conditions = {0: "gaze"} | {percent: f"noise{percent}" for percent in NOISE}
-    scores = {noise: evidence.score("gazeqwen", condition) for noise, condition in conditions.items()}
+    scores = {noise: evidence.score("gazeqwen", condition) for noise, condition in _under_noise("gaze").items()}
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axis = figure.subplots()
     for group, color in (("present", "#1a73e8"), ("past", "#188038"), ("proactive", "#e8710a")):
@@ -173,6 +216,10 @@ def draw_noise(path: Path, evidence: Evidence) -> None:
     means = [100 * score["macro"] for score in scores.values()]
     spans = np.array([score["intervals"]["macro"] for score in scores.values()]).T * 100
     axis.plot(list(scores), means, "o-", color="black", linewidth=2, label="mean over ten tasks")
+    drawn = {noise: evidence.score("ring", condition) for noise, condition in _under_noise("ring").items()}
+    if None not in drawn.values():
+        means = [100 * score["macro"] for score in drawn.values()]
+        axis.plot(list(drawn), means, "s--", color="#a142f4", linewidth=1.5, markersize=4, label="drawn ring, frozen")
     axis.fill_between(list(scores), *spans, color="black", alpha=0.12, linewidth=0)
     for key, name, style in ((("lora", "gaze"), "LoRA alone", "--"), (("ringed", "none"), "ceiling", ":")):
         if score := evidence.score(*key):
@@ -239,6 +286,8 @@ def fill(document: str, tables: dict[str, Table]) -> str:
 def tables(evidence: Evidence) -> dict[str, Table]:
     return {
         "main": main_table(evidence),
+        "rates": rate_table(evidence),
+        "video-encoder": video_encoder_table(evidence),
         "tasks": task_table(evidence),
         "ablations": ablation_table(evidence),
         "noise": noise_table(evidence),
