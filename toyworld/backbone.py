@@ -81,8 +81,11 @@ CHAT_TEMPLATE = """\
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE whose vocabulary is the 256 bytes, the toy world's words (with and without a leading space), and
-    Qwen's special tokens. A known word is one token, anything else falls back to bytes, so every text tokenizes."""
+    """
+    Return a byte-level BPE tokenizer whose vocabulary is the 256 bytes, the toy world's words (with and without a
+    leading space), and Qwen's special tokens. A known word is one token, anything else falls back to bytes, so every
+    text tokenizes.
+    """
     words = dict.fromkeys([*ANSWER_WORDS, *PROMPT_WORDS])
     pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces += [f"Ġ{word}" for word in words] + [word for word in words if len(word) > 1]
@@ -114,7 +117,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_processor() -> Qwen2_5_VLProcessor:
-    """A real Qwen2_5_VLProcessor that keeps 112x112 frames as they are."""
+    """Return a real Qwen2_5_VLProcessor that keeps 112x112 frames as they are."""
     size = {"shortest_edge": FRAME_PX * FRAME_PX, "longest_edge": FRAME_PX * FRAME_PX}
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=size),
@@ -125,7 +128,7 @@ def make_processor() -> Qwen2_5_VLProcessor:
 
 
 def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
-    """Hidden 96, 6 layers, 4 heads; vision 2 blocks of 64: about 0.95 M parameters."""
+    """Return the configuration: hidden 96, 6 layers, 4 heads; vision 2 blocks of 64: about 0.95 M parameters."""
     token_id = tokenizer.convert_tokens_to_ids
     return Qwen2_5_VLConfig(
         text_config={
@@ -167,7 +170,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
 
 
 def make_backbone(seed: int = 0) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
-    """A randomly initialised backbone and its processor."""
+    """Return a randomly initialised backbone and its processor."""
     processor = make_processor()
     config = make_config(processor.tokenizer)
     with torch.random.fork_rng():

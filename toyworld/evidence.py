@@ -160,7 +160,7 @@ DEFAULT = next(row for row in ROWS if row.name == "gazeqwen")
 
 # ------------------------------------------------------------------ what the runs need
 def prepare(work: Path, world: dict, rings: bool) -> None:
-    """The toy world, perhaps its ringed twin, and video encoders with random weights; what is there is kept."""
+    """Make the toy world, perhaps its ringed twin, and video encoders with random weights; what is there is kept."""
     worlds = [("world", "data", world)]
     if rings:
         worlds.append(("ringed", "ringed_data", world | {"train": 0, "val": 0, "rings": True}))
@@ -251,7 +251,7 @@ def best_rate(row: Row, work: Path) -> float | None:
 
 # ------------------------------------------------------------------ a row's result
 def _answers(row: Row, work: Path) -> dict[int, dict[str, list[Scored]]]:
-    """Answers by seed, of those that are done, and condition: each seed's are questions of their own."""
+    """Return {seed: {condition: answers}} of the seeds that are done; each seed's are questions of their own."""
     found, rate = {}, best_rate(row, work)
     for seed in row.seeds:
         folder = run_folder(row, seed, work, rate)
@@ -269,10 +269,11 @@ def _answers(row: Row, work: Path) -> dict[int, dict[str, list[Scored]]]:
 
 def pool(row: Row, work: Path, world: dict) -> dict:
     """
-    The row's result in eval.py's own form, of all answers of the seeds that are done, so that an accuracy is the mean
-    over seeds and an interval comes from drawing videos. `seeds`: each seed's accuracies by condition and task;
-    `against_default`: the gain of its first condition over the default with the same seeds, where those have been run;
-    of a row with several learning rates `rate_search`: what was tried, and which was best on the validation split.
+    Return the row's result in eval.py's own form, of all answers of the seeds that are done, so that an accuracy is
+    the mean over seeds and an interval comes from drawing videos. `seeds`: each seed's accuracies by condition and
+    task; `against_default`: the gain of its first condition over the default with the same seeds, where those have
+    been run; of a row with several learning rates `rate_search`: what was tried, and which was best on the validation
+    split.
     """
     answers = _answers(row, work)
     scores = {}

@@ -67,7 +67,7 @@ class Evidence:
         return self.results.get(row, {}).get("scores", {}).get(condition)
 
     def spread(self, row: str, condition: str) -> str:
-        """Lowest and highest of the seeds' means."""
+        """Return the lowest and highest of the seeds' means, as text."""
         means = [np.mean(list(of[condition].values())) for of in self.results[row]["seeds"].values()]
         return f"{100 * min(means):.1f} to {100 * max(means):.1f}" if len(means) > 1 else ""
 
@@ -87,7 +87,7 @@ def main_table(evidence: Evidence) -> Table:
 
 
 def task_table(evidence: Evidence) -> Table:
-    """By task: the ceiling, what GazeQwen makes of it, and what is there without gaze."""
+    """Show by task the ceiling, what GazeQwen makes of it, and what is there without gaze."""
     columns = {
         "ceiling": ("ringed", "none"),
         "GazeQwen": ("gazeqwen", "gaze"),
@@ -107,7 +107,7 @@ def task_table(evidence: Evidence) -> Table:
 
 
 def _baseline(evidence: Evidence, task: str) -> tuple[int, str]:
-    """How many answers are expected, and how often the best constant answer is right."""
+    """Return how many answers a task expects, and how often the best constant answer is right."""
     values = evidence.score("frozen", "none")["tasks"][task]
     return values["total"], percent(values.get("majority_baseline", CHANCE))
 
@@ -128,7 +128,9 @@ def ablation_table(evidence: Evidence) -> Table:
 
 
 def _against_default(evidence: Evidence, row: str) -> str:
-    """The gain in points over GazeQwen on the same questions, with its interval; empty where it is not known."""
+    """
+    Return the gain in points over GazeQwen on the same questions, with its interval; empty where it is not known.
+    """
     gain = evidence.results[row].get("against_default")
     return "" if gain is None else _gain(gain)
 
@@ -139,7 +141,7 @@ def _gain(gain: dict) -> str:
 
 
 def rate_table(evidence: Evidence) -> Table:
-    """Of each row with several learning rates: each one's validation accuracy, and the best one on the test."""
+    """Show each learning rate's validation accuracy of the rows that name several, and the best one on the test."""
     rows = []
     for row in ROWS:
         search = evidence.results.get(row.name, {}).get("rate_search")
@@ -160,7 +162,7 @@ VIDEO_ENCODER = {
 
 
 def video_encoder_table(evidence: Evidence) -> Table:
-    """GazeQwen with its own gaze, and other features than the video encoder's."""
+    """Show GazeQwen with its own gaze, and other features than the video encoder's."""
     result, rows = evidence.results["video-encoder"], []
     for name, title in VIDEO_ENCODER.items():
         score = evidence.score("video-encoder", name)
@@ -180,13 +182,13 @@ def noise_table(evidence: Evidence) -> Table:
 
 
 def _under_noise(condition: str) -> dict[int, str]:
-    """{noise in percent of the frame: the condition's name with it}."""
+    """Return {noise in percent of the frame: the condition's name with it}."""
     return {0: condition} | {p: f"noise{p}" if condition == "gaze" else f"{condition}+noise{p}" for p in NOISE}
 
 
 # ------------------------------------------------------------------ figures
 def draw_conditions(path: Path, evidence: Evidence) -> None:
-    """Mean accuracy by condition, with 95 % intervals."""
+    """Draw the mean accuracy by condition, with 95 % intervals."""
     shown = {key: title.replace("*", "") for key, title in MAIN.items() if evidence.score(*key)}
     figure = Figure(figsize=(9, 0.36 * len(shown) + 1.2), layout="constrained")
     axis = figure.subplots()
@@ -206,7 +208,7 @@ def draw_conditions(path: Path, evidence: Evidence) -> None:
 
 
 def draw_noise(path: Path, evidence: Evidence) -> None:
-    """Accuracy against the noise of the scanpath, for groups of tasks, beside the model without gaze."""
+    """Draw accuracy against the noise of the scanpath, for groups of tasks, beside the model without gaze."""
     scores = {noise: evidence.score("gazeqwen", condition) for noise, condition in _under_noise("gaze").items()}
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axis = figure.subplots()
@@ -234,7 +236,7 @@ def draw_noise(path: Path, evidence: Evidence) -> None:
 
 def draw_examples(folder: Path, run: Path, data: Path) -> None:
     """
-    For each task a question that the trained adapter answers right with its gaze and wrong without a fixation, if
+    Draw for each task a question that the trained adapter answers right with its gaze and wrong without a fixation, if
     there is one: frames, scanpath, and where the foveal latents of the first injection layer look. Of one also what
     gaze adds where, and does to the answer.
     """
@@ -273,7 +275,7 @@ def explain(model, processor, question: Question) -> Asked:
 
 
 def fill(document: str, tables: dict[str, Table]) -> str:
-    """The document with each table between `<!-- name -->` and `<!-- /name -->`."""
+    """Return the document with each table between `<!-- name -->` and `<!-- /name -->`."""
     for name, table in tables.items():
         found = re.search(rf"<!-- {name} -->\n.*?<!-- /{name} -->", document, re.DOTALL)
         if found is None:

@@ -21,7 +21,7 @@ VIEWERS = 12  # of each split: nobody is in two
 
 
 def make_video(seed: int, split: str, index: int) -> tuple[Recording, list[ToyQuestion]]:
-    """Recording and all questions of one video; each (seed, split, index) is its own world."""
+    """Return the recording and all questions of one video; each (seed, split, index) is its own world."""
     habits = np.random.default_rng([seed, SPLITS.index(split), 2**30, index % VIEWERS])
     viewer = make_viewer(habits)
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
@@ -33,7 +33,7 @@ def make_video(seed: int, split: str, index: int) -> tuple[Recording, list[ToyQu
 
 
 def _deck(rng: np.random.Generator, count: int, places: int) -> list[int]:
-    """`count` answer places in random order, each as often as the others (to within one)."""
+    """Return `count` answer places in random order, each as often as the others (to within one)."""
     return [int(i) for i in rng.permutation(np.arange(count) % places)]
 
 
@@ -41,8 +41,9 @@ def choose(
     seed: int, split: str, videos: dict[str, list[ToyQuestion]], per_task: int, most: int | None = None
 ) -> dict[str, list[tuple[str, ToyQuestion]]]:
     """
-    Per task, (video's name, question) pairs with the options in their final order: the right letter is each as often
-    as the others. At most `per_task` questions of a video, and `most` answers (test points count one each) in all.
+    Return, per task, (video's name, question) pairs with the options in their final order: the right letter is each as
+    often as the others. At most `per_task` questions of a video, and `most` answers (test points count one each) in
+    all.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), 2**31])
     chosen = {}
@@ -69,7 +70,7 @@ def choose(
 
 
 def entry_of(name: str, q: ToyQuestion) -> dict:
-    """The question as an entry of StreamGaze's JSON."""
+    """Return the question as an entry of StreamGaze's JSON."""
     start_s, _ = clip_window(q.task, float(q.time_s))
     asked = {"question": q.question, "time_stamp": clock(q.time_s), "task_type": q.task}
     if q.points:
@@ -88,7 +89,7 @@ def entry_of(name: str, q: ToyQuestion) -> dict:
 
 def _write_video(out: Path, name: str, recording: Recording, view: View | None = None) -> None:
     """
-    Video and scanpath. With a `view`, the video holds that clip's frames alone, at their times, with a ring that
+    Write video and scanpath. With a `view`, the video holds that clip's frames alone, at their times, with a ring that
     follows the gaze.
     """
     scene = recording.scene
@@ -108,7 +109,7 @@ RING = Highlight()
 
 
 def ringed_frames(view: View, ring: Highlight | None = RING) -> list[np.ndarray]:
-    """The frames that a model is shown of a clip, with a ring around what gaze is on."""
+    """Return the frames that a model is shown of a clip, with a ring around what gaze is on."""
     marks = [[(i, ring) for i in things] if ring else [] for things in view.marked]
     return [draw_frame(view.scene, s, on) for s, on in zip(view.frame_times_s, marks, strict=True)]
 

@@ -43,7 +43,9 @@ class Question:
 
 
 def make_clip(rng: np.random.Generator) -> View:
-    """A clip of a scene, with a path of attention that a highlight will follow; it ends where a fixation begins."""
+    """
+    Return a clip of a scene, with a path of attention that a highlight will follow; it ends where a fixation begins.
+    """
     while True:
         recording = simulate_viewer(make_scene(rng), make_viewer(rng), rng)
         times = (
@@ -79,7 +81,7 @@ def facts(view: View, noun: str) -> tuple[float, ...]:
 
 
 def _runs(view: View) -> list[int]:
-    """What the steps are about, in order, each once for steps in a row."""
+    """Return what the steps are about, in order, each once for steps in a row."""
     runs = []
     for index in view.main:
         if index != NOTHING and runs[-1:] != [index]:
@@ -114,7 +116,7 @@ class Drawer:
         return self.scene.objects[index].noun
 
     def question(self, kinds: dict[str, float]) -> Question:
-        """One whose kind has the given weights; a leading "word " in a kind leaves its options out."""
+        """Draw one whose kind has the given weights; a leading "word " in a kind leaves its options out."""
         names, weights = list(kinds), np.array(list(kinds.values()))
         while True:
             kind = names[int(self.rng.choice(len(names), p=weights / weights.sum()))]

@@ -48,7 +48,7 @@ def answer_letters(model, processor, items: list[tuple], batch_size: int = 16) -
 
 
 def measure(model, processor, seed: int, videos: int = 150, most: int = 120) -> dict[str, dict]:
-    """Accuracy per task on held-out recordings, with the plain full model and processor.
+    """Return the accuracy per task on held-out recordings, with the plain full model and processor.
 
     Three conditions: a ring drawn on what the viewer looks at and a verb of pretraining ("pointing at"), the same ring
     and the exact gaze wording ("gazing at"), and the gaze wording without any ring (the floor).

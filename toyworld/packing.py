@@ -52,7 +52,7 @@ class Batches(IterableDataset):
         return self.cache[text]
 
     def _tail(self, question: Question) -> tuple[list[int], list[int]]:
-        """Token ids of a question's tail, and the place of each option's last token in it."""
+        """Return the token ids of a question's tail, and the place of each option's last token in it."""
         drop = self.word_dropout
         asked = self.tokenizer.encode(f" {question.text}")
         asked = [
@@ -157,7 +157,9 @@ class Batches(IterableDataset):
         }
 
     def _positions(self, lengths_s: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
-        """mRoPE positions of the prefix (3, C, 100) and of each clip's first tail token (C,), as in transformers.
+        """
+        Return the mRoPE positions of the prefix (3, C, 100) and of each clip's first tail token (C,), as in
+        transformers.
 
         In part of the clips the text starts after the last temporal position, which is the rule of other versions.
         """
@@ -221,7 +223,7 @@ class Batches(IterableDataset):
         return (stacked + flat).clip(0, 255).astype(np.uint8).reshape(frames.shape)
 
     def _patches(self, videos: np.ndarray) -> torch.Tensor:
-        """uint8 (C, 12, 112, 112, 3) -> the processor's own patches (C * 384, 1176), in one vectorised pass."""
+        """Turn uint8 (C, 12, 112, 112, 3) into the processor's own patches (C * 384, 1176), in one vectorised pass."""
         mean, std = (np.array(v, np.float32) for v in (self.images.image_mean, self.images.image_std))
         pixels = (videos.astype(np.float32) / 255 - mean) / std
         patch = CELL_PX // 2

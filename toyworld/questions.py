@@ -93,7 +93,7 @@ class View:
 
     @cached_property
     def marked(self) -> list[list[int]]:
-        """The objects that gaze is on at the time of each frame."""
+        """Return the objects that gaze is on at the time of each frame."""
         return [
             [thing for begin_s, end_s, thing in self.path if begin_s <= s < end_s and thing != NOTHING]
             for s in self.frame_times_s
@@ -101,7 +101,7 @@ class View:
 
     @cached_property
     def main(self) -> list[int]:
-        """The object that each temporal step is about, NOTHING where there is none."""
+        """Return the object that each temporal step is about, NOTHING where there is none."""
         found = []
         for share in self.shares:
             order = np.argsort(share)
@@ -111,33 +111,33 @@ class View:
 
     @cached_property
     def stayers(self) -> list[int]:
-        """Objects that are visible all through the clip."""
+        """Return the objects that are visible all through the clip."""
         return self.scene.visible(self.start_s, self.time_s)
 
     @cached_property
     def ever(self) -> set[int]:
-        """What was looked at, however shortly."""
+        """Return what was looked at, however shortly."""
         return {thing for _, _, thing in self.path} - {NOTHING}
 
     @cached_property
     def seen(self) -> set[int]:
-        """What was clearly looked at: in a good part of a step, and in a frame."""
+        """Return what was clearly looked at: in a good part of a step, and in a frame."""
         shown = {thing for things in self.marked for thing in things}
         return {i for i in shown if self.shares[:, i].max() >= SEEN}
 
     def visible_last(self, index: int) -> bool | None:
-        """Whether an object is visible in the last temporal step's frames and at its end; None if only in some."""
+        """Say whether an object is visible in the last temporal step's frames and at its end; None if only in some."""
         times = (*self.frame_times_s[-2:], self.time_s)
         shown = {self.scene.objects[index].visible(float(s)) for s in times}
         return shown.pop() if len(shown) == 1 else None
 
     def still_last(self, index: int) -> bool:
-        """Whether it is in one grid cell in the last temporal step's frames and at its end."""
+        """Say whether it is in one grid cell in the last temporal step's frames and at its end."""
         times = (*self.frame_times_s[-2:], self.time_s)
         return len({self.scene.objects[index].cell(float(s)) for s in times}) == 1
 
     def looked_at_last(self, index: int) -> bool | None:
-        """Whether the last temporal step is about it; None if it is unclear."""
+        """Say whether the last temporal step is about it; None if it is unclear."""
         if self.main[-1] == index:
             return True
         return False if self.shares[-1, index] <= UNSEEN and index not in self.marked[-1] + self.marked[-2] else None
@@ -182,7 +182,7 @@ class Wording:
         return f"Watch the scene and alert me when the <{noun}> first appears."
 
     def of(self, question: str) -> str:
-        """A question about gaze, in these words."""
+        """Return a question about gaze, in these words."""
         for words, mine in (
             ("gazing at", self.present),
             ("gaze at", self.past),
@@ -215,12 +215,12 @@ class ToyQuestion:
 
 
 def clock(time_s: float) -> str:
-    """Whole seconds as StreamGaze's MM:SS."""
+    """Return whole seconds as StreamGaze's MM:SS."""
     return f"{int(time_s) // 60:02d}:{int(time_s) % 60:02d}"
 
 
 def _draw(rng: np.random.Generator, lists: list) -> list | None:
-    """One of the lists, in random order."""
+    """Draw one of the lists, in random order."""
     if not lists:
         return None
     chosen = list(lists[int(rng.integers(len(lists)))])
@@ -232,8 +232,11 @@ def sequence_text(groups: list[str]) -> str:
 
 
 def identification_lists(scene: Scene, candidates: list[int], hard: bool) -> list[tuple[int, ...]]:
-    """Valid option lists (object indices): four that differ pairwise in colour and shape (easy), or four of one colour
-    or of one shape (hard). Every option stands in the same relation to the others, so the text gives nothing away."""
+    """
+    Return the valid option lists (object indices): four that differ pairwise in colour and shape (easy), or four of
+    one colour or of one shape (hard). Every option stands in the same relation to the others, so the text gives
+    nothing away.
+    """
     lists = []
     for four in combinations(candidates, 4):
         colors = {scene.objects[i].color for i in four}
@@ -244,8 +247,10 @@ def identification_lists(scene: Scene, candidates: list[int], hard: bool) -> lis
 
 
 def attribute_lists(scene: Scene, candidates: list[int], visible: list[int], attribute: str) -> list[tuple[str, ...]]:
-    """Valid option lists (colours or shapes): four values that equally many candidates, and equally many of all
-    visible objects, show."""
+    """
+    Return the valid option lists (colours or shapes): four values that equally many candidates, and equally many of
+    all visible objects, show.
+    """
     counts = Counter(getattr(scene.objects[i], attribute) for i in candidates)
     shown = Counter(getattr(scene.objects[i], attribute) for i in visible)
     return [
@@ -256,7 +261,7 @@ def attribute_lists(scene: Scene, candidates: list[int], visible: list[int], att
 
 
 def clip_of(recording: Recording, task: str, time_s: int) -> View:
-    """The clip of a question of the task."""
+    """Return the clip of a question of the task."""
     start_s, _ = clip_window(task, float(time_s))
     return View.of(recording, start_s, float(time_s), task_info(task).asks_about_fixation_at_query)
 
@@ -287,7 +292,7 @@ class Asker:
 
     # ---------------------------------------------------------------- present
     def about_now(self, target: int, time_s: int) -> list[ToyQuestion]:
-        """Object identification, easy and hard, and attributes, of what is looked at from `time_s` on."""
+        """Ask for object identification, easy and hard, and attributes, of what is looked at from `time_s` on."""
         if target == NOTHING or time_s < 3:
             return []
         view, found = self.view(EASY, time_s), []
@@ -488,5 +493,5 @@ class Asker:
 
 
 def gaze_questions(recording: Recording, rng: np.random.Generator) -> list[ToyQuestion]:
-    """All questions of the ten tasks that a recording yields."""
+    """Return all questions of the ten tasks that a recording yields."""
     return Asker(recording, rng).questions()

@@ -27,12 +27,12 @@ def _config() -> GazeQwenConfig:
 
 
 def trained_model() -> GazeQwenForConditionalGeneration:
-    """GazeQwen as it was trained on the toy world, in evaluation mode."""
+    """Return GazeQwen as it was trained on the toy world, in evaluation mode."""
     return GazeQwenForConditionalGeneration.from_pretrained(ADAPTER_DIR, config=_config()).eval()
 
 
 def trained_processor() -> GazeQwenProcessor:
-    """Its processor."""
+    """Return the trained adapter's processor."""
     # Given the config, the tokenizer is not looked up by model type, of which transformers would know none.
     return GazeQwenProcessor.from_pretrained(ADAPTER_DIR, config=_config())
 
@@ -46,7 +46,7 @@ def keep(best: Path, folder: Path = ADAPTER_DIR) -> None:
 
 
 def _without(values, names: set[str]):
-    """The same JSON without the entries of these names, however deep."""
+    """Return the same JSON without the entries of these names, however deep."""
     if not isinstance(values, dict):
         return values
     return {name: _without(value, names) for name, value in values.items() if name not in names}

@@ -77,13 +77,16 @@ class Recording:
 
     @cached_property
     def scanpath(self) -> Scanpath:
-        """As a model is given it; `ids` are indices of `fixations`."""
+        """Return the scanpath as a model is given it; `ids` are indices of `fixations`."""
         rows = [(f.x_norm, f.y_norm, (f.start_s + f.end_s) / 2, f.end_s - f.start_s) for f in self.fixations]
         return Scanpath.from_array(np.array(rows).reshape(-1, 4), "toy viewer")
 
 
 def _fixation_times_s(rng: np.random.Generator, start_s: float, end_s: float) -> list[tuple[float, float]]:
-    """Fixations of .2 to 4 s that fill a dwell, with small saccades between them and sometimes lost gaze."""
+    """
+    Draw the times of fixations of .2 to 4 s that fill a dwell, with small saccades between them and sometimes lost
+    gaze.
+    """
     times = []
     while end_s - start_s >= 0.2:
         lasts_s = float(np.clip(rng.lognormal(np.log(1.1), 0.7), 0.2, 4.0))
@@ -97,7 +100,7 @@ def _fixation_times_s(rng: np.random.Generator, start_s: float, end_s: float) ->
 
 
 def _empty_place(rng: np.random.Generator, scene: Scene, time_s: float) -> np.ndarray | None:
-    """A place of the frame that is most of a cell away from every object."""
+    """Draw a place of the frame that is most of a cell away from every object."""
     taken = [scene.objects[i].position_px(time_s) for i in scene.visible(time_s)]
     for _ in range(20):
         place = rng.uniform(6, FRAME_PX - 6, size=2)

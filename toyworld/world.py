@@ -48,7 +48,7 @@ class Camera:
     waypoints: tuple[tuple[float, float, float], ...] = ((0.0, 0.0, 0.0),)
 
     def position_px(self, time_s) -> np.ndarray:
-        """(x, y) at `time_s`; an array of times gives an array of shape (times, 2)."""
+        """Return (x, y) at `time_s`; an array of times gives an array of shape (times, 2)."""
         return _between(self.waypoints, time_s)
 
 
@@ -71,20 +71,20 @@ class WorldObject:
         return NOUN_OF[self.color, self.shape]
 
     def position_px(self, time_s) -> np.ndarray:
-        """Centre (x, y) in the frame at `time_s`; an array of times gives an array of shape (times, 2)."""
+        """Return the centre (x, y) in the frame at `time_s`; an array of times gives an array of shape (times, 2)."""
         return _between(self.waypoints, time_s) - self.camera.position_px(time_s)
 
     def cell(self, time_s: float) -> tuple[int, int]:
-        """(column, row) of the grid cell that its centre is in."""
+        """Return (column, row) of the grid cell that its centre is in."""
         return tuple(int(v) for v in self.position_px(time_s) // CELL_PX)
 
     def visible(self, start_s: float, end_s: float | None = None) -> bool:
-        """Is it visible at `start_s`, or throughout [start_s, end_s]?"""
+        """Say whether it is visible at `start_s`, or throughout [start_s, end_s]."""
         end_s = start_s if end_s is None else end_s
         return any(begin <= start_s and end_s < end for begin, end in self.present_s)
 
     def taken(self, time_s: float) -> WorldObject:
-        """The object as it is if somebody takes it away at `time_s`."""
+        """Return the object as it is if somebody takes it away at `time_s`."""
         present = tuple((begin, min(end, time_s)) for begin, end in self.present_s if begin < time_s)
         return replace(self, present_s=present)
 
@@ -103,11 +103,11 @@ class Scene:
     background_rgb: tuple[float, float, float]
 
     def visible(self, start_s: float, end_s: float | None = None) -> list[int]:
-        """Indices of the objects visible at `start_s`, or throughout [start_s, end_s]."""
+        """Return the indices of the objects visible at `start_s`, or throughout [start_s, end_s]."""
         return [i for i, thing in enumerate(self.objects) if thing.visible(start_s, end_s)]
 
     def with_taken(self, index: int, time_s: float) -> Scene:
-        """The scene in which object `index` is taken away at `time_s`."""
+        """Return the scene in which object `index` is taken away at `time_s`."""
         objects = [thing.taken(time_s) if i == index else thing for i, thing in enumerate(self.objects)]
         return replace(self, objects=tuple(objects))
 
@@ -124,7 +124,7 @@ class Highlight:
 
 
 def _kinds_of_scene(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
-    """`count` different (color, shape): four that differ in both, or four look-alikes, then others at random."""
+    """Draw `count` different (color, shape): four that differ in both, or four look-alikes, then others at random."""
     colors = [str(c) for c in rng.permutation(list(COLORS))]
     shapes = [str(s) for s in rng.permutation(SHAPES)]
     core = str(rng.choice(["all different", "same color", "same shape"], p=[0.5, 0.25, 0.25]))
@@ -139,7 +139,7 @@ def _kinds_of_scene(rng: np.random.Generator, count: int) -> list[tuple[str, str
 
 
 def _duration_s(rng: np.random.Generator) -> float:
-    """10 s to 3 minutes, more often short."""
+    """Draw a duration of 10 s to 3 minutes, more often short."""
     low, high = ((10, 20), (20, 60), (60, 180))[int(rng.choice(3, p=[0.55, 0.35, 0.10]))]
     return round(float(np.exp(rng.uniform(np.log(low), np.log(high)))) * FPS) / FPS
 
@@ -165,7 +165,7 @@ def _camera(rng: np.random.Generator, duration_s: float) -> tuple[Camera, np.nda
 
 
 def _in_view_s(turns: list[tuple[float, bool]], at_far_end: bool) -> tuple[tuple[float, float], ...]:
-    """When one end of the plane is in view, for a camera with `turns`."""
+    """Return when one end of the plane is in view, for a camera with `turns`."""
     edges = [0.0, *(time_s for time_s, _ in turns), float("inf")]
     ends = [not turns[0][1], *(far for _, far in turns)]
     return tuple((begin, end) for begin, end, far in zip(edges, edges[1:], ends, strict=False) if far == at_far_end)
@@ -239,7 +239,7 @@ def make_scene(rng: np.random.Generator) -> Scene:
 
 @cache
 def _shape_mask(shape: str, radius_px: int) -> np.ndarray:
-    """Coverage in [0, 1] of a shape in its 28x28 square, shape (28, 28, 1)."""
+    """Return the coverage in [0, 1] of a shape in its 28x28 square, shape (28, 28, 1)."""
     fine = (np.arange(CELL_PX * 4) + 0.5) / 4 - CELL_PX / 2
     y, x = np.meshgrid(fine, fine, indexing="ij")
     if shape == "circle":
@@ -279,7 +279,7 @@ def _highlight_mask(radius_px: float, thickness_px: float, opacity: float, halo:
 
 
 def draw_frame(scene: Scene, time_s: float, highlights: list[tuple[int, Highlight]] = ()) -> np.ndarray:
-    """The picture at `time_s`, uint8 (112, 112, 3); `highlights` are (object index, style) to mark."""
+    """Return the picture at `time_s`, uint8 (112, 112, 3); `highlights` are (object index, style) to mark."""
     frame = np.empty((FRAME_PX, FRAME_PX, 3), dtype=np.float32)
     frame[:] = scene.background_rgb
     places = {i: scene.objects[i].position_px(time_s) for i in scene.visible(time_s)}
@@ -298,7 +298,7 @@ def draw_frame(scene: Scene, time_s: float, highlights: list[tuple[int, Highligh
 
 
 def frame_times_s(scene: Scene) -> np.ndarray:
-    """True times of the frames of the scene's video file: k / FPS."""
+    """Return the true times of the frames of the scene's video file: k / FPS."""
     return np.arange(round(scene.duration_s * FPS)) / FPS
 
 
