@@ -16,7 +16,15 @@ from gazeqwen.modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
 from gazeqwen.streamgaze import TASKS as STREAMGAZE_TASKS
 from gazeqwen.streamgaze import load_questions
 from gazeqwen.streamgaze_release import build
-from gazeqwen.toyworld.generate import SPLITS, choose, entry_of, generate, make_video, ringed, ringed_frames
+from gazeqwen.toyworld.generate import (
+    SPLITS,
+    choose,
+    generate,
+    make_video,
+    ringed_clips,
+    ringed_frames,
+    streamgaze_entry,
+)
 from gazeqwen.toyworld.questions import (
     EASY,
     FAP,
@@ -412,7 +420,7 @@ EXTRAS = {
 def test_schema(world):
     for task, pairs in world[1].items():
         for recording, q in pairs[:40]:
-            entry = entry_of("toy-train-0000.mp4", q)
+            entry = streamgaze_entry("toy-train-0000.mp4", q)
             assert set(entry) == {"video_path", "response_time", "video_categories", "questions"}
             (question,) = json.loads(json.dumps(entry["questions"]))
             common = {"question", "time_stamp", "task_type"}
@@ -495,7 +503,7 @@ def test_the_ringed_twin_asks_the_same_of_clips_with_a_ring(tmp_path):
     assert sorted(map(str, asked[0])) == sorted(map(str, asked[1])) and len(asked[0]) > 10
     recording, questions = make_video(1, "test", 0)
     of_task = choose(1, "test", {"toy-test-0000.mp4": questions}, 3)
-    name, _, view = ringed("toy-test-0000", recording, [q for pairs in of_task.values() for _, q in pairs])[0]
+    name, _, view = ringed_clips("toy-test-0000", recording, [q for pairs in of_task.values() for _, q in pairs])[0]
     frames, times = read_frames(rings / "videos/original_video" / name, view.frame_times_s)
     assert np.allclose(times, view.frame_times_s, atol=2e-3)
     for frame, picture, bare in zip(frames, ringed_frames(view), ringed_frames(view, None), strict=True):

@@ -252,19 +252,19 @@ def best_rate(row: Row, work: Path) -> float | None:
 # ------------------------------------------------------------------ a row's result
 def _answers(row: Row, work: Path) -> dict[int, dict[str, list[Scored]]]:
     """Return {seed: {condition: answers}} of the seeds that are done; each seed's are questions of their own."""
-    found, rate = {}, best_rate(row, work)
+    answers_by_seed, rate = {}, best_rate(row, work)
     for seed in row.seeds:
         folder = run_folder(row, seed, work, rate)
         if (folder / "results.json").exists():
             answers = read_predictions(folder / "results.predictions.jsonl")
-            found[seed] = {
+            answers_by_seed[seed] = {
                 condition: [
                     replace(item, key=f"seed {seed}: {item.key}", video_name=_VIDEO.match(item.video_name)[0])
                     for item in answers[condition]
                 ]
                 for condition in row.conditions
             }
-    return found
+    return answers_by_seed
 
 
 def pool(row: Row, work: Path, world: dict) -> dict:
@@ -278,14 +278,14 @@ def pool(row: Row, work: Path, world: dict) -> dict:
     answers = _answers(row, work)
     scores = {}
     for condition in row.conditions:
-        items = [item for of in answers.values() for item in of[condition]]
+        items = [item for by_condition in answers.values() for item in by_condition[condition]]
         scores[condition] = score(items) | {"intervals": intervals(items)}
     seeds = {
         str(seed): {
             condition: {task: round(values["accuracy"], 4) for task, values in score(items)["tasks"].items()}
-            for condition, items in of.items()
+            for condition, items in by_condition.items()
         }
-        for seed, of in answers.items()
+        for seed, by_condition in answers.items()
     }
     against = {}
     if row.name != DEFAULT.name and len(row.seeds) == len(DEFAULT.seeds):

@@ -68,7 +68,7 @@ class Evidence:
 
     def spread(self, row: str, condition: str) -> str:
         """Return the lowest and highest of the seeds' means, as text."""
-        means = [np.mean(list(of[condition].values())) for of in self.results[row]["seeds"].values()]
+        means = [np.mean(list(seed[condition].values())) for seed in self.results[row]["seeds"].values()]
         return f"{100 * min(means):.1f} to {100 * max(means):.1f}" if len(means) > 1 else ""
 
 
@@ -96,7 +96,7 @@ def task_table(evidence: Evidence) -> Table:
         "frozen, no gaze": ("frozen", "none"),
         "text alone": ("frozen", "text_only"),
     }
-    scores = {name: evidence.score(*of) for name, of in columns.items()}
+    scores = {name: evidence.score(*cell) for name, cell in columns.items()}
     rows = []
     for task in sorted_tasks(TASKS):
         count, baseline = _baseline(evidence, task)
@@ -247,8 +247,8 @@ def draw_examples(folder: Path, run: Path, data: Path) -> None:
         right[condition] = {item.key: item.choice == item.answer for item in items}
     questions = load_questions(data, "test")
     for task in sorted_tasks(TASKS):
-        mine = [q for q in questions if q.task == task]
-        question = max(mine, key=lambda q: (right["gaze"][q.key], not right["zero"][q.key]))
+        of_task = [q for q in questions if q.task == task]
+        question = max(of_task, key=lambda q: (right["gaze"][q.key], not right["zero"][q.key]))
         asked = explain(model, processor, question)
         draw_example(folder / "evidence" / f"{TASKS[task].abbreviation}.png", asked, question)
         if task == EFFECT_SHOWN:
@@ -259,9 +259,9 @@ def draw_examples(folder: Path, run: Path, data: Path) -> None:
 
 
 def draw_example(path: Path, asked: Asked, question: Question) -> None:
-    said = "  |  ".join(f"{name}: {answer}" for name, answer in asked.answers.items())
+    answers = "  |  ".join(f"{name}: {answer}" for name, answer in asked.answers.items())
     title = f"{task_info(question.task).abbreviation}: {question.question}\n"
-    title += f"right: {question.options[question.answer]}  |  {said}"
+    title += f"right: {question.options[question.answer]}  |  {answers}"
     figure = draw_scanpath(asked.clip, asked.scanpath, asked.weights, title, columns=6, attention=asked.attention)
     save_png(figure, path)
 
@@ -277,11 +277,11 @@ def explain(model, processor, question: Question) -> Asked:
 def fill(document: str, tables: dict[str, Table]) -> str:
     """Return the document with each table between `<!-- name -->` and `<!-- /name -->`."""
     for name, table in tables.items():
-        found = re.search(rf"<!-- {name} -->\n.*?<!-- /{name} -->", document, re.DOTALL)
-        if found is None:
+        place = re.search(rf"<!-- {name} -->\n.*?<!-- /{name} -->", document, re.DOTALL)
+        if place is None:
             raise ValueError(f"{DOCUMENT}: no place for the table {name!r}, expected <!-- {name} --> <!-- /{name} -->")
         filled = f"<!-- {name} -->\n{table.markdown()}\n<!-- /{name} -->"
-        document = document.replace(found[0], filled)
+        document = document.replace(place[0], filled)
     return document
 
 

@@ -41,9 +41,12 @@ class Example:
 
 
 def toy_examples(folder: str | Path) -> list[Example]:
-    """One question of each kind in `TITLES`, about videos, written to `folder`, that the trained adapter never saw."""
+    """
+    Return one question of each kind in `TITLES`, about videos, written to `folder`, that the trained adapter never
+    saw.
+    """
     world = generate(folder, train=0, val=0, test=VIDEOS, seed=SEED, per_task=1, progress=False)
-    found = []
+    examples = []
     for task, title in TITLES.items():
         entry, *_ = json.loads((world / "qa" / f"{task}.json").read_text())
         (asked,) = entry["questions"]
@@ -53,5 +56,5 @@ def toy_examples(folder: str | Path) -> list[Example]:
         start_s, time_s = clip_window(task, parse_time(asked["time_stamp"], "time_stamp"))
         snap_s = SNAP_S if task_info(task).asks_about_fixation_at_query else 0.0
         texts = (asked["question"], tuple(options.values()), options[asked["answer"]])
-        found.append(Example(title, video, table, *texts, start_s, time_s, snap_s))
-    return found
+        examples.append(Example(title, video, table, *texts, start_s, time_s, snap_s))
+    return examples

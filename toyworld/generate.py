@@ -48,28 +48,28 @@ def choose(
     rng = np.random.default_rng([seed, SPLITS.index(split), 2**31])
     chosen = {}
     for task in TASKS:
-        mine = []
+        pairs = []
         for name, questions in videos.items():
             of_task = [q for q in questions if q.task == task]
-            mine += [(name, of_task[i]) for i in sorted(rng.permutation(len(of_task))[:per_task])]
+            pairs += [(name, of_task[i]) for i in sorted(rng.permutation(len(of_task))[:per_task])]
         if most is not None:
-            order, count, kept = rng.permutation(len(mine)), 0, []
+            order, count, kept = rng.permutation(len(pairs)), 0, []
             for i in order:
                 if count < most:
                     kept.append(int(i))
-                    count += max(1, len(mine[i][1].points))
-            mine = [mine[i] for i in sorted(kept)]
-        places = iter(_deck(rng, len(mine), 4))
-        for _, q in mine:
+                    count += max(1, len(pairs[i][1].points))
+            pairs = [pairs[i] for i in sorted(kept)]
+        places = iter(_deck(rng, len(pairs), 4))
+        for _, q in pairs:
             if q.options:
                 others = [option for option in q.options if option != q.answer]
                 others.insert(next(places), q.answer)
                 q.options = others
-        chosen[task] = mine
+        chosen[task] = pairs
     return chosen
 
 
-def entry_of(name: str, q: ToyQuestion) -> dict:
+def streamgaze_entry(name: str, q: ToyQuestion) -> dict:
     """Return the question as an entry of StreamGaze's JSON."""
     start_s, _ = clip_window(q.task, float(q.time_s))
     asked = {"question": q.question, "time_stamp": clock(q.time_s), "task_type": q.task}
@@ -114,15 +114,17 @@ def ringed_frames(view: View, ring: Highlight | None = RING) -> list[np.ndarray]
     return [draw_frame(view.scene, s, on) for s, on in zip(view.frame_times_s, marks, strict=True)]
 
 
-def ringed(stem: str, recording: Recording, questions: list[ToyQuestion]) -> list[tuple[str, ToyQuestion, View]]:
-    """(video's name, question, what is to be seen) of each clip asked about. Each has a video of its own, since the
-    ring follows the gaze as that clip has it (`Scanpath.snap`); so every test point is a question of its own."""
-    found = []
+def ringed_clips(stem: str, recording: Recording, questions: list[ToyQuestion]) -> list[tuple[str, ToyQuestion, View]]:
+    """
+    Return (video's name, question, what is to be seen) of each clip asked about. Each has a video of its own, since
+    the ring follows the gaze as that clip has it (`Scanpath.snap`); so every test point is a question of its own.
+    """
+    clips = []
     for q in questions:
         for time_s, points in [(s, [(s, due)]) for s, due in q.points] or [(q.time_s, [])]:
             view = clip_of(recording, q.task, time_s)
-            found.append((f"{stem}-{len(found):03d}.mp4", replace(q, points=points), view))
-    return found
+            clips.append((f"{stem}-{len(clips):03d}.mp4", replace(q, points=points), view))
+    return clips
 
 
 def generate(
@@ -168,17 +170,17 @@ def generate(
             questions = {name: questions for name, (_, questions) in made.items()}
             chosen = choose(seed, split, questions, per_task, most and most[SPLITS.index(split)])
             for name, (recording, _) in made.items():
-                mine = [q for of_task in chosen.values() for of, q in of_task if of == name]
-                clips, views = [(name, q) for q in mine], {name: None}
+                asked = [q for pairs in chosen.values() for video, q in pairs if video == name]
+                clips, views = [(name, q) for q in asked], {name: None}
                 if rings:
-                    of_clips = ringed(name.removesuffix(".mp4"), recording, mine)
-                    clips = [(of, q) for of, q, _ in of_clips]
-                    views = {of: view for of, _, view in of_clips}
-                for of, view in views.items():
-                    _write_video(out, of, recording, view)
+                    ringed = ringed_clips(name.removesuffix(".mp4"), recording, asked)
+                    clips = [(video, q) for video, q, _ in ringed]
+                    views = {video: view for video, _, view in ringed}
+                for video, view in views.items():
+                    _write_video(out, video, recording, view)
                 names[split] += views
-                for of, q in clips:
-                    qa[q.task].append(entry_of(of, q))
+                for video, q in clips:
+                    qa[q.task].append(streamgaze_entry(video, q))
                 bar.update()
     for task, entries in qa.items():
         (out / "qa" / f"{task}.json").write_text(json.dumps(entries, indent=2) + "\n")

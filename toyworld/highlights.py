@@ -160,19 +160,19 @@ class Drawer:
         return _shuffled(self.rng, [*(self.noun(i) for i in _pick(self.rng, seen, 3)), answer]), answer
 
     def draw_never(self, words: Wording):
-        found = self._never_seen()
-        if not found:
+        never_seen = self._never_seen()
+        if not never_seen:
             return None
-        listed = _shuffled(self.rng, found[0])
+        listed = _shuffled(self.rng, never_seen[0])
         text = words.never(listed)
         if self.rng.random() < 0.2:
             text = f"Among {{{', '.join(listed)}}}, which was never {_one(self.rng, ('ringed', 'highlighted'))}?"
-        return text, *found
+        return text, *never_seen
 
     def draw_next(self, words: Wording):
         group = _runs(self.view)[-2:]
-        found = self._never_seen(without=group)
-        return found and (words.transition([self.noun(i) for i in group]), *found)
+        never_seen = self._never_seen(without=group)
+        return never_seen and (words.transition([self.noun(i) for i in group]), *never_seen)
 
     def draw_order(self, words: Wording):
         runs = _runs(self.view)

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from gazeqwen.streamgaze import OPTION_LETTERS, format_alert, format_question
-from gazeqwen.toyworld.generate import RING, choose, make_video, ringed, ringed_frames
+from gazeqwen.toyworld.generate import RING, choose, make_video, ringed_clips, ringed_frames
 from gazeqwen.toyworld.highlights import WORDINGS
 from gazeqwen.toyworld.questions import FRAMES
 
@@ -61,11 +61,11 @@ def measure(model, processor, seed: int, videos: int = 150, most: int = 120) -> 
         items = defaultdict(list)
         for name, q in pairs:
             recording = made[name][0]
-            for _, mine, view in ringed(name, recording, [q]):
-                answer, options = mine.answer, mine.options
-                question, told = mine.question, other.of(mine.question)
-                if mine.points:
-                    options, answer = ["Yes", "No"], "Yes" if mine.points[0][1] else "No"
+            for _, asked_q, view in ringed_clips(name, recording, [q]):
+                answer, options = asked_q.answer, asked_q.options
+                question, told = asked_q.question, other.reword(asked_q.question)
+                if asked_q.points:
+                    options, answer = ["Yes", "No"], "Yes" if asked_q.points[0][1] else "No"
                 frames = {marked: np.stack(ringed_frames(view, RING if marked else None)) for marked in (True, False)}
                 letter, length_s = OPTION_LETTERS[options.index(answer)], view.time_s - view.start_s
                 for condition, marked, asked in (
@@ -76,8 +76,8 @@ def measure(model, processor, seed: int, videos: int = 150, most: int = 120) -> 
                     items[condition].append(((frames[marked], length_s, asked, options), letter))
         results[task] = {"answers": len(items["ring, gaze wording"])}
         for condition, asked in items.items():
-            given = answer_letters(model, processor, [item for item, _ in asked])
-            right = [a == letter for a, (_, letter) in zip(given, asked, strict=True)]
+            answers = answer_letters(model, processor, [item for item, _ in asked])
+            right = [answer == letter for answer, (_, letter) in zip(answers, asked, strict=True)]
             results[task][condition] = round(float(np.mean(right)), 4)
     return results
 

@@ -137,17 +137,17 @@ def when_losses(heads: Heads, video_states: list[torch.Tensor], marked: torch.Te
     now = (marked & (step == STEPS - 1)).float()
     loss, weight = 0.0, torch.tensor(8.0)
     for head, state in zip(heads.step, video_states[1:], strict=False):
-        said = head(state)
-        loss = loss + 0.3 * F.cross_entropy(said[..., :STEPS].flatten(0, 1), step.flatten())
-        loss = loss + 0.3 * F.binary_cross_entropy_with_logits(said[..., STEPS], now, pos_weight=weight)
-    right = {"when: step": (said[..., :STEPS].argmax(-1) == step).float().mean().item()}
+        guess = head(state)
+        loss = loss + 0.3 * F.cross_entropy(guess[..., :STEPS].flatten(0, 1), step.flatten())
+        loss = loss + 0.3 * F.binary_cross_entropy_with_logits(guess[..., STEPS], now, pos_weight=weight)
+    right = {"when: step": (guess[..., :STEPS].argmax(-1) == step).float().mean().item()}
     if now.any():
-        right["when: marked now"] = (said[..., STEPS] > 0)[now > 0].float().mean().item()
+        right["when: marked now"] = (guess[..., STEPS] > 0)[now > 0].float().mean().item()
     return loss, right
 
 
 def question_loss(model, heads: Heads, batch: dict, phase: Phase, rng: np.random.Generator):
-    """Loss and accuracies of one batch: the answers, which options are right, and what the video tokens show."""
+    """Return a batch's loss and accuracies: the answers, which options are right, and what the video tokens show."""
     layers = rng.permutation(len(heads.vectors))[: int(rng.integers(1, 4))]
     highlights = {int(layer): heads.vectors[int(layer)] for layer in layers}
     blind_layers = int(rng.integers(1, 3)) if rng.random() < phase.blind_share else 0
@@ -166,9 +166,11 @@ def question_loss(model, heads: Heads, batch: dict, phase: Phase, rng: np.random
     loss = loss + 0.1 * seen_loss
     scores = defaultdict(list)
     if len(batch["option_rows"]):
-        for name, said, truth in zip(FACTS, (facts > 0).float().unbind(1), batch["noun_facts"].unbind(1), strict=True):
+        for name, guess, truth in zip(
+            FACTS, (facts > 0).float().unbind(1), batch["noun_facts"].unbind(1), strict=True
+        ):
             if 0 < truth.sum() < len(truth):  # mean over both classes
-                of_class = [(said == truth)[truth == v].float().mean().item() for v in (0, 1)]
+                of_class = [(guess == truth)[truth == v].float().mean().item() for v in (0, 1)]
                 scores[f"fact: {name}"].append(np.mean(of_class))
     right = (logits.argmax(-1) == batch["target"]).float()
     vector = (batch["heat"].amax(dim=1) > 0).repeat_interleave(len(right) // len(batch["heat"]))
@@ -284,9 +286,9 @@ def start_from(model, processor, folder: str) -> None:
     theirs = AutoTokenizer.from_pretrained(folder).get_vocab()
     weights = other.state_dict()
     with torch.no_grad():
-        for name, mine in model.state_dict().items():
-            if mine.shape == weights[name].shape and "embed_tokens" not in name and "lm_head" not in name:
-                mine.copy_(weights[name])
+        for name, value in model.state_dict().items():
+            if value.shape == weights[name].shape and "embed_tokens" not in name and "lm_head" not in name:
+                value.copy_(weights[name])
         embeddings = other.get_input_embeddings().weight
         for word, i in processor.tokenizer.get_vocab().items():
             if word in theirs:

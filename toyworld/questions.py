@@ -102,12 +102,12 @@ class View:
     @cached_property
     def main(self) -> list[int]:
         """Return the object that each temporal step is about, NOTHING where there is none."""
-        found = []
+        objects = []
         for share in self.shares:
             order = np.argsort(share)
             clear = share[order[-1]] >= MAIN and share[order[-2]] <= share[order[-1]] / 2
-            found.append(int(order[-1]) if clear else NOTHING)
-        return found
+            objects.append(int(order[-1]) if clear else NOTHING)
+        return objects
 
     @cached_property
     def stayers(self) -> list[int]:
@@ -181,9 +181,9 @@ class Wording:
     def alert_on_appearance(self, noun: str) -> str:
         return f"Watch the scene and alert me when the <{noun}> first appears."
 
-    def of(self, question: str) -> str:
-        """Return a question about gaze, in these words."""
-        for words, mine in (
+    def reword(self, question: str) -> str:
+        """Return a question about gaze in these words."""
+        for words, replacement in (
             ("gazing at", self.present),
             ("gaze at", self.past),
             ("gaze on", self.past.replace(" at", " on")),
@@ -191,7 +191,7 @@ class Wording:
             ("gaze", self.noun),
             ("fixation", self.pattern),
         ):
-            question = question.replace(words, mine)
+            question = question.replace(words, replacement)
         return question
 
 
