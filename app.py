@@ -17,9 +17,18 @@ from html import escape
 import gradio as gr
 import torch
 
-from gazeqwen.explorer import Explorer, Recording, answer_html, named, read_table, steps_html, table_html, verdict
-from gazeqwen.runs import clear_errors
+from gazeqwen.inference.explorer import (
+    Explorer,
+    Recording,
+    answer_html,
+    named,
+    read_table,
+    steps_html,
+    table_html,
+    verdict,
+)
 from gazeqwen.toyworld.examples import Example, toy_examples
+from gazeqwen.utils.files import clear_errors
 
 TOY_NOTE = (
     "**This is the toy model.** It knows its toy world alone, where kitchen things are coloured shapes (a tomato is a "

@@ -12,12 +12,12 @@ import argparse
 
 import torch
 
-from gazeqwen.evaluation import trained_counts
-from gazeqwen.figures import draw_scanpath, save_png
-from gazeqwen.inference import ask, load_model, load_processor, offer
-from gazeqwen.runs import clear_errors
+from gazeqwen.evaluation.predictions import trained_counts
+from gazeqwen.inference.answering import ask, load_model, load_processor, offer
+from gazeqwen.plots.scanpath import draw_scanpath, save_png
+from gazeqwen.questions.streamgaze import window_start_s
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.streamgaze import window_start_s
+from gazeqwen.utils.files import clear_errors
 
 
 def main() -> None:

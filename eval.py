@@ -17,25 +17,25 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from gazeqwen.clip_cache import CACHE_KINDS
-from gazeqwen.evaluation import (
+from gazeqwen.evaluation.evaluators import evaluate, load_evaluated
+from gazeqwen.evaluation.predictions import (
     CONDITIONS,
     PredictionFile,
     accuracy_table,
     largest_logit_difference,
     load_predictions,
 )
-from gazeqwen.evaluation_run import evaluate, load_evaluated
-from gazeqwen.runs import clear_errors, provenance, write_json
-from gazeqwen.scoring import SCORERS
-from gazeqwen.streamgaze import PROMPT_STYLES, load_questions
+from gazeqwen.evaluation.scoring import SCORERS
+from gazeqwen.pipeline.clip_cache import CACHE_KINDS
+from gazeqwen.questions.streamgaze import PROMPT_STYLES, load_questions
+from gazeqwen.utils.files import clear_errors, provenance, write_json
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id of an adapter, or of any video-text model")
     parser.add_argument("--revision", help="of the model")
-    parser.add_argument("--data", required=True, help="dataset: a folder built by gazeqwen.streamgaze, or a Hub id")
+    parser.add_argument("--data", required=True, help="dataset: a folder built by gazeqwen build, or a Hub id")
     parser.add_argument("--config", default="default", help="split scheme: default, participants")
     parser.add_argument("--split", default="test")
     parser.add_argument("--tasks", nargs="+", help="default: all tasks of the split")

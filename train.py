@@ -12,9 +12,9 @@ A run that was stopped, or killed, goes on when the same command is given again,
 import argparse
 import os
 
-from gazeqwen.planning import plan
-from gazeqwen.runs import clear_errors, read_recipe
-from gazeqwen.training import Recipe, Trainer
+from gazeqwen.training.planning import plan
+from gazeqwen.training.trainer import Recipe, Trainer
+from gazeqwen.utils.files import clear_errors, read_recipe
 
 
 def main() -> None:

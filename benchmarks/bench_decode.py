@@ -20,7 +20,7 @@ import av
 import numpy as np
 from tqdm import tqdm
 
-from gazeqwen.runs import clear_errors, provenance, write_json
+from gazeqwen.utils.files import clear_errors, provenance, write_json
 
 FPS, KEYFRAME_S = 24, 10
 

@@ -19,7 +19,7 @@ from transformers import Qwen2_5_VLConfig
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Config
-from gazeqwen.runs import clear_errors, provenance, write_json
+from gazeqwen.utils.files import clear_errors, provenance, write_json
 
 ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
 # The released models' sizes: text, vision, V-JEPA 2.1, then steps and visual tokens per side of a step.

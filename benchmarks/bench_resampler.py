@@ -21,7 +21,7 @@ from transformers import Qwen2_5_VLConfig
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Config
 from gazeqwen.resampler_gazeqwen import GazeResampler, fixation_weights, gaussian_heat, mean_coordinate_encoding
-from gazeqwen.runs import clear_errors, provenance, write_json
+from gazeqwen.utils.files import clear_errors, provenance, write_json
 
 
 def loop(resampler: GazeResampler, features, scanpath, spans, grid) -> list[torch.Tensor]:

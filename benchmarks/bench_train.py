@@ -21,12 +21,12 @@ import torch
 import yaml
 from bench_resampler import loop
 
-from gazeqwen.batches import EpochBatches, QuestionData
-from gazeqwen.clip_cache import ClipCache
-from gazeqwen.runs import clear_errors, provenance, read_recipe, write_json
-from gazeqwen.streamgaze_release import build
+from gazeqwen.pipeline.batches import EpochBatches, QuestionData
+from gazeqwen.pipeline.clip_cache import ClipCache
+from gazeqwen.questions.release import build
 from gazeqwen.toyworld.generate import generate
-from gazeqwen.training import Recipe, Trainer, answer_loss, optimizer_groups
+from gazeqwen.training.trainer import Recipe, Trainer, answer_loss, optimizer_groups
+from gazeqwen.utils.files import clear_errors, provenance, read_recipe, write_json
 
 ROOT = Path(__file__).parent.parent
 

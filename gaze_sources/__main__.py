@@ -10,9 +10,10 @@ import sys
 
 import numpy as np
 
-from ..runs import clear_errors, write_text
-from ..scanpath_gazeqwen import Scanpath
-from ..video_gazeqwen import video_info
+from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.utils.files import clear_errors, write_text
+from gazeqwen.video_gazeqwen import video_info
+
 from . import SOURCES
 from .fixations import (
     DEFAULT_SCENE_THRESHOLD,
@@ -144,7 +145,7 @@ def run(args) -> None:
     write_text(args.output, scanpath.to_csv())
     print(f"written: {args.output}")
     if args.plot:
-        from .plot import draw_recording
+        from gazeqwen.plots.recording import draw_recording
 
         draw_recording(args.plot, samples, scanpath, args.video, args.input)
         print(f"written: {args.plot}")

@@ -3,26 +3,26 @@
 import argparse
 from pathlib import Path
 
-from gazeqwen import model_card
-from gazeqwen.runs import clear_errors, publish_card, write_text
+from gazeqwen.model_card import card
+from gazeqwen.utils.files import clear_errors, publish_card, write_text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m gazeqwen.model_card",
-        description=model_card.__doc__,
+        description=card.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", help="an adapter, such as runs/x/best, or a dataset that gazeqwen.streamgaze built")
+    parser.add_argument("folder", help="an adapter, such as runs/x/best, or a dataset that gazeqwen build wrote")
     parser.add_argument("--results", nargs="+", default=[], help="result files of the adapter (eval.py --output)")
     parser.add_argument("-o", "--output", help="default: README.md in the folder, which is published with it")
     parser.add_argument("--push", metavar="REPO", help="put the card into this repository on the Hub, too")
     arguments = parser.parse_args()
-    card = model_card.render_card(arguments.folder, arguments.results, arguments.push)
+    rendered = card.render_card(arguments.folder, arguments.results, arguments.push)
     if arguments.push:
-        print(f"published: {publish_card(card, arguments.push)}")
+        print(f"published: {publish_card(rendered, arguments.push)}")
     output = Path(arguments.output or Path(arguments.folder) / "README.md")
-    write_text(output, str(card))
+    write_text(output, str(rendered))
     print(f"written to {output}")
 
 

@@ -12,19 +12,19 @@ from support import BACKBONE, tiny_model, video_inputs, write_video
 from test_training import recipe_text, script
 from test_training_options import losses, trainer_of
 
-from gazeqwen import conditions
-from gazeqwen.batches import QuestionData
-from gazeqwen.clip_cache import ClipCache
-from gazeqwen.conditions import Condition, gaze_of
-from gazeqwen.evaluation import predict, trained_counts
-from gazeqwen.evaluation_run import BaselineData
+from gazeqwen.evaluation.evaluators import BaselineData
+from gazeqwen.evaluation.predictions import predict, trained_counts
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
-from gazeqwen.planning import plan
+from gazeqwen.pipeline import conditions
+from gazeqwen.pipeline.batches import QuestionData
+from gazeqwen.pipeline.clip_cache import ClipCache
+from gazeqwen.pipeline.conditions import Condition, gaze_of
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
-from gazeqwen.runs import read_recipe
+from gazeqwen.questions.streamgaze import Question, load_questions
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.streamgaze import Question, load_questions
-from gazeqwen.training import Recipe
+from gazeqwen.training.planning import plan
+from gazeqwen.training.trainer import Recipe
+from gazeqwen.utils.files import read_recipe
 
 OI_E = "present_object_identification_easy"
 OVERLAY = Condition.parse("overlay+model")

@@ -18,13 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import BACKBONE, ROOT, VIDEO_ENCODER, perturb, run_here
 
-from gazeqwen.batches import QuestionData, prompt_under
-from gazeqwen.clip_cache import ClipCache
-from gazeqwen.conditions import Condition, draw_gaze, gaze_in_words, gaze_of, moved_around
-from gazeqwen.evaluation import Prediction, PredictionFile, batches_of, predict
+from gazeqwen.evaluation.predictions import Prediction, PredictionFile, batches_of, predict
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
+from gazeqwen.pipeline.batches import QuestionData, prompt_under
+from gazeqwen.pipeline.clip_cache import ClipCache
+from gazeqwen.pipeline.conditions import Condition, draw_gaze, gaze_in_words, gaze_of, moved_around
+from gazeqwen.questions.streamgaze import Question, load_questions
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.streamgaze import Question, load_questions
 from gazeqwen.video_gazeqwen import Clip
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

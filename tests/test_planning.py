@@ -13,15 +13,15 @@ from accelerate.commands.config.config_args import load_config_from_file
 from support import BACKBONE, ROOT, VIDEO_ENCODER, perturb, tiny_config, video_inputs
 from transformers import Qwen2_5_VLConfig
 
-from gazeqwen.batches import EpochBatches, QuestionData
-from gazeqwen.clip_cache import ClipCache
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Config
-from gazeqwen.planning import ClipShape, config_of, estimate_memory, model_on_meta, parameter_counts, plan
-from gazeqwen.runs import read_recipe
-from gazeqwen.streamgaze import load_questions
-from gazeqwen.training import DataSettings, ModelSettings, Recipe, StageSettings, build_processor
+from gazeqwen.pipeline.batches import EpochBatches, QuestionData
+from gazeqwen.pipeline.clip_cache import ClipCache
+from gazeqwen.questions.streamgaze import load_questions
+from gazeqwen.training.planning import ClipShape, config_of, estimate_memory, model_on_meta, parameter_counts, plan
+from gazeqwen.training.trainer import DataSettings, ModelSettings, Recipe, StageSettings, build_processor
+from gazeqwen.utils.files import read_recipe
 
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if path.stem not in ("demo", "toyworld"))
 README = (ROOT / "README.md").read_text()

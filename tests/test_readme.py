@@ -22,14 +22,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from support import BACKBONE, FIXTURES, ROOT, VIDEO_ENCODER, index_frames, write_fixations, write_video
 
-from gazeqwen.evaluation import Prediction, PredictionFile, accuracy_table, answer_all
-from gazeqwen.inference import load_model
+from gazeqwen.evaluation.predictions import Prediction, PredictionFile, accuracy_table, answer_all
+from gazeqwen.inference.answering import load_model
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
-from gazeqwen.planning import plan
-from gazeqwen.runs import read_recipe
+from gazeqwen.questions.streamgaze import load_questions
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.streamgaze import load_questions
-from gazeqwen.training import DataSettings, ModelSettings, Recipe, StageSettings, Trainer
+from gazeqwen.training.planning import plan
+from gazeqwen.training.trainer import DataSettings, ModelSettings, Recipe, StageSettings, Trainer
+from gazeqwen.utils.files import read_recipe
 from gazeqwen.video_gazeqwen import read_clip
 
 README = (ROOT / "README.md").read_text()
@@ -226,7 +226,8 @@ def too_much(data: Path) -> None:
 
 
 def unwritable() -> None:
-    code = "from gazeqwen.runs import clear_errors, open_repository\nwith clear_errors(): open_repository('user/name')"
+    imports = "from gazeqwen.utils.files import clear_errors, open_repository"
+    code = f"{imports}\nwith clear_errors(): open_repository('user/name')"
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert result.returncode == 1

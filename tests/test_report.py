@@ -11,9 +11,9 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from PIL import Image
 from support import ROOT
 
-from gazeqwen.report import Result, differing, read_result, write_report
-from gazeqwen.scoring import gains, intervals, read_predictions, score
-from gazeqwen.streamgaze import TASKS
+from gazeqwen.evaluation.report import Result, differing, read_result, write_report
+from gazeqwen.evaluation.scoring import gains, intervals, read_predictions, score
+from gazeqwen.questions.streamgaze import TASKS
 
 FIXTURES = ROOT / "tests" / "fixtures" / "results"  # of an earlier format, without predictions
 DEMO, COORD_PE = FIXTURES / "demo.json", FIXTURES / "demo_coord_pe.json"
@@ -339,7 +339,14 @@ def test_bars_are_as_high_as_accuracies(tmp_path):
 
 def test_the_command(tmp_path):
     def run(*arguments):
-        command = [sys.executable, "-m", "gazeqwen.report", *map(str, arguments), "-o", str(tmp_path / "out")]
+        command = [
+            sys.executable,
+            "-m",
+            "gazeqwen.evaluation.report",
+            *map(str, arguments),
+            "-o",
+            str(tmp_path / "out"),
+        ]
         return subprocess.run(command, capture_output=True, text=True)
 
     done = run(*sorted((ROOT / "results").glob("*.json")), "--latex")

@@ -23,13 +23,13 @@ from safetensors.torch import load_file
 from support import ROOT
 from test_training import recipe_text
 
-from gazeqwen.batches import Augmentation, EpochBatches, QuestionData
-from gazeqwen.clip_cache import ClipCache, digest_of_weights
-from gazeqwen.evaluation import predict
-from gazeqwen.runs import read_recipe
+from gazeqwen.evaluation.predictions import predict
+from gazeqwen.pipeline.batches import Augmentation, EpochBatches, QuestionData
+from gazeqwen.pipeline.clip_cache import ClipCache, digest_of_weights
+from gazeqwen.questions.streamgaze import Question, load_questions
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.streamgaze import Question, load_questions
-from gazeqwen.training import Recipe, Trainer, changed_settings
+from gazeqwen.training.trainer import Recipe, Trainer, changed_settings
+from gazeqwen.utils.files import read_recipe
 
 
 def question(task: str = "past_scene_recall", answer_text: str | None = None) -> Question:
@@ -281,7 +281,7 @@ def test_a_run_killed_ten_times_at_random_ends_as_one_that_never_stopped(toy_dat
     """SIGKILL, at any moment: while loading, encoding, training, validating or writing. Bit-equal weights and log."""
     recipe, rng = run_of(toy_data, tmp_path), random.Random(0)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_resume", "gazeqwen.training"])
+    context.set_forkserver_preload(["test_resume", "gazeqwen.training.trainer"])
     seen = []
     for kill in range(10):
         process = context.Process(target=train_quietly, args=(str(recipe),))

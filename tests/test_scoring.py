@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from support import ROOT
 
-from gazeqwen.scoring import (
+from gazeqwen.evaluation.scoring import (
     Scored,
     as_scored,
     calibration,
@@ -25,7 +25,7 @@ from gazeqwen.scoring import (
     read_predictions,
     score,
 )
-from gazeqwen.streamgaze import TASKS
+from gazeqwen.questions.streamgaze import TASKS
 
 RECALL, FAP, ALERT = "past_scene_recall", "present_future_action_prediction", "proactive_gaze_triggered_alert"
 KITCHEN = ("knife", "pan", "lid", "cup")
@@ -475,7 +475,7 @@ def test_runs_that_are_none_are_named(tmp_path):
 
 def test_the_video_and_the_options_may_be_left_to_the_key(toy_data, tmp_path):
     """As in the lines that train.py wrote before there were scorers."""
-    from gazeqwen.streamgaze import load_questions
+    from gazeqwen.questions.streamgaze import load_questions
 
     questions = load_questions(toy_data, "test")
     lines = [

@@ -10,9 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import ROOT, frame_index, index_frames, write_fixations, write_video
 
-from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.streamgaze import SPLITS, load_questions
-from gazeqwen.streamgaze_release import (
+from gazeqwen.questions.release import (
     build,
     parse_time,
     participant_split,
@@ -21,6 +19,8 @@ from gazeqwen.streamgaze_release import (
     release_clock,
     source_of,
 )
+from gazeqwen.questions.streamgaze import SPLITS, load_questions
+from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.video_gazeqwen import read_clip
 
 REAL = ROOT.parent / "shared" / "real"

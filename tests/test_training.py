@@ -16,17 +16,17 @@ from PIL import Image
 from safetensors.torch import load_file
 from support import BACKBONE, ROOT, VIDEO_ENCODER, index_frames, run_here, write_fixations, write_video
 
-from gazeqwen.evaluation import (
+from gazeqwen.evaluation.predictions import (
     CONDITIONS,
     Prediction,
     accuracy_table,
     predict,
 )
-from gazeqwen.model_card import render_model_card
-from gazeqwen.runs import digest_of_adapter, new_folder, read_recipe, write_json
-from gazeqwen.scoring import score
-from gazeqwen.streamgaze import load_questions
-from gazeqwen.training import Recipe, StageSettings, Trainer, answer_loss, optimizer_groups
+from gazeqwen.evaluation.scoring import score
+from gazeqwen.model_card.card import render_model_card
+from gazeqwen.questions.streamgaze import load_questions
+from gazeqwen.training.trainer import Recipe, StageSettings, Trainer, answer_loss, optimizer_groups
+from gazeqwen.utils.files import digest_of_adapter, new_folder, read_recipe, write_json
 
 
 def recipe_text(dataset: Path, output: Path, **changes) -> str:

@@ -13,14 +13,14 @@ from datasets import Dataset, Features, Value, load_dataset
 from support import ROOT, tiny_model, video_inputs
 from test_training import recipe_text
 
-from gazeqwen import clip_cache
-from gazeqwen.batches import QuestionData
-from gazeqwen.clip_cache import ClipCache
-from gazeqwen.dataset_folder import COLUMNS
-from gazeqwen.evaluation import text_losses
-from gazeqwen.runs import read_recipe
-from gazeqwen.streamgaze import load_questions
-from gazeqwen.training import ModelSettings, Recipe, Trainer, base_arguments
+from gazeqwen.evaluation.predictions import text_losses
+from gazeqwen.pipeline import clip_cache
+from gazeqwen.pipeline.batches import QuestionData
+from gazeqwen.pipeline.clip_cache import ClipCache
+from gazeqwen.questions.dataset_folder import COLUMNS
+from gazeqwen.questions.streamgaze import load_questions
+from gazeqwen.training.trainer import ModelSettings, Recipe, Trainer, base_arguments
+from gazeqwen.utils.files import read_recipe
 
 OI_E = "present_object_identification_easy"
 

@@ -22,12 +22,12 @@ from threading import Lock
 import torch
 from tqdm import tqdm
 
-from gazeqwen.runs import clear_errors, new_folder, read_recipe, write_json
-from gazeqwen.scoring import Scored, gains, intervals, read_predictions, score
-from gazeqwen.streamgaze_release import build
+from gazeqwen.evaluation.scoring import Scored, gains, intervals, read_predictions, score
+from gazeqwen.questions.release import build
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.random_video_encoder import random_dinov2
-from gazeqwen.training import Recipe
+from gazeqwen.training.trainer import Recipe
+from gazeqwen.utils.files import clear_errors, new_folder, read_recipe, write_json
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "toyworld.yaml"

@@ -15,14 +15,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from transformers import AutoProcessor
 
-from gazeqwen.figures import draw_effect, draw_scanpath, save_png
-from gazeqwen.inference import Asked, ask
+from gazeqwen.evaluation.report import Table, percent
+from gazeqwen.evaluation.scoring import read_predictions, sorted_tasks
+from gazeqwen.inference.answering import Asked, ask
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
-from gazeqwen.report import Table, percent
-from gazeqwen.runs import clear_errors, write_text
-from gazeqwen.scoring import read_predictions, sorted_tasks
-from gazeqwen.streamgaze import TASKS, Question, load_questions, task_info
+from gazeqwen.plots.scanpath import draw_effect, draw_scanpath, save_png
+from gazeqwen.questions.streamgaze import TASKS, Question, load_questions, task_info
 from gazeqwen.toyworld.evidence import DEFAULT, NOISE, RESULTS, ROOT, ROWS, WORK
+from gazeqwen.utils.files import clear_errors, write_text
 
 DOCUMENT = ROOT / "docs" / "evidence.md"
 CHANCE = 0.25

@@ -14,9 +14,9 @@ from pathlib import Path
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
-from gazeqwen.runs import clear_errors, new_folder, write_json
 from gazeqwen.toyworld.backbone import BACKBONE_DIR
 from gazeqwen.toyworld.random_video_encoder import VIDEO_ENCODER_DIR
+from gazeqwen.utils.files import clear_errors, new_folder, write_json
 
 ADAPTER_DIR = Path(__file__).parent / "adapter"
 PARTS = {"base_model_name_or_path": str(BACKBONE_DIR), "video_encoder_name_or_path": str(VIDEO_ENCODER_DIR)}

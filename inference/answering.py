@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoProcessor
 
-from .batches import answer_tokens
-from .evaluation import option_logits
-from .resampler_gazeqwen import fixation_weights
-from .scanpath_gazeqwen import Scanpath
-from .streamgaze import OPTION_LETTERS, chat_message, format_question
-from .toyworld.trained import trained_model, trained_processor
-from .video_gazeqwen import Clip
+from gazeqwen.evaluation.predictions import option_logits
+from gazeqwen.pipeline.batches import answer_tokens
+from gazeqwen.questions.streamgaze import OPTION_LETTERS, chat_message, format_question
+from gazeqwen.resampler_gazeqwen import fixation_weights
+from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.toyworld.trained import trained_model, trained_processor
+from gazeqwen.video_gazeqwen import Clip
 
 
 @dataclass(frozen=True)

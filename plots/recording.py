@@ -5,10 +5,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from ..figures import save_png
-from ..scanpath_gazeqwen import Scanpath
-from ..video_gazeqwen import read_frames
-from .samples import GazeSamples
+from gazeqwen.gaze_sources.samples import GazeSamples
+from gazeqwen.plots.scanpath import save_png
+from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.video_gazeqwen import read_frames
 
 _EXCERPT_S = 20.0  # what is longer cannot be read, and the scene moves on
 _NUMBERED = 25  # more numbers than this cover each other

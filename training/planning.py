@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
-from .batches import EpochBatches, QuestionData
-from .clip_cache import CacheSize, ClipCache
-from .conditions import Condition
-from .configuration_gazeqwen import GazeQwenConfig
-from .modeling_gazeqwen import GazeQwenForConditionalGeneration
-from .streamgaze import Question, chat_message, load_questions
-from .training import Recipe, build_processor
+from gazeqwen.configuration_gazeqwen import GazeQwenConfig
+from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
+from gazeqwen.pipeline.batches import EpochBatches, QuestionData
+from gazeqwen.pipeline.clip_cache import CacheSize, ClipCache
+from gazeqwen.pipeline.conditions import Condition
+from gazeqwen.questions.streamgaze import Question, chat_message, load_questions
+from gazeqwen.training.trainer import Recipe, build_processor
 
 _BYTES_PER_4BIT = 0.55  # NF4 with its scales, of a linear layer
 _BYTES_PER_TRAINED = 16  # float32: weight, gradient, two moments of Adam

@@ -1,7 +1,7 @@
 """
 The StreamGaze benchmark (arXiv 2512.01707): its tasks, clip windows and prompts, and a built dataset -> questions.
 
-    python -m gazeqwen.streamgaze build RELEASE_DIR OUT_DIR
+    python -m gazeqwen.questions.streamgaze build RELEASE_DIR OUT_DIR
 
 turns the release on disk into a dataset that `load_dataset(OUT_DIR)` opens (see streamgaze_release.py).
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
-from .scanpath_gazeqwen import Scanpath
+from gazeqwen.scanpath_gazeqwen import Scanpath
 
 OPTION_LETTERS = "ABCDEFGH"
 
@@ -187,7 +187,7 @@ def load_questions(
     without_gaze: str = "error",
 ) -> list[Question]:
     """
-    The questions of a split of a dataset that `python -m gazeqwen.streamgaze build` wrote: a folder, or an id on the
+    The questions of a split of a dataset that `gazeqwen build` wrote: a folder, or an id on the
     Hub. `config`: `default`, the published split, or `participants`, where no participant is in two splits.
     `without_gaze`: what to do with videos whose gaze is not known: `error`, `keep` (the model is then the base model),
     or `drop`, which says how many.
@@ -251,9 +251,9 @@ def _load_rows(data, split: str, config: str):
         if not folder.is_dir():
             raise ValueError(f"{folder}: expected a folder")
         if (folder / "qa").is_dir():
-            raise ValueError(f"{folder}: a release; build a dataset: python -m gazeqwen.streamgaze build {folder} OUT")
+            raise ValueError(f"{folder}: a release; build a dataset: gazeqwen build {folder} OUT")
         if not (folder / "README.md").is_file():
-            raise FileNotFoundError(f"{folder}: no dataset here, expected what `gazeqwen.streamgaze build` writes")
+            raise FileNotFoundError(f"{folder}: no dataset here, expected what `gazeqwen build` writes")
         if not any((folder / "videos").glob("*")):
             raise FileNotFoundError(f"{folder / 'videos'}: no videos there")
     elif str(data).startswith((".", "/", "~")) or str(data).count("/") != 1:
@@ -312,8 +312,8 @@ def _questions_of(row: dict, video: Path, scanpaths: dict[str, Scanpath]) -> Ite
 
 
 if __name__ == "__main__":
-    from .runs import clear_errors
-    from .streamgaze_release import main
+    from gazeqwen.questions.release import main
+    from gazeqwen.utils.files import clear_errors
 
     with clear_errors():
         main()

@@ -12,12 +12,12 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from .batches import Batch, QuestionData
-from .clip_cache import ClipCache
-from .conditions import Condition
-from .runs import differences, loader_of, write_json, write_text
-from .scoring import Scored, sorted_tasks
-from .streamgaze import Question, task_info
+from gazeqwen.evaluation.scoring import Scored, sorted_tasks
+from gazeqwen.pipeline.batches import Batch, QuestionData
+from gazeqwen.pipeline.clip_cache import ClipCache
+from gazeqwen.pipeline.conditions import Condition
+from gazeqwen.questions.streamgaze import Question, task_info
+from gazeqwen.utils.files import differences, loader_of, write_json, write_text
 
 CONDITIONS = ("gaze", "none", "shuffled")
 

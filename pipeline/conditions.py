@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw
 
-from .scanpath_gazeqwen import Scanpath
-from .streamgaze import Question
-from .video_gazeqwen import Clip
+from gazeqwen.questions.streamgaze import Question
+from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.video_gazeqwen import Clip
 
 CHANNELS = ("model", "text", "overlay", "saliency")
 DRAWN = frozenset({"overlay", "saliency"})

@@ -21,10 +21,10 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.video_utils import VideoMetadata
 
-from .batches import answer_tokens
-from .configuration_gazeqwen import GazeQwenConfig
-from .streamgaze import chat_message
-from .video_gazeqwen import Clip
+from gazeqwen.configuration_gazeqwen import GazeQwenConfig
+from gazeqwen.pipeline.batches import answer_tokens
+from gazeqwen.questions.streamgaze import chat_message
+from gazeqwen.video_gazeqwen import Clip
 
 # Families take the time of a frame as its index / fps: with an index in milliseconds, uneven times stay true.
 _TICKS_PER_S = 1000

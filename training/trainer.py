@@ -27,16 +27,25 @@ from torch.distributed.checkpoint.state_dict import (
 from tqdm.auto import tqdm
 from transformers import BitsAndBytesConfig, get_cosine_schedule_with_warmup
 
-from .batches import Augmentation, Batch, EpochBatches, QuestionData
-from .clip_cache import CACHE_KINDS, ClipCache
-from .conditions import Condition
-from .configuration_gazeqwen import check_for_hub
-from .evaluation import option_logits, predict, save_predictions, text_loss, text_losses, trained_counts
-from .figures import draw_curves
-from .model_card import render_model_card
-from .modeling_gazeqwen import GazeQwenForConditionalGeneration
-from .processing_gazeqwen import GazeQwenProcessor
-from .runs import (
+from gazeqwen.configuration_gazeqwen import check_for_hub
+from gazeqwen.evaluation.predictions import (
+    option_logits,
+    predict,
+    save_predictions,
+    text_loss,
+    text_losses,
+    trained_counts,
+)
+from gazeqwen.evaluation.scoring import score as scored
+from gazeqwen.model_card.card import render_model_card
+from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
+from gazeqwen.pipeline.batches import Augmentation, Batch, EpochBatches, QuestionData
+from gazeqwen.pipeline.clip_cache import CACHE_KINDS, ClipCache
+from gazeqwen.pipeline.conditions import Condition
+from gazeqwen.plots.scanpath import draw_curves
+from gazeqwen.processing_gazeqwen import GazeQwenProcessor
+from gazeqwen.questions.streamgaze import PROMPT_STYLES, Question, load_questions
+from gazeqwen.utils.files import (
     differences,
     flat,
     loader_of,
@@ -48,8 +57,6 @@ from .runs import (
     write_tensors,
     write_text,
 )
-from .scoring import score as scored
-from .streamgaze import PROMPT_STYLES, Question, load_questions
 
 
 @dataclass
@@ -98,7 +105,7 @@ class AdapterSettings:
 @dataclass
 class DataSettings:
     """
-    `dataset`: a folder that `gazeqwen.streamgaze build` wrote, or an id on the Hub; `config` names its split scheme.
+    `dataset`: a folder that `gazeqwen build` wrote, or an id on the Hub; `config` names its split scheme.
     `without_gaze`: see `load_questions`. `gaze`: the condition to train and validate under, which says whose gaze is
     given and how, see conditions.py; `model` has to be among its channels. What of it is random is drawn once, by the
     recipe's seed. `cache`: `none`, `features` or `embeddings`, see clip_cache.py. `balance_tasks`, `scanpath_noise`,

@@ -240,7 +240,7 @@ def _git_hash() -> str | None:
     The commit this package's files come from, `+changes` if they differ from it; None outside a checkout. Results do
     not count: one command may write several.
     """
-    here = Path(__file__).parent
+    here = Path(__file__).parent.parent
 
     def git(*arguments: str) -> str | None:
         try:

@@ -12,11 +12,11 @@ from pathlib import Path
 from datasets import Dataset, Features, List, Value, Video, disable_progress_bars
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from .report import Table
-from .runs import new_folder, publish, write_json, write_text
-from .streamgaze import TASKS, VIDEOS_IN_RELEASE
+from gazeqwen.evaluation.report import Table
+from gazeqwen.questions.streamgaze import TASKS, VIDEOS_IN_RELEASE
+from gazeqwen.utils.files import new_folder, publish, write_json, write_text
 
-CARD_TEMPLATE = Path(__file__).parent / "model_card" / "dataset_template.md"
+CARD_TEMPLATE = Path(__file__).parent.parent / "model_card" / "dataset_template.md"
 # Where StreamGaze's videos come from, by the release's names (`streamgaze_release.source_of`).
 VIDEO_SOURCES = {"egtea": "EGTEA Gaze+", "egoexolearn": "EgoExoLearn", "holoassist": "HoloAssist"}
 
@@ -157,7 +157,7 @@ def render_dataset_card(
     folder: str | PathLike, configs: list[dict] | None = None, repository: str | None = None
 ) -> DatasetCard:
     """
-    The card of a dataset that `python -m gazeqwen.streamgaze build` wrote, from its report and its tables.
+    The card of a dataset that `gazeqwen build` wrote, from its report and its tables.
 
     Args:
         configs: what `load_dataset` reads of the card; default: those of the card that lies in the folder.
@@ -168,7 +168,7 @@ def render_dataset_card(
     folder = Path(folder)
     for name in ("report.json", *(() if configs else ("README.md",))):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name}: not there, expected what `gazeqwen.streamgaze build` writes")
+            raise FileNotFoundError(f"{folder / name}: not there, expected what `gazeqwen build` writes")
     if configs is None:
         configs = DatasetCard.load(folder / "README.md").data.get("configs")
     if not isinstance(configs, list) or not configs:

@@ -1,8 +1,8 @@
 """
 Publish the page of app.py as a Space on the Hub.
 
-    python -m gazeqwen.space user/space                           # with the toy world's adapter
-    python -m gazeqwen.space user/space --model user/gazeqwen     # with any adapter on the Hub
+    python -m gazeqwen.model_card.space user/space                           # with the toy world's adapter
+    python -m gazeqwen.model_card.space user/space --model user/gazeqwen     # with any adapter on the Hub
 
 A Space installs its requirements.txt before its own files are there, so that this package cannot stand in it: it lies
 beside the Space's app.py as the folder gazeqwen/. A private adapter needs the Space's secret HF_TOKEN.
@@ -15,9 +15,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from gazeqwen.runs import clear_errors, new_folder, open_repository, publish
+from gazeqwen.utils.files import clear_errors, new_folder, open_repository, publish
 
-_ROOT = Path(__file__).parent
+_ROOT = Path(__file__).parent.parent
 
 
 def write_space(folder: str | Path, model: str | None = None) -> None:

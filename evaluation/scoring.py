@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .streamgaze import OPTION_LETTERS, TASKS, task_info
+from gazeqwen.questions.streamgaze import OPTION_LETTERS, TASKS, task_info
 
 SCORERS = ("strict", "compat")
 GROUPS = tuple(dict.fromkeys(task.group for task in TASKS.values()))

@@ -1,7 +1,7 @@
 """
 People's own questions -> a dataset that `load_dataset`, `train.py` and `eval.py` open.
 
-    python -m gazeqwen.own_data questions.csv data/mine
+    python -m gazeqwen.questions.own questions.csv data/mine
 
 One line of the CSV is one question. Its columns, of which those in brackets may be left out: `video`, [`scanpath`],
 paths beside the file (no scanpath: the gaze is not known); `time_s`, when the question is asked, in seconds of the
@@ -21,12 +21,12 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from .dataset_folder import Report, check_new, push_dataset, write_dataset
-from .runs import clear_errors, open_repository
-from .scanpath_gazeqwen import Scanpath, read_rows
-from .streamgaze import OPTION_LETTERS, SPLITS, task_info, window_start_s
-from .streamgaze_release import participant_split
-from .video_gazeqwen import QUESTION_ROUNDING_S, video_info
+from gazeqwen.questions.dataset_folder import Report, check_new, push_dataset, write_dataset
+from gazeqwen.questions.release import participant_split
+from gazeqwen.questions.streamgaze import OPTION_LETTERS, SPLITS, task_info, window_start_s
+from gazeqwen.scanpath_gazeqwen import Scanpath, read_rows
+from gazeqwen.utils.files import clear_errors, open_repository
+from gazeqwen.video_gazeqwen import QUESTION_ROUNDING_S, video_info
 
 NEEDED = ("video", "time_s", "question", "answer")
 OPTIONAL = ("scanpath", "start_s", "options", "task", "participant", "split")
@@ -168,7 +168,9 @@ def build(table: str | Path, out: str | Path, overwrite: bool = False, progress:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m gazeqwen.own_data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m gazeqwen.questions.own",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("table", help="CSV file of questions")
     parser.add_argument("out", help="folder to write")

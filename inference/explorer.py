@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .figures import draw_moment, draw_step, frames_of_steps, pixels, shares_text, span_text
-from .inference import Answer, Asked, ask, load_model, load_processor, offer
-from .scanpath_gazeqwen import Scanpath
-from .streamgaze import window_start_s
-from .video_gazeqwen import VideoInfo, read_frames, video_info
+from gazeqwen.inference.answering import Answer, Asked, ask, load_model, load_processor, offer
+from gazeqwen.plots.scanpath import draw_moment, draw_step, frames_of_steps, pixels, shares_text, span_text
+from gazeqwen.questions.streamgaze import window_start_s
+from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.video_gazeqwen import VideoInfo, read_frames, video_info
 
 _catching_warnings = threading.Lock()  # Python's own way is for one thread at a time
 

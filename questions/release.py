@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from .dataset_folder import Report, check_new, push_dataset, write_dataset
-from .runs import open_repository
-from .scanpath_gazeqwen import Scanpath, checked_file, read_rows
-from .streamgaze import OPTION_LETTERS, SPLITS, TASKS, clip_window
-from .video_gazeqwen import QUESTION_ROUNDING_S, VideoInfo, frame_times_s, read_frames, video_info
+from gazeqwen.questions.dataset_folder import Report, check_new, push_dataset, write_dataset
+from gazeqwen.questions.streamgaze import OPTION_LETTERS, SPLITS, TASKS, clip_window
+from gazeqwen.scanpath_gazeqwen import Scanpath, checked_file, read_rows
+from gazeqwen.utils.files import open_repository
+from gazeqwen.video_gazeqwen import QUESTION_ROUNDING_S, VideoInfo, frame_times_s, read_frames, video_info
 
 # How the names of a source's videos look, which part of them is the participant, and how many frames a second the
 # benchmark assumed when it turned frame numbers into seconds (None: its seconds are those of the gaze recording).
@@ -482,15 +482,15 @@ def _read_footage(
 
 
 def _find_raw(folder: Path, source: str, stem: str) -> Path | None:
-    from .gaze_sources import SOURCES
+    from gazeqwen.gaze_sources import SOURCES
 
     return SOURCES[source].find(folder / source, stem) if source in SOURCES else None
 
 
 def _detect(raw: Path, source: str, footage: _Footage, algorithm: str, report: Report) -> Scanpath:
     """Fixations of a raw recording in seconds of the video file."""
-    from .gaze_sources import SOURCES
-    from .gaze_sources.fixations import detect_fixations, streamgaze_fixations
+    from gazeqwen.gaze_sources import SOURCES
+    from gazeqwen.gaze_sources.fixations import detect_fixations, streamgaze_fixations
 
     samples = SOURCES[source].read(raw, footage.path)
     report.notes += [f"{raw}: {note}" for note in samples.notes]
@@ -545,7 +545,7 @@ def _row(question: ReleasedQuestion, footage: _Footage, origin: tuple, report: R
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m gazeqwen.streamgaze", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m gazeqwen.questions.streamgaze", description=__doc__)
     command = parser.add_subparsers(dest="command", required=True).add_parser("build", help="write a dataset folder")
     command.add_argument("release", help="folder with qa/, videos/ and metadata/")
     command.add_argument("out", help="folder to write")

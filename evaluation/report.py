@@ -1,7 +1,7 @@
 """
 Results beside the published ones, as a table in the shape of the paper's Table 1, figures, and model card metadata.
 
-    python -m gazeqwen.report results/*.json -o report/ [--latex] [--mixed]
+    python -m gazeqwen.evaluation.report results/*.json -o report/ [--latex] [--mixed]
 
 A result file is what `eval.py --output` writes: `scores` ({condition: {"tasks", "macro"}}, as `scoring.score` or
 `evaluation.accuracy` give them), `settings` and `provenance`. The report uses these keys too where they are there:
@@ -30,9 +30,7 @@ import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 from matplotlib.figure import Figure
 
-from .figures import save_png
-from .runs import clear_errors, flat, write_json, write_text
-from .scoring import (
+from gazeqwen.evaluation.scoring import (
     GROUPS,
     SCORERS,
     Scored,
@@ -44,9 +42,11 @@ from .scoring import (
     read_predictions,
     score,
 )
-from .streamgaze import TASKS, task_info
+from gazeqwen.plots.scanpath import save_png
+from gazeqwen.questions.streamgaze import TASKS, task_info
+from gazeqwen.utils.files import clear_errors, flat, write_json, write_text
 
-PUBLISHED = Path(__file__).parent / "results" / "published.json"
+PUBLISHED = Path(__file__).parent.parent / "results" / "published.json"
 
 # Each in a table of its own; the published rows stand beside the first alone.
 STREAMGAZE, TOY_WORLD, OTHER = KINDS = ("StreamGaze", "Toy world", "Other data")

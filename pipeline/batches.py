@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .clip_cache import ClipCache
-from .conditions import Condition, Drawing, gaze_in_words, gaze_of, noisy
-from .processing_gazeqwen import GazeQwenInputs
-from .scanpath_gazeqwen import Scanpath
-from .streamgaze import Question, chat_message
+from gazeqwen.pipeline.clip_cache import ClipCache
+from gazeqwen.pipeline.conditions import Condition, Drawing, gaze_in_words, gaze_of, noisy
+from gazeqwen.processing_gazeqwen import GazeQwenInputs
+from gazeqwen.questions.streamgaze import Question, chat_message
+from gazeqwen.scanpath_gazeqwen import Scanpath
 
 OWN_GAZE = Condition("model")
 

@@ -24,10 +24,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
-from .conditions import Drawing, draw_gaze
-from .runs import loader_of, write_json, write_tensors
-from .streamgaze import Question
-from .video_gazeqwen import Clip, sample_times, video_size
+from gazeqwen.pipeline.conditions import Drawing, draw_gaze
+from gazeqwen.questions.streamgaze import Question
+from gazeqwen.utils.files import loader_of, write_json, write_tensors
+from gazeqwen.video_gazeqwen import Clip, sample_times, video_size
 
 # What is kept: nothing; the video encoder's features; or these and the base model's video embeddings, after which no
 # video has to be decoded any more.

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from matplotlib.patheffects import withStroke
 
-from .scanpath_gazeqwen import Scanpath
-from .video_gazeqwen import Clip
+from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.video_gazeqwen import Clip
 
 _GAZE_COLOR, _PATH_COLOR = "#ff2d55", "#ffd60a"
 _FONT = {"fontfamily": "DejaVu Sans"}

@@ -7,15 +7,15 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoModel, AutoProcessor
 
-from .baselines import Baseline, BaselineItem, is_gazeqwen
-from .batches import prompt_under
-from .clip_cache import ClipCache
-from .conditions import Condition, draw_gaze, gaze_of
-from .evaluation import CONDITIONS, Prediction, PredictionFile, answer_all, predict
-from .runs import digest_of_adapter
-from .scoring import intervals, option_robustness, score
-from .streamgaze import Question
-from .video_gazeqwen import read_clip
+from gazeqwen.evaluation.baselines import Baseline, BaselineItem, is_gazeqwen
+from gazeqwen.evaluation.predictions import CONDITIONS, Prediction, PredictionFile, answer_all, predict
+from gazeqwen.evaluation.scoring import intervals, option_robustness, score
+from gazeqwen.pipeline.batches import prompt_under
+from gazeqwen.pipeline.clip_cache import ClipCache
+from gazeqwen.pipeline.conditions import Condition, draw_gaze, gaze_of
+from gazeqwen.questions.streamgaze import Question
+from gazeqwen.utils.files import digest_of_adapter
+from gazeqwen.video_gazeqwen import read_clip
 
 
 class EvaluatedAdapter:
