@@ -28,7 +28,7 @@ from gazeqwen.inference.explorer import (
     verdict,
 )
 from gazeqwen.toyworld.examples import Example, toy_examples
-from gazeqwen.utils.files import clear_errors
+from gazeqwen.utils.command_line import one_line_errors
 
 TOY_NOTE = (
     "**This is the toy model.** It knows its toy world alone, where kitchen things are coloured shapes (a tomato is a "
@@ -257,5 +257,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with clear_errors():
+    with one_line_errors():
         main()

@@ -27,8 +27,11 @@ from gazeqwen.evaluation.predictions import (
 )
 from gazeqwen.evaluation.scoring import SCORERS
 from gazeqwen.pipeline.clip_cache import CACHE_KINDS
-from gazeqwen.questions.streamgaze import PROMPT_STYLES, load_questions
-from gazeqwen.utils.files import clear_errors, provenance, write_json
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.questions.prompts import PROMPT_STYLES
+from gazeqwen.utils.command_line import one_line_errors
+from gazeqwen.utils.files import write_json
+from gazeqwen.utils.provenance import provenance
 
 
 def arguments() -> argparse.Namespace:
@@ -108,5 +111,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with clear_errors():
+    with one_line_errors():
         main()

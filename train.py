@@ -13,8 +13,10 @@ import argparse
 import os
 
 from gazeqwen.training.planning import plan
-from gazeqwen.training.trainer import Recipe, Trainer
-from gazeqwen.utils.files import clear_errors, read_recipe
+from gazeqwen.training.recipe import Recipe
+from gazeqwen.training.trainer import Trainer
+from gazeqwen.utils.command_line import one_line_errors
+from gazeqwen.utils.settings import read_recipe
 
 
 def main() -> None:
@@ -41,5 +43,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with clear_errors():
+    with one_line_errors():
         main()

@@ -22,8 +22,8 @@ from transformers.models.auto.modeling_auto import (
 from transformers.video_utils import VideoMetadata
 
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
-from gazeqwen.pipeline.batches import answer_tokens
-from gazeqwen.questions.streamgaze import chat_message
+from gazeqwen.pipeline.answers import answer_tokens
+from gazeqwen.questions.prompts import chat_message
 from gazeqwen.video_gazeqwen import Clip
 
 # Families take the time of a frame as its index / fps: with an index in milliseconds, uneven times stay true.

@@ -8,17 +8,19 @@ from accelerate import Accelerator
 from transformers import AutoModel, AutoProcessor
 
 from gazeqwen.evaluation.baselines import Baseline, BaselineItem, is_gazeqwen
-from gazeqwen.evaluation.predictions import CONDITIONS, Prediction, PredictionFile, answer_all, predict
-from gazeqwen.evaluation.scoring import intervals, option_robustness, score
+from gazeqwen.evaluation.predictions import CONDITIONS, Prediction, PredictionFile, predict, run_predictions
+from gazeqwen.evaluation.scoring import score
+from gazeqwen.evaluation.statistics import intervals, option_robustness
 from gazeqwen.pipeline.batches import prompt_under
 from gazeqwen.pipeline.clip_cache import ClipCache
-from gazeqwen.pipeline.conditions import Condition, draw_gaze, gaze_of
-from gazeqwen.questions.streamgaze import Question
-from gazeqwen.utils.files import digest_of_adapter
+from gazeqwen.pipeline.conditions import Condition, assign_scanpaths
+from gazeqwen.pipeline.overlays import draw_gaze
+from gazeqwen.questions.question import Question
+from gazeqwen.utils.hub import digest_of_adapter
 from gazeqwen.video_gazeqwen import read_clip
 
 
-class EvaluatedAdapter:
+class AdapterEvaluator:
     """A GazeQwen adapter, with its processor and cache."""
 
     default_conditions = CONDITIONS
@@ -68,7 +70,7 @@ class EvaluatedAdapter:
         )
 
 
-class EvaluatedBaseline:
+class BaselineEvaluator:
     """Any video-text model of transformers: it has no place for gaze but its pixels and its prompt."""
 
     default_conditions = ("none",)
@@ -105,7 +107,7 @@ class EvaluatedBaseline:
             rows = self.baseline.scores(batch.items).tolist()
             return [{"logits": row[: len(q.options)]} for q, row in zip(batch.questions, rows, strict=True)]
 
-        return answer_all(accelerator, data, answers, condition, args.batch_size, args.num_workers, file=file)
+        return run_predictions(accelerator, data, answers, condition, args.batch_size, args.num_workers, file=file)
 
 
 @dataclass
@@ -121,7 +123,7 @@ class BaselineData(torch.utils.data.Dataset):
     def __init__(self, questions, condition: Condition, seed: int, snap_s: float, prompt_style: str, sampling: dict):
         self.questions, self.condition, self.snap_s = questions, condition, snap_s
         self.prompt_style, self.sampling = prompt_style, sampling
-        given = gaze_of(condition, questions, seed)
+        given = assign_scanpaths(condition, questions, seed)
         self.scanpaths_of, self.scanpaths = [of for of, _ in given], [scanpath for _, scanpath in given]
 
     def __len__(self) -> int:
@@ -142,11 +144,11 @@ class BaselineData(torch.utils.data.Dataset):
         return BaselineBatch(*(list(column) for column in zip(*samples, strict=True)))
 
 
-def load_evaluated(args, accelerator: Accelerator) -> EvaluatedAdapter | EvaluatedBaseline:
+def load_evaluated(args, accelerator: Accelerator) -> AdapterEvaluator | BaselineEvaluator:
     """The model of `eval.py`'s arguments: an adapter, or a baseline."""
     if args.snap_s is not None and not args.snap_s >= 0:
         raise ValueError(f"--snap_s: got {args.snap_s}, expected 0 or more seconds")
-    kind = EvaluatedAdapter if is_gazeqwen(args.model, args.revision) else EvaluatedBaseline
+    kind = AdapterEvaluator if is_gazeqwen(args.model, args.revision) else BaselineEvaluator
     return kind(args, accelerator)
 
 

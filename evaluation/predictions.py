@@ -7,23 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from gazeqwen.evaluation.scoring import Scored, sorted_tasks
-from gazeqwen.pipeline.batches import Batch, QuestionData
+from gazeqwen.evaluation.scoring import GradedAnswer, sorted_tasks
+from gazeqwen.pipeline.answers import option_logits, text_losses
+from gazeqwen.pipeline.batches import Batch, QuestionDataset
 from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.pipeline.conditions import Condition
-from gazeqwen.questions.streamgaze import Question, task_info
-from gazeqwen.utils.files import differences, loader_of, write_json, write_text
+from gazeqwen.questions.question import Question
+from gazeqwen.questions.tasks import task_info
+from gazeqwen.utils.files import write_json, write_text
+from gazeqwen.utils.loading import repeatable_loader
+from gazeqwen.utils.settings import differences
 
 CONDITIONS = ("gaze", "none", "shuffled")
 
 
 @dataclass(frozen=True)
-class Prediction(Scored):
+class Prediction(GradedAnswer):
     """
     A question with the answer that was given, under `condition`. `scanpath_of`: the video whose gaze was given, if
     any; `time_s`: the query time.
@@ -32,23 +35,6 @@ class Prediction(Scored):
     condition: str = "gaze"
     scanpath_of: str | None = None
     time_s: float = 0.0
-
-
-def trained_counts(model) -> str:
-    """How many parameters of the adapter are trained, in words."""
-    counts = {name: value.numel() for name, value in model.trained_parameters().items()}
-    lora = sum(count for name, count in counts.items() if "lora_" in name)
-    return f"{sum(counts.values()) - lora:,} resampler and {lora:,} LoRA parameters"
-
-
-def option_logits(model, inputs, tokens: list[list[int]]) -> torch.Tensor:
-    """(B, most answers) float32 logits of the answers that each question offers, -inf where it offers fewer."""
-    logits = model(**inputs, logits_to_keep=1).logits[:, -1]
-    most = max(map(len, tokens))
-    padded = torch.tensor([row + [0] * (most - len(row)) for row in tokens], device=logits.device)
-    offered = torch.tensor([len(row) for row in tokens], device=logits.device)[:, None]
-    chosen = logits.gather(1, padded).float()
-    return chosen.masked_fill(torch.arange(most, device=logits.device) >= offered, float("-inf"))
 
 
 # ------------------------------------------------------------------ predictions on disk
@@ -127,7 +113,7 @@ def _line(prediction: Prediction) -> str:
 
 
 # ------------------------------------------------------------------ answering
-def batches_of(questions: list[Question], batch_size: int) -> list[list[int]]:
+def length_sorted_batches(questions: list[Question], batch_size: int) -> list[list[int]]:
     """
     All questions in batches of clips of similar length. They do not depend on what is answered already, nor on the
     number of processes, so that padding, and with it the numbers, stays the same.
@@ -153,17 +139,17 @@ def predict(
     Predictions for all questions with options, in their order, on every process. `cache` has been filled. With a
     `file`, what it holds is not asked again, and what is answered is in it at once.
     """
-    data = QuestionData(cache, questions, Condition.parse(condition), seed)
+    data = QuestionDataset(cache, questions, Condition.parse(condition), seed)
 
     def answers(batch: Batch) -> list[dict]:
         logits = option_logits(model, batch.inputs.to(accelerator.device), batch.answer_tokens)
         return [{"logits": row[: len(q.options)]} for q, row in zip(batch.questions, logits.tolist(), strict=True)]
 
     model.eval()
-    return answer_all(accelerator, data, answers, condition, batch_size, num_workers, between_batches, file)
+    return run_predictions(accelerator, data, answers, condition, batch_size, num_workers, between_batches, file)
 
 
-def answer_all(
+def run_predictions(
     accelerator: Accelerator,
     data,
     answers: Callable[[Batch], list[dict]],
@@ -181,11 +167,11 @@ def answer_all(
     if file is not None:
         condition = file.condition or condition
         known = {key: found for (of, key), found in file.read().items() if of == condition}
-    batches = batches_of(questions, batch_size)
+    batches = length_sorted_batches(questions, batch_size)
     open_batches = [batch for batch in batches if any(questions[index].key not in known for index in batch)]
     mine = open_batches[accelerator.process_index :: accelerator.num_processes]
     accelerator.wait_for_everyone()  # all have read before any writes
-    loader, found = loader_of(data, batch_sampler=mine, collate_fn=data.collate, num_workers=num_workers), []
+    loader, found = repeatable_loader(data, batch_sampler=mine, collate_fn=data.collate, num_workers=num_workers), []
     with tqdm(
         total=sum(map(len, mine)), desc=condition, unit="question", disable=not accelerator.is_main_process
     ) as bar:
@@ -229,15 +215,6 @@ def answer_all(
     return [known[question.key] for question in questions]
 
 
-def text_losses(model, batch: Batch) -> torch.Tensor:
-    """(B,) cross-entropy of open-ended answers, mean over each answer's tokens."""
-    count = batch.labels.shape[1]
-    logits = model(**batch.inputs, logits_to_keep=count + 1).logits[:, :-1].float()
-    labels = batch.labels.to(logits.device)
-    losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=-100)
-    return losses.sum(1) / (labels != -100).sum(1)
-
-
 @torch.no_grad()
 def text_loss(
     accelerator: Accelerator,
@@ -252,11 +229,11 @@ def text_loss(
 ) -> float:
     """Mean over open-ended questions of their answers' loss per token."""
     model.eval()
-    data, mine = QuestionData(cache, questions, Condition.parse(condition), seed), []
-    batches = batches_of(questions, batch_size)[accelerator.process_index :: accelerator.num_processes]
-    for batch in loader_of(data, batch_sampler=batches, collate_fn=data.collate, num_workers=num_workers):
+    data, mine = QuestionDataset(cache, questions, Condition.parse(condition), seed), []
+    batches = length_sorted_batches(questions, batch_size)[accelerator.process_index :: accelerator.num_processes]
+    for batch in repeatable_loader(data, batch_sampler=batches, collate_fn=data.collate, num_workers=num_workers):
         batch.inputs.to(accelerator.device)
-        mine += text_losses(model, batch).tolist()
+        mine += text_losses(model, batch.inputs, batch.labels).tolist()
         between_batches()
     losses = gather_object(mine)
     return sum(losses) / len(losses)

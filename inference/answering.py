@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoProcessor
 
-from gazeqwen.evaluation.predictions import option_logits
-from gazeqwen.pipeline.batches import answer_tokens
-from gazeqwen.questions.streamgaze import OPTION_LETTERS, chat_message, format_question
+from gazeqwen.pipeline.answers import answer_tokens, option_logits
+from gazeqwen.questions.prompts import OPTION_LETTERS, chat_message, format_question
 from gazeqwen.resampler_gazeqwen import fixation_weights
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.toyworld.trained import trained_model, trained_processor

@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 
 from gazeqwen.inference.answering import Answer, Asked, ask, load_model, load_processor, offer
-from gazeqwen.plots.scanpath import draw_moment, draw_step, frames_of_steps, pixels, shares_text, span_text
-from gazeqwen.questions.streamgaze import window_start_s
+from gazeqwen.plots.scanpath import draw_moment, draw_step, frames_of_steps, shares_text, span_text
+from gazeqwen.plots.style import pixels
+from gazeqwen.questions.tasks import window_start_s
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.video_gazeqwen import VideoInfo, read_frames, video_info
 

@@ -4,12 +4,14 @@ import argparse
 from pathlib import Path
 
 from gazeqwen.model_card import card
-from gazeqwen.utils.files import clear_errors, publish_card, write_text
+from gazeqwen.utils.command_line import one_line_errors
+from gazeqwen.utils.files import write_text
+from gazeqwen.utils.hub import publish_card
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m gazeqwen.model_card",
+        prog="gazeqwen card",
         description=card.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -27,5 +29,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with clear_errors():
+    with one_line_errors():
         main()

@@ -1,8 +1,8 @@
 """
 Cards for the Hub, of what is known and no more: an adapter's from its files and results, a dataset's from its report.
 
-    python -m gazeqwen.model_card runs/x/best --results runs/x/results.json
-    python -m gazeqwen.model_card data/streamgaze --push user/name
+    gazeqwen card runs/x/best --results runs/x/results.json
+    gazeqwen card data/streamgaze --push user/name
 
 Every number comes from a file that `eval.py`, `train.py` or a benchmark wrote. A result stands beside its controls (no
 gaze, another video's gaze), or beside the sentence that they were not run.
@@ -23,24 +23,14 @@ from huggingface_hub import DatasetCard, ModelCard, ModelCardData
 from safetensors import safe_open
 
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
-from gazeqwen.evaluation.report import (
-    OTHER,
-    STREAMGAZE,
-    TOY_WORLD,
-    WITHOUT_GAZE,
-    Result,
-    Table,
-    is_toy_world,
-    model_index,
-    percent,
-    read_result,
-    sampling,
-)
+from gazeqwen.evaluation.report import model_index, sampling
+from gazeqwen.evaluation.results import OTHER, STREAMGAZE, TOY_WORLD, WITHOUT_GAZE, Result, is_toy_world, read_result
 from gazeqwen.evaluation.scoring import read_predictions, sorted_tasks
 from gazeqwen.questions.dataset_folder import VIDEO_SOURCES, render_dataset_card
 from gazeqwen.questions.release import source_of
-from gazeqwen.questions.streamgaze import task_info
-from gazeqwen.utils.files import ADAPTER_WEIGHTS, digest_of_adapter
+from gazeqwen.questions.tasks import task_info
+from gazeqwen.utils.hub import ADAPTER_WEIGHTS, digest_of_adapter
+from gazeqwen.utils.tables import Table, percent
 
 TEMPLATE = Path(__file__).parent / "template.md"
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks" / "results"

@@ -1,8 +1,8 @@
 """
 Publish the page of app.py as a Space on the Hub.
 
-    python -m gazeqwen.model_card.space user/space                           # with the toy world's adapter
-    python -m gazeqwen.model_card.space user/space --model user/gazeqwen     # with any adapter on the Hub
+    gazeqwen space user/space                           # with the toy world's adapter
+    gazeqwen space user/space --model user/gazeqwen     # with any adapter on the Hub
 
 A Space installs its requirements.txt before its own files are there, so that this package cannot stand in it: it lies
 beside the Space's app.py as the folder gazeqwen/. A private adapter needs the Space's secret HF_TOKEN.
@@ -15,14 +15,16 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from gazeqwen.utils.files import clear_errors, new_folder, open_repository, publish
+from gazeqwen.utils.command_line import one_line_errors
+from gazeqwen.utils.files import atomic_folder
+from gazeqwen.utils.hub import open_repository, publish
 
 _ROOT = Path(__file__).parent.parent
 
 
 def write_space(folder: str | Path, model: str | None = None) -> None:
     """Write the files of a Space: card, requirements, this package, and an app.py that runs it with `model`."""
-    with new_folder(folder) as files:
+    with atomic_folder(folder) as files:
         card = (_ROOT / "model_card" / "space.md").read_text(encoding="utf-8")
         (files / "README.md").write_text(card.replace("models: []", f"models: [{model or ''}]"), encoding="utf-8")
         shutil.copy(_ROOT / "requirements.txt", files)
@@ -48,5 +50,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with clear_errors():
+    with one_line_errors():
         main()

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from gazeqwen.pipeline.answers import answer_tokens
 from gazeqwen.pipeline.clip_cache import ClipCache
-from gazeqwen.pipeline.conditions import Condition, Drawing, gaze_in_words, gaze_of, noisy
+from gazeqwen.pipeline.conditions import Condition, assign_scanpaths, noisy
+from gazeqwen.pipeline.overlays import Drawing, gaze_in_words
 from gazeqwen.processing_gazeqwen import GazeQwenInputs
-from gazeqwen.questions.streamgaze import Question, chat_message
+from gazeqwen.questions.prompts import chat_message
+from gazeqwen.questions.question import Question
 from gazeqwen.scanpath_gazeqwen import Scanpath
 
 OWN_GAZE = Condition("model")
@@ -29,15 +32,6 @@ class Batch:
     inputs: GazeQwenInputs
     answer_tokens: list[list[int]]
     labels: torch.Tensor | None = None
-
-
-def answer_tokens(tokenizer, answers: list[str]) -> list[int]:
-    """The token of each answer, such as the letters A to D; ValueError if one of them is not one token."""
-    tokens = [tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
-    for answer, ids in zip(answers, tokens, strict=True):
-        if len(ids) != 1:
-            raise ValueError(f"the tokenizer splits the answer {answer!r} into {len(ids)} tokens, expected 1")
-    return [ids[0] for ids in tokens]
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,7 @@ def prompt_under(
     return prompt, answers
 
 
-class QuestionData(torch.utils.data.Dataset):
+class QuestionDataset(torch.utils.data.Dataset):
     """
     (index, question, the scanpath given for it as it sees it, its clip) by index: here, in the loader's workers, clips
     are decoded, and gaze is snapped once for all that it is given by. `condition` says whose gaze is given, and how;
@@ -88,7 +82,7 @@ class QuestionData(torch.utils.data.Dataset):
         augmentation: Augmentation | None = None,
     ):
         self.cache, self.questions, self.condition, self.augmentation = cache, questions, condition, augmentation
-        given = gaze_of(condition, questions, seed)
+        given = assign_scanpaths(condition, questions, seed)
         self.scanpaths_of, self.scanpaths = [of for of, _ in given], [scanpath for _, scanpath in given]
         self.epoch = 0
 
@@ -160,7 +154,7 @@ class MicroBatch:
     ends_step: bool
 
 
-class EpochBatches:
+class MicroBatchSampler:
     """
     One process's micro-batches of an epoch, for a data loader. Which samples make an optimizer step depends on the
     seed, the epoch and their number `step_size` alone, not on how many processes and micro-batches they are spread
@@ -232,9 +226,9 @@ class EpochBatches:
 __all__ = [
     "Augmentation",
     "Batch",
-    "EpochBatches",
     "MicroBatch",
-    "QuestionData",
+    "MicroBatchSampler",
+    "QuestionDataset",
     "answer_tokens",
     "prompt_under",
 ]

@@ -24,9 +24,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
-from gazeqwen.pipeline.conditions import Drawing, draw_gaze
-from gazeqwen.questions.streamgaze import Question
-from gazeqwen.utils.files import loader_of, write_json, write_tensors
+from gazeqwen.pipeline.overlays import Drawing, draw_gaze
+from gazeqwen.questions.question import Question
+from gazeqwen.utils.files import write_json, write_tensors
+from gazeqwen.utils.loading import repeatable_loader
 from gazeqwen.video_gazeqwen import Clip, sample_times, video_size
 
 # What is kept: nothing; the video encoder's features; or these and the base model's video embeddings, after which no
@@ -242,7 +243,7 @@ class ClipCache:
                 )
         accelerator.wait_for_everyone()
         mine = missing[accelerator.process_index :: accelerator.num_processes]
-        loader = loader_of(_Clips(self, mine), batch_size=batch_size, num_workers=num_workers, collate_fn=list)
+        loader = repeatable_loader(_Clips(self, mine), batch_size=batch_size, num_workers=num_workers, collate_fn=list)
         with tqdm(total=len(mine), desc="clips", unit="clip", disable=not accelerator.is_main_process) as bar:
             for batch in loader:
                 entries = self._encode(model, [clip for _, clip in batch])

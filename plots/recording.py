@@ -1,14 +1,21 @@
 """A picture of a recording: gaze over time with its fixations, and the fixations on a frame of the video."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from gazeqwen.gaze_sources.samples import GazeSamples
-from gazeqwen.plots.scanpath import save_png
+from gazeqwen.plots.style import save_png
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.video_gazeqwen import read_frames
+
+if TYPE_CHECKING:
+    from gazeqwen.gaze_sources.samples import GazeSamples
+
 
 _EXCERPT_S = 20.0  # what is longer cannot be read, and the scene moves on
 _NUMBERED = 25  # more numbers than this cover each other

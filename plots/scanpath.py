@@ -1,24 +1,17 @@
 """Pictures of what the wearer looked at."""
 
 import math
-import os
-from collections import defaultdict
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from matplotlib.patheffects import withStroke
 
+from gazeqwen.plots.style import FONT, GAZE_COLOR, PATH_COLOR, rgb
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.video_gazeqwen import Clip
 
-_GAZE_COLOR, _PATH_COLOR = "#ff2d55", "#ffd60a"
-_FONT = {"fontfamily": "DejaVu Sans"}
-_DPI = 110
 _PANEL = 3.0  # inches, which fits the size of the numbers
 
 
@@ -48,8 +41,8 @@ def draw_scanpath(
         axis.axis("off")
     for step, (axis, frame) in enumerate(zip(axes, frames, strict=False)):
         _draw_step(axis, frame, scanpath, weights[step], None if attention is None else attention[step])
-        axis.set_title(f"{span_text(*spans[step])}\n{shares_text(scanpath, weights[step])}", fontsize=9, **_FONT)
-    figure.suptitle(title, fontsize=11, **_FONT)
+        axis.set_title(f"{span_text(*spans[step])}\n{shares_text(scanpath, weights[step])}", fontsize=9, **FONT)
+    figure.suptitle(title, fontsize=11, **FONT)
     return figure
 
 
@@ -102,7 +95,7 @@ def draw_effect(
     for step, frame in enumerate(frames):
         seen, added = (figure.add_subplot(grid[row, step]) for row in (0, 1))
         _draw_step(seen, frame, scanpath, weights[step], None)
-        seen.set_title(f"{span_text(*spans[step])}\n{shares_text(scanpath, weights[step])}", fontsize=8, **_FONT)
+        seen.set_title(f"{span_text(*spans[step])}\n{shares_text(scanpath, weights[step])}", fontsize=8, **FONT)
         # On the frame's own extent, so that a token lies where it is seen.
         added.imshow(
             residuals[step],
@@ -113,22 +106,20 @@ def draw_effect(
         )
         added.axis("off")
     _draw_probabilities(figure.add_subplot(grid[:, -1]), probabilities)
-    figure.suptitle(title, fontsize=11, **_FONT)
+    figure.suptitle(title, fontsize=11, **FONT)
     return figure
 
 
 def _draw_probabilities(axis: Axes, probabilities: dict[str, dict[str, float]]) -> None:
     """Horizontal bars: for each option one of each answer."""
     options, thickness = list(next(iter(probabilities.values()))), 0.8 / len(probabilities)
-    for number, ((name, found), color) in enumerate(
-        zip(probabilities.items(), (_GAZE_COLOR, "#9aa0a6"), strict=False)
-    ):
+    for number, ((name, found), color) in enumerate(zip(probabilities.items(), (GAZE_COLOR, "#9aa0a6"), strict=False)):
         places = [place + (number - (len(probabilities) - 1) / 2) * thickness for place in range(len(options))]
         axis.barh(places, [100 * found[option] for option in options], thickness, color=color, label=name)
-    axis.set_yticks(range(len(options)), options, fontsize=9, **_FONT)
+    axis.set_yticks(range(len(options)), options, fontsize=9, **FONT)
     axis.invert_yaxis()
     axis.set_xlim(0, 100)
-    axis.set_xlabel("probability, %", fontsize=9, **_FONT)
+    axis.set_xlabel("probability, %", fontsize=9, **FONT)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=8)
 
@@ -150,64 +141,6 @@ def shares_text(scanpath: Scanpath, shares: np.ndarray) -> str:
         first, last = scanpath.ids[counted[[0, -1]]]
         return f"#{first} to #{last}: {100 * shares.sum():.0f} %"
     return ", ".join(f"#{scanpath.ids[index]}: {100 * shares[index]:.0f} %" for index in counted) or "no fixation"
-
-
-def draw_curves(path, log: list[dict]) -> None:
-    """Write a PNG of a run's log: the loss by optimizer step, and validation, stages one after the other."""
-    steps, losses, marks, shown = 0, [], [], defaultdict(list)
-    for line in log:
-        if "loss" in line:
-            steps += 1
-            losses.append(line["loss"])
-            if not marks or marks[-1][1] != line["stage"]:
-                marks.append((steps, line["stage"]))
-        for name in ("validation_macro", "validation_text_loss"):
-            if name in line:
-                shown[name].append((steps, line[name]))
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axis = figure.subplots()
-    axis.plot(np.arange(1, steps + 1), losses, color="#9aa0a6", linewidth=0.8, label="loss, each step")
-    window = max(1, steps // 50)
-    if steps > 2 * window > 2:
-        smooth = np.convolve(losses, np.ones(window) / window, "valid")
-        axis.plot(
-            np.arange(window, steps + 1), smooth, color="#202124", linewidth=1.6, label=f"mean of {window} steps"
-        )
-    if shown["validation_text_loss"]:
-        axis.plot(
-            *zip(*shown["validation_text_loss"], strict=True), "s-", color="#1a73e8", label="open-ended validation"
-        )
-    axis.set_xlabel("optimizer step")
-    axis.set_ylabel("loss")
-    axis.set_ylim(bottom=0)
-    for step, stage in marks:
-        axis.axvline(step, color="#dadce0", zorder=0)
-        axis.text(step, 1.0, f" stage {stage}", transform=axis.get_xaxis_transform(), va="bottom", fontsize=9)
-    if shown["validation_macro"]:
-        right = axis.twinx()
-        right.plot(*zip(*shown["validation_macro"], strict=True), "o-", color=_GAZE_COLOR, label="validation accuracy")
-        right.set_ylabel("validation accuracy, mean over tasks")
-        right.set_ylim(0, 1)
-        right.legend(loc="lower right", frameon=False)
-    axis.legend(loc="lower left", frameon=False)
-    save_png(figure, path)
-
-
-def save_png(figure: Figure, path) -> None:
-    """Write the figure so that a reader sees no file or the whole file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, format="png", dpi=_DPI)
-    temporary.replace(path)
-
-
-def pixels(figure: Figure, dpi: int = _DPI) -> np.ndarray:
-    """The figure as (H, W, 3) uint8."""
-    figure.set_dpi(dpi)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def _picture(frame: np.ndarray) -> tuple[Figure, Axes]:
@@ -241,13 +174,13 @@ def _draw_fixation(
     x, y = scanpath.table[index, :2] * (width, height) - 0.5
     if line:
         before = scanpath.table[index - 1, :2] * (width, height) - 0.5
-        axis.plot([before[0], x], [before[1], y], color=_PATH_COLOR, linewidth=1.2, alpha=line)
+        axis.plot([before[0], x], [before[1], y], color=PATH_COLOR, linewidth=1.2, alpha=line)
     radius = 0.04 * math.hypot(width, height)
     edge = "white" if numbered else (1, 1, 1, opacity)
-    axis.add_patch(Circle((x, y), radius, facecolor=(*_rgb(_GAZE_COLOR), opacity), edgecolor=edge))
+    axis.add_patch(Circle((x, y), radius, facecolor=(*rgb(GAZE_COLOR), opacity), edgecolor=edge))
     if numbered:
         place = {"ha": "center", "va": "center"}
-        number = axis.text(x, y, str(scanpath.ids[index]), fontsize=8, color="white", **place, **_FONT)
+        number = axis.text(x, y, str(scanpath.ids[index]), fontsize=8, color="white", **place, **FONT)
         number.set_path_effects([withStroke(linewidth=2, foreground="black")])
 
 
@@ -263,7 +196,3 @@ def _lit(frame: np.ndarray, attention: np.ndarray) -> np.ndarray:
 
 def _clock(seconds: float) -> str:
     return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
-
-
-def _rgb(color: str) -> tuple[float, float, float]:
-    return matplotlib.colors.to_rgb(color)

@@ -12,9 +12,10 @@ from pathlib import Path
 from datasets import Dataset, Features, List, Value, Video, disable_progress_bars
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from gazeqwen.evaluation.report import Table
-from gazeqwen.questions.streamgaze import TASKS, VIDEOS_IN_RELEASE
-from gazeqwen.utils.files import new_folder, publish, write_json, write_text
+from gazeqwen.questions.tasks import TASKS, VIDEOS_IN_RELEASE
+from gazeqwen.utils.files import atomic_folder, write_json, write_text
+from gazeqwen.utils.hub import publish
+from gazeqwen.utils.tables import Table
 
 CARD_TEMPLATE = Path(__file__).parent.parent / "model_card" / "dataset_template.md"
 # Where StreamGaze's videos come from, by the release's names (`streamgaze_release.source_of`).
@@ -113,7 +114,7 @@ def write_dataset(
     # built again, would come back with the rows of the first.
     digest = hashlib.sha256(json.dumps([str(out.resolve()), schemes, rows]).encode()).hexdigest()[:16]
     disable_progress_bars()
-    with new_folder(out) as folder:
+    with atomic_folder(out) as folder:
         (folder / "videos").mkdir()
         for name in rows:
             _link_or_copy(videos[name], folder / "videos" / name)

@@ -1,7 +1,7 @@
 """
 People's own questions -> a dataset that `load_dataset`, `train.py` and `eval.py` open.
 
-    python -m gazeqwen.questions.own questions.csv data/mine
+    gazeqwen build questions.csv data/mine
 
 One line of the CSV is one question. Its columns, of which those in brackets may be left out: `video`, [`scanpath`],
 paths beside the file (no scanpath: the gaze is not known); `time_s`, when the question is asked, in seconds of the
@@ -13,7 +13,6 @@ videos are drawn, so that nobody is in two.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections import Counter, defaultdict
 from contextlib import contextmanager
@@ -21,11 +20,11 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from gazeqwen.questions.dataset_folder import Report, check_new, push_dataset, write_dataset
+from gazeqwen.questions.dataset_folder import Report, check_new, write_dataset
+from gazeqwen.questions.prompts import OPTION_LETTERS
 from gazeqwen.questions.release import participant_split
-from gazeqwen.questions.streamgaze import OPTION_LETTERS, SPLITS, task_info, window_start_s
+from gazeqwen.questions.tasks import SPLITS, task_info, window_start_s
 from gazeqwen.scanpath_gazeqwen import Scanpath, read_rows
-from gazeqwen.utils.files import clear_errors, open_repository
 from gazeqwen.video_gazeqwen import QUESTION_ROUNDING_S, video_info
 
 NEEDED = ("video", "time_s", "question", "answer")
@@ -164,31 +163,3 @@ def build(table: str | Path, out: str | Path, overwrite: bool = False, progress:
         }
     write_dataset(out, rows, videos, {"default": splits}, report)
     return report
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m gazeqwen.questions.own",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("table", help="CSV file of questions")
-    parser.add_argument("out", help="folder to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace a dataset built earlier")
-    parser.add_argument("--push", metavar="REPO", help="publish the folder as this dataset on the Hub")
-    parser.add_argument("--private", action="store_true", help="to a repository that others cannot see")
-    arguments = parser.parse_args()
-    if arguments.push:
-        open_repository(arguments.push, "dataset", arguments.private)  # before the work: the token may be wrong
-    report = build(arguments.table, arguments.out, arguments.overwrite)
-    print(report.text())
-    for split, of in report.splits["default"].items():
-        print(f"{split}: {of['questions']} questions of {of['videos']} videos")
-    print(f'written to {arguments.out}: load_dataset("{arguments.out}")')
-    if arguments.push:
-        print(f"published: {push_dataset(arguments.out, arguments.push)}")
-
-
-if __name__ == "__main__":
-    with clear_errors():
-        main()

@@ -1,6 +1,5 @@
 """StreamGaze's release on disk -> a dataset that `load_dataset` opens, with one clock: seconds of each video file."""
 
-import argparse
 import json
 import math
 import random
@@ -15,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from gazeqwen.questions.dataset_folder import Report, check_new, push_dataset, write_dataset
-from gazeqwen.questions.streamgaze import OPTION_LETTERS, SPLITS, TASKS, clip_window
+from gazeqwen.questions.dataset_folder import Report, check_new, write_dataset
+from gazeqwen.questions.prompts import OPTION_LETTERS
+from gazeqwen.questions.tasks import SPLITS, TASKS, clip_window
 from gazeqwen.scanpath_gazeqwen import Scanpath, checked_file, read_rows
-from gazeqwen.utils.files import open_repository
 from gazeqwen.video_gazeqwen import QUESTION_ROUNDING_S, VideoInfo, frame_times_s, read_frames, video_info
 
 # How the names of a source's videos look, which part of them is the participant, and how many frames a second the
@@ -383,13 +382,13 @@ def build(
     Args:
         splits: a JSON file of video names per split; default: `splits.json` of the release, else the published rule.
         gaze: raw recordings, one folder per source (`gaze/egtea/<stem>.txt`, ...), for videos without a table.
-        algorithm: how fixations are found in raw gaze: `dispersion`, or `compat`, as StreamGaze did.
+        algorithm: how fixations are found in raw gaze: `dispersion`, or `streamgaze`, as StreamGaze did.
 
     Raises ValueError or FileNotFoundError naming file and value for what leaves nothing to build. Single questions,
     videos and fixations that cannot be used are left out, counted and listed in the report.
     """
-    if algorithm not in ("dispersion", "compat"):
-        raise ValueError(f"algorithm: got {algorithm!r}, expected 'dispersion' or 'compat'")
+    if algorithm not in ("dispersion", "streamgaze"):
+        raise ValueError(f"algorithm: got {algorithm!r}, expected 'dispersion' or 'streamgaze'")
     release, out, report = Path(release), Path(out), Report()
     if gaze is not None and not Path(gaze).is_dir():
         raise FileNotFoundError(f"{gaze}: no such folder of raw gaze")
@@ -494,7 +493,7 @@ def _detect(raw: Path, source: str, footage: _Footage, algorithm: str, report: R
 
     samples = SOURCES[source].read(raw, footage.path)
     report.notes += [f"{raw}: {note}" for note in samples.notes]
-    if algorithm == "compat":  # on the clock of the release, see streamgaze_fixations
+    if algorithm == "streamgaze":  # on the clock of the release, see streamgaze_fixations
         scanpath, dropped = streamgaze_fixations(samples, source)
         report.notes += [f"{raw}: no fixation from {item}" for item in dropped]
         return _in_file_time(scanpath, footage.clock, footage.info.end_s, str(raw), report)
@@ -542,36 +541,3 @@ def _row(question: ReleasedQuestion, footage: _Footage, origin: tuple, report: R
         "scanpath": None if scanpath is None else scanpath.table.tolist(),
         "fixation_ids": None if scanpath is None else scanpath.ids.tolist(),
     }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m gazeqwen.questions.streamgaze", description=__doc__)
-    command = parser.add_subparsers(dest="command", required=True).add_parser("build", help="write a dataset folder")
-    command.add_argument("release", help="folder with qa/, videos/ and metadata/")
-    command.add_argument("out", help="folder to write")
-    command.add_argument("--splits", help="JSON file of video names per split (default: the published rule)")
-    command.add_argument("--gaze", help="folder of raw gaze, one folder per source, for videos without a table")
-    command.add_argument("--algorithm", choices=["dispersion", "compat"], default="dispersion")
-    command.add_argument("--overwrite", action="store_true", help="replace a dataset built earlier")
-    command.add_argument(
-        "--strict", action="store_true", help="exit with status 1 if anything was left out or missing"
-    )
-    command.add_argument("--push", metavar="REPO", help="publish the folder as this dataset on the Hub")
-    command.add_argument("--private", action="store_true", help="to a repository that others cannot see")
-    arguments = parser.parse_args()
-    if arguments.push:
-        open_repository(arguments.push, "dataset", arguments.private)  # before the work: the token may be wrong
-    report = build(
-        arguments.release,
-        arguments.out,
-        arguments.splits,
-        arguments.gaze,
-        arguments.algorithm,
-        arguments.overwrite,
-    )
-    print(report.text())
-    print(f'written to {arguments.out}: load_dataset("{arguments.out}")')
-    if arguments.strict and (report.excluded or report.missing_videos or report.without_gaze):
-        raise SystemExit("something was left out or missing, see above")
-    if arguments.push:
-        print(f"published: {push_dataset(arguments.out, arguments.push)}")

@@ -17,8 +17,8 @@ from test_package import HUB_FILES, wheel  # noqa: F401, a fixture
 from test_training import recipe_text
 
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
-from gazeqwen.questions.streamgaze import load_questions
-from gazeqwen.training.trainer import DataSettings, ModelSettings, Recipe, StageSettings
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe, StageSettings
 from gazeqwen.video_encoders_gazeqwen import video_encoder_config
 
 
@@ -260,7 +260,7 @@ for name in ("videos/gone.mp4", "gone-test.parquet", "notes.txt"):
 """
     environment = hub.environment(folder / "home")
     python(earlier, environment=environment)
-    command = ["-m", "gazeqwen.questions.streamgaze", "build", toy_world, folder / "data", "--push", "user/toyworld"]
+    command = ["-m", "gazeqwen.questions", toy_world, folder / "data", "--push", "user/toyworld"]
     result = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
     assert result.returncode == 0 and f"published: {hub.url}" in result.stdout, result.stderr
     return folder / "data"
@@ -277,7 +277,7 @@ def test_own_questions_go_to_a_private_repository(hub, tmp_path):
     (tmp_path / "q.csv").write_text("video,time_s,question,answer,split\nmy.mp4,8,What is this?,A cheese.,train\n")
     command = [
         "-m",
-        "gazeqwen.questions.own",
+        "gazeqwen.questions",
         tmp_path / "q.csv",
         tmp_path / "data",
         "--push",
@@ -299,7 +299,7 @@ import zipfile
 from pathlib import Path
 from datasets import Dataset, Video, load_dataset
 from huggingface_hub import HfApi
-from gazeqwen.questions.streamgaze import load_questions
+from gazeqwen.questions.dataset import load_questions
 
 def rows(data):
     return [{name: value for name, value in row.items() if name != "video"} for row in data]

@@ -7,8 +7,8 @@ import pytest
 from support import ROOT
 
 from gazeqwen.inference.answering import ask, load_model, load_processor, offer
+from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.release import build
-from gazeqwen.questions.streamgaze import load_questions
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.trained import ADAPTER_DIR, keep

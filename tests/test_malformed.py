@@ -26,11 +26,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from support import ROOT, index_frames, write_fixations, write_video
 
+from gazeqwen.questions.dataset import _questions_of, load_questions
 from gazeqwen.questions.release import build
-from gazeqwen.questions.streamgaze import _questions_of, load_questions
 from gazeqwen.scanpath_gazeqwen import Scanpath, as_scanpath
-from gazeqwen.training.trainer import Recipe
-from gazeqwen.utils.files import read_recipe
+from gazeqwen.training.recipe import Recipe
+from gazeqwen.utils.settings import read_recipe
 from gazeqwen.video_gazeqwen import Clip, frame_times_s, read_clip, read_frames, sample_times, video_info
 
 OI_E, GTA = "present_object_identification_easy", "proactive_gaze_triggered_alert"
@@ -1441,8 +1441,7 @@ def test_the_command_line_says_one_clear_line(tmp_path, film):
         command = [
             sys.executable,
             "-m",
-            "gazeqwen.questions.streamgaze",
-            "build",
+            "gazeqwen.questions",
             str(release),
             str(tmp_path / f"{name} out"),
         ]

@@ -9,15 +9,10 @@ import numpy as np
 import pytest
 from support import ROOT
 
-from gazeqwen.questions.streamgaze import (
-    PROMPT_STYLES,
-    TASKS,
-    Question,
-    clip_window,
-    format_alert,
-    format_question,
-    load_questions,
-)
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.questions.prompts import PROMPT_STYLES, format_alert, format_question
+from gazeqwen.questions.question import Question
+from gazeqwen.questions.tasks import TASKS, clip_window
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.video_gazeqwen import read_frames
 
@@ -173,8 +168,7 @@ def test_the_command_line_names_what_is_wrong(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "gazeqwen.questions.streamgaze",
-        "build",
+        "gazeqwen.questions",
         str(tmp_path / "no release"),
         str(tmp_path / "o"),
     ]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.release import build
-from gazeqwen.questions.streamgaze import TASKS as STREAMGAZE_TASKS
-from gazeqwen.questions.streamgaze import load_questions
+from gazeqwen.questions.tasks import TASKS as STREAMGAZE_TASKS
 from gazeqwen.toyworld.generate import SPLITS, choose, entry_of, generate, make_video, ringed, ringed_frames
 from gazeqwen.toyworld.questions import (
     EASY,

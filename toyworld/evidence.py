@@ -22,12 +22,15 @@ from threading import Lock
 import torch
 from tqdm import tqdm
 
-from gazeqwen.evaluation.scoring import Scored, gains, intervals, read_predictions, score
+from gazeqwen.evaluation.scoring import GradedAnswer, read_predictions, score
+from gazeqwen.evaluation.statistics import intervals, paired_difference
 from gazeqwen.questions.release import build
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.random_video_encoder import random_dinov2
-from gazeqwen.training.trainer import Recipe
-from gazeqwen.utils.files import clear_errors, new_folder, read_recipe, write_json
+from gazeqwen.training.recipe import Recipe
+from gazeqwen.utils.command_line import one_line_errors
+from gazeqwen.utils.files import atomic_folder, write_json
+from gazeqwen.utils.settings import read_recipe
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "toyworld.yaml"
@@ -148,7 +151,7 @@ def prepare(work: Path, world: dict, rings: bool) -> None:
         build(work / release, work / data)
     for name, depth in (("dinov2", 2), ("patches", 0)):
         if not (work / "video_encoders" / name).exists():
-            with new_folder(work / "video_encoders" / name) as folder:
+            with atomic_folder(work / "video_encoders" / name) as folder:
                 random_dinov2(depth=depth).save_pretrained(folder)
 
 
@@ -200,7 +203,7 @@ def run_seed(row: Row, seed: int, work: Path, overrides: list[str], threads: int
     _run([*command, "--output", str(folder / "results.json")], folder / "log.txt", threads)
 
 
-def _answers(row: Row, work: Path) -> dict[int, dict[str, list[Scored]]]:
+def _answers(row: Row, work: Path) -> dict[int, dict[str, list[GradedAnswer]]]:
     """Answers by seed, of those that are done, and condition: each seed's are questions of their own."""
     found = {}
     for seed in row.seeds:
@@ -239,7 +242,7 @@ def pool(row: Row, work: Path, world: dict) -> dict:
     against = {}
     if set(default) == set(answers):
         mine, theirs = ([item for of in each.values() for item in of["gaze"]] for each in (answers, default))
-        gained = gains(mine, theirs)
+        gained = paired_difference(mine, theirs)
         against = {"against_default": {"macro": gained["macro"], "interval": gained["intervals"]["macro"]}}
     first = json.loads((work / f"{row.name}-{next(iter(answers))}" / "results.json").read_text())
     settings = json.loads(json.dumps(first["settings"]).replace(f"{ROOT}/", ""))
@@ -299,5 +302,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with clear_errors():
+    with one_line_errors():
         main()

@@ -16,11 +16,13 @@ import torch
 
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
-from gazeqwen.pipeline.batches import EpochBatches, QuestionData
+from gazeqwen.pipeline.batches import MicroBatchSampler, QuestionDataset
 from gazeqwen.pipeline.clip_cache import CacheSize, ClipCache
 from gazeqwen.pipeline.conditions import Condition
-from gazeqwen.questions.streamgaze import Question, chat_message, load_questions
-from gazeqwen.training.trainer import Recipe, build_processor
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.questions.prompts import chat_message
+from gazeqwen.questions.question import Question
+from gazeqwen.training.recipe import Recipe, build_processor
 
 _BYTES_PER_4BIT = 0.55  # NF4 with its scales, of a linear layer
 _BYTES_PER_TRAINED = 16  # float32: weight, gradient, two moments of Adam
@@ -132,7 +134,9 @@ def plan(recipe: Recipe, num_processes: int = 1) -> Plan:
 
     cache = ClipCache(processor, data.cache, for_video_encoder=model.config.has_resampler)
     gaze = Condition.parse(data.gaze)
-    drawings = [d for questions in splits.values() for d in QuestionData(cache, questions, gaze, recipe.seed).drawings]
+    drawings = [
+        d for questions in splits.values() for d in QuestionDataset(cache, questions, gaze, recipe.seed).drawings
+    ]
     frames = [cache.num_frames(question) for question in everything]
     tokens = _video_tokens(cache, everything, frames)
     largest = max(range(len(everything)), key=tokens.__getitem__)
@@ -143,7 +147,7 @@ def plan(recipe: Recipe, num_processes: int = 1) -> Plan:
     for number, stage in ((1, recipe.stage1), (2, recipe.stage2)):
         if not stage.epochs:
             continue
-        batches = EpochBatches(
+        batches = MicroBatchSampler(
             training,
             frames[: len(training)],
             recipe.batch_size,

@@ -8,7 +8,7 @@ import signal
 import warnings
 from collections import defaultdict
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,223 +25,25 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from tqdm.auto import tqdm
-from transformers import BitsAndBytesConfig, get_cosine_schedule_with_warmup
+from transformers import get_cosine_schedule_with_warmup
 
-from gazeqwen.configuration_gazeqwen import check_for_hub
-from gazeqwen.evaluation.predictions import (
-    option_logits,
-    predict,
-    save_predictions,
-    text_loss,
-    text_losses,
-    trained_counts,
-)
+from gazeqwen.evaluation.predictions import predict, save_predictions, text_loss
 from gazeqwen.evaluation.scoring import score as scored
 from gazeqwen.model_card.card import render_model_card
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
-from gazeqwen.pipeline.batches import Augmentation, Batch, EpochBatches, QuestionData
-from gazeqwen.pipeline.clip_cache import CACHE_KINDS, ClipCache
+from gazeqwen.pipeline.answers import option_logits, text_losses
+from gazeqwen.pipeline.batches import Augmentation, Batch, MicroBatchSampler, QuestionDataset
+from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.pipeline.conditions import Condition
-from gazeqwen.plots.scanpath import draw_curves
-from gazeqwen.processing_gazeqwen import GazeQwenProcessor
-from gazeqwen.questions.streamgaze import PROMPT_STYLES, Question, load_questions
-from gazeqwen.utils.files import (
-    differences,
-    flat,
-    loader_of,
-    new_folder,
-    open_repository,
-    provenance,
-    publish,
-    write_json,
-    write_tensors,
-    write_text,
-)
-
-
-@dataclass
-class ModelSettings:
-    """
-    The frozen models, and how clips, gaze and questions are put to them (see GazeQwenProcessor). `load_in_4bit` needs
-    bitsandbytes: the base model in NF4, what is computed in bfloat16. Without a resampler there is no `video_encoder`.
-    """
-
-    base_model: str = "Qwen/Qwen2.5-VL-7B-Instruct"
-    base_model_revision: str | None = None
-    video_encoder: str = ""
-    video_encoder_revision: str | None = None
-    dtype: str = "bfloat16"
-    attn_implementation: str | None = None
-    load_in_4bit: bool = False
-    video_encoder_size: int = 384
-    num_frames: int | None = None
-    fps: float | None = None
-    max_frames: int = 64
-    max_pixels_per_frame: int | None = None
-    snap_s: float = 0.0
-    prompt_style: str = "reference"
-
-
-@dataclass
-class AdapterSettings:
-    """
-    What is trained and how gaze enters: the arguments of GazeQwenConfig. `resampler_type: none`: LoRA alone, so that
-    only stage 2 can be run.
-    """
-
-    resampler_type: str = "attention"
-    gaze_encoding: str = "foveated"
-    fixation_weighting: str | None = None
-    gaze_coordinate_scale: float = 1.0
-    foveal_sigmas: list = field(default_factory=lambda: [0.5, 1.0, 2.0])
-    heatmap_sigma: float = 1.0
-    injection_layers: list | None = None
-    share_resampler: bool = False
-    num_latents: int = 32
-    latent_dim: int = 256
-    num_blocks: int = 2
-
-
-@dataclass
-class DataSettings:
-    """
-    `dataset`: a folder that `gazeqwen build` wrote, or an id on the Hub; `config` names its split scheme.
-    `without_gaze`: see `load_questions`. `gaze`: the condition to train and validate under, which says whose gaze is
-    given and how, see conditions.py; `model` has to be among its channels. What of it is random is drawn once, by the
-    recipe's seed. `cache`: `none`, `features` or `embeddings`, see clip_cache.py. `balance_tasks`, `scanpath_noise`,
-    `fixation_dropout`: see batches.py.
-    """
-
-    dataset: str = ""
-    config: str = "default"
-    train_split: str = "train"
-    validation_split: str = "validation"
-    tasks: list | None = None
-    without_gaze: str = "error"
-    gaze: str = "gaze"
-    cache: str = "features"
-    cache_dir: str | None = None
-    num_workers: int = 2
-    balance_tasks: bool = False
-    scanpath_noise: float = 0.0
-    fixation_dropout: float = 0.0
-
-
-@dataclass
-class StageSettings:
-    """One stage. `epochs: 0` leaves it out; `patience`: epochs without a better one until it ends (0: never)."""
-
-    epochs: int = 0
-    learning_rate: float = 3e-4
-    lora_learning_rate: float = 3e-4
-    patience: int = 0
-
-
-@dataclass
-class Recipe:
-    """
-    A whole training run. Defaults are the paper's where it gives them (section 3.1). `checkpoint_every` counts
-    optimizer steps; the last `keep_checkpoints` are kept. `compile` names a backend of torch.compile for the
-    resampler, such as `inductor`, which needs a C++ compiler; on a CPU it gains nothing
-    (benchmarks/results/resampler_cpu.json). `tracker` names one of Accelerate's; `push_to_hub` a repository for the
-    best adapter.
-    """
-
-    output_dir: str = "runs/gazeqwen"
-    seed: int = 0
-    model: ModelSettings = field(default_factory=ModelSettings)
-    adapter: AdapterSettings = field(default_factory=AdapterSettings)
-    data: DataSettings = field(default_factory=DataSettings)
-    stage1: StageSettings = field(default_factory=StageSettings)
-    stage2: StageSettings = field(default_factory=StageSettings)
-    batch_size: int = 1
-    evaluation_batch_size: int = 8
-    gradient_accumulation_steps: int = 8
-    weight_decay: float = 1e-2
-    warmup_steps: int = 20
-    max_grad_norm: float = 1.0
-    label_smoothing: float = 0.0
-    lora_rank: int = 8
-    lora_alpha: float = 16.0
-    gradient_checkpointing: bool = False
-    compile: str | None = None
-    checkpoint_every: int = 200
-    keep_checkpoints: int = 2
-    tracker: str | None = "tensorboard"
-    push_to_hub: str | None = None
-
-    def __post_init__(self):
-        at_least_one = ("batch_size", "evaluation_batch_size", "gradient_accumulation_steps", "lora_rank")
-        for name in (*at_least_one, "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
-        for name, value, expected in (
-            ("model.prompt_style", self.model.prompt_style, PROMPT_STYLES),
-            ("data.cache", self.data.cache, CACHE_KINDS),
-        ):
-            if value not in expected:
-                raise ValueError(f"{name}: got {value!r}, expected one of {expected}")
-        if self.model.snap_s < 0:
-            raise ValueError(f"model.snap_s: got {self.model.snap_s}, expected 0 or more seconds")
-        for name in ("scanpath_noise", "fixation_dropout", "num_workers"):
-            if getattr(self.data, name) < 0:
-                raise ValueError(f"data.{name}: got {getattr(self.data, name)}, expected 0 or more")
-        if self.stage1.epochs + self.stage2.epochs < 1:
-            raise ValueError("stage1.epochs and stage2.epochs are both 0: nothing to train")
-        self._check_gaze()
-        if self.adapter.resampler_type == "none":
-            if self.stage1.epochs:
-                raise ValueError(
-                    f"stage1.epochs: got {self.stage1.epochs}, expected 0: with adapter.resampler_type 'none' stage 1 "
-                    "has nothing to train; stage 2 trains LoRA"
-                )
-            if self.compile:
-                raise ValueError("compile: there is no resampler to compile, adapter.resampler_type is 'none'")
-        elif not self.model.video_encoder:
-            raise ValueError("model.video_encoder is empty, expected an id or a folder")
-        if not self.data.dataset:
-            raise ValueError("data.dataset is empty, expected an id or a folder")
-        if self.push_to_hub:
-            check_for_hub("push_to_hub: model.base_model", self.model.base_model)
-            check_for_hub("push_to_hub: model.video_encoder", self.model.video_encoder)
-
-    def _check_gaze(self) -> None:
-        data = self.data
-        try:
-            condition = Condition.parse(data.gaze)
-        except ValueError as error:
-            raise ValueError(f"data.gaze: {error}") from None
-        if "model" not in condition.channels:
-            instead = f"{data.gaze}+model" if condition.channels else "gaze"
-            raise ValueError(
-                f"data.gaze: {data.gaze!r} gives the adapter no gaze, so that it is off and nothing can be trained: "
-                f"write {instead!r}"
-            )
-        if condition.draws and data.cache != "none" and (data.scanpath_noise or data.fixation_dropout):
-            raise ValueError(
-                f"data.gaze: {data.gaze!r} draws scanpaths, and data.scanpath_noise and data.fixation_dropout change "
-                "them in each epoch, so that no clip can be kept: leave these out, or set data.cache to 'none'"
-            )
-
-
-# What may differ when a run goes on: none of it changes what is computed.
-_FREE_TO_CHANGE = {
-    "output_dir",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "evaluation_batch_size",
-    "tracker",
-    "push_to_hub",
-    "compile",
-    "data.cache",
-    "data.cache_dir",
-    "data.num_workers",
-}
-
-
-def changed_settings(before: dict, now: dict) -> list[str]:
-    """What differs between two recipes as dictionaries, in words, leaving out what a run may change on the way."""
-    return differences(before, now, _FREE_TO_CHANGE)
+from gazeqwen.plots.curves import draw_curves
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.questions.question import Question
+from gazeqwen.training.recipe import Recipe, StageSettings, base_arguments, build_processor, changed_settings
+from gazeqwen.utils.files import atomic_folder, write_json, write_tensors, write_text
+from gazeqwen.utils.hub import open_repository, publish
+from gazeqwen.utils.loading import repeatable_loader
+from gazeqwen.utils.provenance import describe_trained_parameters, provenance
+from gazeqwen.utils.settings import flat
 
 
 def optimizer_groups(model, stage: StageSettings, weight_decay: float) -> list[dict]:
@@ -364,7 +166,7 @@ class Trainer:
                 self._publish()
                 return self.progress.best
         asked = [
-            QuestionData(self.cache, questions, self.condition, recipe.seed)
+            QuestionDataset(self.cache, questions, self.condition, recipe.seed)
             for questions in (self.questions, *by_kind(self.validation))
         ]
         self.cache.fill(
@@ -404,14 +206,14 @@ class Trainer:
     def _stage(self, number: int, stage: StageSettings) -> None:
         recipe, accelerator, progress = self.recipe, self.accelerator, self.progress
         self.steps_before = sum("loss" in line for line in self.log if line["stage"] < number)
-        data = QuestionData(
+        data = QuestionDataset(
             self.cache,
             self.questions,
             self.condition,
             recipe.seed,
             Augmentation(recipe.data.scanpath_noise, recipe.data.fixation_dropout, recipe.seed + number),
         )
-        batches = EpochBatches(
+        batches = MicroBatchSampler(
             self.questions,
             [self.cache.num_frames(question) for question in self.questions],
             recipe.batch_size,
@@ -421,7 +223,9 @@ class Trainer:
             accelerator.process_index,
             accelerator.num_processes,
         )
-        loader = loader_of(data, batch_sampler=batches, collate_fn=data.collate, num_workers=recipe.data.num_workers)
+        loader = repeatable_loader(
+            data, batch_sampler=batches, collate_fn=data.collate, num_workers=recipe.data.num_workers
+        )
         optimizer = torch.optim.AdamW(optimizer_groups(self.model, stage, recipe.weight_decay))
         if accelerator.state.deepspeed_plugin is not None:
             if recipe.gradient_accumulation_steps > 1:
@@ -443,8 +247,9 @@ class Trainer:
                     schedule.step()
         trained = list(self.model.trained_parameters().values())
         accelerator.print(
-            f"stage {number}: {trained_counts(self.model)}, {len(self.questions)} questions, {stage.epochs} epochs, "
-            f"{steps} steps" + (f", going on after step {progress.steps}" if progress.steps else "")
+            f"stage {number}: {describe_trained_parameters(self.model)}, {len(self.questions)} questions, "
+            f"{stage.epochs} epochs, {steps} steps"
+            + (f", going on after step {progress.steps}" if progress.steps else "")
         )
         with tqdm(
             total=steps,
@@ -492,7 +297,7 @@ class Trainer:
     def _loss(self, model, batch: Batch) -> torch.Tensor:
         batch.inputs.to(self.accelerator.device)
         if batch.labels is not None:
-            loss = text_losses(model, batch).mean()
+            loss = text_losses(model, batch.inputs, batch.labels).mean()
         else:
             logits = option_logits(model, batch.inputs, batch.answer_tokens)
             answers = torch.tensor([question.answer for question in batch.questions], device=logits.device)
@@ -539,7 +344,9 @@ class Trainer:
         said = [] if score["macro"] is None else [f"accuracy {100 * score['macro']:.1f} % (mean over tasks)"]
         said += [f"loss of open-ended answers {score['text_loss']:.3f}"] if open_ended else []
         bar.write(f"stage {progress.stage}, epoch {progress.epoch}: validation {', '.join(said)}")
-        better = progress.best is None or _merit(score) >= _merit(progress.best)  # of equals the later has seen more
+        better = progress.best is None or _selection_score(score) >= _selection_score(
+            progress.best
+        )  # of equals the later has seen more
         progress.epochs_since_best = 0 if better else progress.epochs_since_best + 1
         if better:
             progress.best = {**score, "stage": progress.stage, "epoch": progress.epoch}
@@ -548,7 +355,7 @@ class Trainer:
             self._write_log(self.folder)
             draw_curves(self.folder / "curves.png", self.log)
             if better:
-                with new_folder(self.folder / "best") as folder:
+                with atomic_folder(self.folder / "best") as folder:
                     self.model.save_pretrained(folder, state_dict=weights)
                     self.processor.save_pretrained(folder)
                 save_predictions(self.folder / "validation_predictions.jsonl", predictions)
@@ -617,7 +424,7 @@ class Trainer:
         random_states = gather_object([random_states])
         if accelerator.is_main_process:
             name = f"stage{progress.stage}-epoch{progress.epoch:04d}-step{progress.steps:08d}"
-            with new_folder(self.folder / "checkpoints" / name) as folder:
+            with atomic_folder(self.folder / "checkpoints" / name) as folder:
                 write_tensors(folder / "trained.safetensors", weights)
                 named = {
                     f"{of}/{kind}": value for of, kinds in moments["state"].items() for kind, value in kinds.items()
@@ -657,7 +464,7 @@ class Trainer:
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
 
 
-def _merit(score: dict) -> float:
+def _selection_score(score: dict) -> float:
     """What the best epoch has most of: accuracy; where no question has options, the lowest loss."""
     return score["macro"] if score["macro"] is not None else -score["text_loss"]
 
@@ -680,39 +487,3 @@ def _simple(settings: dict) -> dict:
     """Settings as trackers take them."""
     plain = (int, float, str, bool)
     return {name: value if isinstance(value, plain) else str(value) for name, value in flat(settings).items()}
-
-
-def build_processor(model: ModelSettings) -> GazeQwenProcessor:
-    """The processor of a recipe's base model, with the recipe's sampling."""
-    processor = GazeQwenProcessor.from_base(
-        model.base_model,
-        model.base_model_revision,
-        video_encoder_size=model.video_encoder_size,
-        num_frames=model.num_frames,
-        fps=model.fps,
-        max_frames=model.max_frames,
-        snap_s=model.snap_s,
-        prompt_style=model.prompt_style,
-    )
-    if model.max_pixels_per_frame is not None:
-        size = dict(processor.video_processor.size)
-        size["longest_edge"] = model.max_pixels_per_frame
-        size["shortest_edge"] = min(size["shortest_edge"], model.max_pixels_per_frame)
-        processor.video_processor.size = size
-    return processor
-
-
-def base_arguments(model: ModelSettings, device) -> dict:
-    """What the base model's `from_pretrained` is given beside id, revision and dtype."""
-    arguments = {}
-    if model.attn_implementation is not None:
-        arguments["attn_implementation"] = model.attn_implementation
-    if model.load_in_4bit:
-        arguments["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
-        arguments["device_map"] = {"": device}
-    return arguments

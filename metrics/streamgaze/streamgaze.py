@@ -18,7 +18,7 @@ predictions: generated responses, "" where generation failed, None where a quest
 references: for each question that was expected to be answered {"key", "video_name", "task", "answer", "options"}:
     what tells it from the others, StreamGaze's file stem as the task, index of the right option (0 is Yes, 1 is No of
     proactive tasks), texts of the options.
-scorer: "strict" (default), or "compat", which counts as StreamGaze does.
+scorer: "strict" (default), or "streamgaze", which counts as StreamGaze does.
 Returns what `gazeqwen.evaluation.scoring.score` returns.
 """
 
