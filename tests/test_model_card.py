@@ -144,7 +144,7 @@ def test_the_local_hub_finds_fault_with_metadata(changes, message):
 ROUND_TRIP = """
 import sys
 from huggingface_hub import ModelCard
-from gazeqwen.utils.files import publish
+from gazeqwen.utils.hub import publish
 folder, results = sys.argv[1:]
 publish(folder, "user/gaze")
 assert ModelCard.load("user/gaze").data.eval_results is None
