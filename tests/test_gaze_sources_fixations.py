@@ -16,7 +16,7 @@ from gazeqwen.gaze_sources import (
     streamgaze_fixations,
 )
 from gazeqwen.gaze_sources.fixations import hue_saturation_histogram
-from gazeqwen.gaze_sources.plot import draw_recording
+from gazeqwen.plots.recording import draw_recording
 from gazeqwen.scanpath_gazeqwen import Scanpath, as_scanpath
 
 
