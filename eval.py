@@ -6,7 +6,7 @@ Evaluate a trained GazeQwen, or any video-text model, with controls that show wh
 
 Conditions (`--gaze`, words joined by +, see conditions.py): `gaze`, each question with its own scanpath; `none`,
 without gaze, which is the base model; `zero`, `shuffled`, `shifted`; `noise5` and other percents; `text`, `overlay`,
-`saliency`; `text_only`. All see the same snapped gaze (`--snap_s`), other models too.
+`ring`, `saliency`; `text_only`. All see the same snapped gaze (`--snap_s`), other models too.
 
 A run that was stopped goes on when the same command is given again; each question is asked exactly once.
 """

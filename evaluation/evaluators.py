@@ -94,7 +94,7 @@ class BaselineEvaluator:
         if given:
             raise ValueError(
                 f"{args.model} is no GazeQwen adapter and takes no scanpath: {given}; choose among none, text, "
-                "overlay, saliency, text_only"
+                "overlay, ring, saliency, text_only"
             )
 
     def predict(self, accelerator, questions, condition: str, args, file) -> list[Prediction]:

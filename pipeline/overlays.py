@@ -10,19 +10,19 @@ from PIL import Image, ImageDraw
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.video_gazeqwen import Clip
 
-DRAWN = frozenset({"overlay", "saliency"})
+DRAWN = frozenset({"overlay", "ring", "saliency"})
 
 
 # StreamGaze's overlay, radii in frame widths: a green disc of 8 pixels and a red ring of 100 on a frame of 640.
 _DISC, _RING, _LINE = 8 / 640, 0.156, 2 / 640
-
-
+# The plain white ring, in frame widths: the mark that the toy backbone was pretrained on (13 and 2 pixels of 112).
+_PLAIN_RING, _PLAIN_LINE = 13 / 112, 2 / 112
 _SALIENCY_SIGMA, _SALIENCY_OPACITY = 0.06, 0.45  # of the frame's width; of the hottest place
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """Gaze on the frames of a clip: a scanpath, by the `channels` `overlay` and `saliency`."""
+    """Gaze on the frames of a clip: a scanpath, by the `channels` `overlay`, `ring` and `saliency`."""
 
     channels: frozenset
     scanpath: Scanpath
@@ -30,7 +30,8 @@ class Drawing:
     @property
     def digest(self) -> str:
         """Of all that the drawn pixels depend on beside the clip."""
-        looks = repr((sorted(self.channels), _DISC, _RING, _LINE, _SALIENCY_SIGMA, _SALIENCY_OPACITY))
+        sizes = (_DISC, _RING, _LINE, _PLAIN_RING, _PLAIN_LINE, _SALIENCY_SIGMA, _SALIENCY_OPACITY)
+        looks = repr((sorted(self.channels), *sizes))
         return hashlib.sha256(looks.encode() + np.ascontiguousarray(self.scanpath.table).tobytes()).hexdigest()
 
 
@@ -52,23 +53,42 @@ def draw_gaze(clip: Clip, scanpath: Scanpath, channels) -> Clip:
             frame = _with_heat(frame, scanpath.clip(clip.start_s, max(time_s, clip.start_s)))
         if "overlay" in channels:
             frame = _with_disc_and_ring(frame, scanpath, time_s)
+        if "ring" in channels:
+            frame = _with_plain_ring(frame, scanpath, time_s)
         frames[index] = frame
     return replace(clip, frames=frames)
 
 
+def _places_looked_at_px(scanpath: Scanpath, time_s: float, frame: np.ndarray) -> np.ndarray:
+    """Return the (x, y) of each fixation under way at `time_s` in pixels of the frame, shape (fixations, 2)."""
+    height, width = frame.shape[:2]
+    under_way = (scanpath.begin_s <= time_s) & (time_s < scanpath.end_s)
+    return scanpath.table[under_way, :2] * (width, height)
+
+
 def _with_disc_and_ring(frame: np.ndarray, scanpath: Scanpath, time_s: float) -> np.ndarray:
     """Disc and ring at the fixation under way, none between fixations."""
-    active = np.flatnonzero((scanpath.begin_s <= time_s) & (time_s < scanpath.end_s))
-    if not len(active):
+    places_px, width = _places_looked_at_px(scanpath, time_s, frame), frame.shape[1]
+    if not len(places_px):
         return frame
-    height, width = frame.shape[:2]
     image = Image.fromarray(frame)
     draw, line = ImageDraw.Draw(image), max(1, round(_LINE * width))
-    for x, y in scanpath.table[active, :2] * (width, height):
+    for x, y in places_px:
         for radius, fill, edge in ((_RING, None, (255, 0, 0)), (max(_DISC, 1.5 / width), (0, 255, 0), (0, 0, 0))):
             r = radius * width
             draw.ellipse((x - r, y - r, x + r, y + r), fill=fill, outline=edge, width=line)
     return np.asarray(image)
+
+
+def _with_plain_ring(frame: np.ndarray, scanpath: Scanpath, time_s: float) -> np.ndarray:
+    """Draw a white ring around the fixation under way, with soft edges; return the frame itself between fixations."""
+    height, width = frame.shape[:2]
+    rows, columns = np.arange(height)[:, None] + 0.5, np.arange(width)[None, :] + 0.5
+    for x, y in _places_looked_at_px(scanpath, time_s, frame):
+        off_the_line = abs(np.hypot(columns - x, rows - y) - _PLAIN_RING * width)
+        coverage = np.clip(_PLAIN_LINE * width / 2 + 0.5 - off_the_line, 0, 1)[..., None]
+        frame = (frame + coverage * (255.0 - frame)).round().astype(np.uint8)
+    return frame
 
 
 def _with_heat(frame: np.ndarray, seen: Scanpath) -> np.ndarray:

@@ -348,6 +348,7 @@ def test_what_is_drawn_otherwise_is_another_entry(toy_model, toy_questions, tmp_
         cache.path(question, OVERLAY.drawing(Scanpath(table, question.scanpath.ids))),
         cache.path(question, Condition.parse("saliency").drawing(question.scanpath)),
         cache.path(question, Condition.parse("saliency+overlay").drawing(question.scanpath)),
+        cache.path(question, Condition.parse("ring").drawing(question.scanpath)),
         snapping.path(question, OVERLAY.drawing(question.scanpath)),
     ]
     assert len(set(names)) == len(names)

@@ -27,6 +27,7 @@ from gazeqwen.pipeline.overlays import draw_gaze, gaze_in_words
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.question import Question
 from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.toyworld.world import Highlight, Scene, WorldObject, draw_frame
 from gazeqwen.video_gazeqwen import Clip
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -43,6 +44,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
         ("zero", {"model"}, "zero"),
         ("overlay", {"overlay"}, "own"),
         ("overlay+shuffled", {"overlay"}, "shuffled"),
+        ("ring+shuffled+model", {"ring", "model"}, "shuffled"),
         ("model+text+shifted", {"model", "text"}, "shifted"),
         ("text_only", set(), "own"),
     ],
@@ -50,7 +52,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 def test_conditions_are_words(name, channels, source):
     condition = Condition.parse(name)
     assert (condition.channels, condition.source, condition.name) == (channels, source, name)
-    assert condition.text_only == (name == "text_only") and condition.draws == ("overlay" in channels)
+    assert condition.text_only == (name == "text_only") and condition.draws == bool(channels & {"overlay", "ring"})
 
 
 @pytest.mark.parametrize("name", ["", "gase", "none+overlay", "shuffled+zero", "overlay+overlay", "text_only+gaze"])
@@ -117,6 +119,36 @@ def test_drawn_gaze_is_at_its_place_and_time():
     changed = np.abs(heat - 128).sum(-1)
     assert changed[0].max() == 0 and changed[1, 60, 50] > 100 > changed[1, 60, 120]  # nothing before
     assert changed[3, 60, 50] > 50 and changed[3, 60, 100] < changed[3, 60, 50]
+
+
+def test_the_plain_ring_is_at_its_place_while_its_fixation_lasts():
+    """On frames wider than high: the ring is measured in frame widths, and stays round."""
+    frames = np.full((5, 90, 224, 3), 60, np.uint8)
+    clip = Clip(frames, [0.0, 1.0, 1.9, 2.0, 3.5], 0.0, 4.0)
+    scanpath = Scanpath.from_array([[0.25, 0.6, 1.5, 1.0], [0.75, 0.4, 3.75, 0.5]])  # from 1 to 2 s, from 3.5 to 4 s
+    drawn = draw_gaze(clip, scanpath, {"ring"}).frames
+    rows, columns = np.mgrid[:90, :224] + 0.5
+    for time_s, frame, place in zip(
+        clip.timestamps_s, drawn, [None, (56, 54), (56, 54), None, (168, 36)], strict=True
+    ):
+        if place is None:  # before the first fixation, and between the two
+            assert (frame == 60).all(), time_s
+            continue
+        distance = np.hypot(columns - place[0], rows - place[1])
+        on_the_line = abs(distance - 26) < 1.4  # 13 and 2 pixels of 112 are 26 and 4 of 224
+        assert (frame[on_the_line] == 255).all() and on_the_line.sum() > 300, time_s
+        assert (frame[abs(distance - 26) > 2.6] == 60).all(), time_s
+    assert (clip.frames == 60).all()
+
+
+def test_the_plain_ring_is_the_mark_that_the_toy_backbone_was_pretrained_on():
+    """Drawn at an object's centre it is, to a tenth of the contrast, what the toy world draws around that object."""
+    thing = WorldObject("red", "cross", ((0.0, 40.0, 62.0),))
+    scene = Scene(4.0, (thing,), (70.0, 70.0, 70.0))
+    clip = Clip(draw_frame(scene, 0.0)[None], [0.0], 0.0, 1.0)
+    ring = draw_gaze(clip, Scanpath.from_array([[40 / 112, 62 / 112, 0.5, 1.0]]), {"ring"}).frames[0]
+    difference = abs(ring.astype(int) - draw_frame(scene, 0.0, [(0, Highlight())]))
+    assert difference.max() <= 0.1 * 255 and abs(ring.astype(int) - clip.frames[0]).max() > 180
 
 
 def test_gaze_in_words_is_cut_at_the_query():

@@ -2,11 +2,13 @@
 
 import json
 import re
+import subprocess
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from support import ROOT
 
 from gazeqwen.evaluation.scoring import read_predictions
@@ -38,15 +40,18 @@ def test_every_row_can_be_run():
         for condition in row.conditions:
             Condition.parse(condition)
         changed = read_recipe(Recipe, RECIPE, list(row.overrides or ()))
-        assert (changed == default) == (row.name in ("gazeqwen", "frozen", "ringed")), row.name
+        assert (changed == default) == (row.name in ("gazeqwen", "frozen", "ring", "ringed")), row.name
     for name, condition in MAIN:
         assert condition in next(row for row in ROWS if row.name == name).conditions
 
 
 def test_rows_run_are_pooled_and_not_run_again(tmp_path):
-    """Two seeds of the smallest row, and the frozen backbone, on a tiny world: then the same command does nothing."""
+    """
+    Two seeds of the smallest row, at the better of two learning rates, and the frozen backbone, on a tiny world: then
+    the same command does nothing.
+    """
     vector, frozen = (next(row for row in ROWS if row.name == name) for name in ("heatmap-vector", "frozen"))
-    rows = [replace(vector, seeds=(0, 1)), replace(frozen, conditions=("text_only", "none"))]
+    rows = [replace(vector, seeds=(0, 1), rates=(1e-9, 0.1)), replace(frozen, conditions=("text_only", "none"))]
     settings = ["stage1.epochs=1", "stage2.epochs=0"]
     run(rows, tmp_path, tmp_path / "results", TINY, settings)
     result = json.loads((tmp_path / "results" / "heatmap-vector.json").read_text())
@@ -55,7 +60,17 @@ def test_rows_run_are_pooled_and_not_run_again(tmp_path):
         each = [result["seeds"][seed]["gaze"][task] for seed in ("0", "1")]
         assert values["accuracy"] == pytest.approx(np.mean(each), abs=1e-4)
     assert result["scores"]["gaze"]["intervals"]["videos"] <= TINY["test"]
-    answers = [read_predictions(tmp_path / f"heatmap-vector-{seed}/results.predictions.jsonl") for seed in (0, 1)]
+    search, trained = result["rate_search"], {}
+    for rate in ("1e-09", "0.1"):
+        folder = tmp_path / f"heatmap-vector-rate{rate}-0"
+        trained[rate] = json.loads((folder / "validation.json").read_text())["macro"]
+        assert yaml.safe_load((folder / "recipe.yaml").read_text())["stage1"]["learning_rate"] == float(rate)
+    best = max(trained, key=trained.get) if len(set(trained.values())) > 1 else "1e-09"
+    assert search["best"] == float(best) and search["validation"] == pytest.approx(trained, abs=1e-4)
+    runs = {path.name for path in tmp_path.glob("heatmap-vector-*-1")}
+    assert runs == {f"heatmap-vector-rate{best}-1"}  # the second seed at the better rate alone
+    folders = [tmp_path / f"heatmap-vector-rate{best}-{seed}" for seed in (0, 1)]
+    answers = [read_predictions(folder / "results.predictions.jsonl") for folder in folders]
     logits = [np.array([x for item in of["gaze"] for x in item.logits]) for of in answers]
     assert abs(logits[0] - logits[1]).max() > 1e-3  # another seed is another run
     (tmp_path / "results" / "heatmap-vector.json").unlink()
@@ -63,7 +78,7 @@ def test_rows_run_are_pooled_and_not_run_again(tmp_path):
     run(rows, tmp_path, tmp_path / "results", TINY, settings)
     assert json.loads((tmp_path / "results" / "heatmap-vector.json").read_text()) == result
     assert all(path.stat().st_mtime_ns == then for path, then in written.items() if "results/" not in str(path))
-    (tmp_path / "heatmap-vector-1" / "results.json").unlink()
+    (folders[1] / "results.json").unlink()
     assert set(pool(rows[0], tmp_path, TINY)["seeds"]) == {"0"}
 
 
@@ -91,11 +106,37 @@ def test_figures_are_drawn(evidence, tmp_path):
         assert (DOCUMENT.parent / link).is_file(), link
 
 
+RESULT_FILES = [
+    path
+    for folder in (ROOT / "results", ROOT / "benchmarks" / "results")
+    for path in sorted(folder.rglob("*.json"))
+    if "provenance" in json.loads(path.read_text())
+]
+
+
+def git(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
+
+
+def in_history(commit: str) -> bool:
+    """Whether HEAD was made from the commit, or is it."""
+    return git("merge-base", "--is-ancestor", commit, "HEAD").returncode == 0
+
+
 def test_results_come_from_committed_code():
+    """
+    Each result names a commit, without changes, that the code was made from. An exported or shallow checkout does not
+    know its history: there the hashes' form is checked alone, and a full clone, such as CI's, checks the rest.
+    """
+    assert len(RESULT_FILES) > len(ROWS)
+    commits = {path.name: json.loads(path.read_text())["provenance"]["git"] for path in RESULT_FILES}
+    for name, commit in commits.items():
+        assert re.fullmatch(r"[0-9a-f]{40}", commit), name
+    if git("rev-parse", "--is-shallow-repository").stdout.strip() == "false":
+        assert in_history("HEAD") and not in_history("0" * 40)
+        assert [name for name, commit in commits.items() if not in_history(commit)] == []
     for path in RESULTS.glob("*.json"):
-        result = json.loads(path.read_text())
-        assert re.fullmatch(r"[0-9a-f]{40}", result["provenance"]["git"]), path.name
-        assert result["settings"]["world"] == json.loads(json.dumps(WORLD)), path.name
+        assert json.loads(path.read_text())["settings"]["world"] == json.loads(json.dumps(WORLD)), path.name
 
 
 # ------------------------------------------------------------------ what it shows

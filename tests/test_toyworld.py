@@ -1,7 +1,9 @@
 """The toy world: ten tasks, fair by construction, reproducible, in StreamGaze's layout."""
 
+import hashlib
 import json
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from gazeqwen.modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.release import build
 from gazeqwen.questions.tasks import TASKS as STREAMGAZE_TASKS
@@ -32,6 +35,7 @@ from gazeqwen.toyworld.questions import (
     clip_of,
     clock,
 )
+from gazeqwen.toyworld.random_video_encoder import VIDEO_ENCODER_DIR, write_random_video_encoder
 from gazeqwen.toyworld.viewer import COLUMNS, NOTHING
 from gazeqwen.toyworld.world import (
     CELL_PX,
@@ -368,18 +372,27 @@ def test_splits_differ_in_viewers_and_layouts():
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_seed_writes_the_same_world(folder, tmp_path):
-    again = generate(tmp_path / "b", train=3, val=1, test=2, seed=1, progress=False)
-    files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
-    assert files == sorted(p.relative_to(again) for p in again.rglob("*") if p.is_file())
-    for file in files:
-        if file.suffix == ".mp4":
-            times = np.arange(5) / FPS
-            assert (read_frames(folder / file, times)[0] == read_frames(again / file, times)[0]).all()
-        else:
-            assert (folder / file).read_bytes() == (again / file).read_bytes(), file
-    other = generate(tmp_path / "c", train=3, val=1, test=2, seed=2, progress=False)
-    assert any((folder / f).read_bytes() != (other / f).read_bytes() for f in files if f.suffix == ".csv")
+def digests_of(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def generate_small(out: Path, seed: int = 1) -> dict[str, str]:
+    """Write the world of `folder`, or that of another seed; return each file's digest."""
+    return digests_of(generate(out, train=3, val=1, test=2, seed=seed, progress=False))
+
+
+def test_the_same_seed_writes_the_same_files_however_busy_the_machine_is(folder, tmp_path):
+    """Four worlds at the same time, each byte as in the world written alone."""
+    alone = digests_of(folder)
+    assert {Path(name).suffix for name in alone} == {".mp4", ".csv", ".json"}
+    with ThreadPoolExecutor(4) as executor:
+        beside = list(executor.map(generate_small, [tmp_path / f"beside-{number}" for number in range(4)]))
+    for digests in beside:
+        assert digests == alone, [name for name in alone if digests.get(name) != alone[name]]
+    other = generate_small(tmp_path / "other", seed=2)
+    changed = {name for name in alone if other.get(name) != alone[name]}
+    assert {name for name in alone if name.endswith((".mp4", ".csv")) and name in other} <= changed
 
 
 EXTRAS = {
@@ -518,3 +531,15 @@ def test_bad_arguments_are_refused(tmp_path, folder):
         generate(folder, 1, 1, 1)
     with pytest.raises(ValueError, match="no frames"):
         write_video(tmp_path / "x.mp4", [])
+
+
+def test_a_random_video_encoder_leaves_others_of_its_class_as_they_are(tmp_path):
+    """It is written without its code; any other V-JEPA 2.1 of the process is saved with its own."""
+    config = VJEPA21Config(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48)
+    write_random_video_encoder(tmp_path / "random")
+    VJEPA21Model(config).save_pretrained(tmp_path / "other")
+    assert {path.name for path in (tmp_path / "random").iterdir()} == {"config.json", "model.safetensors"}
+    assert (tmp_path / "random" / "config.json").read_text() == (VIDEO_ENCODER_DIR / "config.json").read_text()
+    assert (tmp_path / "other" / "modeling_vjepa2_1.py").exists()
+    auto_map = json.loads((tmp_path / "other" / "config.json").read_text())["auto_map"]
+    assert auto_map["AutoModel"] == "modeling_vjepa2_1.VJEPA21Model"

@@ -2,8 +2,10 @@
 The evidence table: `python -m gazeqwen.toyworld.evidence`, or `make evidence`.
 
 Trains and evaluates every row of the table with train.py and eval.py, several at a time, with three seeds, and pools
-the seeds' answers. A run that was stopped goes on when the same command is given again: what has been done is kept in
-`runs/evidence`. Results are written to `results/toyworld`, one file for each row as soon as its seeds are done.
+the seeds' answers. Where a row names learning rates, each is tried first with the first seed, and the one that is best
+on the validation split is used for all seeds. A run that was stopped goes on when the same command is given again:
+what has been done is kept in `runs/evidence`. Results are written to `results/toyworld`, one file for each row as soon
+as its seeds are done.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ WORK = Path("runs/evidence")
 WORLD = {"train": 600, "val": 80, "test": 240, "seed": 0, "per_task": 2, "most": (220, 40, 100)}
 SEEDS = (0, 1, 2)
 NOISE = (2, 5, 10, 15, 20)  # percent of the frame
+LORA_RATES = (5e-4, 2e-3, 8e-3)
 _VIDEO = re.compile(r"toy-test-\d{4}")  # of a ringed clip, the video that it is from
 
 
@@ -48,7 +51,8 @@ class Row:
     """
     What is trained (`overrides` of the recipe; None: nothing, the frozen backbone answers) and under which conditions
     it is evaluated; `WORK` in them stands for the folder of all runs. `group`: the table that it stands in.
-    `ringed`: its test videos show a ring where gaze is.
+    `ringed`: its test videos show a ring around what is fixated. `rates`: learning rates to choose from by accuracy on
+    the validation split with the first seed, values of the recipe's key `rate_key`; none: the recipe's own.
     """
 
     name: str
@@ -58,6 +62,8 @@ class Row:
     conditions: tuple[str, ...] = ("gaze",)
     seeds: tuple[int, ...] = SEEDS
     ringed: bool = False
+    rates: tuple[float, ...] = ()
+    rate_key: str = "stage1.learning_rate"
 
 
 def _ablation(name: str, title: str, *overrides: str) -> Row:
@@ -70,6 +76,13 @@ PAPER_LAYERS = [(i + 1) * DEPTH // 4 - 1 for i in range(4)]  # 6, 13, 20, 27 of 
 
 ROWS = (
     Row("frozen", "Frozen backbone", "main", None, ("text_only", "none", "text", "overlay", "saliency"), (0,)),
+    Row(
+        "ring",
+        "Frozen backbone, gaze drawn as the ring it was pretrained on",
+        "main",
+        None,
+        ("ring", "ring+shuffled", *(f"ring+noise{percent}" for percent in NOISE)),
+    ),
     Row("ringed", "Frozen backbone, what is fixated is ringed (ceiling)", "main", None, ("none",), (0,), ringed=True),
     Row(
         "gazeqwen",
@@ -84,7 +97,18 @@ ROWS = (
         "LoRA, gaze drawn on the frames",
         "main",
         (*LORA_ALONE, "data.gaze=overlay+model"),
-        ("overlay+model",),
+        ("overlay+model", "overlay+shuffled+model"),
+        rates=LORA_RATES,
+        rate_key="stage2.lora_learning_rate",
+    ),
+    Row(
+        "lora-ring",
+        "LoRA, gaze drawn as the ring that the backbone was pretrained on",
+        "main",
+        (*LORA_ALONE, "data.gaze=ring+model"),
+        ("ring+model", "ring+shuffled+model"),
+        rates=LORA_RATES,
+        rate_key="stage2.lora_learning_rate",
     ),
     Row("shuffled", "GazeQwen trained on shuffled gaze", "main", ("data.gaze=shuffled",), ("gaze", "shuffled")),
     Row(
@@ -100,6 +124,7 @@ ROWS = (
         "main",
         ("adapter.resampler_type=heatmap_vector",),
         ("gaze", "shuffled"),
+        rates=(3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
     ),
     _ablation("coord-pe", "Encoding: coord_pe", "adapter.gaze_encoding=coord_pe"),
     _ablation("heatmap-decay", "Encoding: heatmap_decay", "adapter.gaze_encoding=heatmap_decay"),
@@ -167,32 +192,42 @@ def _run(command: list[str], log: Path, threads: int) -> None:
         raise RuntimeError(f"{' '.join(command)} failed ({done.returncode}); the end of {log}:\n{tail}")
 
 
+def run_folder(row: Row, seed: int, work: Path, rate: float | None) -> Path:
+    """Return where one run is kept; `rate` is None where the recipe's own learning rate is used."""
+    return work / (f"{row.name}-{seed}" if rate is None else f"{row.name}-rate{rate:g}-{seed}")
+
+
+def train(row: Row, seed: int, work: Path, overrides: list[str], threads: int, rate: float | None = None) -> None:
+    """Train one row with one seed, unless that has been done: a file `trained` in the run's folder."""
+    folder = run_folder(row, seed, work, rate)
+    if (folder / "trained").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = [
+        f"output_dir={folder}",
+        f"seed={seed}",
+        f"data.dataset={work / 'data'}",
+        f"data.cache_dir={work / 'cache'}",
+        *overrides,
+        *(override.replace("=WORK/", f"={work}/") for override in row.overrides),
+    ]
+    if rate is not None:
+        settings.append(f"{row.rate_key}={rate}")
+    _run(["train.py", str(RECIPE), *settings], folder / "log.txt", threads)
+    (folder / "trained").touch()
+
+
 def run_seed(row: Row, seed: int, work: Path, overrides: list[str], threads: int) -> None:
-    """Train and evaluate one row with one seed, unless that has been done: `<work>/<row>-<seed>/results.json`."""
-    folder = work / f"{row.name}-{seed}"
+    """Train and evaluate one row with one seed, unless that has been done: `results.json` in the run's folder."""
+    rate = best_rate(row, work)
+    folder = run_folder(row, seed, work, rate)
     if (folder / "results.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     settings = read_recipe(Recipe, RECIPE, overrides)
     model = settings.model.base_model
     if row.overrides is not None:
-        given = [
-            f"output_dir={folder}",
-            f"seed={seed}",
-            f"data.dataset={work / 'data'}",
-            f"data.cache_dir={work / 'cache'}",
-        ]
-        _run(
-            [
-                "train.py",
-                str(RECIPE),
-                *given,
-                *overrides,
-                *(each.replace("=WORK/", f"={work}/") for each in row.overrides),
-            ],
-            folder / "log.txt",
-            threads,
-        )
+        train(row, seed, work, overrides, threads, rate)
         model = folder / "best"
     command = ["eval.py", "--model", str(model), "--data", str(work / ("ringed_data" if row.ringed else "data"))]
     command += ["--gaze", *row.conditions, "--seed", str(seed), "--batch_size", "64", "--num_workers", "0"]
@@ -203,11 +238,27 @@ def run_seed(row: Row, seed: int, work: Path, overrides: list[str], threads: int
     _run([*command, "--output", str(folder / "results.json")], folder / "log.txt", threads)
 
 
+# ------------------------------------------------------------------ the learning rate of a row
+def validation_accuracies(row: Row, work: Path) -> dict[float, float]:
+    """Return, for each of the row's learning rates, the best mean accuracy on the validation split (first seed)."""
+    files = {rate: run_folder(row, row.seeds[0], work, rate) / "validation.json" for rate in row.rates}
+    return {rate: json.loads(file.read_text())["macro"] for rate, file in files.items()}
+
+
+def best_rate(row: Row, work: Path) -> float | None:
+    """Return the learning rate with the best validation accuracy, the lowest of equals; None if it names none."""
+    if not row.rates:
+        return None
+    accuracies = validation_accuracies(row, work)
+    return max(sorted(accuracies), key=accuracies.get)
+
+
+# ------------------------------------------------------------------ a row's result
 def _answers(row: Row, work: Path) -> dict[int, dict[str, list[GradedAnswer]]]:
     """Answers by seed, of those that are done, and condition: each seed's are questions of their own."""
-    found = {}
+    found, rate = {}, best_rate(row, work)
     for seed in row.seeds:
-        folder = work / f"{row.name}-{seed}"
+        folder = run_folder(row, seed, work, rate)
         if (folder / "results.json").exists():
             answers = read_predictions(folder / "results.predictions.jsonl")
             found[seed] = {
@@ -224,7 +275,8 @@ def pool(row: Row, work: Path, world: dict) -> dict:
     """
     The row's result in eval.py's own form, of all answers of the seeds that are done, so that an accuracy is the mean
     over seeds and an interval comes from drawing videos. `seeds`: each seed's accuracies by condition and task; of an
-    ablation `against_default`: its gain over the default with the same seeds, where those have been run.
+    ablation `against_default`: its gain over the default with the same seeds, where those have been run; of a row with
+    several learning rates `rate_search`: what was tried, and which was best on the validation split.
     """
     answers = _answers(row, work)
     scores = {}
@@ -244,7 +296,11 @@ def pool(row: Row, work: Path, world: dict) -> dict:
         mine, theirs = ([item for of in each.values() for item in of["gaze"]] for each in (answers, default))
         gained = paired_difference(mine, theirs)
         against = {"against_default": {"macro": gained["macro"], "interval": gained["intervals"]["macro"]}}
-    first = json.loads((work / f"{row.name}-{next(iter(answers))}" / "results.json").read_text())
+    rate, search = best_rate(row, work), {}
+    if rate is not None:
+        tried = {f"{each:g}": round(score, 4) for each, score in validation_accuracies(row, work).items()}
+        search = {"rate_search": {"key": row.rate_key, "seed": row.seeds[0], "validation": tried, "best": rate}}
+    first = json.loads((run_folder(row, next(iter(answers)), work, rate) / "results.json").read_text())
     settings = json.loads(json.dumps(first["settings"]).replace(f"{ROOT}/", ""))
     return {
         "name": row.title,
@@ -254,6 +310,7 @@ def pool(row: Row, work: Path, world: dict) -> dict:
         "scorer": "strict",
         "scores": scores,
         **against,
+        **search,
         "seeds": seeds,
         "settings": settings | {"world": world, "seeds": list(answers)},
         "provenance": first["provenance"],
@@ -265,27 +322,35 @@ def run(
     rows: list[Row], work: Path, results: Path, world: dict, overrides: list[str], workers: int = 1, threads: int = 1
 ) -> None:
     """
-    Run every row with every seed, `workers` at a time, the main table first. A row's result is written when its first
-    seed is done, and again after each further one.
+    Run every row with every seed, `workers` at a time, the main table first; before that, the search for the learning
+    rates of the rows that name several. A row's result is written when its first seed is done, and again after each
+    further one.
     """
     work, writing = work.resolve(), Lock()
     prepare(work, world, any(row.ringed for row in rows))
-    jobs = [(row.group != "main", seed, number) for number, row in enumerate(rows) for seed in row.seeds]
-    with ThreadPoolExecutor(workers) as executor, tqdm(total=len(jobs), desc="evidence", unit="run") as bar:
+    searches = [(row, rate) for row in rows for rate in row.rates]
+    runs = [(row, seed) for row in rows for seed in row.seeds]
+    runs.sort(key=lambda run: (run[0].group != "main", run[1]))
+    with ThreadPoolExecutor(workers) as executor, tqdm(total=len(searches) + len(runs), unit="run") as bar:
 
-        def one(row: Row, seed: int) -> None:
+        def try_rate(row: Row, rate: float) -> None:
+            train(row, row.seeds[0], work, overrides, threads, rate)
+            with writing:
+                bar.update()
+
+        def finish_seed(row: Row, seed: int) -> None:
             run_seed(row, seed, work, overrides, threads)
             with writing:
                 write_json(results / f"{row.name}.json", pool(row, work, world))
-                bar.set_postfix_str(f"{row.name}, seed {seed}")
                 bar.update()
 
-        futures = [executor.submit(one, rows[number], seed) for _, seed, number in sorted(jobs)]
-        done, pending = wait(futures, return_when=FIRST_EXCEPTION)
-        for future in pending:
-            future.cancel()
-        for future in done:
-            future.result()
+        for function, jobs in ((try_rate, searches), (finish_seed, runs)):
+            futures = [executor.submit(function, *job) for job in jobs]
+            done, pending = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in pending:
+                future.cancel()
+            for future in done:
+                future.result()
 
 
 def main() -> None:

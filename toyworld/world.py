@@ -305,19 +305,21 @@ def frame_times_s(scene: Scene) -> np.ndarray:
 def write_video(path: str | Path, frames: list[np.ndarray], times_s=None) -> None:
     """
     Write uint8 (H, W, 3) frames as h264 in mp4, yuv420p, near lossless: frame k at k / FPS s, or at `times_s[k]`, cut
-    down to milliseconds.
+    down to milliseconds. The same frames give the same bytes on the same kind of processor, whatever else runs: each
+    step, the conversion to yuv420p too, has one thread.
     """
     if not frames:
         raise ValueError(f"no frames to write to {path}")
     unit_s = Fraction(1, FPS) if times_s is None else Fraction(1, 1000)
     with av.open(str(path), "w") as container:
-        options = {"crf": "10", "preset": "veryfast", "threads": "1"}
+        alone = "threads=1:lookahead-threads=1:sync-lookahead=0"
+        options = {"crf": "10", "preset": "veryfast", "threads": "1", "x264-params": alone}
         stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = unit_s
         for k, picture in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p", threads=1)
             frame.pts, frame.time_base = k if times_s is None else int(times_s[k] / unit_s), unit_s
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

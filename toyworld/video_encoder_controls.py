@@ -1,0 +1,146 @@
+"""
+What the video encoder's features contribute to GazeQwen: `python -m gazeqwen.toyworld.video_encoder_controls`.
+
+The trained adapters of the evidence (`runs/evidence/gazeqwen-0` and so on, which `make evidence` trains) answer the
+test questions again, each with its own gaze, while the video encoder's features of its clip are replaced: by those of
+another video, by zeros, and by noise. Written to `results/toyworld/video-encoder.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from gazeqwen.evaluation.predictions import Prediction, predict
+from gazeqwen.evaluation.scoring import score
+from gazeqwen.evaluation.statistics import intervals, paired_difference
+from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
+from gazeqwen.pipeline.clip_cache import ClipCache
+from gazeqwen.processing_gazeqwen import GazeQwenProcessor
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.questions.question import Question
+from gazeqwen.toyworld.evidence import DEFAULT, RESULTS, ROOT, SEEDS, WORK, WORLD
+from gazeqwen.utils.command_line import one_line_errors
+from gazeqwen.utils.files import write_json
+from gazeqwen.utils.provenance import provenance
+
+# (question, its clip's features (T, N, D)) -> the features that the adapter is shown instead, of the same shape.
+Replacement = Callable[[Question, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class ReplacedFeatures:
+    """A clip cache whose clips hold other features of the video encoder than their own."""
+
+    cache: ClipCache
+    replacement: Replacement
+
+    @property
+    def processor(self) -> GazeQwenProcessor:
+        return self.cache.processor
+
+    def read(self, question: Question, drawing=None) -> dict[str, torch.Tensor]:
+        """Return the question's clip with its features replaced."""
+        clip = self.cache.read(question, drawing)
+        features = self.replacement(question, clip["video_encoder_features"])
+        if features.shape != clip["video_encoder_features"].shape:
+            raise ValueError(
+                f"{question.video_name}: features {tuple(clip['video_encoder_features'].shape)} cannot be replaced by "
+                f"{tuple(features.shape)}, expected the same shape"
+            )
+        return clip | {"video_encoder_features": features}
+
+
+def replacements(cache: ClipCache, questions: list[Question], seed: int) -> dict[str, Replacement]:
+    """
+    Return the replacements by name: `own` (none), `other_video` (of a question about another video, drawn once),
+    `zeros`, and `noise` (normal, with each channel's mean and variance over the questions' clips).
+    """
+    draw = random.Random(seed)
+    donors = {
+        question.key: draw.choice([donor for donor in questions if donor.video_name != question.video_name])
+        for question in questions
+    }
+    features = torch.cat([cache.read(question)["video_encoder_features"].flatten(0, 1) for question in questions])
+    mean, deviation = features.mean(0), features.std(0)
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "own": lambda question, own: own,
+        "other_video": lambda question, own: cache.read(donors[question.key])["video_encoder_features"],
+        "zeros": lambda question, own: torch.zeros_like(own),
+        "noise": lambda question, own: mean + deviation * torch.randn(own.shape, generator=generator),
+    }
+
+
+def answer_with_replaced_features(best: Path, data: Path, cache_dir: Path, seed: int) -> dict[str, list[Prediction]]:
+    """Return the adapter's predictions on the test split by replacement."""
+    model = GazeQwenForConditionalGeneration.from_pretrained(best).eval()
+    processor = GazeQwenProcessor.from_pretrained(best)
+    accelerator, questions = Accelerator(), load_questions(data, "test")
+    cache = ClipCache.of(model, processor, "embeddings", cache_dir)
+    cache.fill(accelerator, model, questions, 64)
+    return {
+        name: predict(accelerator, model, ReplacedFeatures(cache, replacement), questions, "gaze", 64, seed)
+        for name, replacement in replacements(cache, questions, seed).items()
+    }
+
+
+def result_of(answers: dict[int, dict[str, list[Prediction]]], settings: dict) -> dict:
+    """Return the result of all seeds' predictions, in the other results' form; `against_own`: gains in accuracy."""
+    pooled: dict[str, list[Prediction]] = {}
+    for seed, by_name in answers.items():
+        for name, predictions in by_name.items():
+            pooled.setdefault(name, []).extend(replace(p, key=f"seed {seed}: {p.key}") for p in predictions)
+    against_own = {}
+    for name, predictions in pooled.items():
+        if name != "own":
+            gained = paired_difference(predictions, pooled["own"])
+            against_own[name] = {"macro": gained["macro"], "interval": gained["intervals"]["macro"]}
+    seeds = {
+        str(seed): {
+            name: {task: round(values["accuracy"], 4) for task, values in score(predictions)["tasks"].items()}
+            for name, predictions in by_name.items()
+        }
+        for seed, by_name in answers.items()
+    }
+    return {
+        "name": "GazeQwen, the video encoder's features replaced",
+        "row": "video-encoder",
+        "scorer": "strict",
+        "scores": {name: score(p) | {"intervals": intervals(p)} for name, p in pooled.items()},
+        "against_own": against_own,
+        "seeds": seeds,
+        "settings": settings | {"seeds": list(answers)},
+        "provenance": provenance(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=WORK, help="where the evidence's runs are kept")
+    parser.add_argument("--output", type=Path, default=RESULTS / "video-encoder.json")
+    args = parser.parse_args()
+    answers = {}
+    for seed in SEEDS:
+        best = args.work / f"{DEFAULT.name}-{seed}" / "best"
+        if not best.exists():
+            raise FileNotFoundError(
+                f"{best}: not there; train it: python -m gazeqwen.toyworld.evidence --rows gazeqwen"
+            )
+        answers[seed] = answer_with_replaced_features(best, args.work / "data", args.work / "cache", seed)
+    own = json.loads((args.work / f"{DEFAULT.name}-{SEEDS[0]}" / "results.json").read_text())["settings"]
+    settings = json.loads(json.dumps(own).replace(f"{ROOT}/", ""))
+    write_json(args.output, result_of(answers, settings | {"world": WORLD}))
+    print(f"written to {args.output}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
