@@ -481,14 +481,14 @@ def _read_footage(
 
 
 def _find_raw(folder: Path, source: str, stem: str) -> Path | None:
-    from gazeqwen.gaze_sources.__init__ import SOURCES
+    from gazeqwen.gaze_sources import SOURCES
 
     return SOURCES[source].find(folder / source, stem) if source in SOURCES else None
 
 
 def _detect(raw: Path, source: str, footage: _Footage, algorithm: str, report: Report) -> Scanpath:
     """Fixations of a raw recording in seconds of the video file."""
-    from gazeqwen.gaze_sources.__init__ import SOURCES
+    from gazeqwen.gaze_sources import SOURCES
     from gazeqwen.gaze_sources.fixations import detect_fixations, streamgaze_fixations
 
     samples = SOURCES[source].read(raw, footage.path)

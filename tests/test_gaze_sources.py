@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from support import index_frames, write_video
 
-from gazeqwen.gaze_sources.__init__ import SOURCES
+from gazeqwen.gaze_sources import SOURCES
 from gazeqwen.gaze_sources.holoassist import TICKS_PER_S
 from gazeqwen.gaze_sources.pupil_labs import read_fixations
 from gazeqwen.gaze_sources.samples import GazeSamples, Status
