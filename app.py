@@ -17,9 +17,18 @@ from html import escape
 import gradio as gr
 import torch
 
-from gazeqwen.explorer import Explorer, Recording, answer_html, named, read_table, steps_html, table_html, verdict
-from gazeqwen.runs import clear_errors
+from gazeqwen.inference.explorer import (
+    Explorer,
+    Recording,
+    answer_html,
+    named,
+    read_table,
+    steps_html,
+    table_html,
+    verdict,
+)
 from gazeqwen.toyworld.examples import Example, toy_examples
+from gazeqwen.utils.command_line import one_line_errors
 
 TOY_NOTE = (
     "**This is the toy model.** It knows its toy world alone, where kitchen things are coloured shapes (a tomato is a "
@@ -248,5 +257,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with clear_errors():
+    with one_line_errors():
         main()

@@ -12,12 +12,13 @@ import argparse
 
 import torch
 
-from gazeqwen.evaluation import trained_counts
-from gazeqwen.figures import draw_scanpath, save_png
-from gazeqwen.inference import ask, load_model, load_processor, offer
-from gazeqwen.runs import clear_errors
+from gazeqwen.inference.answering import ask, load_model, load_processor, offer
+from gazeqwen.plots.scanpath import draw_scanpath
+from gazeqwen.plots.style import save_png
+from gazeqwen.questions.tasks import window_start_s
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.streamgaze import window_start_s
+from gazeqwen.utils.command_line import one_line_errors
+from gazeqwen.utils.provenance import describe_trained_parameters
 
 
 def main() -> None:
@@ -49,7 +50,7 @@ def main() -> None:
         start_s = 0.0 if arguments.time is None else window_start_s(arguments.time)
     clip = processor.read_clip(arguments.video, start_s, arguments.time, num_frames=arguments.num_frames)
     model = load_model(arguments.model, arguments.device, arguments.dtype)
-    print(f"adapter: {trained_counts(model)}")
+    print(f"adapter: {describe_trained_parameters(model)}")
     print(f"{clip.source}: {clip.start_s:g} to {clip.end_s:g} s, {len(clip.frames)} frames")
 
     asked = ask(model, processor, clip, scanpath, prompt, answers, arguments.snap_s)
@@ -68,5 +69,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with clear_errors():
+    with one_line_errors():
         main()

@@ -17,25 +17,28 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from gazeqwen.clip_cache import CACHE_KINDS
-from gazeqwen.evaluation import (
+from gazeqwen.evaluation.evaluators import evaluate, load_evaluated
+from gazeqwen.evaluation.predictions import (
     CONDITIONS,
     PredictionFile,
     accuracy_table,
     largest_logit_difference,
     load_predictions,
 )
-from gazeqwen.evaluation_run import evaluate, load_evaluated
-from gazeqwen.runs import clear_errors, provenance, write_json
-from gazeqwen.scoring import SCORERS
-from gazeqwen.streamgaze import PROMPT_STYLES, load_questions
+from gazeqwen.evaluation.scoring import SCORERS
+from gazeqwen.pipeline.clip_cache import CACHE_KINDS
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.questions.prompts import PROMPT_STYLES
+from gazeqwen.utils.command_line import one_line_errors
+from gazeqwen.utils.files import write_json
+from gazeqwen.utils.provenance import provenance
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id of an adapter, or of any video-text model")
     parser.add_argument("--revision", help="of the model")
-    parser.add_argument("--data", required=True, help="dataset: a folder built by gazeqwen.streamgaze, or a Hub id")
+    parser.add_argument("--data", required=True, help="dataset: a folder built by gazeqwen build, or a Hub id")
     parser.add_argument("--config", default="default", help="split scheme: default, participants")
     parser.add_argument("--split", default="test")
     parser.add_argument("--tasks", nargs="+", help="default: all tasks of the split")
@@ -108,5 +111,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with clear_errors():
+    with one_line_errors():
         main()

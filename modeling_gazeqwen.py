@@ -437,7 +437,9 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
             )
         return embeds.masked_scatter(is_video[..., None], video_embeds.to(embeds))
 
-    def _gaze_of_call(self, input_ids, video_grid_thw, gaze: dict[str, torch.Tensor | None]) -> GazeInjection | None:
+    def _prepare_injection(
+        self, input_ids, video_grid_thw, gaze: dict[str, torch.Tensor | None]
+    ) -> GazeInjection | None:
         """What the call adds, from its `GAZE_INPUTS`; None where nothing has to be added or switched off."""
         if gaze["scanpaths"] is None or not self._gaze_enabled:
             if not self.has_lora:
@@ -583,7 +585,7 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if input_ids is None or pixel_values_videos is not None:
                 raise ValueError("video_embeds need input_ids, and come in place of pixel_values_videos")
             inputs_embeds = self._input_embeds(input_ids, video_embeds)
-        injection = self._gaze_of_call(input_ids, video_grid_thw, gaze)
+        injection = self._prepare_injection(input_ids, video_grid_thw, gaze)
         with self._during_call(injection):
             return self.backbone(
                 input_ids=input_ids,
@@ -611,7 +613,7 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         input_ids = inputs if inputs is not None else kwargs.get("input_ids")
         gaze = {name: kwargs.pop(name, None) for name in GAZE_INPUTS}
-        injection = self._gaze_of_call(input_ids, kwargs.get("video_grid_thw"), gaze)
+        injection = self._prepare_injection(input_ids, kwargs.get("video_grid_thw"), gaze)
         if generation_config is not None:
             kwargs["generation_config"] = generation_config
         with self._during_call(injection):

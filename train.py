@@ -12,9 +12,11 @@ A run that was stopped, or killed, goes on when the same command is given again,
 import argparse
 import os
 
-from gazeqwen.planning import plan
-from gazeqwen.runs import clear_errors, read_recipe
-from gazeqwen.training import Recipe, Trainer
+from gazeqwen.training.planning import plan
+from gazeqwen.training.recipe import Recipe
+from gazeqwen.training.trainer import Trainer
+from gazeqwen.utils.command_line import one_line_errors
+from gazeqwen.utils.settings import read_recipe
 
 
 def main() -> None:
@@ -41,5 +43,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with clear_errors():
+    with one_line_errors():
         main()

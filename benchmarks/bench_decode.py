@@ -20,7 +20,9 @@ import av
 import numpy as np
 from tqdm import tqdm
 
-from gazeqwen.runs import clear_errors, provenance, write_json
+from gazeqwen.utils.command_line import one_line_errors
+from gazeqwen.utils.files import write_json
+from gazeqwen.utils.provenance import provenance
 
 FPS, KEYFRAME_S = 24, 10
 
@@ -117,5 +119,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with clear_errors():
+    with one_line_errors():
         main()

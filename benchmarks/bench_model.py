@@ -19,7 +19,9 @@ from transformers import Qwen2_5_VLConfig
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Config
-from gazeqwen.runs import clear_errors, provenance, write_json
+from gazeqwen.utils.command_line import one_line_errors
+from gazeqwen.utils.files import write_json
+from gazeqwen.utils.provenance import provenance
 
 ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
 # The released models' sizes: text, vision, V-JEPA 2.1, then steps and visual tokens per side of a step.
@@ -183,5 +185,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with clear_errors():
+    with one_line_errors():
         main()

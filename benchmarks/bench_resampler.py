@@ -21,7 +21,9 @@ from transformers import Qwen2_5_VLConfig
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Config
 from gazeqwen.resampler_gazeqwen import GazeResampler, fixation_weights, gaussian_heat, mean_coordinate_encoding
-from gazeqwen.runs import clear_errors, provenance, write_json
+from gazeqwen.utils.command_line import one_line_errors
+from gazeqwen.utils.files import write_json
+from gazeqwen.utils.provenance import provenance
 
 
 def loop(resampler: GazeResampler, features, scanpath, spans, grid) -> list[torch.Tensor]:
@@ -198,5 +200,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with clear_errors():
+    with one_line_errors():
         main()

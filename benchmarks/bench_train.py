@@ -21,12 +21,16 @@ import torch
 import yaml
 from bench_resampler import loop
 
-from gazeqwen.batches import EpochBatches, QuestionData
-from gazeqwen.clip_cache import ClipCache
-from gazeqwen.runs import clear_errors, provenance, read_recipe, write_json
-from gazeqwen.streamgaze_release import build
+from gazeqwen.pipeline.batches import MicroBatchSampler, QuestionDataset
+from gazeqwen.pipeline.clip_cache import ClipCache
+from gazeqwen.questions.release import build
 from gazeqwen.toyworld.generate import generate
-from gazeqwen.training import Recipe, Trainer, answer_loss, optimizer_groups
+from gazeqwen.training.recipe import Recipe
+from gazeqwen.training.trainer import Trainer, answer_loss, optimizer_groups
+from gazeqwen.utils.command_line import one_line_errors
+from gazeqwen.utils.files import write_json
+from gazeqwen.utils.provenance import provenance
+from gazeqwen.utils.settings import read_recipe
 
 ROOT = Path(__file__).parent.parent
 
@@ -74,7 +78,7 @@ class DenseResiduals:
 
 def naive(trainer: Trainer, order: list[int], epochs: int, step_size: int) -> tuple[float, float]:
     """(seconds, loss of the first step) of the naive loop on the samples of `trainer`, in the given order."""
-    model, data = trainer.model.train(), QuestionData(ClipCache(trainer.processor, "none"), trainer.questions)
+    model, data = trainer.model.train(), QuestionDataset(ClipCache(trainer.processor, "none"), trainer.questions)
     optimizer = torch.optim.AdamW(optimizer_groups(model, trainer.recipe.stage1, trainer.recipe.weight_decay))
     model.resampler.factors = functools.partial(DenseResiduals, model.resampler)
     first, began = 0.0, time.perf_counter()
@@ -111,7 +115,7 @@ def main() -> None:
         slow = OneStage(recipe_for(folder, epochs, step_size, model={"attn_implementation": "eager"}))
         fast = OneStage(recipe_for(folder, epochs, step_size))
         frames = [fast.cache.num_frames(question) for question in fast.questions]
-        batches = EpochBatches(fast.questions, frames, step_size, 1, fast.recipe.seed + 1)
+        batches = MicroBatchSampler(fast.questions, frames, step_size, 1, fast.recipe.seed + 1)
         batches.epoch = 1
         order = [index for indices in batches for index in indices]
         samples = epochs * len(fast.questions)
@@ -135,5 +139,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with clear_errors():
+    with one_line_errors():
         main()

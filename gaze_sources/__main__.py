@@ -1,7 +1,7 @@
 """
 A raw eye-tracking recording -> a fixation table on the video's clock.
 
-python -m gazeqwen.gaze_sources gaze/P01.txt --source egtea --video P01.mp4 -o P01_fixation_filtered.csv --plot P01.png
+gazeqwen gaze gaze/P01.txt --source egtea --video P01.mp4 -o P01_fixation_filtered.csv --plot P01.png
 """
 
 import argparse
@@ -10,9 +10,11 @@ import sys
 
 import numpy as np
 
-from ..runs import clear_errors, write_text
-from ..scanpath_gazeqwen import Scanpath
-from ..video_gazeqwen import video_info
+from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.utils.command_line import one_line_errors
+from gazeqwen.utils.files import write_text
+from gazeqwen.video_gazeqwen import video_info
+
 from . import SOURCES
 from .fixations import (
     DEFAULT_SCENE_THRESHOLD,
@@ -40,7 +42,7 @@ def _size(text: str) -> tuple[int, int]:
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m gazeqwen.gaze_sources",
+        prog="gazeqwen gaze",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -51,9 +53,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--plot", help="a picture to write (PNG)")
     parser.add_argument(
         "--algorithm",
-        choices=("dispersion", "compat", "export"),
+        choices=("dispersion", "streamgaze", "export"),
         default="dispersion",
-        help="dispersion (default); compat: as StreamGaze does; export: the fixations that the recording comes with",
+        help="dispersion (default); streamgaze: as StreamGaze does; export: the recording's own fixations",
     )
     parser.add_argument("--scene_filter", action="store_true", help="drop fixations during which the scene changes")
     parser.add_argument(
@@ -118,7 +120,7 @@ def run(args) -> None:
         samples = _inside_video(samples, info.start_s, info.end_s, args.video)
     if args.algorithm == "dispersion":
         scanpath = detect_fixations(samples, **detecting)
-    elif args.algorithm == "compat":
+    elif args.algorithm == "streamgaze":
         scanpath, dropped = streamgaze_fixations(samples, args.source)
         print("clock: StreamGaze's, frame number / its assumed frame rate; the video's only where the rates agree")
     else:
@@ -144,7 +146,7 @@ def run(args) -> None:
     write_text(args.output, scanpath.to_csv())
     print(f"written: {args.output}")
     if args.plot:
-        from .plot import draw_recording
+        from gazeqwen.plots.recording import draw_recording
 
         draw_recording(args.plot, samples, scanpath, args.video, args.input)
         print(f"written: {args.plot}")
@@ -217,7 +219,7 @@ def _warn(text: str) -> None:
 def main() -> None:
     args = arguments().parse_args()
     sys.argv[0] = "gaze_sources"
-    with clear_errors():
+    with one_line_errors():
         try:
             run(args)
         except ImportError as error:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..video_gazeqwen import video_info
+from gazeqwen.video_gazeqwen import video_info
+
 from .files import find_path, frame_size_of
 from .samples import GazeSamples
 

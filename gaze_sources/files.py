@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..video_gazeqwen import frame_times_s, video_info
+from gazeqwen.video_gazeqwen import frame_times_s, video_info
 
 
 def read_text(path: str | PathLike) -> str:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..scanpath_gazeqwen import Scanpath
-from ..video_gazeqwen import read_frames
+from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.video_gazeqwen import read_frames
+
 from .samples import GazeSamples
 
 # StreamGaze's per-frame tables: assumed frames per second, and radius in frame widths (None: 96 pixels).

@@ -24,7 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..video_gazeqwen import frame_times_s, video_info
+from gazeqwen.video_gazeqwen import frame_times_s, video_info
+
 from .files import find_path, frame_size_of, read_table, read_text, times_of_frames
 from .samples import GazeSamples
 

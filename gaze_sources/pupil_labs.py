@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..scanpath_gazeqwen import Scanpath
-from ..video_gazeqwen import frame_times_s
+from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.video_gazeqwen import frame_times_s
+
 from .files import Table, find_path, frame_size_of, read_table, required_frame_size
 from .fixations import Dropped, checked_scanpath
 from .samples import GazeSamples

@@ -16,7 +16,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from gazeqwen.convert import convert_vjepa2_1
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
-from gazeqwen.streamgaze_release import build
+from gazeqwen.questions.release import build
 from gazeqwen.toyworld.generate import generate
 
 torch.set_num_threads(1)  # sums of several threads differ in their last bits from run to run

@@ -10,7 +10,7 @@ from gradio_client.exceptions import AppError
 from support import BACKBONE, VIDEO_ENCODER, index_frames, write_fixations, write_video
 
 from gazeqwen.app import build, plain_errors, serve
-from gazeqwen.explorer import Explorer
+from gazeqwen.inference.explorer import Explorer
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.toyworld.examples import toy_examples
 

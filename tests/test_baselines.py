@@ -38,11 +38,11 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from gazeqwen.baselines import Baseline, BaselineItem, is_gazeqwen, video_metadata
 from gazeqwen.eval import arguments as eval_arguments
-from gazeqwen.evaluation import option_logits
+from gazeqwen.evaluation.baselines import Baseline, BaselineItem, is_gazeqwen, video_metadata
+from gazeqwen.pipeline.answers import option_logits
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
-from gazeqwen.streamgaze import chat_message
+from gazeqwen.questions.prompts import chat_message
 from gazeqwen.video_gazeqwen import Clip
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl", "minicpmv4_6")

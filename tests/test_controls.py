@@ -12,19 +12,21 @@ from support import BACKBONE, tiny_model, video_inputs, write_video
 from test_training import recipe_text, script
 from test_training_options import losses, trainer_of
 
-from gazeqwen import conditions
-from gazeqwen.batches import QuestionData
-from gazeqwen.clip_cache import ClipCache
-from gazeqwen.conditions import Condition, gaze_of
-from gazeqwen.evaluation import predict, trained_counts
-from gazeqwen.evaluation_run import BaselineData
+from gazeqwen.evaluation.evaluators import BaselineData
+from gazeqwen.evaluation.predictions import predict
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
-from gazeqwen.planning import plan
+from gazeqwen.pipeline import conditions
+from gazeqwen.pipeline.batches import QuestionDataset
+from gazeqwen.pipeline.clip_cache import ClipCache
+from gazeqwen.pipeline.conditions import Condition, assign_scanpaths
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
-from gazeqwen.runs import read_recipe
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.questions.question import Question
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.streamgaze import Question, load_questions
-from gazeqwen.training import Recipe
+from gazeqwen.training.planning import plan
+from gazeqwen.training.recipe import Recipe
+from gazeqwen.utils.provenance import describe_trained_parameters
+from gazeqwen.utils.settings import read_recipe
 
 OI_E = "present_object_identification_easy"
 OVERLAY = Condition.parse("overlay+model")
@@ -86,7 +88,7 @@ def shuffled(toy_data, tmp_path_factory):
 
 def test_training_with_shuffled_gaze_is_given_the_scanpaths_of_other_videos(shuffled, toy_data, tmp_path):
     trainer, batches = shuffled
-    given = gaze_of(Condition.parse("shuffled"), trainer.questions, seed=3)
+    given = assign_scanpaths(Condition.parse("shuffled"), trainer.questions, seed=3)
     seen, others = [], 0
     for indices, scanpaths, mask in batches:
         for index, table, there in zip(indices, scanpaths, mask, strict=True):
@@ -136,7 +138,7 @@ def test_lora_alone_does_not_depend_on_what_the_scanpath_holds():
     assert not torch.allclose(found[0], answers(alone, None), atol=1e-3)  # LoRA is on where a scanpath is given
     with alone.gaze_disabled():
         assert torch.equal(answers(alone, LOOKS[0]), answers(alone, None))
-    assert trained_counts(alone).startswith("0 resampler and ") and alone.video_encoder is None
+    assert describe_trained_parameters(alone).startswith("0 resampler and ") and alone.video_encoder is None
 
 
 def test_with_neither_resampler_nor_lora_it_is_the_base_model():
@@ -209,19 +211,19 @@ def test_noise_is_the_same_for_a_question_wherever_it_is_asked_and_another_for_e
     rows = [[0.5, 0.5, 1 + 2 * i, 1.0] for i in range(400)]
     questions = [asked("a", 10.0, rows), asked("a", 12.0, rows), asked("b", 10.0, rows)]
     noise5 = Condition.parse("noise5")
-    first, second, third = (scanpath.table for _, scanpath in gaze_of(noise5, questions))
+    first, second, third = (scanpath.table for _, scanpath in assign_scanpaths(noise5, questions))
     for one, other in ((first, second), (second, third), (first, third)):
         assert not np.allclose(one[:, :2], other[:, :2], atol=0.01) and (one[:, 2:] == other[:, 2:]).all()
-    ((_, alone),) = gaze_of(noise5, [questions[2].permuted(1)])
+    ((_, alone),) = assign_scanpaths(noise5, [questions[2].permuted(1)])
     assert (alone.table == third).all()
-    assert (gaze_of(noise5, questions[::-1])[0][1].table == third).all()
-    assert not np.allclose(gaze_of(noise5, questions, seed=1)[2][1].table, third, atol=0.01)
+    assert (assign_scanpaths(noise5, questions[::-1])[0][1].table == third).all()
+    assert not np.allclose(assign_scanpaths(noise5, questions, seed=1)[2][1].table, third, atol=0.01)
     assert np.abs((third - np.array(rows))[:, :2].std(axis=0) - 0.05).max() < 0.006
     assert (third[:, 2:] == np.array(rows)[:, 2:]).all() and (questions[2].scanpath.table == rows).all()
-    wide = gaze_of(Condition.parse("overlay+noise100"), questions)[0][1].table[:, :2]
+    wide = assign_scanpaths(Condition.parse("overlay+noise100"), questions)[0][1].table[:, :2]
     assert wide.min() == 0 and wide.max() == 1  # clipped
-    moved = gaze_of(Condition.parse("shuffled+noise5"), questions)
-    plain = gaze_of(Condition.parse("shuffled"), questions)
+    moved = assign_scanpaths(Condition.parse("shuffled+noise5"), questions)
+    plain = assign_scanpaths(Condition.parse("shuffled"), questions)
     assert [of for of, _ in moved] == [of for of, _ in plain]
     assert 0.04 < (moved[0][1].table - plain[0][1].table)[:, 0].std() < 0.06
 
@@ -268,7 +270,7 @@ def test_adapter_overlay_and_text_see_the_same_snapped_gaze(film, monkeypatch, s
 
     monkeypatch.setattr(processor, "process_clip", looking)
     condition = Condition.parse("overlay+text+model")
-    data = QuestionData(ClipCache(processor), [question], condition)
+    data = QuestionDataset(ClipCache(processor), [question], condition)
     batch = data.collate([data[0]])
     inputs, prompt = batch.inputs, processor.tokenizer.decode(batch.inputs["input_ids"][0])
     asked_for = pytest.approx((0.7, 0.5), abs=0.02)
@@ -306,7 +308,7 @@ def toy_questions(toy_data):
 def test_kept_drawn_clips_give_the_numbers_of_computing_on_the_fly(toy_model, toy_questions, tmp_path, kind):
     none = ClipCache.of(toy_model, processor := processor_of(1.0), "none", tmp_path)
     kept = ClipCache.of(toy_model, processor, kind, tmp_path)
-    drawings = QuestionData(kept, toy_questions, OVERLAY).drawings
+    drawings = QuestionDataset(kept, toy_questions, OVERLAY).drawings
     kept.fill(Accelerator(), toy_model, toy_questions)  # without what is drawn, beside it
     count = kept.fill(Accelerator(), toy_model, toy_questions, drawings=drawings)
     assert 0 < count == kept.size(toy_questions, 1, 1, 1, drawings).clips <= len(toy_questions)

@@ -18,13 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import BACKBONE, ROOT, VIDEO_ENCODER, perturb, run_here
 
-from gazeqwen.batches import QuestionData, prompt_under
-from gazeqwen.clip_cache import ClipCache
-from gazeqwen.conditions import Condition, draw_gaze, gaze_in_words, gaze_of, moved_around
-from gazeqwen.evaluation import Prediction, PredictionFile, batches_of, predict
+from gazeqwen.evaluation.predictions import Prediction, PredictionFile, length_sorted_batches, predict
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
+from gazeqwen.pipeline.batches import QuestionDataset, prompt_under
+from gazeqwen.pipeline.clip_cache import ClipCache
+from gazeqwen.pipeline.conditions import Condition, assign_scanpaths, moved_around
+from gazeqwen.pipeline.overlays import draw_gaze, gaze_in_words
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.questions.question import Question
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.streamgaze import Question, load_questions
 from gazeqwen.toyworld.world import Highlight, Scene, WorldObject, draw_frame
 from gazeqwen.video_gazeqwen import Clip
 
@@ -71,21 +73,21 @@ def test_shuffled_gaze_is_that_of_another_question_of_the_task_at_the_same_dista
         asked("c", 20.0, [[0.4, 0.4, 19.0, 1.0]], "present_future_action_prediction"),
         asked("a", 12.0, [[0.1, 0.1, 9.0, 1.0]]),
     ]
-    given = gaze_of(Condition.parse("shuffled"), questions)
+    given = assign_scanpaths(Condition.parse("shuffled"), questions)
     assert [name for name, _ in given] == ["b", "a", given[2][0], "b"] and given[2][0] in ("a", "b")
     moved = given[0][1]  # 20 s earlier; what would lie before the beginning is gone
     assert moved.table.tolist() == [[0.3, 0.3, 8.5, 2.0]] and moved.ids.tolist() == [1]
-    assert gaze_of(Condition.parse("shuffled"), questions, 0)[0][0] == "b"
+    assert assign_scanpaths(Condition.parse("shuffled"), questions, 0)[0][0] == "b"
     with pytest.raises(ValueError, match="at least 2 videos, got 1"):
-        gaze_of(Condition.parse("shuffled"), [questions[0], questions[3]])
+        assign_scanpaths(Condition.parse("shuffled"), [questions[0], questions[3]])
 
 
 def test_zero_gaze_is_empty_and_none_is_none():
     questions = [asked("a", 10.0, [[0.1, 0.1, 9.0, 1.0]]), asked("b", 10.0, None)]
-    (first, empty), (second, nothing) = gaze_of(Condition.parse("zero"), questions)
+    (first, empty), (second, nothing) = assign_scanpaths(Condition.parse("zero"), questions)
     assert (first, len(empty), second, nothing) == ("a", 0, None, None)
-    assert gaze_of(Condition.parse("none"), questions) == [(None, None)] * 2
-    assert gaze_of(Condition.parse("overlay"), questions)[0] == ("a", questions[0].scanpath)
+    assert assign_scanpaths(Condition.parse("none"), questions) == [(None, None)] * 2
+    assert assign_scanpaths(Condition.parse("overlay"), questions)[0] == ("a", questions[0].scanpath)
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.floats(0.1, 6)), max_size=6), st.floats(0, 10), st.floats(1.0, 10.0))
@@ -210,7 +212,7 @@ def test_every_condition_reaches_the_model(loaded, toy_processor, toy_data, tmp_
 
 def test_text_only_shows_no_video(loaded, toy_processor, toy_data):
     (question,) = load_questions(toy_data, "test")[:1]
-    data = QuestionData(ClipCache(toy_processor), [question], condition=Condition.parse("text_only"))
+    data = QuestionDataset(ClipCache(toy_processor), [question], condition=Condition.parse("text_only"))
     batch = data.collate([data[0]])
     assert set(batch.inputs) == {"input_ids", "attention_mask", "mm_token_type_ids"}
     assert loaded.backbone.config.video_token_id not in batch.inputs["input_ids"]
@@ -252,7 +254,7 @@ def test_predictions_of_other_settings_are_refused_and_named(tmp_path):
 
 def test_batches_do_not_depend_on_what_is_answered():
     questions = [asked("a", end_s, []) for end_s in (9.0, 3.0, 9.0, 1.0, 5.0)]
-    assert batches_of(questions, 2) == [[3, 1], [4, 0], [2]]
+    assert length_sorted_batches(questions, 2) == [[3, 1], [4, 0], [2]]
 
 
 # ---------------------------------------------------------------- eval.py, in processes of its own

@@ -11,14 +11,14 @@ import torch
 import yaml
 from support import ROOT
 
-from gazeqwen.conditions import Condition
-from gazeqwen.runs import read_recipe
-from gazeqwen.scoring import read_predictions
-from gazeqwen.streamgaze import TASKS
+from gazeqwen.evaluation.scoring import read_predictions
+from gazeqwen.pipeline.conditions import Condition
+from gazeqwen.questions.tasks import TASKS
 from gazeqwen.toyworld.evidence import DEPTH, RECIPE, RESULTS, ROWS, SEEDS, WORLD, pool, run
 from gazeqwen.toyworld.evidence_report import DOCUMENT, MAIN, Evidence, draw_conditions, draw_noise, fill, tables
 from gazeqwen.toyworld.questions import SCENE_TASKS
-from gazeqwen.training import Recipe
+from gazeqwen.training.recipe import Recipe
+from gazeqwen.utils.settings import read_recipe
 
 TINY = {"train": 6, "val": 3, "test": 3, "seed": 4, "per_task": 1, "most": None}
 

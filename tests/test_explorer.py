@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from support import BACKBONE, VIDEO_ENCODER, index_frames, write_fixations, write_video
 
-from gazeqwen.explorer import Explorer, Recording, answer_html, named, steps_html, table_html, verdict
-from gazeqwen.inference import Answer, Asked
+from gazeqwen.inference.answering import Answer, Asked
+from gazeqwen.inference.explorer import Explorer, Recording, answer_html, named, steps_html, table_html, verdict
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.toyworld.examples import TITLES, toy_examples
 from gazeqwen.video_gazeqwen import Clip

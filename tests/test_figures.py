@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gazeqwen.figures import draw_effect, draw_moment, draw_scanpath, draw_step, pixels, save_png, shares_text
+from gazeqwen.plots.scanpath import draw_effect, draw_moment, draw_scanpath, draw_step, shares_text
+from gazeqwen.plots.style import pixels, save_png
 from gazeqwen.scanpath_gazeqwen import as_scanpath
 from gazeqwen.video_gazeqwen import Clip
 

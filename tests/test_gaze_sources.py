@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from support import index_frames, write_video
 
-from gazeqwen.gaze_sources import SOURCES, GazeSamples, Status
+from gazeqwen.gaze_sources import SOURCES
 from gazeqwen.gaze_sources.holoassist import TICKS_PER_S
 from gazeqwen.gaze_sources.pupil_labs import read_fixations
+from gazeqwen.gaze_sources.samples import GazeSamples, Status
 from gazeqwen.scanpath_gazeqwen import Scanpath
 
 UNTRACKED, FIXATION, SACCADE, UNKNOWN, OUT = Status
@@ -708,7 +709,7 @@ def test_command_line_warns_of_another_clock_and_of_wrong_units(tmp_path, video)
 def test_command_line_compat_and_its_phantoms(tmp_path):
     rows = [(640, 480, frame, "Fixation") for frame in range(60)] + [(640, 480, 200, "Fixation")]
     gaze = text_file(tmp_path / "P01.txt", begaze_1(rows))
-    result = command(gaze, "--source", "egtea", "--algorithm", "compat", "-o", tmp_path / "f.csv")
+    result = command(gaze, "--source", "egtea", "--algorithm", "streamgaze", "-o", tmp_path / "f.csv")
     assert result.returncode == 0 and "clock: StreamGaze's" in result.stdout
     assert "WARNING: 1 fixations have no sample in the frame" in result.stderr
     scanpath = Scanpath.from_csv(tmp_path / "f.csv")
@@ -724,7 +725,7 @@ def test_command_line_compat_and_its_phantoms(tmp_path):
         (["GAZE", "--source", "egtea", "--origin", "center"], "--origin: no option of source egtea"),
         (["GAZE", *GENERIC], "the frame's aspect is unknown"),
         (["GAZE", *GENERIC, "--frame_size", "64x48", "--algorithm", "export"], "no fixations of its own"),
-        (["GAZE", *GENERIC, "--frame_size", "64x48", "--algorithm", "compat"], "StreamGaze has egtea"),
+        (["GAZE", *GENERIC, "--frame_size", "64x48", "--algorithm", "streamgaze"], "StreamGaze has egtea"),
         (["GAZE", *GENERIC, "--frame_size", "64x48", "--min_duration_s", "-1"], "min_duration_s is -1.0"),
         (["GAZE", *GENERIC, "--frame_size", "64x48", "--scene_filter"], "--scene_filter needs --video"),
         (["GAZE", *GENERIC, "--video", "GAZE"], "not a readable video"),

@@ -7,16 +7,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from support import write_video
 
-from gazeqwen.gaze_sources import (
-    GazeSamples,
-    Status,
+from gazeqwen.gaze_sources.fixations import (
     checked_scanpath,
     detect_fixations,
+    hue_saturation_histogram,
     scene_consistent,
     streamgaze_fixations,
 )
-from gazeqwen.gaze_sources.fixations import hue_saturation_histogram
-from gazeqwen.gaze_sources.plot import draw_recording
+from gazeqwen.gaze_sources.samples import GazeSamples, Status
+from gazeqwen.plots.recording import draw_recording
 from gazeqwen.scanpath_gazeqwen import Scanpath, as_scanpath
 
 

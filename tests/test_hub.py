@@ -17,8 +17,8 @@ from test_package import HUB_FILES, wheel  # noqa: F401, a fixture
 from test_training import recipe_text
 
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
-from gazeqwen.streamgaze import load_questions
-from gazeqwen.training import DataSettings, ModelSettings, Recipe, StageSettings
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe, StageSettings
 from gazeqwen.video_encoders_gazeqwen import video_encoder_config
 
 
@@ -260,7 +260,7 @@ for name in ("videos/gone.mp4", "gone-test.parquet", "notes.txt"):
 """
     environment = hub.environment(folder / "home")
     python(earlier, environment=environment)
-    command = ["-m", "gazeqwen.streamgaze", "build", toy_world, folder / "data", "--push", "user/toyworld"]
+    command = ["-m", "gazeqwen.questions", toy_world, folder / "data", "--push", "user/toyworld"]
     result = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
     assert result.returncode == 0 and f"published: {hub.url}" in result.stdout, result.stderr
     return folder / "data"
@@ -275,7 +275,15 @@ def test_a_dataset_is_replaced_on_the_hub(hub, dataset):
 def test_own_questions_go_to_a_private_repository(hub, tmp_path):
     write_video(tmp_path / "my.mp4", index_frames(20), fps=2)
     (tmp_path / "q.csv").write_text("video,time_s,question,answer,split\nmy.mp4,8,What is this?,A cheese.,train\n")
-    command = ["-m", "gazeqwen.own_data", tmp_path / "q.csv", tmp_path / "data", "--push", "user/mine", "--private"]
+    command = [
+        "-m",
+        "gazeqwen.questions",
+        tmp_path / "q.csv",
+        tmp_path / "data",
+        "--push",
+        "user/mine",
+        "--private",
+    ]
     environment = hub.environment(tmp_path / "home")
     result = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -291,7 +299,7 @@ import zipfile
 from pathlib import Path
 from datasets import Dataset, Video, load_dataset
 from huggingface_hub import HfApi
-from gazeqwen.streamgaze import load_questions
+from gazeqwen.questions.dataset import load_questions
 
 def rows(data):
     return [{name: value for name, value in row.items() if name != "video"} for row in data]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from support import ROOT
 
-from gazeqwen.inference import ask, load_model, load_processor, offer
+from gazeqwen.inference.answering import ask, load_model, load_processor, offer
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.questions.release import build
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.streamgaze import load_questions
-from gazeqwen.streamgaze_release import build
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.trained import ADAPTER_DIR, keep
 

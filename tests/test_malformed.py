@@ -26,11 +26,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from support import ROOT, index_frames, write_fixations, write_video
 
-from gazeqwen.runs import read_recipe
+from gazeqwen.questions.dataset import _questions_of, load_questions
+from gazeqwen.questions.release import build
 from gazeqwen.scanpath_gazeqwen import Scanpath, as_scanpath
-from gazeqwen.streamgaze import _questions_of, load_questions
-from gazeqwen.streamgaze_release import build
-from gazeqwen.training import Recipe
+from gazeqwen.training.recipe import Recipe
+from gazeqwen.utils.settings import read_recipe
 from gazeqwen.video_gazeqwen import Clip, frame_times_s, read_clip, read_frames, sample_times, video_info
 
 OI_E, GTA = "present_object_identification_easy", "proactive_gaze_triggered_alert"
@@ -1438,7 +1438,13 @@ def test_the_command_line_says_one_clear_line(tmp_path, film):
     running = {}
     for name, (qa, arguments, _) in COMMANDS.items():
         release = write_release(tmp_path / name, film, {OI_E: qa})
-        command = [sys.executable, "-m", "gazeqwen.streamgaze", "build", str(release), str(tmp_path / f"{name} out")]
+        command = [
+            sys.executable,
+            "-m",
+            "gazeqwen.questions",
+            str(release),
+            str(tmp_path / f"{name} out"),
+        ]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
         running[name] = subprocess.Popen([*command, *arguments], **pipes)
     for name, process in running.items():

@@ -19,14 +19,18 @@ from support import BACKBONE, ROOT, VIDEO_ENCODER, perturb
 from test_hub import python
 from test_report import cells, section, write_result
 
-from gazeqwen import dataset_folder, model_card
-from gazeqwen.dataset_folder import render_dataset_card
-from gazeqwen.model_card import render_card, render_model_card
+from gazeqwen.evaluation.report import model_index
+from gazeqwen.evaluation.results import read_result
+from gazeqwen.model_card import card as model_card
+from gazeqwen.model_card.card import render_card, render_model_card
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
-from gazeqwen.report import model_index, read_result
-from gazeqwen.runs import digest_of_adapter, read_recipe, write_json
-from gazeqwen.streamgaze import TASKS
-from gazeqwen.training import Recipe, build_processor
+from gazeqwen.questions import dataset_folder
+from gazeqwen.questions.dataset_folder import render_dataset_card
+from gazeqwen.questions.tasks import TASKS
+from gazeqwen.training.recipe import Recipe, build_processor
+from gazeqwen.utils.files import write_json
+from gazeqwen.utils.hub import digest_of_adapter
+from gazeqwen.utils.settings import read_recipe
 
 QWEN_7B, QWEN_3B = "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct"
 RECALL = "past_scene_recall"
@@ -140,7 +144,7 @@ def test_the_local_hub_finds_fault_with_metadata(changes, message):
 ROUND_TRIP = """
 import sys
 from huggingface_hub import ModelCard
-from gazeqwen.runs import publish
+from gazeqwen.utils.hub import publish
 folder, results = sys.argv[1:]
 publish(folder, "user/gaze")
 assert ModelCard.load("user/gaze").data.eval_results is None
@@ -325,7 +329,7 @@ def test_the_snippet_runs(saved, toy_world, tmp_path):
 
 @pytest.mark.parametrize(
     ("template", "module"),
-    [(model_card.TEMPLATE, "model_card/__init__.py"), (dataset_folder.CARD_TEMPLATE, "dataset_folder.py")],
+    [(model_card.TEMPLATE, "model_card/card.py"), (dataset_folder.CARD_TEMPLATE, "questions/dataset_folder.py")],
 )
 def test_every_variable_of_a_template_is_given(template, module):
     """Jinja writes nothing for a name that it does not know."""
@@ -385,7 +389,8 @@ def test_results_that_do_not_belong_together_are_refused(adapter, tmp_path):
     other = result_of(adapter, tmp_path, "b", ("none",), settings=base, videos=11)
     refused("own.json and .*b.json do not compare: questions of .*: 12 and 11", other)
     refused(
-        "own.json and .*b.json: both on StreamGaze, default, test", result_of(adapter, tmp_path, "b", scorer="compat")
+        "own.json and .*b.json: both on StreamGaze, default, test",
+        result_of(adapter, tmp_path, "b", scorer="streamgaze"),
     )
     refused("published.json: published rows", ROOT / "results" / "published.json")
 

@@ -7,8 +7,8 @@ from datasets import load_dataset
 from huggingface_hub import DatasetCard
 from support import index_frames, write_fixations, write_video
 
-from gazeqwen.own_data import build
-from gazeqwen.streamgaze import load_questions
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.questions.own import build
 
 HEADER = "video,scanpath,time_s,question,options,answer,participant"
 NOW = "What is the wearer looking at?"
@@ -48,7 +48,7 @@ def test_questions_come_back_as_they_were_asked(recordings, tmp_path):
     assert chosen.scanpath.table.tolist() == [[0.25, 0.75, 1.5, 2.0], [pytest.approx(0.3), 0.2, 4.5, 3.0]]
     assert "11 questions of 10 videos kept" in report.text() and "release" not in report.text()
     card = DatasetCard.load(tmp_path / "data" / "README.md")
-    assert "gazeqwen.own_data" in card.text and "streamgaze build" not in card.text and "10" in card.text
+    assert "from a table of questions" in card.text and "moved onto the clock" not in card.text and "10" in card.text
 
 
 def test_nobody_is_in_two_splits(recordings, tmp_path):

@@ -40,7 +40,8 @@ def test_the_wheel_holds_the_package_and_the_tiny_models(wheel):
 def test_the_wheel_works_where_there_is_no_checkout(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (
-        "import gazeqwen.training, gazeqwen.ask, gazeqwen.app, gazeqwen.convert, gazeqwen.toyworld.pretrain as p;"
+        "import gazeqwen.training.trainer, gazeqwen.ask, gazeqwen.app, gazeqwen.convert;"
+        "import gazeqwen.toyworld.pretrain as p;"
         "from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration as G;"
         "from pathlib import Path; here = Path(p.__file__).parent;"
         "model = G.from_base(str(here / 'backbone'), str(here / 'video_encoder'), latent_dim=16);"

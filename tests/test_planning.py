@@ -13,15 +13,15 @@ from accelerate.commands.config.config_args import load_config_from_file
 from support import BACKBONE, ROOT, VIDEO_ENCODER, perturb, tiny_config, video_inputs
 from transformers import Qwen2_5_VLConfig
 
-from gazeqwen.batches import EpochBatches, QuestionData
-from gazeqwen.clip_cache import ClipCache
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Config
-from gazeqwen.planning import ClipShape, config_of, estimate_memory, model_on_meta, parameter_counts, plan
-from gazeqwen.runs import read_recipe
-from gazeqwen.streamgaze import load_questions
-from gazeqwen.training import DataSettings, ModelSettings, Recipe, StageSettings, build_processor
+from gazeqwen.pipeline.batches import MicroBatchSampler, QuestionDataset
+from gazeqwen.pipeline.clip_cache import ClipCache
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.training.planning import ClipShape, config_of, estimate_memory, model_on_meta, parameter_counts, plan
+from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe, StageSettings, build_processor
+from gazeqwen.utils.settings import read_recipe
 
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if path.stem not in ("demo", "toyworld"))
 README = (ROOT / "README.md").read_text()
@@ -101,7 +101,7 @@ def test_parameters_are_those_of_the_loaded_model(toy_data):
 def test_steps_and_samples_are_those_of_the_batches(toy_data, num_processes):
     found = plan(toy_recipe(toy_data), num_processes)
     questions = load_questions(toy_data, "train")
-    batches = list(EpochBatches(questions, [8] * len(questions), 3, num_processes=num_processes))
+    batches = list(MicroBatchSampler(questions, [8] * len(questions), 3, num_processes=num_processes))
     for number, epochs in ((1, 2), (2, 3)):
         stage = found.stages[number]
         assert stage.epochs == epochs and stage.samples_per_epoch == len(questions)
@@ -119,7 +119,7 @@ def test_tokens_and_cache_are_those_of_real_batches(toy_data):
     found, processor = plan(recipe), build_processor(recipe.model)
     questions = load_questions(toy_data, "train") + load_questions(toy_data, "validation")
     frames, tokens, texts = [], [], []
-    data = QuestionData(ClipCache(processor), questions)
+    data = QuestionDataset(ClipCache(processor), questions)
     for index in range(len(questions)):
         inputs = data.collate([data[index]]).inputs
         frames.append(inputs["video_encoder_pixel_values"].shape[1])

@@ -22,14 +22,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from support import BACKBONE, FIXTURES, ROOT, VIDEO_ENCODER, index_frames, write_fixations, write_video
 
-from gazeqwen.evaluation import Prediction, PredictionFile, accuracy_table, answer_all
-from gazeqwen.inference import load_model
+from gazeqwen.evaluation.predictions import Prediction, PredictionFile, accuracy_table, run_predictions
+from gazeqwen.inference.answering import load_model
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
-from gazeqwen.planning import plan
-from gazeqwen.runs import read_recipe
+from gazeqwen.questions.dataset import load_questions
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.streamgaze import load_questions
-from gazeqwen.training import DataSettings, ModelSettings, Recipe, StageSettings, Trainer
+from gazeqwen.training.planning import plan
+from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe, StageSettings
+from gazeqwen.training.trainer import Trainer
+from gazeqwen.utils.settings import read_recipe
 from gazeqwen.video_gazeqwen import read_clip
 
 README = (ROOT / "README.md").read_text()
@@ -104,7 +105,7 @@ ELSEWHERE = {  # which tests run them
 def commands() -> list[str]:
     lines = "\n".join(code for language, code in BLOCKS if not language).replace("\\\n", " ").splitlines()
     found = [" ".join(shlex.split(line, comments=True)) if line.startswith("make") else line for line in lines]
-    found = [line for line in found if re.match(r"(python|accelerate|make) ", line)]
+    found = [line for line in found if re.match(r"(python|accelerate|gazeqwen|make) ", line)]
     return [re.sub(r" +", " ", line.split("  #")[0]).strip() for line in found]
 
 
@@ -222,11 +223,12 @@ def too_much(data: Path) -> None:
         def collate(self, items):
             return SimpleNamespace(indices=items, questions=[self.questions[i] for i in items])
 
-    answer_all(Accelerator(cpu=True), Asked(), answers, "gaze", 1)
+    run_predictions(Accelerator(cpu=True), Asked(), answers, "gaze", 1)
 
 
 def unwritable() -> None:
-    code = "from gazeqwen.runs import clear_errors, open_repository\nwith clear_errors(): open_repository('user/name')"
+    imports = "from gazeqwen.utils.command_line import one_line_errors\nfrom gazeqwen.utils.hub import open_repository"
+    code = f"{imports}\nwith one_line_errors(): open_repository('user/name')"
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert result.returncode == 1

@@ -11,9 +11,11 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from PIL import Image
 from support import ROOT
 
-from gazeqwen.report import Result, differing, read_result, write_report
-from gazeqwen.scoring import gains, intervals, read_predictions, score
-from gazeqwen.streamgaze import TASKS
+from gazeqwen.evaluation.report import write_report
+from gazeqwen.evaluation.results import Result, differing, read_result
+from gazeqwen.evaluation.scoring import read_predictions, score
+from gazeqwen.evaluation.statistics import intervals, paired_difference
+from gazeqwen.questions.tasks import TASKS
 
 FIXTURES = ROOT / "tests" / "fixtures" / "results"  # of an earlier format, without predictions
 DEMO, COORD_PE = FIXTURES / "demo.json", FIXTURES / "demo_coord_pe.json"
@@ -137,7 +139,7 @@ def test_statistics_stand_where_predictions_are_at_hand(tmp_path):
     (row, _) = cells(section(report, "### 95 % intervals"))[1:]
     assert row[0] == "ours, gaze" and row[-1] == f"{100 * found['macro']:.1f} [{low:.1f}, {high:.1f}]"
     gained = {row[1]: row[2:] for row in cells(section(report, "### Gain over no gaze"))[1:]}
-    difference = gains(items["gaze"], items["none"])["macro"]
+    difference = paired_difference(items["gaze"], items["none"])["macro"]
     assert len(gained) == 11 and gained["overall"][1].startswith(f"{100 * difference:.1f} [")
     assert re.fullmatch(r"permutation by video, p = 0\.000\d+", gained["overall"][2])
     points = cells(section(report, "### Test points"))
@@ -179,7 +181,7 @@ def test_keys_that_a_result_may_have_are_used(tmp_path):
         ({"settings": {"split": "validation"}}, "split: 'test' and 'validation'"),
         ({"settings": {"data": "somewhere"}}, "data: 'data/streamgaze' and 'somewhere'"),
         ({"settings": {"config": "participants"}}, "config: 'default' and 'participants'"),
-        ({"scorer": "compat"}, "scorer: 'strict' and 'compat'"),
+        ({"scorer": "streamgaze"}, "scorer: 'strict' and 'streamgaze'"),
         ({"videos": 11}, f"questions of {RECALL}: 12 and 11"),
     ],
 )
@@ -294,7 +296,7 @@ def test_settings_that_differ_are_found_at_any_depth():
         for name, number, extra in (("one", 1, {}), ("two", 2, {"new": None}))
     ]
     assert differing(pair) == {"a.b.c": [1, 2]}  # a setting that is absent is as one that is null
-    assert differing([*pair, Result(DEMO, "three", {}, {}, {"git": "y"}, "compat", {})]).keys() == {
+    assert differing([*pair, Result(DEMO, "three", {}, {}, {"git": "y"}, "streamgaze", {})]).keys() == {
         *("a.b.c", "same", "provenance.git", "scorer")
     }
 
@@ -339,7 +341,14 @@ def test_bars_are_as_high_as_accuracies(tmp_path):
 
 def test_the_command(tmp_path):
     def run(*arguments):
-        command = [sys.executable, "-m", "gazeqwen.report", *map(str, arguments), "-o", str(tmp_path / "out")]
+        command = [
+            sys.executable,
+            "-m",
+            "gazeqwen.evaluation.report",
+            *map(str, arguments),
+            "-o",
+            str(tmp_path / "out"),
+        ]
         return subprocess.run(command, capture_output=True, text=True)
 
     done = run(*sorted((ROOT / "results").glob("*.json")), "--latex")

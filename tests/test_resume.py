@@ -23,13 +23,15 @@ from safetensors.torch import load_file
 from support import ROOT
 from test_training import recipe_text
 
-from gazeqwen.batches import Augmentation, EpochBatches, QuestionData
-from gazeqwen.clip_cache import ClipCache, digest_of_weights
-from gazeqwen.evaluation import predict
-from gazeqwen.runs import read_recipe
+from gazeqwen.evaluation.predictions import predict
+from gazeqwen.pipeline.batches import Augmentation, MicroBatchSampler, QuestionDataset
+from gazeqwen.pipeline.clip_cache import ClipCache, digest_of_weights
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.questions.question import Question
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.streamgaze import Question, load_questions
-from gazeqwen.training import Recipe, Trainer, changed_settings
+from gazeqwen.training.recipe import Recipe, changed_settings
+from gazeqwen.training.trainer import Trainer
+from gazeqwen.utils.settings import read_recipe
 
 
 def question(task: str = "past_scene_recall", answer_text: str | None = None) -> Question:
@@ -115,7 +117,7 @@ def test_every_question_counts_once_in_an_epoch(count, batch_size, accumulation,
     lengths = np.random.default_rng(0).integers(1, 9, count).tolist()
     shares = []
     for rank in range(processes):
-        batches = EpochBatches(asked, lengths, batch_size, accumulation, 3, False, rank, processes)
+        batches = MicroBatchSampler(asked, lengths, batch_size, accumulation, 3, False, rank, processes)
         batches.epoch = epoch
         shares.append(batches.micro_batches())
         assert [micro.indices for micro in shares[-1]] == list(batches) and len(batches) == len(shares[-1])
@@ -142,7 +144,7 @@ def test_a_step_has_the_same_samples_however_they_are_spread():
     def steps(batch_size, accumulation, processes):
         found, step = [], set()
         shares = [
-            EpochBatches(
+            MicroBatchSampler(
                 [question()] * 50, lengths, batch_size, accumulation, 0, False, rank, processes
             ).micro_batches()
             for rank in range(processes)
@@ -160,7 +162,7 @@ def test_a_step_has_the_same_samples_however_they_are_spread():
 def test_clips_of_similar_length_come_together_in_another_order_each_epoch():
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 64, 400)
-    batches = EpochBatches([question()] * 400, lengths.tolist(), 8)
+    batches = MicroBatchSampler([question()] * 400, lengths.tolist(), 8)
     orders = []
     for epoch in (1, 2):
         batches.epoch = epoch
@@ -173,7 +175,7 @@ def test_clips_of_similar_length_come_together_in_another_order_each_epoch():
 
 def test_balanced_tasks_are_drawn_equally_often():
     asked = [question("past_scene_recall")] * 900 + [question("present_future_action_prediction")] * 100
-    batches = EpochBatches(asked, [1] * 1000, 10, balance_tasks=True)
+    batches = MicroBatchSampler(asked, [1] * 1000, 10, balance_tasks=True)
     drawn = [index for batch in batches for index in batch]
     assert len(drawn) == 1000 and 430 < sum(index < 900 for index in drawn) < 570
 
@@ -196,7 +198,10 @@ def test_augmentation_moves_and_drops_fixations_the_same_way_each_time():
 def test_augmentation_is_for_training_and_new_in_each_epoch(toy_processor, questions, tmp_path, toy_model):
     cache = ClipCache.of(toy_model, toy_processor, "embeddings", tmp_path)
     cache.fill(Accelerator(), toy_model, questions)
-    data, plain = QuestionData(cache, questions, augmentation=Augmentation(noise=0.1)), QuestionData(cache, questions)
+    data, plain = (
+        QuestionDataset(cache, questions, augmentation=Augmentation(noise=0.1)),
+        QuestionDataset(cache, questions),
+    )
     first = data[0][2].table
     assert not np.array_equal(first, questions[0].scanpath.table) and np.array_equal(data[0][2].table, first)
     data.epoch = 1
@@ -281,7 +286,7 @@ def test_a_run_killed_ten_times_at_random_ends_as_one_that_never_stopped(toy_dat
     """SIGKILL, at any moment: while loading, encoding, training, validating or writing. Bit-equal weights and log."""
     recipe, rng = run_of(toy_data, tmp_path), random.Random(0)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_resume", "gazeqwen.training"])
+    context.set_forkserver_preload(["test_resume", "gazeqwen.training.trainer"])
     seen = []
     for kill in range(10):
         process = context.Process(target=train_quietly, args=(str(recipe),))

@@ -12,33 +12,29 @@ from hypothesis import strategies as st
 from scipy import stats
 from support import ROOT
 
-from gazeqwen.scoring import (
-    Scored,
-    as_scored,
+from gazeqwen.evaluation.scoring import GradedAnswer, as_graded_answer, exact_choice, read_predictions, score
+from gazeqwen.evaluation.statistics import (
     calibration,
-    exact_choice,
-    gains,
     intervals,
     mcnemar,
     option_robustness,
+    paired_difference,
     permutation_test,
-    read_predictions,
-    score,
 )
-from gazeqwen.streamgaze import TASKS
+from gazeqwen.questions.tasks import TASKS
 
 RECALL, FAP, ALERT = "past_scene_recall", "present_future_action_prediction", "proactive_gaze_triggered_alert"
 KITCHEN = ("knife", "pan", "lid", "cup")
 YES, NO = 0, 1
 
 
-def item(key, task=RECALL, answer=0, video="v1", options=KITCHEN, **given_answer) -> Scored:
+def item(key, task=RECALL, answer=0, video="v1", options=KITCHEN, **given_answer) -> GradedAnswer:
     options = ("Yes", "No") if task == ALERT else options
-    return Scored(str(key), video, task, answer, options, **given_answer)
+    return GradedAnswer(str(key), video, task, answer, options, **given_answer)
 
 
-# One line of StreamGaze's rules each: (task, right answer, response, right under strict, right under compat; None: not
-# in its denominator).
+# One line of StreamGaze's rules each: (task, right answer, response, right under strict, right under streamgaze; None:
+# not in its denominator).
 QUIRKS = [
     (RECALL, 1, "B", True, True),
     (RECALL, 1, "B. pan", True, True),
@@ -60,12 +56,15 @@ QUIRKS = [
 
 
 def test_the_quirks_one_by_one():
-    for task, answer, response, strict, compat in QUIRKS:
+    for task, answer, response, strict, streamgaze in QUIRKS:
         one = [item(0, task, answer, response=response)]
         found = score(one)["tasks"][task]
         assert (found["correct"], found["total"]) == (int(strict), 1), (response, "strict")
-        found = score(one, "compat")["tasks"][task]
-        assert (found["correct"], found["total"]) == (int(bool(compat)), int(compat is not None)), (response, "compat")
+        found = score(one, "streamgaze")["tasks"][task]
+        assert (found["correct"], found["total"]) == (int(bool(streamgaze)), int(streamgaze is not None)), (
+            response,
+            "streamgaze",
+        )
 
 
 def test_a_file_of_quirks_gives_streamgazes_numbers_under_compat_and_the_right_ones_under_strict(tmp_path):
@@ -78,11 +77,11 @@ def test_a_file_of_quirks_gives_streamgazes_numbers_under_compat_and_the_right_o
     (items,) = read_predictions(tmp_path / "answers.jsonl").values()
 
     # By hand from the table above: of 8 recall questions 7 count and 5 are right; of 8 test points 5 are.
-    compat = score(items, "compat")
-    assert [compat["tasks"][task]["correct"] for task in (RECALL, ALERT)] == [5, 5]
-    assert [compat["tasks"][task]["total"] for task in (RECALL, ALERT)] == [7, 8]
-    assert compat["macro"] == pytest.approx((5 / 7 + 5 / 8) / 2) and compat["macro_10"] is None
-    assert compat["micro"] == pytest.approx(10 / 15)
+    streamgaze = score(items, "streamgaze")
+    assert [streamgaze["tasks"][task]["correct"] for task in (RECALL, ALERT)] == [5, 5]
+    assert [streamgaze["tasks"][task]["total"] for task in (RECALL, ALERT)] == [7, 8]
+    assert streamgaze["macro"] == pytest.approx((5 / 7 + 5 / 8) / 2) and streamgaze["macro_10"] is None
+    assert streamgaze["micro"] == pytest.approx(10 / 15)
 
     strict = score(items)
     assert [strict["tasks"][task]["correct"] for task in (RECALL, ALERT)] == [2, 2]
@@ -113,13 +112,15 @@ def test_exact_choice_of_test_points_and_of_options_without_texts():
     assert exact_choice("H", 8) == 7 and exact_choice("C", 2) is None and exact_choice("B pan", 4) is None
 
 
-def test_more_than_four_options_under_compat():
+def test_more_than_four_options_under_streamgaze():
     """Letters beyond D count as the whole response alone."""
     for response, right in {"E": 1, "e": 1, "E.": 0}.items():
-        assert score([item(0, answer=4, options=6, response=response)], "compat")["tasks"][RECALL]["correct"] == right
+        assert (
+            score([item(0, answer=4, options=6, response=response)], "streamgaze")["tasks"][RECALL]["correct"] == right
+        )
 
 
-@pytest.mark.parametrize("scorer", ["strict", "compat"])
+@pytest.mark.parametrize("scorer", ["strict", "streamgaze"])
 def test_logits_count_as_the_letter_of_the_largest(scorer):
     items = [
         item(0, answer=2, logits=[0, 1, 3, 2]),
@@ -135,11 +136,13 @@ def test_logits_count_as_the_letter_of_the_largest(scorer):
 
 def test_a_task_that_nobody_answered_is_zero_under_both():
     items = [item(0, FAP), item(1, response="A")]
-    for scorer, total in (("strict", 1), ("compat", 0)):
+    for scorer, total in (("strict", 1), ("streamgaze", 0)):
         found = score(items, scorer)
         assert found["tasks"][FAP]["total"] == total and found["tasks"][FAP]["accuracy"] == 0
         assert found["macro"] == 0.5
-    spread = intervals([*items, item(2, response="A", video="v2"), item(3, FAP, video="v2")], "compat", resamples=50)
+    spread = intervals(
+        [*items, item(2, response="A", video="v2"), item(3, FAP, video="v2")], "streamgaze", resamples=50
+    )
     assert spread["macro"] == [0.5, 0.5] and spread["tasks"] == {RECALL: [1, 1], FAP: None}
 
 
@@ -168,7 +171,7 @@ def test_what_is_said_of_test_points():
 
 
 # ------------------------------------------------------------------ slow, obvious re-implementations
-def slow_strict_is_right(one: Scored) -> bool:
+def slow_strict_is_right(one: GradedAnswer) -> bool:
     text = (one.response or "").strip()
     accepted = set()
     texts = ("Yes", "No") if one.proactive else one.options
@@ -188,7 +191,7 @@ def slow_strict_is_right(one: Scored) -> bool:
     return False
 
 
-def slow_compat_tally(items: list[Scored]) -> dict:
+def slow_compat_tally(items: list[GradedAnswer]) -> dict:
     """{task: (right, counted)}, reading character by character."""
     tally = {}
     for one in items:
@@ -224,7 +227,7 @@ RUNS = st.lists(
 )
 
 
-def built(rows) -> list[Scored]:
+def built(rows) -> list[GradedAnswer]:
     return [
         item(number, task, answer % 2 if task == ALERT else answer, video, response=response)
         for number, (task, answer, response, video) in enumerate(rows)
@@ -235,7 +238,7 @@ def built(rows) -> list[Scored]:
 @given(RUNS)
 def test_compat_is_the_slow_reading(rows):
     items = built(rows)
-    found, tally = score(items, "compat"), slow_compat_tally(items)
+    found, tally = score(items, "streamgaze"), slow_compat_tally(items)
     assert {task: (values["correct"], values["total"]) for task, values in found["tasks"].items()} == tally
     each = [right / counted if counted else 0 for right, counted in tally.values()]
     assert found["macro"] == pytest.approx(sum(each) / len(each))
@@ -275,7 +278,7 @@ def test_strict_is_the_slow_reading(rows):
 
 
 # ------------------------------------------------------------------ statistics
-def random_run(seed: int, videos: int = 12, easiness: float = 0.5) -> list[Scored]:
+def random_run(seed: int, videos: int = 12, easiness: float = 0.5) -> list[GradedAnswer]:
     draw = np.random.default_rng(seed)
     items = []
     for video in range(videos):
@@ -325,7 +328,7 @@ def test_gains_are_differences_of_scores_with_narrower_intervals_than_unpaired_o
         dataclasses.replace(one, logits=np.eye(len(one.logits))[one.answer].tolist()) if one.key in lift else one
         for one in second
     ]
-    found, ours, theirs = gains(first, second[::-1]), score(first), score(second)
+    found, ours, theirs = paired_difference(first, second[::-1]), score(first), score(second)
     for name in ("macro", "micro"):
         assert found[name] == pytest.approx(ours[name] - theirs[name]) and found[name] > 0
         low, high = found["intervals"][name]
@@ -338,7 +341,7 @@ def test_gains_are_differences_of_scores_with_narrower_intervals_than_unpaired_o
         assert found["tasks"][task] == pytest.approx(now - before)
 
 
-def run_of(right: list[bool], video=lambda n: str(n)) -> list[Scored]:
+def run_of(right: list[bool], video=lambda n: str(n)) -> list[GradedAnswer]:
     return [item(n, response="A" if one else "B", video=video(n)) for n, one in enumerate(right)]
 
 
@@ -376,7 +379,7 @@ def test_the_permutation_test_exchanges_whole_videos():
     assert mcnemar(right, wrong)["pvalue"] < 1e-6
 
 
-@pytest.mark.parametrize("compare", [gains, mcnemar, permutation_test])
+@pytest.mark.parametrize("compare", [paired_difference, mcnemar, permutation_test])
 def test_runs_of_different_questions_are_refused_with_both_counts(compare):
     first, second = random_run(0, 3), random_run(0, 4)[2:]
     with pytest.raises(ValueError, match="18 and 22, of which 2 and 6 are not in the other"):
@@ -452,9 +455,9 @@ def test_robustness_over_option_orders():
 )
 def test_values_that_are_no_question_are_named(change, message):
     row = {"key": "0", "video_name": "v", "task": RECALL, "answer": 0, "options": KITCHEN}
-    assert as_scored(row).choice is None
+    assert as_graded_answer(row).choice is None
     with pytest.raises(ValueError, match=message):
-        as_scored(row | change)
+        as_graded_answer(row | change)
 
 
 def test_runs_that_are_none_are_named(tmp_path):
@@ -475,7 +478,7 @@ def test_runs_that_are_none_are_named(tmp_path):
 
 def test_the_video_and_the_options_may_be_left_to_the_key(toy_data, tmp_path):
     """As in the lines that train.py wrote before there were scorers."""
-    from gazeqwen.streamgaze import load_questions
+    from gazeqwen.questions.dataset import load_questions
 
     questions = load_questions(toy_data, "test")
     lines = [
@@ -510,7 +513,7 @@ def test_evaluate_loads_the_metric(monkeypatch, tmp_path):
     ]
     items = [item(n, answer=answer, response=response) for n, answer, response in rows]
     metric = evaluate.load(str(ROOT / "metrics" / "streamgaze"), cache_dir=str(tmp_path))
-    for scorer in ("strict", "compat"):
+    for scorer in ("strict", "streamgaze"):
         found = metric.compute(predictions=[row[2] for row in rows], references=references, scorer=scorer)
         expected = score(items, scorer)
         assert found["tasks"] == expected["tasks"] and found["failed"] == expected["failed"]

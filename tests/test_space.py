@@ -13,7 +13,7 @@ from local_hub import LocalHub
 from packaging.requirements import Requirement
 from support import ROOT
 
-from gazeqwen.space import write_space
+from gazeqwen.model_card.space import write_space
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -46,7 +46,7 @@ def test_the_card_asks_for_versions_that_the_package_admits(space):
 
 def test_the_space_holds_the_package_and_nothing_of_this_machine(space):
     files = {path.relative_to(space).as_posix() for path in space.rglob("*") if path.is_file()}
-    assert {"README.md", "app.py", "requirements.txt", "gazeqwen/explorer.py"} <= files
+    assert {"README.md", "app.py", "requirements.txt", "gazeqwen/inference/explorer.py"} <= files
     assert "gazeqwen/toyworld/adapter/model.safetensors" in files
     tops = {path.name for path in (space / "gazeqwen").iterdir() if path.is_dir()}
     assert {"gaze_sources", "toyworld"} <= tops <= {"gaze_sources", "model_card", "toyworld"}
@@ -75,7 +75,7 @@ def test_a_space_is_published_and_replaced(tmp_path):
     with LocalHub() as hub:
 
         def published(*arguments: str) -> dict[str, bytes]:
-            command = [sys.executable, "-m", "gazeqwen.space", "user/space", *arguments]
+            command = [sys.executable, "-m", "gazeqwen.model_card.space", "user/space", *arguments]
             environment = hub.environment(tmp_path / "home")
             result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
             assert result.returncode == 0, result.stderr

@@ -9,16 +9,11 @@ import numpy as np
 import pytest
 from support import ROOT
 
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.questions.prompts import PROMPT_STYLES, format_alert, format_question
+from gazeqwen.questions.question import Question
+from gazeqwen.questions.tasks import TASKS, clip_window
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.streamgaze import (
-    PROMPT_STYLES,
-    TASKS,
-    Question,
-    clip_window,
-    format_alert,
-    format_question,
-    load_questions,
-)
 from gazeqwen.video_gazeqwen import read_frames
 
 OI_E, NFI = "present_object_identification_easy", "past_non_fixated_object_identification"
@@ -160,7 +155,7 @@ def test_what_cannot_be_loaded_is_named(toy_data, toy_world, tmp_path):
         (toy_data, "test", {"tasks": [absent]}, f"no question in split 'test' of .*{absent}"),
         (toy_data, "test", {"config": "random"}, "config 'random'"),
         (toy_data, "test", {"without_gaze": "guess"}, "without_gaze: got 'guess'"),
-        (toy_world, "test", {}, "a release; build a dataset: python -m gazeqwen.streamgaze build"),
+        (toy_world, "test", {}, "a release; build a dataset: gazeqwen build"),
     ]:
         with pytest.raises(ValueError, match=message):
             load_questions(data, split, **arguments)
@@ -170,7 +165,13 @@ def test_what_cannot_be_loaded_is_named(toy_data, toy_world, tmp_path):
 
 
 def test_the_command_line_names_what_is_wrong(tmp_path):
-    command = [sys.executable, "-m", "gazeqwen.streamgaze", "build", str(tmp_path / "no release"), str(tmp_path / "o")]
+    command = [
+        sys.executable,
+        "-m",
+        "gazeqwen.questions",
+        str(tmp_path / "no release"),
+        str(tmp_path / "o"),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 1 and "no release/qa: no question files" in result.stderr
     assert "Traceback" not in result.stderr

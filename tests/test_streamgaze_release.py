@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import ROOT, frame_index, index_frames, write_fixations, write_video
 
-from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.streamgaze import SPLITS, load_questions
-from gazeqwen.streamgaze_release import (
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.questions.release import (
     build,
     parse_time,
     participant_split,
@@ -21,6 +20,8 @@ from gazeqwen.streamgaze_release import (
     release_clock,
     source_of,
 )
+from gazeqwen.questions.tasks import SPLITS
+from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.video_gazeqwen import read_clip
 
 REAL = ROOT.parent / "shared" / "real"
@@ -340,12 +341,14 @@ def test_tables_come_from_the_files_the_pipeline_writes(tmp_path):
 
 def test_fixations_are_found_in_raw_gaze_where_there_is_no_table(tmp_path):
     folder = release(tmp_path / "r", {OI_E: [entry(EXO)]}, (), ())
-    write_video(folder / "videos/original_video" / EXO, index_frames(100, 240, 320))  # `compat` looks 96 pixels around
+    write_video(
+        folder / "videos/original_video" / EXO, index_frames(100, 240, 320)
+    )  # `streamgaze` looks 96 pixels around
     gaze = np.tile([0.25, 0.5, 1.0], (300, 1))
     gaze[150:, 0] = 0.8  # a saccade at 5 s
     (tmp_path / "gaze" / "egoexolearn").mkdir(parents=True)
     np.save(tmp_path / "gaze" / "egoexolearn" / f"{Path(EXO).stem}.npy", gaze)
-    for algorithm in ("dispersion", "compat"):
+    for algorithm in ("dispersion", "streamgaze"):
         out = tmp_path / algorithm
         report = build(folder, out, gaze=tmp_path / "gaze", algorithm=algorithm, progress=False)
         (row,) = rows_of(out)

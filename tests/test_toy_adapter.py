@@ -5,10 +5,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from gazeqwen.clip_cache import ClipCache
-from gazeqwen.evaluation import Prediction, predict
-from gazeqwen.streamgaze import TASKS, load_questions
-from gazeqwen.streamgaze_release import build
+from gazeqwen.evaluation.predictions import Prediction, predict
+from gazeqwen.pipeline.clip_cache import ClipCache
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.questions.release import build
+from gazeqwen.questions.tasks import TASKS
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.questions import SCENE_TASKS
 from gazeqwen.toyworld.trained import trained_model, trained_processor

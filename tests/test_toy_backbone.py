@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from gazeqwen.streamgaze import OPTION_LETTERS, format_alert, format_question
+from gazeqwen.questions.prompts import OPTION_LETTERS, format_alert, format_question
 from gazeqwen.toyworld.backbone import ANSWER_WORDS, BACKBONE_DIR, make_backbone, save_backbone
 from gazeqwen.toyworld.highlights import Drawer, make_clip
 from gazeqwen.toyworld.measure import answer_letters, measure

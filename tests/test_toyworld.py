@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
-from gazeqwen.streamgaze import TASKS as STREAMGAZE_TASKS
-from gazeqwen.streamgaze import load_questions
-from gazeqwen.streamgaze_release import build
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.questions.release import build
+from gazeqwen.questions.tasks import TASKS as STREAMGAZE_TASKS
 from gazeqwen.toyworld.generate import (
     SPLITS,
     choose,

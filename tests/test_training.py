@@ -16,17 +16,20 @@ from PIL import Image
 from safetensors.torch import load_file
 from support import BACKBONE, ROOT, VIDEO_ENCODER, index_frames, run_here, write_fixations, write_video
 
-from gazeqwen.evaluation import (
+from gazeqwen.evaluation.predictions import (
     CONDITIONS,
     Prediction,
     accuracy_table,
     predict,
 )
-from gazeqwen.model_card import render_model_card
-from gazeqwen.runs import digest_of_adapter, new_folder, read_recipe, write_json
-from gazeqwen.scoring import score
-from gazeqwen.streamgaze import load_questions
-from gazeqwen.training import Recipe, StageSettings, Trainer, answer_loss, optimizer_groups
+from gazeqwen.evaluation.scoring import score
+from gazeqwen.model_card.card import render_model_card
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.training.recipe import Recipe, StageSettings
+from gazeqwen.training.trainer import Trainer, answer_loss, optimizer_groups
+from gazeqwen.utils.files import atomic_folder, write_json
+from gazeqwen.utils.hub import digest_of_adapter
+from gazeqwen.utils.settings import read_recipe
 
 
 def recipe_text(dataset: Path, output: Path, **changes) -> str:
@@ -311,9 +314,9 @@ def test_an_interrupted_write_leaves_the_old_file_and_folder(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"x": object()})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
-    with new_folder(tmp_path / "best") as folder:
+    with atomic_folder(tmp_path / "best") as folder:
         (folder / "file").write_text("old")
-    with pytest.raises(RuntimeError), new_folder(tmp_path / "best") as folder:
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "best") as folder:
         (folder / "file").write_text("new")
         raise RuntimeError
     assert (tmp_path / "best" / "file").read_text() == "old"

@@ -13,14 +13,15 @@ from datasets import Dataset, Features, Value, load_dataset
 from support import ROOT, tiny_model, video_inputs
 from test_training import recipe_text
 
-from gazeqwen import clip_cache
-from gazeqwen.batches import QuestionData
-from gazeqwen.clip_cache import ClipCache
-from gazeqwen.dataset_folder import COLUMNS
-from gazeqwen.evaluation import text_losses
-from gazeqwen.runs import read_recipe
-from gazeqwen.streamgaze import load_questions
-from gazeqwen.training import ModelSettings, Recipe, Trainer, base_arguments
+from gazeqwen.pipeline import clip_cache
+from gazeqwen.pipeline.answers import text_losses
+from gazeqwen.pipeline.batches import QuestionDataset
+from gazeqwen.pipeline.clip_cache import ClipCache
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.questions.dataset_folder import COLUMNS
+from gazeqwen.training.recipe import ModelSettings, Recipe, base_arguments
+from gazeqwen.training.trainer import Trainer
+from gazeqwen.utils.settings import read_recipe
 
 OI_E = "present_object_identification_easy"
 
@@ -237,7 +238,7 @@ def test_only_open_ended_questions_choose_the_best_by_loss(own_data, tmp_path):
 def test_the_loss_of_a_text_is_that_of_its_tokens_alone(own_data, toy_model, toy_processor):
     """Against the plain model on the same text: log-probabilities of the answer's tokens, one after the other."""
     asked = [question for question in load_questions(own_data, "test") if question.answer_text is not None][:3]
-    data = QuestionData(ClipCache(toy_processor), asked)
+    data = QuestionDataset(ClipCache(toy_processor), asked)
     batch = data.collate([data[index] for index in range(3)])
     with torch.no_grad():
         found = text_losses(toy_model, batch)

@@ -24,12 +24,15 @@ from threading import Lock
 import torch
 from tqdm import tqdm
 
-from gazeqwen.runs import clear_errors, new_folder, read_recipe, write_json
-from gazeqwen.scoring import Scored, gains, intervals, read_predictions, score
-from gazeqwen.streamgaze_release import build
+from gazeqwen.evaluation.scoring import GradedAnswer, read_predictions, score
+from gazeqwen.evaluation.statistics import intervals, paired_difference
+from gazeqwen.questions.release import build
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.random_video_encoder import random_dinov2
-from gazeqwen.training import Recipe
+from gazeqwen.training.recipe import Recipe
+from gazeqwen.utils.command_line import one_line_errors
+from gazeqwen.utils.files import atomic_folder, write_json
+from gazeqwen.utils.settings import read_recipe
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "toyworld.yaml"
@@ -172,7 +175,7 @@ def prepare(work: Path, world: dict, rings: bool) -> None:
         build(work / release, work / data)
     for name, depth in (("dinov2", 2), ("patches", 0)):
         if not (work / "video_encoders" / name).exists():
-            with new_folder(work / "video_encoders" / name) as folder:
+            with atomic_folder(work / "video_encoders" / name) as folder:
                 random_dinov2(depth=depth).save_pretrained(folder)
 
 
@@ -250,7 +253,7 @@ def best_rate(row: Row, work: Path) -> float | None:
 
 
 # ------------------------------------------------------------------ a row's result
-def _answers(row: Row, work: Path) -> dict[int, dict[str, list[Scored]]]:
+def _answers(row: Row, work: Path) -> dict[int, dict[str, list[GradedAnswer]]]:
     """Return {seed: {condition: answers}} of the seeds that are done; each seed's are questions of their own."""
     answers_by_seed, rate = {}, best_rate(row, work)
     for seed in row.seeds:
@@ -292,8 +295,9 @@ def pool(row: Row, work: Path, world: dict) -> dict:
         default = _answers(replace(DEFAULT, seeds=tuple(answers)), work)
         if set(default) == set(answers):
             row_items = [item for by_condition in answers.values() for item in by_condition[row.conditions[0]]]
-            gained = gains(row_items, [item for by_condition in default.values() for item in by_condition["gaze"]])
-            against = {"against_default": {"macro": gained["macro"], "interval": gained["intervals"]["macro"]}}
+            default_items = [item for by_condition in default.values() for item in by_condition["gaze"]]
+            gain = paired_difference(row_items, default_items)
+            against = {"against_default": {"macro": gain["macro"], "interval": gain["intervals"]["macro"]}}
     rate, search = best_rate(row, work), {}
     if rate is not None:
         tried = {f"{each:g}": round(score, 4) for each, score in validation_accuracies(row, work).items()}
@@ -365,5 +369,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with clear_errors():
+    with one_line_errors():
         main()

@@ -15,14 +15,18 @@ import numpy as np
 from matplotlib.figure import Figure
 from transformers import AutoProcessor
 
-from gazeqwen.figures import draw_effect, draw_scanpath, save_png
-from gazeqwen.inference import Asked, ask
+from gazeqwen.evaluation.scoring import read_predictions, sorted_tasks
+from gazeqwen.inference.answering import Asked, ask
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
-from gazeqwen.report import Table, percent
-from gazeqwen.runs import clear_errors, write_text
-from gazeqwen.scoring import read_predictions, sorted_tasks
-from gazeqwen.streamgaze import TASKS, Question, load_questions, task_info
+from gazeqwen.plots.scanpath import draw_effect, draw_scanpath
+from gazeqwen.plots.style import save_png
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.questions.question import Question
+from gazeqwen.questions.tasks import TASKS, task_info
 from gazeqwen.toyworld.evidence import DEFAULT, NOISE, RESULTS, ROOT, ROWS, WORK
+from gazeqwen.utils.command_line import one_line_errors
+from gazeqwen.utils.files import write_text
+from gazeqwen.utils.tables import Table, percent
 
 DOCUMENT = ROOT / "docs" / "evidence.md"
 CHANCE = 0.25
@@ -308,5 +312,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with clear_errors():
+    with one_line_errors():
         main()

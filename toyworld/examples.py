@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from gazeqwen.streamgaze import clip_window, task_info
-from gazeqwen.streamgaze_release import parse_time
+from gazeqwen.questions.release import parse_time
+from gazeqwen.questions.tasks import clip_window, task_info
 from gazeqwen.toyworld.generate import SOURCE, generate
 from gazeqwen.toyworld.questions import GSM, HARD, NFI, SNAP_S, SR
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from gazeqwen.streamgaze import OPTION_LETTERS, clip_window
+from gazeqwen.questions.prompts import OPTION_LETTERS
+from gazeqwen.questions.tasks import clip_window
 from gazeqwen.toyworld.questions import TASKS, ToyQuestion, View, clip_of, clock, gaze_questions
 from gazeqwen.toyworld.viewer import Recording, make_viewer, simulate_viewer, write_fixations
 from gazeqwen.toyworld.world import Highlight, draw_frame, frame_times_s, make_scene, write_video

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from gazeqwen.streamgaze import OPTION_LETTERS, format_alert, format_question
+from gazeqwen.questions.prompts import OPTION_LETTERS, format_alert, format_question
 from gazeqwen.toyworld.generate import RING, choose, make_video, ringed_clips, ringed_frames
 from gazeqwen.toyworld.highlights import WORDINGS
 from gazeqwen.toyworld.questions import FRAMES

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
-from gazeqwen.streamgaze import OPTION_LETTERS, format_alert, format_question
+from gazeqwen.questions.prompts import OPTION_LETTERS, format_alert, format_question
 from gazeqwen.toyworld.backbone import PROMPT_WORDS
 from gazeqwen.toyworld.highlights import NOUNS, Drawer, Question, facts, make_clip
 from gazeqwen.toyworld.questions import STEPS, View

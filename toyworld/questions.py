@@ -25,7 +25,7 @@ from itertools import combinations
 
 import numpy as np
 
-from gazeqwen.streamgaze import clip_window, task_info
+from gazeqwen.questions.tasks import clip_window, task_info
 from gazeqwen.toyworld.viewer import NOTHING, Recording
 from gazeqwen.toyworld.world import Scene
 from gazeqwen.video_gazeqwen import sample_times

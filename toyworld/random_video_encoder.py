@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
-from gazeqwen.runs import new_folder, write_json
+from gazeqwen.utils.files import atomic_folder, write_json
 from gazeqwen.video_encoders_gazeqwen import build_video_encoder, video_encoder_config
 
 VIDEO_ENCODER_DIR = Path(__file__).parent / "video_encoder"
@@ -34,7 +34,7 @@ def random_video_encoder(seed: int = 0) -> VJEPA21Model:
 
 def write_random_video_encoder(folder: Path, seed: int = 0) -> None:
     """Write a random video encoder without a copy of its code: what reads it has the package at hand."""
-    with new_folder(folder) as files:
+    with atomic_folder(folder) as files:
         random_video_encoder(seed).save_pretrained(files)
         for code in files.glob("*.py"):
             code.unlink()

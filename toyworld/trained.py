@@ -14,9 +14,10 @@ from pathlib import Path
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
-from gazeqwen.runs import clear_errors, new_folder, write_json
 from gazeqwen.toyworld.backbone import BACKBONE_DIR
 from gazeqwen.toyworld.random_video_encoder import VIDEO_ENCODER_DIR
+from gazeqwen.utils.command_line import one_line_errors
+from gazeqwen.utils.files import atomic_folder, write_json
 
 ADAPTER_DIR = Path(__file__).parent / "adapter"
 PARTS = {"base_model_name_or_path": str(BACKBONE_DIR), "video_encoder_name_or_path": str(VIDEO_ENCODER_DIR)}
@@ -39,7 +40,7 @@ def trained_processor() -> GazeQwenProcessor:
 
 def keep(best: Path, folder: Path = ADAPTER_DIR) -> None:
     """Copy a run's adapter of the toy world, without code files and the paths of the machine that it ran on."""
-    with new_folder(folder) as files:
+    with atomic_folder(folder) as files:
         shutil.copytree(best, files, ignore=shutil.ignore_patterns("*.py", "__pycache__"), dirs_exist_ok=True)
         for file in (files / "config.json", files / "processor_config.json"):
             write_json(file, _without(json.loads(file.read_text()), {"auto_map", *PARTS}))
@@ -59,5 +60,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with clear_errors():
+    with one_line_errors():
         main()

@@ -18,14 +18,18 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from gazeqwen.clip_cache import ClipCache
-from gazeqwen.evaluation import Prediction, predict
+from gazeqwen.evaluation.predictions import Prediction, predict
+from gazeqwen.evaluation.scoring import score
+from gazeqwen.evaluation.statistics import intervals, paired_difference
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
+from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
-from gazeqwen.runs import clear_errors, provenance, write_json
-from gazeqwen.scoring import gains, intervals, score
-from gazeqwen.streamgaze import Question, load_questions
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.questions.question import Question
 from gazeqwen.toyworld.evidence import DEFAULT, RESULTS, ROOT, SEEDS, WORK, WORLD
+from gazeqwen.utils.command_line import one_line_errors
+from gazeqwen.utils.files import write_json
+from gazeqwen.utils.provenance import provenance
 
 # (question, its clip's features (T, N, D)) -> the features that the adapter is shown instead, of the same shape.
 Replacement = Callable[[Question, torch.Tensor], torch.Tensor]
@@ -97,8 +101,8 @@ def result_of(answers: dict[int, dict[str, list[Prediction]]], settings: dict) -
     against_own = {}
     for name, predictions in pooled.items():
         if name != "own":
-            gained = gains(predictions, pooled["own"])
-            against_own[name] = {"macro": gained["macro"], "interval": gained["intervals"]["macro"]}
+            gain = paired_difference(predictions, pooled["own"])
+            against_own[name] = {"macro": gain["macro"], "interval": gain["intervals"]["macro"]}
     seeds = {
         str(seed): {
             name: {task: round(values["accuracy"], 4) for task, values in score(predictions)["tasks"].items()}
@@ -138,5 +142,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with clear_errors():
+    with one_line_errors():
         main()

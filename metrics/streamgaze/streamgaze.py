@@ -5,7 +5,7 @@ import json
 import datasets
 import evaluate
 
-from gazeqwen.scoring import score
+from gazeqwen.evaluation.scoring import score
 
 _DESCRIPTION = """
 Accuracies of StreamGaze's tasks (arXiv 2512.01707): per task, macro, micro and by group, and of proactive tasks class
@@ -18,8 +18,8 @@ predictions: generated responses, "" where generation failed, None where a quest
 references: for each question that was expected to be answered {"key", "video_name", "task", "answer", "options"}:
     what tells it from the others, StreamGaze's file stem as the task, index of the right option (0 is Yes, 1 is No of
     proactive tasks), texts of the options.
-scorer: "strict" (default), or "compat", which counts as StreamGaze does.
-Returns what `gazeqwen.scoring.score` returns.
+scorer: "strict" (default), or "streamgaze", which counts as StreamGaze does.
+Returns what `gazeqwen.evaluation.scoring.score` returns.
 """
 
 _CITATION = "arXiv 2512.01707"

@@ -1,0 +1,1 @@
+"""Predictions of adapters and baselines, their scores, and reports."""

@@ -1,0 +1,285 @@
+"""Answers of a model to multiple-choice questions, under conditions that show whether gaze made the difference."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+
+from gazeqwen.evaluation.scoring import GradedAnswer, sorted_tasks
+from gazeqwen.pipeline.answers import option_logits, text_losses
+from gazeqwen.pipeline.batches import Batch, QuestionDataset
+from gazeqwen.pipeline.clip_cache import ClipCache
+from gazeqwen.pipeline.conditions import Condition
+from gazeqwen.questions.question import Question
+from gazeqwen.questions.tasks import task_info
+from gazeqwen.utils.files import write_json, write_text
+from gazeqwen.utils.loading import repeatable_loader
+from gazeqwen.utils.settings import differences
+
+CONDITIONS = ("gaze", "none", "shuffled")
+
+
+@dataclass(frozen=True)
+class Prediction(GradedAnswer):
+    """
+    A question with the answer that was given, under `condition`. `scanpath_of`: the video whose gaze was given, if
+    any; `time_s`: the query time.
+    """
+
+    condition: str = "gaze"
+    scanpath_of: str | None = None
+    time_s: float = 0.0
+
+
+# ------------------------------------------------------------------ predictions on disk
+class PredictionFile:
+    """
+    Predictions as JSON lines, one for each (condition, question), that survive any kill. While questions are answered
+    each process appends to a part of its own; `merge` puts all into one file. `settings` lie beside it: predictions of
+    other settings are refused. What had to be repaired is said in `repairs`.
+    """
+
+    def __init__(self, path: str | Path, settings: dict, condition: str | None = None):
+        self.path, self.settings, self.condition, self.repairs = Path(path), settings, condition, []
+
+    def named(self, condition: str) -> "PredictionFile":
+        """The same file for the predictions of one condition, under this name."""
+        file = PredictionFile(self.path, self.settings, condition)
+        file.repairs = self.repairs
+        return file
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.path.parent.glob(f"{self.path.stem}.part-*.jsonl"))
+
+    def start(self, restart: bool = False) -> None:
+        """On the main process, before any other uses the file."""
+        sidecar = self.path.with_suffix(".settings.json")
+        if restart:
+            for path in (self.path, sidecar, *self._parts()):
+                path.unlink(missing_ok=True)
+        if sidecar.exists() and (self.path.exists() or self._parts()):
+            before = json.loads(sidecar.read_text(encoding="utf-8"))
+            changed = differences(before, json.loads(json.dumps(self.settings)))
+            if changed:
+                raise ValueError(
+                    f"{self.path} holds predictions of other settings; choose another output, or --restart:\n  "
+                    + "\n  ".join(changed)
+                )
+        write_json(sidecar, self.settings)
+        self.merge()
+
+    def read(self) -> dict[tuple[str, str], Prediction]:
+        """All predictions by condition and question's key."""
+        found, repeated = {}, 0
+        for path in (self.path, *self._parts()):
+            if not path.exists():
+                continue
+            lines = path.read_text(encoding="utf-8").split("\n")
+            torn = lines.pop()  # after the last line's end: empty, unless the writer was killed
+            if torn:
+                self.repairs.append(f"{path}: dropped a torn last line, its questions are asked again")
+            for number, line in enumerate(lines, 1):
+                try:
+                    prediction = Prediction(**json.loads(line))
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"{path}, line {number}: no prediction ({error})") from None
+                repeated += (prediction.condition, prediction.key) in found
+                found.setdefault((prediction.condition, prediction.key), prediction)
+        if repeated:
+            self.repairs.append(f"{self.path}: {repeated} predictions were there twice, the first ones are kept")
+        return found
+
+    def append(self, process_index: int, predictions: list[Prediction]) -> None:
+        part = self.path.with_name(f"{self.path.stem}.part-{process_index}.jsonl")
+        with part.open("a", encoding="utf-8") as file:
+            file.write("".join(_line(prediction) for prediction in predictions))
+
+    def merge(self) -> None:
+        """One file of what is in all, in place of them."""
+        if self.path.exists() or self._parts():
+            write_text(self.path, "".join(map(_line, self.read().values())))
+        for part in self._parts():
+            part.unlink()
+
+
+def _line(prediction: Prediction) -> str:
+    return json.dumps(dataclasses.asdict(prediction), ensure_ascii=False) + "\n"
+
+
+# ------------------------------------------------------------------ answering
+def length_sorted_batches(questions: list[Question], batch_size: int) -> list[list[int]]:
+    """
+    All questions in batches of clips of similar length. They do not depend on what is answered already, nor on the
+    number of processes, so that padding, and with it the numbers, stays the same.
+    """
+    order = sorted(range(len(questions)), key=lambda index: (questions[index].end_s - questions[index].start_s, index))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+@torch.no_grad()
+def predict(
+    accelerator: Accelerator,
+    model,
+    cache: ClipCache,
+    questions: list[Question],
+    condition: str = "gaze",
+    batch_size: int = 8,
+    seed: int = 0,
+    num_workers: int = 0,
+    between_batches: Callable[[], None] = lambda: None,
+    file: PredictionFile | None = None,
+) -> list[Prediction]:
+    """
+    Predictions for all questions with options, in their order, on every process. `cache` has been filled. With a
+    `file`, what it holds is not asked again, and what is answered is in it at once.
+    """
+    data = QuestionDataset(cache, questions, Condition.parse(condition), seed)
+
+    def answers(batch: Batch) -> list[dict]:
+        logits = option_logits(model, batch.inputs.to(accelerator.device), batch.answer_tokens)
+        return [{"logits": row[: len(q.options)]} for q, row in zip(batch.questions, logits.tolist(), strict=True)]
+
+    model.eval()
+    return run_predictions(accelerator, data, answers, condition, batch_size, num_workers, between_batches, file)
+
+
+def run_predictions(
+    accelerator: Accelerator,
+    data,
+    answers: Callable[[Batch], list[dict]],
+    condition: str,
+    batch_size: int,
+    num_workers: int = 0,
+    between_batches: Callable[[], None] = lambda: None,
+    file: PredictionFile | None = None,
+) -> list[Prediction]:
+    """
+    `predict` for any `data` with `questions` and `scanpaths_of`, whose batches have `indices` and `questions`, and any
+    function that answers them.
+    """
+    questions, known = data.questions, {}
+    if file is not None:
+        condition = file.condition or condition
+        known = {key: found for (of, key), found in file.read().items() if of == condition}
+    batches = length_sorted_batches(questions, batch_size)
+    open_batches = [batch for batch in batches if any(questions[index].key not in known for index in batch)]
+    mine = open_batches[accelerator.process_index :: accelerator.num_processes]
+    accelerator.wait_for_everyone()  # all have read before any writes
+    loader, found = repeatable_loader(data, batch_sampler=mine, collate_fn=data.collate, num_workers=num_workers), []
+    with tqdm(
+        total=sum(map(len, mine)), desc=condition, unit="question", disable=not accelerator.is_main_process
+    ) as bar:
+        for batch in loader:
+            given = []
+            try:
+                answered = answers(batch)
+            except torch.OutOfMemoryError as error:
+                raise ValueError(
+                    f"out of memory on {len(batch.indices)} questions such as {batch.questions[0].key}; inputs are "
+                    f"never made smaller silently: choose a smaller batch_size, fewer frames or fewer pixels ({error})"
+                ) from None
+            for index, question, answer in zip(batch.indices, batch.questions, answered, strict=True):
+                given.append(
+                    Prediction(
+                        question.key,
+                        question.video_name,
+                        question.task,
+                        question.answer,
+                        list(question.options),
+                        order=question.order,
+                        condition=condition,
+                        scanpath_of=data.scanpaths_of[index],
+                        time_s=question.end_s,
+                        **answer,
+                    )
+                )
+            if file is not None:
+                file.append(accelerator.process_index, given)
+            found += given
+            bar.update(len(batch.indices))
+            between_batches()
+    if file is not None:
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            file.merge()
+        accelerator.wait_for_everyone()
+        known = {key: prediction for (of, key), prediction in file.read().items() if of == condition}
+    else:
+        known = {prediction.key: prediction for prediction in gather_object(found)}
+    return [known[question.key] for question in questions]
+
+
+@torch.no_grad()
+def text_loss(
+    accelerator: Accelerator,
+    model,
+    cache: ClipCache,
+    questions: list[Question],
+    condition: str = "gaze",
+    batch_size: int = 8,
+    seed: int = 0,
+    num_workers: int = 0,
+    between_batches: Callable[[], None] = lambda: None,
+) -> float:
+    """Mean over open-ended questions of their answers' loss per token."""
+    model.eval()
+    data, mine = QuestionDataset(cache, questions, Condition.parse(condition), seed), []
+    batches = length_sorted_batches(questions, batch_size)[accelerator.process_index :: accelerator.num_processes]
+    for batch in repeatable_loader(data, batch_sampler=batches, collate_fn=data.collate, num_workers=num_workers):
+        batch.inputs.to(accelerator.device)
+        mine += text_losses(model, batch.inputs, batch.labels).tolist()
+        between_batches()
+    losses = gather_object(mine)
+    return sum(losses) / len(losses)
+
+
+def accuracy_table(scores: dict[str, dict]) -> str:
+    """A text table: conditions as rows, tasks and their mean as columns, in percent."""
+    tasks = sorted_tasks(task for score in scores.values() for task in score["tasks"])
+    header = ["gaze given"] + [task_info(task).abbreviation for task in tasks] + ["mean"]
+    rows = [
+        [condition]
+        + [f"{100 * score['tasks'][task]['accuracy']:.1f}" for task in tasks]
+        + [f"{100 * score['macro']:.1f}"]
+        for condition, score in scores.items()
+    ]
+    totals = [str(next(iter(scores.values()))["tasks"][task]["total"]) for task in tasks]
+    rows.append(["questions", *totals, str(sum(map(int, totals)))])
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = []
+    for row in [header, *rows]:
+        first, *others = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join([first, *(cell.strip().rjust(len(cell)) for cell in others)]))
+    return "\n".join(lines)
+
+
+def save_predictions(path, predictions: list[Prediction]) -> None:
+    """One JSON line per prediction."""
+    write_text(path, "".join(map(_line, predictions)))
+
+
+def load_predictions(path, conditions: list[str]) -> tuple[str, list[Prediction]]:
+    """The predictions that `save_predictions` wrote, and their condition; ValueError if that is none of these."""
+    saved = [Prediction(**json.loads(line)) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    found = sorted({prediction.condition for prediction in saved})
+    if len(found) != 1 or found[0] not in conditions:
+        raise ValueError(f"{path}: holds predictions under {found}, expected one of those evaluated: {conditions}")
+    return found[0], saved
+
+
+def largest_logit_difference(path, saved: list[Prediction], predictions: list[Prediction]) -> tuple[float, int]:
+    """Between predictions of the same questions, the saved ones those at `path`: (it, number of questions)."""
+    before, now = {p.key: p for p in saved}, {p.key: p for p in predictions}
+    if set(before) != set(now):
+        left_out, others = len(set(before) - set(now)), len(set(now) - set(before))
+        raise ValueError(f"{path}: {left_out} of its questions were not asked, {others} others were")
+    if any(before[key].scanpath_of != now[key].scanpath_of for key in before):
+        raise ValueError(f"{path}: gaze of other videos was given; the seed has to be that of the recipe")
+    differences = [abs(a - b) for key in before for a, b in zip(before[key].logits, now[key].logits, strict=True)]
+    return max(differences), len(before)

@@ -1,0 +1,307 @@
+"""
+Results beside the published ones, as a table in the shape of the paper's Table 1, figures, and model card metadata.
+
+    gazeqwen report results/*.json -o report/ [--latex] [--mixed]
+
+A result file is what `eval.py --output` writes: `scores` ({condition: {"tasks", "macro"}}, as `scoring.score` or
+`evaluation.accuracy` give them), `settings` and `provenance`. The report uses these keys too where they are there:
+
+- `name`: what the rows are called; otherwise the file's name.
+- `scorer`: see `scoring.SCORERS`; otherwise `strict`, which the largest logit of all questions is.
+- `predictions`: a JSONL file beside the result (`scoring.read_predictions`), with `condition` in its lines: gives
+  intervals, tests against the condition `none`, what is said of test points, and reliability.
+- `intervals`, `counts` and `options_permuted` of a condition, as `scoring.intervals`, `scoring.score` and
+  `scoring.option_robustness` give them.
+- of `settings`: `parameters` (text), and `toy_world` (whether the data are the toy world's).
+"""
+
+import argparse
+import json
+import re
+from os import PathLike
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from gazeqwen.evaluation.results import (
+    KINDS,
+    OTHER,
+    PUBLISHED,
+    STREAMGAZE,
+    TOY_WORLD,
+    WITHOUT_GAZE,
+    Result,
+    check_comparable,
+    differing,
+    read_result,
+    task_columns,
+)
+from gazeqwen.evaluation.scoring import score
+from gazeqwen.evaluation.statistics import mcnemar, permutation_test
+from gazeqwen.plots.report import draw_accuracies, draw_gains, draw_reliability
+from gazeqwen.questions.tasks import TASKS, task_info
+from gazeqwen.utils.command_line import one_line_errors
+from gazeqwen.utils.files import write_json, write_text
+from gazeqwen.utils.tables import NO_VALUE, Table, percent
+
+
+def _overall(accuracies: dict[str, float], shown: float | None = None) -> str:
+    """The mean over the tasks that are there, and how many they are unless they are StreamGaze's ten."""
+    mean = sum(accuracies.values()) / len(accuracies) if shown is None else shown
+    return percent(mean) + ("" if len(accuracies) == len(TASKS) else f" ({len(accuracies)} tasks)")
+
+
+def sampling(settings: dict) -> str:
+    """How many frames of a clip are shown."""
+    if settings.get("num_frames"):
+        return str(settings["num_frames"])
+    rate = f"{settings['fps']} fps" if settings.get("fps") else "adaptive"
+    return f"{rate}, at most {settings['max_frames']}" if settings.get("max_frames") else rate
+
+
+def result_table(results: list[Result], published: dict, beside: bool, mixed: bool = False) -> Table:
+    """One row for each result and condition, below the published ones if `beside`."""
+    tasks = task_columns(published, results)
+    names = [task_info(task).abbreviation for task in tasks]
+    header = ["method", "params", "frames", *names, "overall", "source"] + ["settings"] * mixed
+    rows, table = [], published["table_1"]
+    for row in table["rows"] if beside else []:
+        values = [percent(row["accuracy"].get(name)) for name in names]
+        about = [row["method"], row["params"] or NO_VALUE, row["frames"] or NO_VALUE]
+        rows.append([*about, *values, _overall(row["accuracy"], row["overall"]), f"published: {table['source']}"])
+    if beside:
+        delta = table["delta"]
+        values = [f"{delta['accuracy'][name]:+.1f}" if name in delta["accuracy"] else "" for name in names]
+        label = f"{delta['method']}, {delta['unit']}"
+        rows.append([label, "", "", *values, f"{delta['overall']:+.1f}", f"published: {table['source']}"])
+    rows = [row + [""] * mixed for row in rows]
+    for result in results:
+        for condition, values in result.scores.items():
+            accuracies = {task: of["accuracy"] for task, of in values["tasks"].items()}
+            about = [f"{result.name}, {condition}", result.settings.get("parameters") or NO_VALUE]
+            cells = [percent(accuracies.get(task)) for task in tasks]
+            same = result.same
+            shown = ", ".join(f"{key} {same[key]}" for key in ("data", "config", "split", "scorer"))
+            row = [*about, sampling(result.settings), *cells, _overall(accuracies), "measured here"]
+            rows.append(row + [shown] * mixed)
+    return Table(header, rows)
+
+
+def _measured_table(results: list[Result]) -> Table:
+    header = ["result", "data", "split", "scorer", "condition", "expected", "answered", "failed", "code", "device"]
+    rows = []
+    for result in results:
+        git = result.provenance.get("git")
+        code = re.sub(r"^([0-9a-f]{10})[0-9a-f]+", r"\1", git) if git else "unknown"
+        for condition, values in result.scores.items():
+            total = sum(of["total"] for of in values["tasks"].values())
+            counts = values.get("counts") or {"expected": total, "answered": NO_VALUE, "failed": NO_VALUE}
+            about = [result.name, *(str(result.same[key]) for key in ("data", "split", "scorer")), condition]
+            numbers = [str(counts.get(key, NO_VALUE)) for key in ("expected", "answered", "failed")]
+            rows.append([*about, *numbers, code, str(result.provenance.get("device", "unknown"))])
+    return Table(header, rows)
+
+
+def _interval_table(results: list[Result], published: dict) -> Table:
+    tasks = [task for task in task_columns(published, results) if any(task in result.tasks for result in results)]
+    rows = []
+    for result in results:
+        for condition, found in result.intervals.items():
+            values = result.scores[condition]
+            cells = []
+            for task in tasks:
+                of = values["tasks"].get(task)
+                cells.append(percent(of and of["accuracy"], found["tasks"].get(task)))
+            rows.append([f"{result.name}, {condition}", *cells, percent(values["macro"], found["macro"])])
+    return Table(["method", *(task_info(task).abbreviation for task in tasks), "overall"], rows)
+
+
+def _gain_table(results: list[Result], published: dict) -> Table:
+    rows = []
+    for result in results:
+        for condition, found in result.against_none.items():
+            ours, base = result.items[condition], result.items[WITHOUT_GAZE]
+            spread = found["intervals"]
+            label = f"{result.name}, {condition}"
+            for task in [task for task in task_columns(published, results) if task in found["tasks"]]:
+                pair = [[item for item in items if item.task == task] for items in (ours, base)]
+                test = f"McNemar, p = {mcnemar(*pair)['pvalue']:.2g}"
+                gain = percent(found["tasks"][task], spread["tasks"][task])
+                rows.append([label, task_info(task).abbreviation, str(len(pair[0])), gain, test])
+            test = f"permutation by video, p = {permutation_test(ours, base)['pvalue']:.2g}"
+            rows.append([label, "overall", str(len(ours)), percent(found["macro"], spread["macro"]), test])
+    return Table(["method", "task", "questions", f"gain over {WITHOUT_GAZE}, points", "test"], rows)
+
+
+def _test_point_table(results: list[Result]) -> Table:
+    names = ("accuracy", "majority_baseline", "yes_share", "yes_rate", "balanced_accuracy")
+    names += ("precision", "recall", "f1")
+    rows = []
+    for result in results:
+        for condition, values in result.scores.items():
+            details = score(result.items[condition], result.scorer)["tasks"] if condition in result.items else {}
+            for task, of in (values["tasks"] | details).items():
+                if task_info(task).group == "proactive" and "majority_baseline" in of:
+                    label = [f"{result.name}, {condition}", task_info(task).abbreviation, str(of["total"])]
+                    rows.append([*label, *(percent(of.get(name)) or NO_VALUE for name in names)])
+    return Table(["method", "task", "test points", *(name.replace("_", " ") for name in names)], rows)
+
+
+def _permuted_table(results: list[Result]) -> Table:
+    header = ["method", "orders", "questions", "accuracy in each", "mean", "answered the same in all"]
+    rows = []
+    for result in results:
+        for condition, values in result.scores.items():
+            if found := values.get("options_permuted"):
+                each = ", ".join(map(percent, found["accuracies"]))
+                numbers = [str(found["permutations"]), str(found["questions"]), each]
+                shown = [percent(found["accuracy"]), percent(found["same_share"])]
+                rows.append([f"{result.name}, {condition}", *numbers, *shown])
+    return Table(header, rows)
+
+
+# ------------------------------------------------------------------ model card metadata
+def model_index(results: list[Result]) -> list[dict]:
+    """`model-index` of a model card, one model for each result: its headline condition's accuracies, from 0 to 1."""
+    found = []
+    for result in results:
+        condition = result.headline
+        values = result.scores[condition]
+        named = {task_info(task).abbreviation: of["accuracy"] for task, of in values["tasks"].items()}
+        named[f"mean over {len(named)} tasks"] = values["macro"]
+        about = {
+            "task_type": "video-text-to-text",
+            "dataset_type": {STREAMGAZE: "danaleee/StreamGaze", TOY_WORLD: "toy-world"}.get(result.kind, "other"),
+            "dataset_name": result.data_name,
+            "dataset_config": result.same["config"],
+            "dataset_split": result.same["split"],
+            "dataset_args": {"condition": condition, "scorer": result.scorer} | result.pooled,
+            "metric_type": "accuracy",
+        }
+        rows = [EvalResult(**about, metric_name=f"accuracy, {name}", metric_value=of) for name, of in named.items()]
+        found += ModelCardData(model_name=result.name, eval_results=rows).to_dict()["model-index"]
+    return found
+
+
+# ------------------------------------------------------------------ the report
+def write_report(
+    paths: list[str | PathLike], output: str | PathLike, latex: bool = False, mixed: bool = False
+) -> list[Path]:
+    """Write the report on some result files into a folder; the files written, `report.md` first."""
+    results = [result for result in map(read_result, dict.fromkeys(map(Path, paths))) if result is not None]
+    if not results:
+        raise ValueError(f"no result among {', '.join(map(str, paths)) or 'no files'}")
+    names = [result.name for result in results]
+    for result in results:
+        if names.count(result.name) > 1:
+            same = ", ".join(str(other.path) for other in results if other.name == result.name)
+            raise ValueError(f"{same}: all are named {result.name!r}; give each a `name`")
+    by_kind = {kind: [result for result in results if result.kind == kind] for kind in KINDS}
+    for members in by_kind.values():
+        if members and not mixed:
+            check_comparable(members)
+
+    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    output = Path(output)
+    parts = ["# Results", "Accuracies in %; overall: the unweighted mean over the tasks of the row."]
+    tex, written = [], []
+    for kind, members in sorted(by_kind.items(), key=lambda pair: not pair[1]):  # what was measured comes first
+        if not members and kind != STREAMGAZE:
+            continue
+        beside = kind == STREAMGAZE
+        table = result_table(members, published, beside, mixed)
+        tex.append(f"% {kind}\n{table.latex()}")
+        parts += [f"## {kind}", _introduction(kind, members, published), table.markdown()]
+        if members:
+            more, figures = _details(kind, members, published, output)
+            parts += more
+            written += figures
+        if beside:
+            parts += _card_section(published)
+    write_text(output / "report.md", "\n\n".join(parts) + "\n")
+    write_json(output / "model-index.json", {"model-index": model_index(results)})
+    written = [output / "report.md", *written, output / "model-index.json"]
+    if latex:
+        write_text(output / "report.tex", "\n\n".join(tex) + "\n")
+        written.append(output / "report.tex")
+    return written
+
+
+def _introduction(kind: str, members: list[Result], published: dict) -> str:
+    if kind == TOY_WORLD:
+        return (
+            "**Toy world**: a tiny backbone on drawn videos. These numbers show that the mechanism works; they say "
+            "nothing about StreamGaze and do not compare with any published row."
+        )
+    if kind == OTHER:
+        return "Measured here on data that are not StreamGaze's; they do not compare with any published row."
+    table = published["table_1"]
+    notes = " ".join(f"{row['method']}: {row['note']}." for row in table["rows"] if "note" in row)
+    rows = f"Published rows: {table['source']}, as printed there; nothing of them was measured here. {notes}"
+    if not members:
+        return f"{rows} No result on StreamGaze was measured here yet."
+    return (
+        f"{rows} Rows `measured here` are on the data, split and with the scorer given below the table; a published "
+        "row is on the questions, frames and prompts of its authors."
+    )
+
+
+def _details(kind: str, members: list[Result], published: dict, output: Path) -> tuple[list[str], list[Path]]:
+    """What is below a table: where rows come from, settings that differ, statistics, figures."""
+    parts = ["### Measured here", _measured_table(members).markdown()]
+    different = differing(members) if len(members) > 1 else {}
+    if different:
+        rows = [[name, *(json.dumps(one, ensure_ascii=False) for one in values)] for name, values in different.items()]
+        parts += ["### Settings that differ", Table(["setting", *(r.name for r in members)], rows).markdown()]
+    sections = {
+        "### 95 % intervals, by bootstrap of videos": _interval_table(members, published),
+        "### Gain over no gaze (scored strict)": _gain_table(members, published),
+        "### Test points of proactive tasks": _test_point_table(members),
+        "### Other orders of the options (over questions, scored strict)": _permuted_table(members),
+    }
+    for title, table in sections.items():
+        if table.rows:
+            parts += [title, table.markdown()]
+    stem, figures = kind.lower().replace(" ", "_"), []
+    title = {TOY_WORLD: "Toy world (not StreamGaze)"}.get(kind, kind)
+    beside = kind == STREAMGAZE
+    drawn = {
+        "accuracy": draw_accuracies(output / f"{stem}_accuracy.png", members, published, beside, f"{title}: accuracy"),
+        "gain": draw_gains(output / f"{stem}_gain.png", members, f"{title}: gain by gaze"),
+        "reliability": draw_reliability(output / f"{stem}_reliability.png", members, f"{title}: reliability"),
+    }
+    for name, there in drawn.items():
+        path = output / f"{stem}_{name}.png"
+        if there:
+            parts.append(f"![{title}: {name}]({path.name})")
+            figures.append(path)
+        else:
+            path.unlink(missing_ok=True)  # of an earlier report, on other results
+    return parts, figures
+
+
+def _card_section(published: dict) -> list[str]:
+    card = published["model_card_v2"]
+    names = list(published["table_1"]["rows"][0]["accuracy"])
+    rows = [
+        [row["method"], *(percent(row["accuracy"].get(name)) for name in names), percent(row["overall"])]
+        for row in card["rows"]
+    ]
+    table = Table(["method", *names, "overall, as printed"], rows)
+    return ["### Published elsewhere", f"{card['source']}. {card['caveat']}", table.markdown()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="+", help="result files of eval.py --output")
+    parser.add_argument("-o", "--output", required=True, help="folder that the report is written into")
+    parser.add_argument("--latex", action="store_true", help="write the tables as report.tex too")
+    parser.add_argument("--mixed", action="store_true", help="other data, split or scorer in one table, in a column")
+    arguments = parser.parse_args()
+    for path in write_report(arguments.results, arguments.output, arguments.latex, arguments.mixed):
+        print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

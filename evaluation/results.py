@@ -1,0 +1,205 @@
+"""Result files, read and checked."""
+
+import itertools
+import json
+import math
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+
+from gazeqwen.evaluation.scoring import GROUPS, SCORERS, GradedAnswer, read_predictions, score
+from gazeqwen.evaluation.statistics import intervals, paired_difference
+from gazeqwen.questions.tasks import TASKS, task_info
+from gazeqwen.utils.settings import flat
+
+PUBLISHED = Path(__file__).parent.parent / "results" / "published.json"
+
+
+# Each in a table of its own; the published rows stand beside the first alone.
+STREAMGAZE, TOY_WORLD, OTHER = KINDS = ("StreamGaze", "Toy world", "Other data")
+
+
+WITHOUT_GAZE = "none"
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A result file; `items`: {condition: questions with their answers} where predictions are at hand."""
+
+    path: Path
+    name: str
+    scores: dict[str, dict]
+    settings: dict
+    provenance: dict
+    scorer: str
+    items: dict[str, list[GradedAnswer]]
+
+    @cached_property
+    def kind(self) -> str:
+        """
+        Data are the toy world's if the settings say so, if the data's or the base model's path does, or if a video's
+        name is one that `toyworld.generate` gives.
+        """
+        paths = [self.settings.get("data"), (self.settings.get("adapter") or {}).get("base_model_name_or_path")]
+        videos = {item.video_name for items in self.items.values() for item in items}
+        toy = any(map(is_toy_world, [*filter(None, paths), *videos]))
+        if self.settings.get("toy_world", toy):
+            return TOY_WORLD
+        return STREAMGAZE if all(task in TASKS for task in self.tasks) else OTHER
+
+    @cached_property
+    def tasks(self) -> set[str]:
+        return {task for values in self.scores.values() for task in values["tasks"]}
+
+    @cached_property
+    def headline(self) -> str:
+        """The condition that stands for the model: `gaze` (also called `model`), or the file's first."""
+        return next((name for name in ("gaze", "model") if name in self.scores), next(iter(self.scores)))
+
+    @cached_property
+    def intervals(self) -> dict[str, dict]:
+        """{condition: `scoring.intervals`}, where the file has them or predictions are at hand."""
+        found = {name: values["intervals"] for name, values in self.scores.items() if values.get("intervals")}
+        return {name: intervals(items, self.scorer) for name, items in self.items.items()} | found
+
+    @cached_property
+    def against_none(self) -> dict[str, dict]:
+        """{condition: `paired_difference` from the same run without gaze}, where predictions are at hand."""
+        base = self.items.get(WITHOUT_GAZE)
+        others = {name: items for name, items in self.items.items() if name != WITHOUT_GAZE}
+        return {name: paired_difference(items, base) for name, items in others.items()} if base else {}
+
+    @property
+    def pooled(self) -> dict[str, list]:
+        """`seeds` of the models whose mean it is, if it is that of several."""
+        seeds = self.settings.get("seeds") or []
+        return {"seeds": seeds} if len(seeds) > 1 else {}
+
+    @property
+    def data_name(self) -> str:
+        """What the data are called: where a folder lies is nobody else's business."""
+        data = str(self.same["data"])
+        return {STREAMGAZE: "StreamGaze", TOY_WORLD: "toy world (not StreamGaze)"}.get(
+            self.kind, Path(data).name if Path(data).is_absolute() else data
+        )
+
+    @property
+    def same(self) -> dict:
+        """What results of one table must share."""
+        totals, seeds = {}, len(self.pooled.get("seeds", [0]))  # each answers the same questions
+        for values in self.scores.values():
+            for task, of in values["tasks"].items():
+                totals[f"questions of {task}"] = of.get("expected", of["total"]) // seeds
+        settings = {"data": self.settings.get("data"), "config": self.settings.get("config", "default")}
+        return settings | {"split": self.settings.get("split"), "scorer": self.scorer} | totals
+
+
+def is_toy_world(name: str) -> bool:
+    """Whether a folder or an id is called after the toy world, or a video as `toyworld.generate` calls it."""
+    return re.search(r"toy[-_ ]?world|^toy-\w+-\d{4}", name) is not None
+
+
+def is_published(value) -> bool:
+    return isinstance(value, dict) and "table_1" in value
+
+
+def read_result(path: str | PathLike) -> Result | None:
+    """
+    A result file; None for the published rows, which are in every report. Raises ValueError naming the file and the
+    value that is not as it should be, also where accuracies are not those of the counts or of the predictions.
+    """
+    path = Path(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if is_published(value):
+        return None
+
+    def check(right, what: str) -> None:
+        if not right:
+            raise ValueError(f"{path}: {what}")
+
+    check(isinstance(value, dict), f"got {str(value)[:80]}, expected scores, settings and provenance")
+    for key in ("scores", "settings", "provenance"):
+        shown = str(value.get(key))[:80]
+        check(isinstance(value.get(key), dict) and value[key], f"{key} is {shown}, expected an object")
+    for condition, values in value["scores"].items():
+        tasks = values.get("tasks") if isinstance(values, dict) else None
+        check(isinstance(tasks, dict) and tasks, f"scores, {condition}: tasks are {tasks!r}, expected an object")
+        for task, of in tasks.items():
+            numbers = [of.get(key) if isinstance(of, dict) else None for key in ("correct", "total", "accuracy")]
+            right = all(isinstance(number, (int, float)) and number >= 0 for number in numbers)
+            right = right and math.isclose(numbers[0], numbers[1] * numbers[2], abs_tol=1e-6)
+            shown = dict(zip(("correct", "total", "accuracy"), numbers, strict=True))
+            check(right, f"scores, {condition}, {task}: {shown} do not fit")
+        mean = sum(of["accuracy"] for of in tasks.values()) / len(tasks)
+        macro = values.get("macro")
+        right = isinstance(macro, (int, float)) and math.isclose(macro, mean, abs_tol=1e-6)
+        check(right, f"scores, {condition}: macro is {macro!r}, but the mean of its {len(tasks)} tasks is {mean:.6f}")
+    scorer = value.get("scorer", "strict")
+    check(scorer in SCORERS, f"scorer is {scorer!r}, expected one of {SCORERS}")
+    items = {}
+    if value.get("predictions"):
+        file = path.parent / value["predictions"]
+        check(file.is_file(), f"its predictions {file} are not there")
+        items = read_predictions(file)
+        if set(items) == {None} and len(value["scores"]) == 1:
+            items = {next(iter(value["scores"])): items[None]}
+        known = sorted(map(str, value["scores"]))
+        check(set(items) & set(value["scores"]), f"{file} has conditions {sorted(map(str, items))}, scores {known}")
+        items = {condition: items[condition] for condition in value["scores"] if condition in items}
+        for condition, answers in items.items():
+            found, macro = score(answers, scorer)["macro"], value["scores"][condition]["macro"]
+            right = math.isclose(found, macro, abs_tol=1e-6)
+            check(right, f"scores, {condition}: macro is {macro:.6f}, but that of {file} is {found:.6f}")
+    name = str(value.get("name") or path.stem)
+    return Result(path, name, value["scores"], value["settings"], value["provenance"], scorer, items)
+
+
+def check_comparable(results: list[Result]) -> None:
+    """Raise ValueError with what differs between results that would share a table."""
+    for first, other in itertools.combinations(results, 2):
+        keys = [key for key in first.same if key in other.same and first.same[key] != other.same[key]]
+        if keys:
+            shown = "; ".join(f"{key}: {first.same[key]!r} and {other.same[key]!r}" for key in keys)
+            raise ValueError(
+                f"{first.path} and {other.path} differ, so that their rows do not compare ({shown}); "
+                "--mixed shows them in one table, with these settings in a column"
+            )
+
+
+def differing(results: list[Result]) -> dict[str, list]:
+    """{setting: its value in each result}, of settings, provenance and scorer, of those that are not all the same."""
+    settings = [
+        flat({"scorer": result.scorer, **result.settings, "provenance": result.provenance}) for result in results
+    ]
+    names = dict.fromkeys(name for one in settings for name in one)
+    found = {name: [one.get(name) for one in settings] for name in names}
+    return {name: values for name, values in found.items() if len(set(map(repr, values))) > 1}
+
+
+def task_columns(published: dict, results: list[Result]) -> list[str]:
+    """Tasks: StreamGaze's in the order of the paper's table, then those of people's own data."""
+    order = list(published["table_1"]["rows"][0]["accuracy"])
+    ten = sorted(TASKS, key=lambda task: order.index(TASKS[task].abbreviation))
+    return ten + sorted({task for result in results for task in result.tasks} - set(ten))
+
+
+def group_gains(result: Result, condition: str) -> dict[str, tuple[float, list[float] | None]]:
+    """{group, then `overall`: (gain over the same run without gaze, its interval where predictions are at hand)}."""
+    if condition in result.against_none:
+        found = result.against_none[condition]
+        spread = found["intervals"]
+        gain = {group: (value, spread["groups"][group]) for group, value in found["groups"].items()}
+        return gain | {"overall": (found["macro"], spread["macro"])}
+    ours, base = (result.scores[name]["tasks"] for name in (condition, WITHOUT_GAZE))
+    each = {task: of["accuracy"] - base[task]["accuracy"] for task, of in ours.items() if task in base}
+    gain = {}
+    for group in (*GROUPS, "own"):
+        members = [value for task, value in each.items() if task_info(task).group == group]
+        if members:
+            gain[group] = sum(members) / len(members), None
+    return gain | ({"overall": (sum(each.values()) / len(each), None)} if each else {})

@@ -1,0 +1,288 @@
+"""
+What answers are worth: scorers of StreamGaze's tasks.
+
+A run is a list of `GradedAnswer`, one for each question that should have been answered (of proactive tasks, for each
+test point). Every accuracy is from 0 to 1.
+"""
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from gazeqwen.questions.prompts import OPTION_LETTERS
+from gazeqwen.questions.tasks import TASKS, task_info
+
+SCORERS = ("strict", "streamgaze")
+GROUPS = tuple(dict.fromkeys(task.group for task in TASKS.values()))
+YES_NO = ("Yes", "No")
+
+
+# ------------------------------------------------------------------ questions with their answers
+@dataclass(frozen=True)
+class GradedAnswer:
+    """
+    A question that was expected to be answered. `answer`: index of the right option; of proactive tasks 0 is Yes, 1 is
+    No. `options`: how many were offered, or their texts. The answer given: `logits` of the offered options in their
+    order, or a generated `response` ("" if generation failed); neither if the question was not answered at all.
+    `order`: if options were permuted, which original option stood at each place.
+
+    Raises ValueError naming the key and what is wrong with it.
+    """
+
+    key: str
+    video_name: str
+    task: str
+    answer: int
+    options: int | Sequence[str]
+    logits: Sequence[float] | None = None
+    response: str | None = None
+    order: Sequence[int] | None = None
+
+    def __post_init__(self):
+        def check(right: bool, name: str, expected: str) -> None:
+            if not right:
+                raise ValueError(f"question {self.key!r}: {name} is {getattr(self, name)!r}, expected {expected}")
+
+        most, count = len(OPTION_LETTERS), self.options if isinstance(self.options, int) else len(self.options)
+        check(not isinstance(self.options, str), "options", "a number, or a list of texts")
+        check(2 <= count <= most and (count == 2 or not self.proactive), "options", f"2 (Yes, No), or up to {most}")
+        check(isinstance(self.answer, int) and 0 <= self.answer < count, "answer", f"an index below {count}")
+        check(self.response is None or isinstance(self.response, str), "response", "text")
+        check(self.response is None or self.logits is None, "response", "none where there are logits")
+        finite = self.logits is None or (len(self.logits) == count and all(map(math.isfinite, self.logits)))
+        check(finite, "logits", f"{count} finite numbers")
+        check(self.order is None or sorted(self.order) == list(range(count)), "order", f"0 to {count - 1}, permuted")
+
+    @property
+    def proactive(self) -> bool:
+        return task_info(self.task).group == "proactive"
+
+    @property
+    def choice(self) -> int | None:
+        """The option with the largest logit (of equals the first), or the one that the response says exactly."""
+        if self.logits is not None:
+            return int(np.argmax(self.logits))
+        return None if self.response is None else exact_choice(self.response, self.options, self.proactive)
+
+    def original(self, index: int | None) -> int | None:
+        """The option's index before options were permuted."""
+        return index if index is None or self.order is None else self.order[index]
+
+
+def as_graded_answer(row: dict | GradedAnswer, where: str = "a question") -> GradedAnswer:
+    """
+    From a dict, such as a line of a predictions file. Keys that are no field are passed over. The video's name and the
+    number of options may be left out where `key` is a `streamgaze.Question`'s, which holds them.
+    """
+    if isinstance(row, GradedAnswer):
+        return row
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: got {row!r}, expected key, video_name, task, answer, options")
+    values = {field.name: row[field.name] for field in fields(GradedAnswer) if field.name in row}
+    if not {"video_name", "options"} <= set(values):
+        try:
+            video_name, _, _, _, options = json.loads(values["key"])
+        except (KeyError, TypeError, ValueError):
+            pass
+        else:
+            values = {"video_name": video_name, "options": tuple(options), **values}
+    try:
+        return GradedAnswer(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def read_predictions(path: str | PathLike) -> dict[str | None, list[GradedAnswer]]:
+    """The questions of a JSONL file by the `condition` in their lines, None where there is none."""
+    found = defaultdict(list)
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error}): {line[:80]!r}") from None
+        found[row.get("condition") if isinstance(row, dict) else None].append(
+            as_graded_answer(row, f"{path}, line {number}")
+        )
+    return {condition: checked(items, f"{path}, condition {condition}: ") for condition, items in found.items()}
+
+
+def checked(items: Iterable[dict | GradedAnswer], where: str = "") -> list[GradedAnswer]:
+    """A run's questions. Raises ValueError if there are none, or some twice."""
+    items = [as_graded_answer(item, f"{where}question {number}") for number, item in enumerate(items, 1)]
+    if not items:
+        raise ValueError(f"{where}no questions to score")
+    seen, again = set(), set()
+    for item in items:
+        (again if item.key in seen else seen).add(item.key)
+    if again:
+        raise ValueError(f"{where}{len(again)} of {len(seen)} questions are there twice or more, such as {min(again)}")
+    return items
+
+
+# ------------------------------------------------------------------ responses -> answers
+_LETTERED = re.compile(rf"\(?([{OPTION_LETTERS}])([).:,;-]*)(\s*)(.*)", re.DOTALL)
+
+
+def exact_choice(response: str, options: int | Sequence[str], proactive: bool = False) -> int | None:
+    """
+    The option that a response names, None if it names none for certain: a capital letter alone ("B", "(B)", "B."), or
+    first and followed by `.`, `)` or `:` and a space, or by its option's text; to proactive questions also Yes or No,
+    in any case. A letter with the text of another option names none.
+    """
+    text = response.strip()
+    texts = YES_NO if proactive else () if isinstance(options, int) else options
+
+    def plain(words: str) -> str:
+        return words.strip().rstrip(".!").casefold()
+
+    if proactive and plain(text) in ("yes", "no"):
+        return ("yes", "no").index(plain(text))
+    match = _LETTERED.fullmatch(text)
+    if match is None:
+        return None
+    letter, marks, space, rest = match.groups()
+    index = OPTION_LETTERS.index(letter)
+    if index >= (options if isinstance(options, int) else len(options)):
+        return None
+    named = [place for place, option in enumerate(texts) if plain(option) == plain(rest)]
+    if rest and named:
+        return index if index in named and (marks or space) else None
+    return index if not rest or (space and set(marks) & set(".):")) else None
+
+
+@dataclass(frozen=True)
+class _Grade:
+    """`correct`: None for a question that the scorer leaves out of its denominator. `read`: an answer was found."""
+
+    correct: bool | None
+    said_yes: bool
+    read: bool
+
+
+def _strict(item: GradedAnswer) -> _Grade:
+    choice = item.choice
+    return _Grade(choice == item.answer, choice == 0, choice is not None)
+
+
+def _streamgaze(item: GradedAnswer) -> _Grade:
+    response = item.response
+    if item.logits is not None:
+        response = (YES_NO if item.proactive else OPTION_LETTERS)[item.choice]
+    said = (response or "").strip().upper()
+    if item.proactive:
+        words = [word.upper() in said for word in YES_NO]
+        return _Grade(words[item.answer], words[0], any(words))
+    letter = re.search(r"\b[A-D]\b", said)
+    right = (letter[0] if letter else said) == OPTION_LETTERS[item.answer]
+    return _Grade(None if response is None else right, False, letter is not None)
+
+
+def grade(item: GradedAnswer, scorer: str) -> _Grade:
+    if scorer not in SCORERS:
+        raise ValueError(f"scorer {scorer!r}, expected one of {SCORERS}")
+    return (_strict if scorer == "strict" else _streamgaze)(item)
+
+
+# ------------------------------------------------------------------ scores
+def score(items: Iterable[dict | GradedAnswer], scorer: str = "strict") -> dict:
+    """
+    Accuracies of a run.
+
+    `strict`: a response counts as `exact_choice` reads it; every expected question is in the denominator.
+    `streamgaze`: as `evaluate_results.py` of StreamGaze. The first letter A to D that stands alone in the upper-cased
+    response (the article "A" is one; where there are more than four options, the others match only as the whole
+    response); to proactive questions, whether it contains YES or NO (which "KNOW" does, and "Yes ... not" contains
+    both). Questions that were not answered at all leave the denominator, except proactive ones; a task without any
+    answer is 0. Logits count as the letter of the largest.
+
+    `tasks`: of each {"expected", "answered" (an answer was found), "failed" (the others), "total" (the denominator),
+    "correct", "accuracy"}, of proactive tasks also what `_detection` says. `macro`: the unweighted mean over the tasks
+    that are there, `macro_10` over StreamGaze's ten, None unless all are; `micro`: over questions; `groups`: the mean
+    of each group's tasks. `counts`: the sums over tasks; `failed`: each failed question and why.
+    """
+    by_task, failed = defaultdict(list), []
+    for item in checked(items):
+        by_task[item.task].append((item, grade(item, scorer)))
+    tasks = {}
+    for task in sorted_tasks(by_task):
+        pairs = by_task[task]
+        counted = [mark.correct for _, mark in pairs if mark.correct is not None]
+        answered = sum(mark.read for _, mark in pairs)
+        tasks[task] = {
+            "expected": len(pairs),
+            "answered": answered,
+            "failed": len(pairs) - answered,
+            "total": len(counted),
+            "correct": sum(counted),
+            "accuracy": sum(counted) / len(counted) if counted else 0.0,
+        }
+        if task_info(task).group == "proactive":
+            tasks[task] |= _detection(pairs)
+        for item, mark in pairs:
+            if not mark.read:
+                why = "not answered" if item.response is None else f"response {item.response!r}"
+                failed.append({"key": item.key, "task": task, "why": why})
+    counts = {name: sum(values[name] for values in tasks.values()) for name in ("expected", "answered", "failed")}
+    correct, total = (sum(values[name] for values in tasks.values()) for name in ("correct", "total"))
+    accuracies = {task: values["accuracy"] for task, values in tasks.items()}
+    return {
+        "scorer": scorer,
+        "tasks": tasks,
+        "macro": _mean(accuracies.values()),
+        "macro_10": _mean(accuracies[task] for task in TASKS) if set(TASKS) <= set(accuracies) else None,
+        "micro": correct / total if total else 0.0,
+        "groups": {group: _mean(accuracies[task] for task in members) for group, members in _groups(accuracies)},
+        "counts": counts,
+        "failed": failed,
+    }
+
+
+def _detection(pairs: list[tuple[GradedAnswer, _Grade]]) -> dict:
+    """
+    Of test points: `yes_share`, how many are due; `yes_rate`, how many were answered Yes; `majority_baseline`, the
+    accuracy of the same answer always; `balanced_accuracy`, the mean of both classes' accuracies; `precision`,
+    `recall` and `f1` of Yes. None where a ratio has no denominator.
+    """
+
+    def share(part: float, whole: float) -> float | None:
+        return part / whole if whole else None
+
+    due = [mark for item, mark in pairs if item.answer == 0]
+    others = [mark for item, mark in pairs if item.answer == 1]
+    found, said = sum(mark.said_yes for mark in due), sum(mark.said_yes for _, mark in pairs)
+    of_both = [share(sum(mark.correct for mark in marks), len(marks)) for marks in (due, others)]
+    return {
+        "yes_share": len(due) / len(pairs),
+        "yes_rate": said / len(pairs),
+        "majority_baseline": max(len(due), len(others)) / len(pairs),
+        "balanced_accuracy": None if None in of_both else sum(of_both) / 2,
+        "precision": share(found, said),
+        "recall": share(found, len(due)),
+        "f1": share(2 * found, said + len(due)),
+    }
+
+
+def sorted_tasks(tasks: Iterable[str]) -> list[str]:
+    """StreamGaze's in its order, then others by name."""
+    tasks = set(tasks)
+    return [task for task in TASKS if task in tasks] + sorted(tasks - set(TASKS))
+
+
+def _groups(tasks: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """(group, its tasks), StreamGaze's groups first; `own` are tasks of people's own data."""
+    members = defaultdict(list)
+    for task in tasks:
+        members[task_info(task).group].append(task)
+    return [(group, members[group]) for group in (*GROUPS, "own") if group in members]
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values)

@@ -1,0 +1,1 @@
+"""One question about one recording, with gaze and without."""

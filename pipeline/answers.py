@@ -1,0 +1,31 @@
+"""Answers that a question offers, as tokens, logits and losses."""
+
+import torch
+import torch.nn.functional as F
+
+
+def answer_tokens(tokenizer, answers: list[str]) -> list[int]:
+    """The token of each answer, such as the letters A to D; ValueError if one of them is not one token."""
+    tokens = [tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
+    for answer, ids in zip(answers, tokens, strict=True):
+        if len(ids) != 1:
+            raise ValueError(f"the tokenizer splits the answer {answer!r} into {len(ids)} tokens, expected 1")
+    return [ids[0] for ids in tokens]
+
+
+def option_logits(model, inputs, tokens: list[list[int]]) -> torch.Tensor:
+    """(B, most answers) float32 logits of the answers that each question offers, -inf where it offers fewer."""
+    logits = model(**inputs, logits_to_keep=1).logits[:, -1]
+    most = max(map(len, tokens))
+    padded = torch.tensor([row + [0] * (most - len(row)) for row in tokens], device=logits.device)
+    offered = torch.tensor([len(row) for row in tokens], device=logits.device)[:, None]
+    chosen = logits.gather(1, padded).float()
+    return chosen.masked_fill(torch.arange(most, device=logits.device) >= offered, float("-inf"))
+
+
+def text_losses(model, inputs, labels: torch.Tensor) -> torch.Tensor:
+    """(B,) cross-entropy of open-ended answers, `labels` (B, tokens) with -100 for padding, mean over their tokens."""
+    logits = model(**inputs, logits_to_keep=labels.shape[1] + 1).logits[:, :-1].float()
+    labels = labels.to(logits.device)
+    losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=-100)
+    return losses.sum(1) / (labels != -100).sum(1)

@@ -1,0 +1,234 @@
+"""Questions -> batches of model inputs, read ahead by loader workers; which questions an epoch holds, and when."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gazeqwen.pipeline.answers import answer_tokens
+from gazeqwen.pipeline.clip_cache import ClipCache
+from gazeqwen.pipeline.conditions import Condition, assign_scanpaths, noisy
+from gazeqwen.pipeline.overlays import Drawing, gaze_in_words
+from gazeqwen.processing_gazeqwen import GazeQwenInputs
+from gazeqwen.questions.prompts import chat_message
+from gazeqwen.questions.question import Question
+from gazeqwen.scanpath_gazeqwen import Scanpath
+
+OWN_GAZE = Condition("model")
+
+
+@dataclass
+class Batch:
+    """
+    `inputs` of the model for some `questions`, `indices` of the whole list. Prompts end at the last position.
+    `answer_tokens`: per question, the token of each answer it offers. Of open-ended questions the answer's text ends
+    at the last position instead, and `labels` (B, K) are the tokens of the last K positions, -100 where there is none.
+    """
+
+    indices: list[int]
+    questions: list[Question]
+    inputs: GazeQwenInputs
+    answer_tokens: list[list[int]]
+    labels: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """
+    Of scanpaths in training: normal noise on x and y, `noise` of the frame's size, and each fixation left out with
+    probability `dropout`, one at least kept. Neither is in the paper; the reference code has .02 and .1. `seed`: of
+    what is drawn anew in each epoch.
+    """
+
+    noise: float = 0.0
+    dropout: float = 0.0
+    seed: int = 0
+
+    def __call__(self, scanpath: Scanpath, rng: np.random.Generator) -> Scanpath:
+        if len(scanpath) and self.noise:
+            scanpath = noisy(scanpath, self.noise, rng)
+        if len(scanpath) and self.dropout:
+            kept = rng.random(len(scanpath)) >= self.dropout
+            kept[rng.integers(len(scanpath))] |= not kept.any()
+            scanpath = Scanpath(scanpath.table[kept], scanpath.ids[kept])
+        return scanpath
+
+
+def prompt_under(
+    condition: Condition, question: Question, scanpath: Scanpath | None, style: str
+) -> tuple[str, list[str]]:
+    """The user turn of a question under a condition, and the answers it offers."""
+    prompt, answers = question.prompt(style)
+    if "text" in condition.channels and scanpath is not None:
+        prompt = f"{gaze_in_words(scanpath, question.start_s, question.end_s)}\n{prompt}"
+    return prompt, answers
+
+
+class QuestionDataset(torch.utils.data.Dataset):
+    """
+    (index, question, the scanpath given for it as it sees it, its clip) by index: here, in the loader's workers, clips
+    are decoded, and gaze is snapped once for all that it is given by. `condition` says whose gaze is given, and how;
+    `seed` draws what of it is random. `scanpaths_of`: the videos whose `scanpaths` are given.
+    """
+
+    def __init__(
+        self,
+        cache: ClipCache,
+        questions: list[Question],
+        condition: Condition = OWN_GAZE,
+        seed: int = 0,
+        augmentation: Augmentation | None = None,
+    ):
+        self.cache, self.questions, self.condition, self.augmentation = cache, questions, condition, augmentation
+        given = assign_scanpaths(condition, questions, seed)
+        self.scanpaths_of, self.scanpaths = [of for of, _ in given], [scanpath for _, scanpath in given]
+        self.epoch = 0
+
+    @property
+    def drawings(self) -> list[Drawing | None]:
+        """What is drawn on each question's clip, for `ClipCache.fill`."""
+        return [self.condition.drawing(scanpath) for scanpath in self.scanpaths]
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, index: int) -> tuple[int, Question, Scanpath | None, dict | None]:
+        question, scanpath, augmentation = self.questions[index], self.scanpaths[index], self.augmentation
+        if self.condition.text_only:
+            return index, question, None, None
+        if scanpath is not None and augmentation is not None:
+            scanpath = augmentation(scanpath, np.random.default_rng([augmentation.seed, self.epoch, index]))
+        clip = self.cache.read(question, self.condition.drawing(scanpath))
+        return index, question, question.seen(scanpath, clip["step_spans_s"], self.cache.processor.snap_s), clip
+
+    def collate(self, samples: list[tuple]) -> Batch:
+        """A batch of samples, all open-ended or none."""
+        processor = self.cache.processor
+        indices, questions, scanpaths, clips = (list(column) for column in zip(*samples, strict=True))
+        asked = [
+            prompt_under(self.condition, question, scanpath, processor.prompt_style)
+            for question, scanpath in zip(questions, scanpaths, strict=True)
+        ]
+        texts = [
+            processor.apply_chat_template(
+                chat_message(prompt, with_video=not self.condition.text_only), add_generation_prompt=True
+            )
+            for prompt, _ in asked
+        ]
+        labels = None
+        if questions[0].answer_text is not None:
+            texts, labels = self._with_answers(texts, questions)
+        if self.condition.text_only:
+            inputs = processor.collate(texts, [], padding_side="left")
+        else:
+            for_model = scanpaths if "model" in self.condition.channels else None
+            inputs = processor.collate(texts, clips, for_model, padding_side="left")
+        if labels is not None and not torch.equal(
+            inputs["input_ids"][:, -labels.shape[1] :][labels != -100], labels[labels != -100]
+        ):
+            raise ValueError("the tokens of an answer change when it follows its prompt")
+        offered = [answer_tokens(processor.tokenizer, answers) for _, answers in asked]
+        return Batch(indices, questions, inputs, offered, labels)
+
+    def _with_answers(self, texts: list[str], questions: list[Question]) -> tuple[list[str], torch.Tensor]:
+        tokenizer = self.cache.processor.tokenizer
+        answers = [question.answer_text + tokenizer.eos_token for question in questions]
+        tokens = [tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
+        labels = torch.full((len(tokens), max(map(len, tokens))), -100)
+        for row, ids in zip(labels, tokens, strict=True):
+            row[len(row) - len(ids) :] = torch.tensor(ids)
+        return [text + answer for text, answer in zip(texts, answers, strict=True)], labels
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """
+    What one process runs at a time. `share` of the optimizer step's loss: its samples / all samples of the step, 0 for
+    one that only keeps the process in step with the others. `ends_step`: the optimizer steps after it.
+    """
+
+    indices: list[int]
+    share: float
+    ends_step: bool
+
+
+class MicroBatchSampler:
+    """
+    One process's micro-batches of an epoch, for a data loader. Which samples make an optimizer step depends on the
+    seed, the epoch and their number `step_size` alone, not on how many processes and micro-batches they are spread
+    over. Clips of similar length come together, so that little is padded; open-ended questions are never mixed with
+    others. With `balance_tasks` each epoch draws as many questions as there are, every task as often as the others,
+    with replacement: of StreamGaze's samples more than half are test points of the two proactive tasks.
+
+    `epoch` and `first`, the number of micro-batches to leave out at the start of an epoch gone on with, may be set.
+    """
+
+    def __init__(
+        self,
+        questions: list[Question],
+        lengths: list[int],
+        batch_size: int,
+        accumulation: int = 1,
+        seed: int = 0,
+        balance_tasks: bool = False,
+        process_index: int = 0,
+        num_processes: int = 1,
+    ):
+        self.batch_size, self.seed, self.balance_tasks = batch_size, seed, balance_tasks
+        self.process_index, self.num_processes = process_index, num_processes
+        self.step_size = batch_size * accumulation * num_processes
+        self.epoch = self.first = 0
+        self.lengths = np.asarray(lengths)
+        self.is_open = np.array([question.answer_text is not None for question in questions])
+        sizes = Counter(question.task for question in questions)
+        weights = np.array([1 / sizes[question.task] for question in questions])
+        self.weights = weights / weights.sum()
+
+    def _steps(self) -> list[np.ndarray]:
+        """The samples of each optimizer step of the epoch."""
+        rng, count = np.random.default_rng([self.seed, self.epoch]), len(self.lengths)
+        order = rng.choice(count, count, p=self.weights) if self.balance_tasks else rng.permutation(count)
+        steps, size = [], self.step_size
+        for kind in (False, True):
+            mine = order[self.is_open[order] == kind]
+            for start in range(0, len(mine), 50 * size):
+                near = mine[start : start + 50 * size]
+                near = near[np.argsort(self.lengths[near], kind="stable")]
+                steps += [near[i : i + size] for i in range(0, len(near), size)]
+        return [steps[i] for i in rng.permutation(len(steps))]
+
+    def steps_of_an_epoch(self) -> int:
+        """How many optimizer steps an epoch has (with balanced tasks and open-ended questions: of this one)."""
+        return len(self._steps())
+
+    def micro_batches(self) -> list[MicroBatch]:
+        """This process's, in order, without the `first`."""
+        found = []
+        for step in self._steps():
+            shares = [step[rank :: self.num_processes] for rank in range(self.num_processes)]
+            rounds = -(-len(shares[0]) // self.batch_size)  # of the process that has most
+            mine = shares[self.process_index]
+            for number in range(rounds):
+                part = mine[number * self.batch_size : (number + 1) * self.batch_size].tolist()
+                share, ends_step = len(part) / len(step), number == rounds - 1
+                found.append(MicroBatch(part or step[:1].tolist(), share, ends_step))
+        return found[self.first :]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter([micro_batch.indices for micro_batch in self.micro_batches()])
+
+    def __len__(self) -> int:
+        return len(self.micro_batches())
+
+
+__all__ = [
+    "Augmentation",
+    "Batch",
+    "MicroBatch",
+    "MicroBatchSampler",
+    "QuestionDataset",
+    "answer_tokens",
+    "prompt_under",
+]

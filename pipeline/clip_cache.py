@@ -1,0 +1,293 @@
+"""
+Frozen work done once: per clip, what the frozen networks make of it, on disk.
+
+An entry is one safetensors file, named by the clip's content (blocks of the video file, window, and gaze where it is
+drawn on the frames) in a folder named by what makes the numbers (weights of the frozen networks, sampling, sizes). So
+a changed video, scanpath, encoder or setting is another name, never a stale entry; several processes may fill the same
+folder; a truncated file is found and redone.
+"""
+
+import functools
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from tqdm.auto import tqdm
+
+from gazeqwen.pipeline.overlays import Drawing, draw_gaze
+from gazeqwen.questions.question import Question
+from gazeqwen.utils.files import write_json, write_tensors
+from gazeqwen.utils.loading import repeatable_loader
+from gazeqwen.video_gazeqwen import Clip, sample_times, video_size
+
+# What is kept: nothing; the video encoder's features; or these and the base model's video embeddings, after which no
+# video has to be decoded any more.
+CACHE_KINDS = ("none", "features", "embeddings")
+
+# A question about a clip, and what is drawn on the clip.
+AskedClip = tuple[Question, Drawing | None]
+
+_FORMAT = 1  # part of the folder's name: raised when entries are made in another way
+_BLOCKS, _BLOCK_BYTES = 16, 1 << 16
+
+
+def default_cache_folder() -> Path:
+    return Path(os.environ.get("GAZEQWEN_CACHE") or Path.home() / ".cache" / "gazeqwen")
+
+
+@functools.cache
+def _digest_of_content(path: str, size: int, modified_ns: int) -> str:
+    """Of a file's size and 16 blocks spread over it: videos are too large to read whole."""
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        for offset in np.linspace(0, max(size - _BLOCK_BYTES, 0), _BLOCKS).astype(int):
+            file.seek(int(offset))
+            digest.update(file.read(_BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def digest_of_weights(module: torch.nn.Module) -> str:
+    """Of 64 values spread over each parameter, with names, shapes and dtypes: the same on every device."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        flat = value.detach().flatten()
+        digest.update(flat[:: max(1, len(flat) // 64)].cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class CacheSize:
+    """How large the cache of some clips is: computed from the videos' sizes, before anything is encoded."""
+
+    clips: int
+    steps: int
+    tokens: int
+    bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.clips:,} clips, {self.steps:,} temporal steps, {self.tokens:,} video tokens, {_size(self.bytes)}"
+        )
+
+
+class ClipCache:
+    """
+    Reads a question's clip as the processor's `process_clip` does, frozen results included. Holds no model, so that
+    loader workers can have it. `fill` computes what is missing, and has to come first. Where no video encoder is run
+    (`for_video_encoder` False) nothing is made for it, so that `features` are nothing to keep.
+    """
+
+    def __init__(
+        self,
+        processor,
+        kind: str = "none",
+        settings: dict | None = None,
+        root: str | Path | None = None,
+        for_video_encoder: bool = True,
+    ):
+        if kind not in CACHE_KINDS:
+            raise ValueError(f"cache: got {kind!r}, expected one of {CACHE_KINDS}")
+        self.kind = kind = "none" if kind == "features" and not for_video_encoder else kind
+        self.processor, self.for_video_encoder = processor, for_video_encoder
+        self.settings = settings or {}
+        digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+        self.folder = Path(root or default_cache_folder()) / f"{kind}-{digest[:16]}"
+
+    @classmethod
+    def of(cls, model, processor, kind: str, root: str | Path | None = None) -> "ClipCache":
+        """The cache that fits a model and a processor."""
+        settings = {
+            "format": _FORMAT,
+            "num_frames": processor.num_frames,
+            "fps": processor.fps,
+            "max_frames": processor.max_frames,
+            "video_processor": json.loads(processor.video_processor.to_json_string()),
+        }
+        if model.video_encoder is not None:
+            settings["video_encoder"] = digest_of_weights(model.video_encoder)
+            settings["video_encoder_size"] = processor.video_encoder_size
+        if kind == "embeddings":
+            settings["vision"] = digest_of_weights(model.backbone.model.visual)
+        return cls(processor, kind, settings, root, model.video_encoder is not None)
+
+    def path(self, question: Question, drawing: Drawing | None = None) -> Path:
+        """Of the entry of the question's clip, with what is drawn on it."""
+        stat = question.video.stat()
+        content = _digest_of_content(str(question.video), stat.st_size, stat.st_mtime_ns)
+        clip = f"{content} {question.start_s!r} {question.end_s!r}{self._drawn(question, drawing)}"
+        return self.folder / f"{hashlib.sha256(clip.encode()).hexdigest()[:32]}.safetensors"
+
+    def _drawn(self, question: Question, drawing: Drawing | None) -> str:
+        """What tells clips of equal frames apart: all that what is drawn follows from, without decoding."""
+        return "" if drawing is None else f" {drawing.digest} {float(question.snapped * self.processor.snap_s)}"
+
+    def read(self, question: Question, drawing: Drawing | None = None) -> dict[str, torch.Tensor]:
+        """What `GazeQwenProcessor.collate` takes for the question's clip, with what is drawn on it."""
+        if self.kind == "embeddings":
+            return self._entry(question, drawing)
+        processed = self.process(question, drawing, self.kind == "none" and self.for_video_encoder)
+        if self.kind == "features":
+            processed["video_encoder_features"] = self._entry(question, drawing)["video_encoder_features"]
+        return processed
+
+    def process(self, question: Question, drawing: Drawing | None, for_video_encoder: bool) -> dict[str, torch.Tensor]:
+        """The clip decoded, drawn on with the gaze that the question sees, and processed."""
+        processor = self.processor
+        clip = processor.read_clip(question.video, question.start_s, question.end_s)
+        if drawing is not None:
+            spans_s = clip.step_spans_s(processor.video_processor.temporal_patch_size)
+            clip = draw_gaze(clip, question.seen(drawing.scanpath, spans_s, processor.snap_s), drawing.channels)
+        return processor.process_clip(clip, for_video_encoder)
+
+    def _entry(self, question: Question, drawing: Drawing | None) -> dict[str, torch.Tensor]:
+        path = self.path(question, drawing)
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path}: the cache entry of {question.video_name} cannot be read ({error})") from error
+
+    def _is_whole(self, path: Path) -> bool:
+        try:
+            with safe_open(path, framework="pt"):  # checks the file's length against its header
+                return True
+        except FileNotFoundError:
+            return False
+        except (OSError, SafetensorError):
+            path.unlink(missing_ok=True)
+            return False
+
+    def missing(self, clips: Iterable[AskedClip]) -> list[AskedClip]:
+        """Those of the clips, each once, that have no whole entry; truncated entries are removed."""
+        if self.kind == "none":
+            return []
+        return [clip for clip in self._each_once(clips) if not self._is_whole(self.path(*clip))]
+
+    def _each_once(self, clips: Iterable[AskedClip]) -> list[AskedClip]:
+        shown = {}
+        for question, drawing in clips:
+            window = question.start_s, question.end_s
+            shown[question.video, window, self._drawn(question, drawing)] = question, drawing
+        return list(shown.values())
+
+    def size(
+        self,
+        questions: Sequence[Question],
+        feature_dim: int,
+        hidden: int,
+        bytes_per_value: int,
+        drawings: Sequence[Drawing | None] | None = None,
+    ) -> CacheSize:
+        """Of the entries of the questions' clips, with what is drawn on them; values are `bytes_per_value` long."""
+        clips = self._each_once(_asked(questions, drawings))
+        sizes = {video: video_size(video) for video in {question.video for question, _ in clips}}
+        tokens_of = {size: self._tokens_per_step(*size) for size in set(sizes.values())}
+        steps = tokens = 0
+        for question, _ in clips:
+            mine = self.num_frames(question) // 2
+            steps, tokens = steps + mine, tokens + mine * tokens_of[sizes[question.video]]
+        values = {"none": 0, "features": feature_dim, "embeddings": feature_dim + hidden}[self.kind]
+        return CacheSize(len(clips), steps, tokens, tokens * values * bytes_per_value)
+
+    def num_frames(self, question: Question) -> int:
+        """How many frames the question's clip has."""
+        p = self.processor
+        return len(sample_times(question.start_s, question.end_s, p.num_frames, p.fps, p.max_frames))
+
+    def _tokens_per_step(self, width: int, height: int) -> int:
+        blank = Clip(np.zeros((2, height, width, 3), np.uint8), [0.0, 1.0], 0.0, 2.0)
+        grid = self.processor.process_clip(blank, for_video_encoder=False)["video_grid_thw"]
+        return int(grid[1:].prod()) // self.processor.video_processor.merge_size**2
+
+    # ---------------------------------------------------------------- filling
+    @torch.no_grad()
+    def fill(
+        self,
+        accelerator: Accelerator,
+        model,
+        questions: Sequence[Question],
+        batch_size: int = 8,
+        num_workers: int = 0,
+        drawings: Sequence[Drawing | None] | None = None,
+    ) -> int:
+        """
+        Compute what is missing of the questions' clips, with what is drawn on them, shared among the processes.
+        Returns how many clips were missing.
+        """
+        missing = self.missing(_asked(questions, drawings))
+        accelerator.wait_for_everyone()  # all have looked before any writes
+        if not missing:
+            return 0
+        if accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / "settings.json", self.settings)
+            hidden = model.backbone.config.text_config.hidden_size
+            width = model.video_encoder.config.hidden_size if self.for_video_encoder else 0
+            asked, drawn = zip(*missing, strict=True)
+            size = self.size(asked, width, hidden, model.dtype.itemsize, drawn)
+            free = shutil.disk_usage(self.folder).free
+            accelerator.print(f"cache of {self.kind}: {size} to compute into {self.folder} ({_size(free)} free)")
+            if size.bytes > free:
+                raise OSError(
+                    f"{self.folder}: {_size(size.bytes)} needed, {_size(free)} free; choose another cache_dir"
+                )
+        accelerator.wait_for_everyone()
+        mine = missing[accelerator.process_index :: accelerator.num_processes]
+        loader = repeatable_loader(_Clips(self, mine), batch_size=batch_size, num_workers=num_workers, collate_fn=list)
+        with tqdm(total=len(mine), desc="clips", unit="clip", disable=not accelerator.is_main_process) as bar:
+            for batch in loader:
+                entries = self._encode(model, [clip for _, clip in batch])
+                for (asked, _), entry in zip(batch, entries, strict=True):
+                    write_tensors(self.path(*asked), entry)
+                bar.update(len(batch))
+        accelerator.wait_for_everyone()
+        return len(missing)
+
+    def _encode(self, model, clips: list[dict]) -> list[dict]:
+        """The entries of some clips, the frozen networks run on all of them together."""
+        grids = torch.stack([clip["video_grid_thw"] for clip in clips]).to(model.device)
+        token_grids = model.token_grids(grids)
+        entries = [{name: value for name, value in clip.items() if "pixel_values" not in name} for clip in clips]
+        if self.for_video_encoder:
+            frames = torch.nn.utils.rnn.pad_sequence([clip["video_encoder_pixel_values"] for clip in clips], True)
+            features = model.encode_video(frames.to(model.device), grids).cpu()
+            for entry, row, (steps, height, width) in zip(entries, features, token_grids.tolist(), strict=True):
+                entry["video_encoder_features"] = row[:steps, : height * width].clone()
+        if self.kind == "embeddings":
+            pixels = torch.cat([clip["pixel_values_videos"] for clip in clips]).to(model.device)
+            embeds = model.embed_video(pixels, grids).cpu().split(token_grids.prod(-1).tolist())
+            for entry, of_tokens in zip(entries, embeds, strict=True):
+                entry["video_embeds"] = of_tokens.clone()
+        return entries
+
+
+class _Clips(torch.utils.data.Dataset):
+    """(clip, everything the frozen networks need), decoded in loader workers."""
+
+    def __init__(self, cache: ClipCache, clips: list[AskedClip]):
+        self.cache, self.clips = cache, clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> tuple[AskedClip, dict]:
+        return self.clips[index], self.cache.process(*self.clips[index], self.cache.for_video_encoder)
+
+
+def _asked(questions: Sequence[Question], drawings: Sequence[Drawing | None] | None) -> list[AskedClip]:
+    return list(zip(questions, drawings or [None] * len(questions), strict=True))
+
+
+def _size(count: float) -> str:
+    power = min(int(math.log(max(count, 1), 1000)), 4)
+    return f"{count / 1000**power:.1f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"

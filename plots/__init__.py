@@ -1,0 +1,1 @@
+"""Pictures: scanpaths on frames, curves, recordings."""

@@ -1,0 +1,38 @@
+"""What all pictures share: colours, font, and writing a PNG."""
+
+import os
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+GAZE_COLOR, PATH_COLOR = "#ff2d55", "#ffd60a"
+
+
+FONT = {"fontfamily": "DejaVu Sans"}
+
+
+DPI = 110
+
+
+def save_png(figure: Figure, path) -> None:
+    """Write the figure so that a reader sees no file or the whole file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    figure.savefig(temporary, format="png", dpi=DPI)
+    temporary.replace(path)
+
+
+def pixels(figure: Figure, dpi: int = DPI) -> np.ndarray:
+    """The figure as (H, W, 3) uint8."""
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def rgb(color: str) -> tuple[float, float, float]:
+    return matplotlib.colors.torgb(color)

@@ -1,0 +1,143 @@
+"""A dataset folder, or a dataset on the Hub -> questions."""
+
+import math
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+
+from gazeqwen.questions.prompts import OPTION_LETTERS
+from gazeqwen.questions.question import Question
+from gazeqwen.questions.tasks import TASKS, task_info
+from gazeqwen.scanpath_gazeqwen import Scanpath
+
+
+def load_questions(
+    data: str | PathLike,
+    split: str,
+    tasks: list[str] | None = None,
+    config: str = "default",
+    without_gaze: str = "error",
+) -> list[Question]:
+    """
+    The questions of a split of a dataset that `gazeqwen build` wrote: a folder, or an id on the
+    Hub. `config`: `default`, the published split, or `participants`, where no participant is in two splits.
+    `without_gaze`: what to do with videos whose gaze is not known: `error`, `keep` (the model is then the base model),
+    or `drop`, which says how many.
+
+    Raises ValueError or FileNotFoundError naming data, split, task and video.
+    """
+    if without_gaze not in ("error", "keep", "drop"):
+        raise ValueError(f"without_gaze: got {without_gaze!r}, expected 'error', 'keep' or 'drop'")
+    rows = _load_rows(data, split, config)
+    questions, dropped, scanpaths = [], set(), {}
+    for row in rows:
+        name = row["video_name"]
+        if not isinstance(name, str) or Path(name).name != name:  # it may not lead out of the dataset's folder
+            raise ValueError(f"{data}, split {split!r}: video_name is {name!r}, expected a file's name")
+        if tasks is not None and row["task"] not in tasks:
+            continue
+        if row["scanpath"] is None and without_gaze != "keep":
+            dropped.add(row["video_name"])
+            continue
+        video = _video_of(data, row)
+        questions.extend(_questions_of(row, video, scanpaths))
+    if dropped and without_gaze == "error":
+        raise ValueError(
+            f"{data}, split {split!r}: no gaze for {len(dropped)} videos, such as {min(dropped)}; "
+            "set without_gaze to 'drop' or 'keep'"
+        )
+    if dropped:
+        print(f"{data}, split {split!r}: left out {len(dropped)} videos without gaze: {', '.join(sorted(dropped))}")
+    absent = sorted(set(tasks or ()) - {question.task for question in questions})
+    if absent or not questions:
+        there = sorted(set(rows["task"]))
+        raise ValueError(f"{data}: no question in split {split!r} of the tasks {absent or 'asked for'}, found {there}")
+    return questions
+
+
+def _video_of(data: str | PathLike, row: dict) -> Path:
+    if Path(data).is_dir():  # not where the row says: the cache of `datasets` knows a moved folder by its old place
+        video = Path(data) / "videos" / row["video_name"]
+        if not video.is_file():
+            raise FileNotFoundError(f"{video}: no such file, though the dataset has questions about it")
+        return video
+    from datasets.config import HF_DATASETS_CACHE  # holds what came in archives
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    video, caches = Path(row["video"]["path"] or ""), (Path(HF_HUB_CACHE), Path(HF_DATASETS_CACHE))
+    downloaded = any(video.is_relative_to(cache.absolute()) for cache in caches)
+    if not downloaded or ".." in video.parts:  # a table may name any file of this machine
+        raise ValueError(f"{data}: the video of a question is {str(video)!r}, expected a file of the dataset")
+    return video
+
+
+def _load_rows(data, split: str, config: str):
+    """
+    The rows of a dataset with the columns of `dataset_folder.COLUMNS`. Of these, people's own data may lack
+    `options`, `answer`, `answer_text`, `test_points` and `fixation_ids` where no question has them.
+    """
+    from datasets import load_dataset
+
+    folder = Path(data)
+    if folder.exists():
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: expected a folder")
+        if (folder / "qa").is_dir():
+            raise ValueError(f"{folder}: a release; build a dataset: gazeqwen build {folder} OUT")
+        if not (folder / "README.md").is_file():
+            raise FileNotFoundError(f"{folder}: no dataset here, expected what `gazeqwen build` writes")
+        if not any((folder / "videos").glob("*")):
+            raise FileNotFoundError(f"{folder / 'videos'}: no videos there")
+    elif str(data).startswith((".", "/", "~")) or str(data).count("/") != 1:
+        raise FileNotFoundError(f"{data}: no such folder, and no id of a dataset on the Hub (user/name)")
+    try:
+        rows = load_dataset(str(data), config, split=split)
+    except Exception as error:  # of `datasets`, pyarrow, fsspec, yaml: what is wrong with a file has many names
+        first, *_, last = 2 * str(error.__cause__ or error).splitlines() or [type(error).__name__] * 2
+        why = first if first == last else f"{first} ... {last}"
+        raise ValueError(f"{data}, config {config!r}, split {split!r}: cannot be loaded ({why})") from error
+    needed = {"video", "video_name", "scanpath", "task", "question", "start_s", "end_s"}
+    if not needed <= set(rows.column_names):
+        raise ValueError(f"{data}: no columns {sorted(needed - set(rows.column_names))} among {rows.column_names}")
+    return rows
+
+
+def _check_row(row: dict, video: Path) -> None:
+    """Raise for values that are no question; a build writes none, other hands may."""
+
+    def check(right, name: str, expected: str) -> None:
+        if not right:
+            raise ValueError(f"a question about {video}: {name} is {row.get(name)!r}, expected {expected}")
+
+    start_s, end_s = row["start_s"], row["end_s"]
+    for name in ("task", "question"):
+        check(isinstance(row[name], str), name, "text")
+    check(start_s is not None and 0 <= start_s < math.inf, "start_s", "seconds")
+    check(end_s is not None and start_s < end_s < math.inf, "end_s", f"more seconds than start_s, {start_s}")
+    if row["task"] in TASKS and TASKS[row["task"]].group == "proactive":
+        points = row.get("test_points") or [None]
+        right = all(p and p["alert"] is not None and start_s < (p["time_s"] or 0) < math.inf for p in points)
+        check(right, "test_points", "times after start_s, and whether the alert is due")
+    elif options := row.get("options"):
+        right = 2 <= len(options) <= len(OPTION_LETTERS) and all(isinstance(option, str) for option in options)
+        check(right, "options", f"2 to {len(OPTION_LETTERS)} texts")
+
+
+def _questions_of(row: dict, video: Path, scanpaths: dict[str, Scanpath]) -> Iterator[Question]:
+    _check_row(row, video)
+    name, table = row["video_name"], row["scanpath"]
+    if table is not None and name not in scanpaths:
+        scanpaths[name] = Scanpath.from_array(table, f"scanpath of {name}", row.get("fixation_ids"))
+    shared = (video, name, scanpaths.get(name), row["task"], row["question"])
+    if task_info(row["task"]).group != "proactive":
+        options, answer, text = tuple(row.get("options") or ()), row.get("answer"), row.get("answer_text")
+        if text is None and (answer is None or not 0 <= answer < len(options)):
+            raise ValueError(f"{name}, {row['question']!r}: answer is {answer!r} of the options {options}")
+        if text is not None and (options or not text.strip()):
+            raise ValueError(
+                f"{name}, {row['question']!r}: expected options, or an answer_text, got {options} and {text!r}"
+            )
+        yield Question(*shared, options, -1 if answer is None else answer, row["start_s"], row["end_s"], text)
+        return
+    for point in row["test_points"]:
+        yield Question(*shared, ("Yes", "No"), 0 if point["alert"] else 1, row["start_s"], point["time_s"])

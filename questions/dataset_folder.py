@@ -1,0 +1,227 @@
+"""The folder of a dataset that `load_dataset` opens: one clock, videos, tables, a report of what is in it, a card."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from os import PathLike
+from pathlib import Path
+
+from datasets import Dataset, Features, List, Value, Video, disable_progress_bars
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from gazeqwen.questions.tasks import TASKS, VIDEOS_IN_RELEASE
+from gazeqwen.utils.files import atomic_folder, write_json, write_text
+from gazeqwen.utils.hub import publish
+from gazeqwen.utils.tables import Table
+
+CARD_TEMPLATE = Path(__file__).parent.parent / "model_card" / "dataset_template.md"
+# Where StreamGaze's videos come from, by the release's names (`streamgaze_release.source_of`).
+VIDEO_SOURCES = {"egtea": "EGTEA Gaze+", "egoexolearn": "EgoExoLearn", "holoassist": "HoloAssist"}
+
+# Columns of the dataset. Nothing that tells the answer is among them but `answer` and the test points' `alert`.
+COLUMNS = Features(
+    {
+        "video": Video(decode=False),
+        "video_name": Value("string"),
+        "source": Value("string"),
+        "participant": Value("string"),
+        "task": Value("string"),
+        "question": Value("string"),
+        "options": List(Value("string")),
+        "answer": Value("int32"),
+        "answer_text": Value("string"),
+        "question_time_s": Value("float64"),
+        "start_s": Value("float64"),
+        "end_s": Value("float64"),
+        "test_points": List({"time_s": Value("float64"), "alert": Value("bool")}),
+        "scanpath": List(List(Value("float64"))),
+        "fixation_ids": List(Value("int64")),
+    }
+)
+
+
+@dataclass
+class Report:
+    """What was found and what was left out, and why; stored as report.json beside the data."""
+
+    tasks: dict = field(default_factory=dict)
+    splits: dict = field(default_factory=dict)
+    videos: dict = field(default_factory=dict)
+    excluded: list = field(default_factory=list)
+    missing_videos: list = field(default_factory=list)
+    without_gaze: list = field(default_factory=list)
+    notes: list = field(default_factory=list)
+
+    def exclude(self, where: str, reason: str) -> None:
+        self.excluded.append({"where": where, "reason": reason})
+
+    def text(self) -> str:
+        kept = sum(task["kept"] for task in self.tasks.values())
+        found = sum(task["found"] for task in self.tasks.values())
+        streamgaze = set(self.tasks) <= set(TASKS)
+        sources = sorted({source for task in self.tasks.values() for source in task["kept_by_source"]})
+        rows = [
+            ["task", "released", "found", "kept", *sources, "test points"] if streamgaze else ["task", "questions"]
+        ]
+        for name, task in self.tasks.items():
+            if not streamgaze:
+                rows.append([name, str(task["kept"])])
+                continue
+            by_source = [str(task["kept_by_source"].get(source, 0)) for source in sources]
+            points = str(task["test_points"]) if TASKS[name].group == "proactive" else "-"
+            rows.append([name, *(str(task[key]) for key in ("released", "found", "kept")), *by_source, points])
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+            for row in rows
+        ]
+        lines.append(f"{kept} questions of {len(self.videos)} videos kept; {found} questions found")
+        if streamgaze:
+            released = sum(task.questions for task in TASKS.values())
+            lines[-1] += f"; the release holds {released:,} questions of {VIDEOS_IN_RELEASE} videos"
+        for kind, count in sorted(Counter(video["clock"] for video in self.videos.values()).items()):
+            lines.append(f"time base of {count} videos: {kind}")
+        for title, names in (("missing videos", self.missing_videos), ("videos without gaze", self.without_gaze)):
+            if names:
+                lines.append(f"{title} ({len(names)}): {', '.join(names)}")
+        if self.excluded:
+            lines.append(f"left out ({len(self.excluded)}):")
+            lines += [f"  {item['where']}: {item['reason']}" for item in self.excluded]
+        return "\n".join(lines + self.notes)
+
+
+def check_new(out: Path, overwrite: bool) -> None:
+    """Raise FileExistsError if something is there already, but for a dataset built earlier that may be overwritten."""
+    if out.exists() and not (overwrite and (out / "report.json").exists()):
+        raise FileExistsError(f"{out} exists: choose another folder, or overwrite a dataset built earlier")
+
+
+def write_dataset(
+    out: Path, rows: dict[str, list[dict]], videos: dict[str, Path], schemes: dict[str, dict], report: Report
+) -> None:
+    """
+    Write a dataset folder: `rows` by video name, with all of `COLUMNS` but `video`; `videos`: where each lies;
+    `schemes`: for each config the names of the videos of each split, `default` first. The folder appears whole.
+    """
+    columns = Features(
+        {"file_name": Value("string"), **{name: kind for name, kind in COLUMNS.items() if name != "video"}}
+    )
+    configs = []
+    # `datasets` caches a folder by its name and configs alone: without this, another folder of this name, or this one
+    # built again, would come back with the rows of the first.
+    digest = hashlib.sha256(json.dumps([str(out.resolve()), schemes, rows]).encode()).hexdigest()[:16]
+    disable_progress_bars()
+    with atomic_folder(out) as folder:
+        (folder / "videos").mkdir()
+        for name in rows:
+            _link_or_copy(videos[name], folder / "videos" / name)
+        for scheme, splits in schemes.items():
+            files = []
+            for split, names in splits.items():
+                mine = [{"file_name": f"videos/{name}", **row} for name in names for row in rows.get(name, [])]
+                if mine:
+                    counts = {"questions": len(mine), "videos": len({row["video_name"] for row in mine})}
+                    report.splits.setdefault(scheme, {})[split] = counts
+                    # One table beside one video would be taken for a dataset of tables, but for this name.
+                    file = "metadata.parquet" if len(rows) == 1 else f"{scheme}-{split}.parquet"
+                    Dataset.from_list(mine, features=columns).to_parquet(str(folder / file))
+                    files.append({"split": split, "path": ["videos/*", file]})
+            if files:
+                configs.append(
+                    {
+                        "config_name": scheme,
+                        "default": scheme == "default",
+                        "description": f"build {digest}",
+                        "data_files": files,
+                        "metadata_filenames": [file["path"][1] for file in files],
+                        "drop_labels": True,
+                        "decode_num_threads": 0,  # or streaming from the Hub decodes, which needs torchcodec
+                        "features": COLUMNS._to_yaml_list(),
+                    }
+                )
+        write_json(folder / "report.json", asdict(report))
+        write_text(folder / "README.md", str(render_dataset_card(folder, configs)))
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
+
+
+# ------------------------------------------------------------------ its card, and the Hub
+def render_dataset_card(
+    folder: str | PathLike, configs: list[dict] | None = None, repository: str | None = None
+) -> DatasetCard:
+    """
+    The card of a dataset that `gazeqwen build` wrote, from its report and its tables.
+
+    Args:
+        configs: what `load_dataset` reads of the card; default: those of the card that lies in the folder.
+        repository: where it is, or will be, on the Hub.
+
+    Raises FileNotFoundError where report or card are not there, ValueError where the card has no configs.
+    """
+    folder = Path(folder)
+    for name in ("report.json", *(() if configs else ("README.md",))):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name}: not there, expected what `gazeqwen build` writes")
+    if configs is None:
+        configs = DatasetCard.load(folder / "README.md").data.get("configs")
+    if not isinstance(configs, list) or not configs:
+        raise ValueError(f"{folder / 'README.md'}: configs are {configs!r}, expected those that the build wrote")
+    report = Report(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
+    sources = sorted({video["source"] for video in report.videos.values()})
+    own = sources == ["own"]
+    toy, streamgaze = sources == ["toyworld"], bool(sources) and set(sources) <= set(VIDEO_SOURCES)
+    name, license_data = "Egocentric video questions with scanpaths", {"license": "unknown"}
+    if toy:
+        name, license_data = "GazeQwen's toy world", {"license": "apache-2.0"}
+    elif streamgaze:
+        name = "StreamGaze with scanpaths"
+        link = "https://huggingface.co/datasets/danaleee/StreamGaze"
+        license_data = {"license": "other", "license_name": "streamgaze-and-its-videos", "license_link": link}
+    data = DatasetCardData(
+        pretty_name=name,
+        language="en",
+        task_categories=["visual-question-answering", "video-text-to-text"],
+        tags=["gaze", "eye-tracking", "egocentric-video", *(["synthetic", "toy-world"] if toy else [])],
+        size_categories=_size_category(sum(task["kept"] for task in report.tasks.values())),
+        source_datasets="original" if toy else "extended" if streamgaze else None,
+        **license_data,
+        configs=configs,
+    )
+    counts = [
+        [f"`{scheme}`", split, f"{of['questions']:,}", f"{of['videos']:,}"]
+        for scheme, splits in report.splits.items()
+        for split, of in splits.items()
+    ]
+    return DatasetCard.from_template(
+        data,
+        template_path=str(CARD_TEMPLATE),
+        title=name,
+        toy=toy,
+        streamgaze=streamgaze,
+        own=own,
+        sources=[VIDEO_SOURCES.get(source, source) for source in sources],
+        source=repository or "path/to/this/folder",
+        counts=Table(["config", "split", "questions", "videos"], counts).markdown(),
+        report=report.text(),
+        gaze=sorted({video["gaze"] for video in report.videos.values() if video["gaze"]}),
+    )
+
+
+def _size_category(count: int) -> str:
+    """As the Hub names sizes."""
+    names = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M")
+    return next((name for power, name in enumerate(names, 3) if count < 10**power), "1M<n<10M")
+
+
+def push_dataset(folder: str | PathLike, repository: str) -> str:
+    """Upload a dataset folder, with a card that names the repository. Returns its address on the Hub."""
+    write_text(Path(folder) / "README.md", str(render_dataset_card(folder, repository=repository)))
+    return publish(folder, repository, "dataset")

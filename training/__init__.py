@@ -1,0 +1,1 @@
+"""Recipes, two-stage training, and what a run will cost."""

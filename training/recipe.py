@@ -1,0 +1,234 @@
+"""A training run's settings, checked, and the frozen models that they name."""
+
+from dataclasses import dataclass, field
+
+import torch
+from transformers import BitsAndBytesConfig
+
+from gazeqwen.configuration_gazeqwen import check_for_hub
+from gazeqwen.pipeline.clip_cache import CACHE_KINDS
+from gazeqwen.pipeline.conditions import Condition
+from gazeqwen.processing_gazeqwen import GazeQwenProcessor
+from gazeqwen.questions.prompts import PROMPT_STYLES
+from gazeqwen.utils.settings import differences
+
+
+@dataclass
+class ModelSettings:
+    """
+    The frozen models, and how clips, gaze and questions are put to them (see GazeQwenProcessor). `load_in_4bit` needs
+    bitsandbytes: the base model in NF4, what is computed in bfloat16. Without a resampler there is no `video_encoder`.
+    """
+
+    base_model: str = "Qwen/Qwen2.5-VL-7B-Instruct"
+    base_model_revision: str | None = None
+    video_encoder: str = ""
+    video_encoder_revision: str | None = None
+    dtype: str = "bfloat16"
+    attn_implementation: str | None = None
+    load_in_4bit: bool = False
+    video_encoder_size: int = 384
+    num_frames: int | None = None
+    fps: float | None = None
+    max_frames: int = 64
+    max_pixels_per_frame: int | None = None
+    snap_s: float = 0.0
+    prompt_style: str = "reference"
+
+
+@dataclass
+class AdapterSettings:
+    """
+    What is trained and how gaze enters: the arguments of GazeQwenConfig. `resampler_type: none`: LoRA alone, so that
+    only stage 2 can be run.
+    """
+
+    resampler_type: str = "attention"
+    gaze_encoding: str = "foveated"
+    fixation_weighting: str | None = None
+    gaze_coordinate_scale: float = 1.0
+    foveal_sigmas: list = field(default_factory=lambda: [0.5, 1.0, 2.0])
+    heatmap_sigma: float = 1.0
+    injection_layers: list | None = None
+    share_resampler: bool = False
+    num_latents: int = 32
+    latent_dim: int = 256
+    num_blocks: int = 2
+
+
+@dataclass
+class DataSettings:
+    """
+    `dataset`: a folder that `gazeqwen build` wrote, or an id on the Hub; `config` names its split scheme.
+    `without_gaze`: see `load_questions`. `gaze`: the condition to train and validate under, which says whose gaze is
+    given and how, see conditions.py; `model` has to be among its channels. What of it is random is drawn once, by the
+    recipe's seed. `cache`: `none`, `features` or `embeddings`, see clip_cache.py. `balance_tasks`, `scanpath_noise`,
+    `fixation_dropout`: see batches.py.
+    """
+
+    dataset: str = ""
+    config: str = "default"
+    train_split: str = "train"
+    validation_split: str = "validation"
+    tasks: list | None = None
+    without_gaze: str = "error"
+    gaze: str = "gaze"
+    cache: str = "features"
+    cache_dir: str | None = None
+    num_workers: int = 2
+    balance_tasks: bool = False
+    scanpath_noise: float = 0.0
+    fixation_dropout: float = 0.0
+
+
+@dataclass
+class StageSettings:
+    """One stage. `epochs: 0` leaves it out; `patience`: epochs without a better one until it ends (0: never)."""
+
+    epochs: int = 0
+    learning_rate: float = 3e-4
+    lora_learning_rate: float = 3e-4
+    patience: int = 0
+
+
+@dataclass
+class Recipe:
+    """
+    A whole training run. Defaults are the paper's where it gives them (section 3.1). `checkpoint_every` counts
+    optimizer steps; the last `keep_checkpoints` are kept. `compile` names a backend of torch.compile for the
+    resampler, such as `inductor`, which needs a C++ compiler; on a CPU it gains nothing
+    (benchmarks/results/resampler_cpu.json). `tracker` names one of Accelerate's; `push_to_hub` a repository for the
+    best adapter.
+    """
+
+    output_dir: str = "runs/gazeqwen"
+    seed: int = 0
+    model: ModelSettings = field(default_factory=ModelSettings)
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    stage1: StageSettings = field(default_factory=StageSettings)
+    stage2: StageSettings = field(default_factory=StageSettings)
+    batch_size: int = 1
+    evaluation_batch_size: int = 8
+    gradient_accumulation_steps: int = 8
+    weight_decay: float = 1e-2
+    warmup_steps: int = 20
+    max_grad_norm: float = 1.0
+    label_smoothing: float = 0.0
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+    gradient_checkpointing: bool = False
+    compile: str | None = None
+    checkpoint_every: int = 200
+    keep_checkpoints: int = 2
+    tracker: str | None = "tensorboard"
+    push_to_hub: str | None = None
+
+    def __post_init__(self):
+        at_least_one = ("batch_size", "evaluation_batch_size", "gradient_accumulation_steps", "lora_rank")
+        for name in (*at_least_one, "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        for name, value, expected in (
+            ("model.prompt_style", self.model.prompt_style, PROMPT_STYLES),
+            ("data.cache", self.data.cache, CACHE_KINDS),
+        ):
+            if value not in expected:
+                raise ValueError(f"{name}: got {value!r}, expected one of {expected}")
+        if self.model.snap_s < 0:
+            raise ValueError(f"model.snap_s: got {self.model.snap_s}, expected 0 or more seconds")
+        for name in ("scanpath_noise", "fixation_dropout", "num_workers"):
+            if getattr(self.data, name) < 0:
+                raise ValueError(f"data.{name}: got {getattr(self.data, name)}, expected 0 or more")
+        if self.stage1.epochs + self.stage2.epochs < 1:
+            raise ValueError("stage1.epochs and stage2.epochs are both 0: nothing to train")
+        self._check_gaze()
+        if self.adapter.resampler_type == "none":
+            if self.stage1.epochs:
+                raise ValueError(
+                    f"stage1.epochs: got {self.stage1.epochs}, expected 0: with adapter.resampler_type 'none' stage 1 "
+                    "has nothing to train; stage 2 trains LoRA"
+                )
+            if self.compile:
+                raise ValueError("compile: there is no resampler to compile, adapter.resampler_type is 'none'")
+        elif not self.model.video_encoder:
+            raise ValueError("model.video_encoder is empty, expected an id or a folder")
+        if not self.data.dataset:
+            raise ValueError("data.dataset is empty, expected an id or a folder")
+        if self.push_to_hub:
+            check_for_hub("push_to_hub: model.base_model", self.model.base_model)
+            check_for_hub("push_to_hub: model.video_encoder", self.model.video_encoder)
+
+    def _check_gaze(self) -> None:
+        data = self.data
+        try:
+            condition = Condition.parse(data.gaze)
+        except ValueError as error:
+            raise ValueError(f"data.gaze: {error}") from None
+        if "model" not in condition.channels:
+            instead = f"{data.gaze}+model" if condition.channels else "gaze"
+            raise ValueError(
+                f"data.gaze: {data.gaze!r} gives the adapter no gaze, so that it is off and nothing can be trained: "
+                f"write {instead!r}"
+            )
+        if condition.draws and data.cache != "none" and (data.scanpath_noise or data.fixation_dropout):
+            raise ValueError(
+                f"data.gaze: {data.gaze!r} draws scanpaths, and data.scanpath_noise and data.fixation_dropout change "
+                "them in each epoch, so that no clip can be kept: leave these out, or set data.cache to 'none'"
+            )
+
+
+# What may differ when a run goes on: none of it changes what is computed.
+_FREE_TO_CHANGE = {
+    "output_dir",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "evaluation_batch_size",
+    "tracker",
+    "push_to_hub",
+    "compile",
+    "data.cache",
+    "data.cache_dir",
+    "data.num_workers",
+}
+
+
+def changed_settings(before: dict, now: dict) -> list[str]:
+    """What differs between two recipes as dictionaries, in words, leaving out what a run may change on the way."""
+    return differences(before, now, _FREE_TO_CHANGE)
+
+
+def build_processor(model: ModelSettings) -> GazeQwenProcessor:
+    """The processor of a recipe's base model, with the recipe's sampling."""
+    processor = GazeQwenProcessor.from_base(
+        model.base_model,
+        model.base_model_revision,
+        video_encoder_size=model.video_encoder_size,
+        num_frames=model.num_frames,
+        fps=model.fps,
+        max_frames=model.max_frames,
+        snap_s=model.snap_s,
+        prompt_style=model.prompt_style,
+    )
+    if model.max_pixels_per_frame is not None:
+        size = dict(processor.video_processor.size)
+        size["longest_edge"] = model.max_pixels_per_frame
+        size["shortest_edge"] = min(size["shortest_edge"], model.max_pixels_per_frame)
+        processor.video_processor.size = size
+    return processor
+
+
+def base_arguments(model: ModelSettings, device) -> dict:
+    """What the base model's `from_pretrained` is given beside id, revision and dtype."""
+    arguments = {}
+    if model.attn_implementation is not None:
+        arguments["attn_implementation"] = model.attn_implementation
+    if model.load_in_4bit:
+        arguments["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+        arguments["device_map"] = {"": device}
+    return arguments

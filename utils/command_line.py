@@ -1,0 +1,45 @@
+"""The command `gazeqwen`, and what every command shares."""
+
+import sys
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+
+# Name: (module with the `main` that is run, what it does).
+COMMANDS = {
+    "ask": ("gazeqwen.ask", "ask about a video and a fixation table, with gaze and without"),
+    "app": ("gazeqwen.app", "the same in the browser"),
+    "gaze": ("gazeqwen.gaze_sources.__main__", "raw eye-tracking recording -> fixation table"),
+    "build": ("gazeqwen.questions.__main__", "StreamGaze's release or own questions -> dataset"),
+    "train": ("gazeqwen.train", "train an adapter from a recipe"),
+    "eval": ("gazeqwen.eval", "answer a split of a dataset, with controls"),
+    "report": ("gazeqwen.evaluation.report", "result files -> tables and figures"),
+    "card": ("gazeqwen.model_card.__main__", "the card of an adapter or a dataset"),
+    "space": ("gazeqwen.model_card.space", "publish the page as a Space"),
+    "convert": ("gazeqwen.convert", "checkpoints of others -> this package's formats"),
+}
+
+
+@contextmanager
+def one_line_errors():
+    """End what the user can mend in one line on stderr, not in a traceback. For use around a command's `main`."""
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError) as error:
+        raise SystemExit(f"{Path(sys.argv[0]).name}: {error}") from None
+
+
+def main() -> None:
+    """Run `gazeqwen COMMAND ...`. Nothing but the command's own module is imported."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name not in COMMANDS:
+        width = max(map(len, COMMANDS))
+        lines = [f"  {command:{width}}  {what}" for command, (_, what) in COMMANDS.items()]
+        usage = "\n".join(["usage: gazeqwen COMMAND ...", "", *lines, "", "gazeqwen COMMAND --help says more."])
+        if name in ("-h", "--help"):
+            print(usage)
+            return
+        raise SystemExit(f"gazeqwen: unknown command {name!r}\n\n{usage}")
+    sys.argv = [f"gazeqwen {name}", *arguments]
+    with one_line_errors():
+        import_module(COMMANDS[name][0]).main()

@@ -1,0 +1,64 @@
+"""Repositories on the Hub: made, written to, and told apart."""
+
+import hashlib
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+# The trained weights of an adapter: always, and where it has LoRA.
+ADAPTER_WEIGHTS = ("model.safetensors", "lora/adapter_model.safetensors")
+
+
+def digest_of_adapter(source: str | os.PathLike, revision: str | None = None, has_lora: bool | None = False) -> str:
+    """Which adapter it is, wherever it lies: 16 hex digits of its weights' hash. `source`: folder or id on the Hub."""
+    from transformers.utils import cached_file
+
+    digest = hashlib.sha256()
+    for name in ADAPTER_WEIGHTS[: 1 + bool(has_lora)]:
+        digest.update(Path(cached_file(str(source), name, revision=revision or "main")).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+# What an earlier upload to the same repository may have left there that does not belong to this one.
+_REPLACED = {"model": ["lora/*"], "dataset": ["videos/*", "*.parquet"], "space": ["gazeqwen/*"]}
+
+
+@contextmanager
+def _writing_to(repository: str):
+    from huggingface_hub.utils import httpx
+
+    try:
+        yield
+    except httpx.HTTPError as error:  # a refusal, or no answer
+        said = str(error).splitlines() or [type(error).__name__]
+        why = ": ".join(dict.fromkeys((said[0], said[-1])))
+        raise OSError(f"{repository}: cannot be written to on the Hub ({why}); to log in: hf auth login") from error
+
+
+def open_repository(repository: str, repo_type: str = "model", private: bool = False) -> None:
+    """Make a repository on the Hub, perhaps a private one, if it is not there; OSError where that cannot be done."""
+    from huggingface_hub import create_repo
+
+    sdk = {"space_sdk": "gradio"} if repo_type == "space" else {}
+    with _writing_to(repository):
+        create_repo(repository, repo_type=repo_type, private=private, exist_ok=True, **sdk)
+
+
+def publish(folder: str | os.PathLike, repository: str, repo_type: str = "model") -> str:
+    """Upload a folder to a repository on the Hub, made if it is not there. Returns its address."""
+    from huggingface_hub import upload_folder
+
+    open_repository(repository, repo_type)
+    replaced = _REPLACED[repo_type]
+    with _writing_to(repository):
+        commit = upload_folder(repo_id=repository, repo_type=repo_type, folder_path=folder, delete_patterns=replaced)
+    return str(commit)
+
+
+def publish_card(card, repository: str) -> str:
+    """
+    Put a card (of `gazeqwen.model_card`) into its repository on the Hub, once the Hub finds it valid. Returns the
+    address; ValueError with what the Hub says of its metadata, OSError where it cannot be written to.
+    """
+    with _writing_to(repository):
+        return str(card.push_to_hub(repository))
