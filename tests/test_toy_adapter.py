@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from gazeqwen.evaluation.predictions import Prediction, predict
 from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.questions.dataset import load_questions
-from gazeqwen.questions.own import build
+from gazeqwen.questions.release import build
 from gazeqwen.questions.tasks import TASKS
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.questions import SCENE_TASKS
