@@ -15,7 +15,7 @@ from gazeqwen.pipeline.batches import prompt_under
 from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.pipeline.conditions import Condition, assign_scanpaths
 from gazeqwen.pipeline.overlays import draw_gaze
-from gazeqwen.questions.question import Question
+from gazeqwen.questions.question import Question, sources_of
 from gazeqwen.utils.hub import digest_of_adapter
 from gazeqwen.video_gazeqwen import read_clip
 
@@ -156,7 +156,7 @@ def _settings(args, questions: list[Question], processor, dtype) -> dict:
     asked = ("model", "revision", "data", "config", "split", "tasks", "without_gaze", "seed", "batch_size", "scorer")
     question = next((q for q in questions if q.answer_text is None), questions[0])
     return {name: getattr(args, name) for name in asked} | {
-        "toy_world": question.video_name.startswith("toy-"),
+        "sources": sources_of(questions),
         "permute_options": args.permute_options,
         "dtype": str(dtype),
         "num_frames": processor.num_frames,

@@ -193,6 +193,7 @@ def run_predictions(
                         question.answer,
                         list(question.options),
                         order=question.order,
+                        source=question.source,
                         condition=condition,
                         scanpath_of=data.scanpaths_of[index],
                         time_s=question.end_s,

@@ -12,7 +12,7 @@ A result file is what `eval.py --output` writes: `scores` ({condition: {"tasks",
   intervals, tests against the condition `none`, what is said of test points, and reliability.
 - `intervals`, `counts` and `options_permuted` of a condition, as `scoring.intervals`, `scoring.score` and
   `scoring.option_robustness` give them.
-- of `settings`: `parameters` (text), and `toy_world` (whether the data are the toy world's).
+- of `settings`: `parameters` (text), and `sources` (where the videos come from; `["toyworld"]`: the toy world).
 """
 
 import argparse

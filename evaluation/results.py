@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from gazeqwen.evaluation.scoring import GROUPS, SCORERS, GradedAnswer, read_predictions, score
 from gazeqwen.evaluation.statistics import intervals, paired_difference
+from gazeqwen.questions.question import TOY_SOURCE, sources_of
 from gazeqwen.questions.tasks import TASKS, task_info
 from gazeqwen.utils.settings import flat
 
@@ -38,16 +38,16 @@ class Result:
 
     @cached_property
     def kind(self) -> str:
-        """
-        Data are the toy world's if the settings say so, if the data's or the base model's path does, or if a video's
-        name is one that `toyworld.generate` gives.
-        """
-        paths = [self.settings.get("data"), (self.settings.get("adapter") or {}).get("base_model_name_or_path")]
-        videos = {item.video_name for items in self.items.values() for item in items}
-        toy = any(map(is_toy_world, [*filter(None, paths), *videos]))
-        if self.settings.get("toy_world", toy):
+        """Return whose data it is: the toy world's if all its videos come from there, otherwise by its tasks."""
+        if self.sources == [TOY_SOURCE]:
             return TOY_WORLD
         return STREAMGAZE if all(task in TASKS for task in self.tasks) else OTHER
+
+    @property
+    def sources(self) -> list[str]:
+        """Return where its videos come from, by the settings, or else by the predictions; empty if neither says."""
+        questions = (item for items in self.items.values() for item in items)
+        return self.settings.get("sources") or sources_of(questions)
 
     @cached_property
     def tasks(self) -> set[str]:
@@ -94,11 +94,6 @@ class Result:
                 totals[f"questions of {task}"] = of.get("expected", of["total"]) // seeds
         settings = {"data": self.settings.get("data"), "config": self.settings.get("config", "default")}
         return settings | {"split": self.settings.get("split"), "scorer": self.scorer} | totals
-
-
-def is_toy_world(name: str) -> bool:
-    """Whether a folder or an id is called after the toy world, or a video as `toyworld.generate` calls it."""
-    return re.search(r"toy[-_ ]?world|^toy-\w+-\d{4}", name) is not None
 
 
 def is_published(value) -> bool:

@@ -31,7 +31,7 @@ class GradedAnswer:
     A question that was expected to be answered. `answer`: index of the right option; of proactive tasks 0 is Yes, 1 is
     No. `options`: how many were offered, or their texts. The answer given: `logits` of the offered options in their
     order, or a generated `response` ("" if generation failed); neither if the question was not answered at all.
-    `order`: if options were permuted, which original option stood at each place.
+    `order`: if options were permuted, which original option stood at each place. `source`: see `Question`.
 
     Raises ValueError naming the key and what is wrong with it.
     """
@@ -44,6 +44,7 @@ class GradedAnswer:
     logits: Sequence[float] | None = None
     response: str | None = None
     order: Sequence[int] | None = None
+    source: str | None = None
 
     def __post_init__(self):
         def check(right: bool, name: str, expected: str) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from gazeqwen.inference.answering import Answer, Asked, ask, load_model, load_processor, offer
 from gazeqwen.plots.scanpath import draw_moment, draw_step, frames_of_steps, shares_text, span_text
 from gazeqwen.plots.style import pixels
+from gazeqwen.questions.question import TOY_SOURCE
 from gazeqwen.questions.tasks import window_start_s
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.video_gazeqwen import VideoInfo, read_frames, video_info
@@ -90,7 +91,7 @@ class Explorer:
         self.model = load_model(model, device, dtype)
         self.name = model or "toy adapter"
         self.has_attention = self.model.config.resampler_type == "attention"
-        self.is_toy = Path(self.model.config.base_model_name_or_path or "").parts[-2:] == ("toyworld", "backbone")
+        self.is_toy = getattr(self.model.backbone.config, "trained_on", None) == TOY_SOURCE
 
     def ask(
         self,

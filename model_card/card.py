@@ -24,10 +24,10 @@ from safetensors import safe_open
 
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.evaluation.report import model_index, sampling
-from gazeqwen.evaluation.results import OTHER, STREAMGAZE, TOY_WORLD, WITHOUT_GAZE, Result, is_toy_world, read_result
-from gazeqwen.evaluation.scoring import read_predictions, sorted_tasks
+from gazeqwen.evaluation.results import OTHER, STREAMGAZE, TOY_WORLD, WITHOUT_GAZE, Result, read_result
+from gazeqwen.evaluation.scoring import sorted_tasks
 from gazeqwen.questions.dataset_folder import VIDEO_SOURCES, render_dataset_card
-from gazeqwen.questions.release import source_of
+from gazeqwen.questions.question import TOY_SOURCE
 from gazeqwen.questions.tasks import task_info
 from gazeqwen.utils.hub import ADAPTER_WEIGHTS, digest_of_adapter
 from gazeqwen.utils.tables import Table, percent
@@ -105,7 +105,7 @@ def render_model_card(
     groups = _grouped(folder, config, [_result(path) for path in results])
     base = config.base_model_name_or_path
     on_toy_world = run.on_toy_world or {group.kind for group in groups} == {TOY_WORLD}
-    toy = is_toy_world(base) or (on_toy_world and not _is_id(base))
+    toy = _is_toy_backbone(base) or (on_toy_world and not _is_id(base))
     title = f"GazeQwen on {'the toy world' if toy else _shown(base)}"
     name = repository.split("/")[-1] if repository else (groups[0].own[0].name if groups else title)
     license_data, _ = _license(base, toy)
@@ -161,14 +161,14 @@ def _adapter_config(folder: Path) -> GazeQwenConfig:
 @dataclass(frozen=True)
 class Run:
     """
-    What a run of `train.py` left beside its adapter: its recipe, where its data came from, how the kept epoch did in
-    validation, and the names of the videos that it was asked about then.
+    What a run of `train.py` left beside its adapter: its recipe, where its data came from, and how the kept epoch did
+    in validation. `sources`: where the videos that it was trained on come from, see `Question`.
     """
 
     recipe: dict | None = None
     dataset_from_hub: bool = False
     validation: dict | None = None
-    videos: frozenset[str] = frozenset()
+    sources: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, folder: Path) -> "Run":
@@ -180,12 +180,9 @@ class Run:
             json.loads((run / name).read_text(encoding="utf-8")) if (run / name).is_file() else None
             for name in ("provenance.json", "validation.json")
         )
-        from_hub = bool((provenance or {}).get("dataset_from_hub"))
-        if validation is None:
-            return cls(recipe, from_hub)
-        predictions = read_predictions(run / "validation_predictions.jsonl").values()
-        videos = frozenset(item.video_name for items in predictions for item in items)
-        return cls(recipe, from_hub, validation, videos)
+        provenance = provenance or {}
+        from_hub, sources = bool(provenance.get("dataset_from_hub")), tuple(provenance.get("sources", ()))
+        return cls(recipe, from_hub, validation, sources)
 
     @property
     def dataset(self) -> str:
@@ -194,11 +191,11 @@ class Run:
 
     @property
     def on_toy_world(self) -> bool:
-        return any(map(is_toy_world, {self.dataset, *self.videos}))
+        return self.sources == (TOY_SOURCE,)
 
     @property
     def on_streamgaze(self) -> bool:
-        return bool(self.videos) and {source_of(name)[0] for name in self.videos} <= VIDEO_SOURCES.keys()
+        return bool(self.sources) and set(self.sources) <= VIDEO_SOURCES.keys()
 
     @property
     def dataset_ids(self) -> list[str]:
@@ -496,6 +493,12 @@ def _training(run: Run, on_toy_world: bool) -> dict[str, str]:
 def _is_id(source: str | None) -> bool:
     """Whether it is an id on the Hub, by its form; a folder of that form is none."""
     return bool(source) and re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None and not Path(source).is_dir()
+
+
+def _is_toy_backbone(base: str | None) -> bool:
+    """Say whether a base model is the toy world's, by what its own configuration says it was trained on."""
+    path = Path(base or "") / "config.json"
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("trained_on") == TOY_SOURCE
 
 
 def _shown(source: str) -> str:

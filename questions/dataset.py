@@ -128,7 +128,7 @@ def _questions_of(row: dict, video: Path, scanpaths: dict[str, Scanpath]) -> Ite
     name, table = row["video_name"], row["scanpath"]
     if table is not None and name not in scanpaths:
         scanpaths[name] = Scanpath.from_array(table, f"scanpath of {name}", row.get("fixation_ids"))
-    shared = (video, name, scanpaths.get(name), row["task"], row["question"])
+    shared, source = (video, name, scanpaths.get(name), row["task"], row["question"]), row.get("source")
     if task_info(row["task"]).group != "proactive":
         options, answer, text = tuple(row.get("options") or ()), row.get("answer"), row.get("answer_text")
         if text is None and (answer is None or not 0 <= answer < len(options)):
@@ -137,7 +137,9 @@ def _questions_of(row: dict, video: Path, scanpaths: dict[str, Scanpath]) -> Ite
             raise ValueError(
                 f"{name}, {row['question']!r}: expected options, or an answer_text, got {options} and {text!r}"
             )
-        yield Question(*shared, options, -1 if answer is None else answer, row["start_s"], row["end_s"], text)
+        index = -1 if answer is None else answer
+        yield Question(*shared, options, index, row["start_s"], row["end_s"], text, source=source)
         return
     for point in row["test_points"]:
-        yield Question(*shared, ("Yes", "No"), 0 if point["alert"] else 1, row["start_s"], point["time_s"])
+        index = 0 if point["alert"] else 1
+        yield Question(*shared, ("Yes", "No"), index, row["start_s"], point["time_s"], source=source)

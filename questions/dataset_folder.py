@@ -12,6 +12,7 @@ from pathlib import Path
 from datasets import Dataset, Features, List, Value, Video, disable_progress_bars
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from gazeqwen.questions.question import TOY_SOURCE
 from gazeqwen.questions.tasks import TASKS, VIDEOS_IN_RELEASE
 from gazeqwen.utils.files import atomic_folder, write_json, write_text
 from gazeqwen.utils.hub import publish
@@ -177,7 +178,7 @@ def render_dataset_card(
     report = Report(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
     sources = sorted({video["source"] for video in report.videos.values()})
     own = sources == ["own"]
-    toy, streamgaze = sources == ["toyworld"], bool(sources) and set(sources) <= set(VIDEO_SOURCES)
+    toy, streamgaze = sources == [TOY_SOURCE], bool(sources) and set(sources) <= set(VIDEO_SOURCES)
     name, license_data = "Egocentric video questions with scanpaths", {"license": "unknown"}
     if toy:
         name, license_data = "GazeQwen's toy world", {"license": "apache-2.0"}

@@ -1,12 +1,15 @@
 """One question about a part of a video, with the wearer's scanpath."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gazeqwen.questions.prompts import OPTION_LETTERS, format_alert, format_question
 from gazeqwen.questions.tasks import task_info
 from gazeqwen.scanpath_gazeqwen import Scanpath
+
+TOY_SOURCE = "toyworld"  # where a dataset says that the toy world's videos come from
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +19,8 @@ class Question:
     carry no letters; `answer` is the index of the right one. `scanpath` is the whole video's, `None` if no gaze is
     known. Of a proactive task each test point is a question of its own, with the options Yes and No. An open-ended
     question has no options and an `answer_text` (`answer` is then -1). `order`: which original option stands at each
-    place, where they were permuted.
+    place, where they were permuted. `source`: where the dataset says that the video comes from, such as `egtea`, `own`
+    or `toyworld`; None where it does not say.
     """
 
     video: Path
@@ -30,6 +34,7 @@ class Question:
     end_s: float
     answer_text: str | None = None
     order: tuple[int, ...] | None = None
+    source: str | None = None
 
     @property
     def permutable(self) -> bool:
@@ -72,3 +77,8 @@ class Question:
         if task_info(self.task).group == "proactive":
             return format_alert(self.question, style)
         return format_question(self.question, self.options, style), list(OPTION_LETTERS[: len(self.options)])
+
+
+def sources_of(questions: Iterable) -> list[str]:
+    """Return where the videos of questions, or of predictions, come from: each `source` once, sorted."""
+    return sorted({question.source for question in questions} - {None})

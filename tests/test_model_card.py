@@ -80,23 +80,23 @@ def result_of(
     return path
 
 
-def run_of(folder: Path, videos: str, from_hub: bool = False, **changes) -> None:
-    """What a run of train.py would have left around an adapter."""
+def run_of(folder: Path, source: str, from_hub: bool = False, **changes) -> None:
+    """What a run of train.py on videos from `source` would have left around an adapter."""
     recipe = dataclasses.asdict(read_recipe(Recipe, ROOT / "recipes" / "gazeqwen-7b.yaml"))
     for key, value in changes.items():
         recipe[key] |= value
     (folder.parent / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    write_json(folder.parent / "provenance.json", {"dataset_from_hub": from_hub})
+    write_json(folder.parent / "provenance.json", {"dataset_from_hub": from_hub, "sources": [source]})
     tasks = {RECALL: {"total": 4, "correct": 3, "accuracy": 0.75}}
     write_json(folder.parent / "validation.json", {"tasks": tasks, "macro": 0.75, "stage": 1, "epoch": 2})
-    line = {"key": "k", "video_name": videos, "task": RECALL, "answer": 0, "options": 2, "logits": [1.0, 0.0]}
+    line = {"key": "k", "video_name": "a.mp4", "task": RECALL, "answer": 0, "options": 2, "logits": [1.0, 0.0]}
     (folder.parent / "validation_predictions.jsonl").write_text(json.dumps(line | {"condition": "gaze"}) + "\n")
 
 
 # ------------------------------------------------------------------ what the Hub reads
 def test_the_metadata_are_valid_and_hold_the_results(adapter, tmp_path):
     path = result_of(adapter, tmp_path)
-    run_of(adapter, "P01-R01-Soup.mp4")
+    run_of(adapter, "egtea")
     card = render_model_card(adapter, [path], "user/gaze")
     (tmp_path / "README.md").write_text(str(card))
     data = metadata_load(tmp_path / "README.md")
@@ -228,7 +228,7 @@ def test_controls_may_come_from_other_files_and_from_the_base_model(adapter, tmp
 
 
 def test_without_results_the_card_says_what_the_validation_was_and_that_no_control_was_run(adapter):
-    run_of(adapter, "P01-R01-Soup.mp4")
+    run_of(adapter, "egtea")
     card = render_model_card(adapter)
     said = section(card.text, "## Results")
     assert cells(said)[1] == ["**its own gaze**", "75.0", "75.0"] and "(stage 1, epoch\n2)" in said
@@ -280,14 +280,14 @@ def test_a_base_model_in_a_folder_is_no_id(adapter, saved, tmp_path):
 
 
 def test_what_was_trained_on_the_toy_world_is_not_said_to_know_streamgaze(adapter):
-    run_of(adapter, "toy-test-0001.mp4", data={"dataset": "data/mine"})
+    run_of(adapter, "toyworld", data={"dataset": "data/mine"})
     card = render_model_card(adapter)
     assert "The toy world, split `train`" in card.text and "EGTEA" not in card.text
     for from_hub, ids in ((True, ["user/streamgaze"]), (False, [])):
-        run_of(adapter, "P01-R01-Soup.mp4", from_hub, data={"dataset": "user/streamgaze"})
+        run_of(adapter, "egtea", from_hub, data={"dataset": "user/streamgaze"})
         card = render_model_card(adapter)
         assert card.data.datasets == [*ids, "danaleee/StreamGaze"] and "EGTEA" in card.text
-    run_of(adapter, "holiday.mp4", data={"dataset": "/home/me/films"})
+    run_of(adapter, "own", data={"dataset": "/home/me/toyworld/toy-car"})
     card = render_model_card(adapter)
     assert card.data.datasets is None and "EGTEA" not in card.text and "/home/me" not in str(card)
 

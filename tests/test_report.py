@@ -224,18 +224,24 @@ def test_toy_own_and_streamgaze_results_share_a_report_but_no_table(tmp_path):
     assert "reading" in cells(section(report, "## Other data"))[0]
 
 
-def test_the_toy_world_is_known_by_its_settings_paths_and_videos(tmp_path):
+def test_the_toy_world_is_known_by_where_its_videos_come_from(tmp_path):
+    """The settings say it, or else the predictions; names of files, folders and models say nothing."""
+
     def kind(**changes) -> str:
         return read_result(write_result(tmp_path, "x", [RECALL], **changes)).kind
 
-    assert kind() == "StreamGaze"
-    assert kind(settings={"data": "runs/toyworld"}) == kind(settings={"toy_world": True}) == "Toy world"
-    assert kind(settings={"adapter": {"base_model_name_or_path": "here/toyworld/backbone"}}) == "Toy world"
-    assert kind(settings={"data": "runs/toyworld", "toy_world": False}) == "StreamGaze"
+    assert kind() == kind(settings={"data": "runs/toyworld"}) == kind(settings={"sources": ["egtea"]}) == "StreamGaze"
+    assert kind(settings={"adapter": {"base_model_name_or_path": "here/toyworld/backbone"}}) == "StreamGaze"
+    assert kind(settings={"sources": ["toyworld"]}) == "Toy world"
+    assert kind(settings={"sources": ["egtea", "toyworld"]}) == "StreamGaze"
     path = write_result(tmp_path, "x", [RECALL])
     lines = (tmp_path / "x.jsonl").read_text()
     (tmp_path / "x.jsonl").write_text(re.sub(r"P(\d\d)-R01-Soup", r"toy-test-00\1", lines))
+    assert read_result(path).kind == "StreamGaze"
+    (tmp_path / "x.jsonl").write_text(lines.replace('"task":', '"source": "toyworld", "task":'))
     assert read_result(path).kind == "Toy world"
+    own = write_result(tmp_path, "own", ["reading"], settings={"sources": ["own"]})
+    assert read_result(own).kind == "Other data"
 
 
 def broken(folder, change) -> str:

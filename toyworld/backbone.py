@@ -19,6 +19,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from gazeqwen.questions.question import TOY_SOURCE
 from gazeqwen.toyworld.world import COLORS, FRAME_PX, NOUN_OF, SHAPES
 
 BACKBONE_DIR = Path(__file__).parent / "backbone"
@@ -166,6 +167,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
         vision_start_token_id=token_id("<|vision_start|>"),
         vision_end_token_id=token_id("<|vision_end|>"),
         tie_word_embeddings=True,
+        trained_on=TOY_SOURCE,
     )
 
 

@@ -6,9 +6,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from gazeqwen.questions.question import TOY_SOURCE
 from gazeqwen.questions.release import parse_time
 from gazeqwen.questions.tasks import clip_window, task_info
-from gazeqwen.toyworld.generate import SOURCE, generate
+from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.questions import GSM, HARD, NFI, SNAP_S, SR
 
 SEED, VIDEOS = 17, 4  # picked: gaze changes what the trained adapter answers, but for the last question
@@ -51,7 +52,7 @@ def toy_examples(folder: str | Path) -> list[Example]:
         entry, *_ = json.loads((world / "qa" / f"{task}.json").read_text())
         (asked,) = entry["questions"]
         video = world / "videos" / "original_video" / entry["video_path"]
-        table = world / "metadata" / SOURCE / video.stem / f"{video.stem}_fixation_filtered.csv"
+        table = world / "metadata" / TOY_SOURCE / video.stem / f"{video.stem}_fixation_filtered.csv"
         options = {option[0]: option[3:] for option in asked["options"]}
         start_s, time_s = clip_window(task, parse_time(asked["time_stamp"], "time_stamp"))
         snap_s = SNAP_S if task_info(task).asks_about_fixation_at_query else 0.0

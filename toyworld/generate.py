@@ -11,12 +11,12 @@ import numpy as np
 from tqdm import tqdm
 
 from gazeqwen.questions.prompts import OPTION_LETTERS
+from gazeqwen.questions.question import TOY_SOURCE
 from gazeqwen.questions.tasks import clip_window
 from gazeqwen.toyworld.questions import TASKS, ToyQuestion, View, clip_of, clock, gaze_questions
 from gazeqwen.toyworld.viewer import Recording, make_viewer, simulate_viewer, write_fixations
 from gazeqwen.toyworld.world import Highlight, draw_frame, frame_times_s, make_scene, write_video
 
-SOURCE = "toyworld"
 SPLITS = ("train", "val", "test")
 VIEWERS = 12  # of each split: nobody is in two
 
@@ -83,7 +83,7 @@ def streamgaze_entry(name: str, q: ToyQuestion) -> dict:
     return {
         "video_path": name,
         "response_time": f"[{clock(start_s)} - {clock(q.time_s)}]",
-        "video_categories": SOURCE.upper(),
+        "video_categories": TOY_SOURCE.upper(),
         "questions": [asked | q.extra],
     }
 
@@ -101,7 +101,7 @@ def _write_video(out: Path, name: str, recording: Recording, view: View | None =
         times_s = [0.0, *view.frame_times_s, view.time_s]
         write_video(out / "videos/original_video" / name, [pictures[0], *pictures, pictures[-1]], times_s)
     stem = name.removesuffix(".mp4")
-    folder = out / "metadata" / SOURCE / stem
+    folder = out / "metadata" / TOY_SOURCE / stem
     folder.mkdir(exist_ok=True)
     write_fixations(folder / f"{stem}_fixation_filtered.csv", recording.fixations)
 
@@ -160,7 +160,7 @@ def generate(
     out = Path(out_dir)
     if (out / "splits.json").exists():
         raise FileExistsError(f"{out} already holds a toy world (splits.json): choose another folder or remove it")
-    for folder in ("videos/original_video", f"metadata/{SOURCE}", "qa"):
+    for folder in ("videos/original_video", f"metadata/{TOY_SOURCE}", "qa"):
         (out / folder).mkdir(parents=True, exist_ok=True)
 
     names: dict[str, list[str]] = {split: [] for split in SPLITS}

@@ -37,7 +37,7 @@ from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.pipeline.conditions import Condition
 from gazeqwen.plots.curves import draw_curves
 from gazeqwen.questions.dataset import load_questions
-from gazeqwen.questions.question import Question
+from gazeqwen.questions.question import Question, sources_of
 from gazeqwen.training.recipe import Recipe, StageSettings, base_arguments, build_processor, changed_settings
 from gazeqwen.utils.files import atomic_folder, write_json, write_tensors, write_text
 from gazeqwen.utils.hub import open_repository, publish
@@ -155,7 +155,8 @@ class Trainer:
         if self.accelerator.is_main_process and not self.checkpoint:
             write_text(self.folder / "recipe.yaml", yaml.safe_dump(self.settings, sort_keys=False))
             dataset_from_hub = not Path(data.dataset).exists()  # nobody could tell later
-            write_json(self.folder / "provenance.json", provenance() | {"dataset_from_hub": dataset_from_hub})
+            data_origin = {"dataset_from_hub": dataset_from_hub, "sources": sources_of(self.questions)}
+            write_json(self.folder / "provenance.json", provenance() | data_origin)
         if self.checkpoint:
             state = json.loads((self.checkpoint / "progress.json").read_text(encoding="utf-8"))
             self.progress = Progress(**state)
