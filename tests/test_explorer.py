@@ -12,12 +12,13 @@ from gazeqwen.inference.answering import Answer, Asked
 from gazeqwen.inference.explorer import Explorer, Recording, answer_html, named, steps_html, table_html, verdict
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.toyworld.examples import TITLES, toy_examples
+from gazeqwen.toyworld.trained import ADAPTER_DIR
 from gazeqwen.video_gazeqwen import Clip
 
 
 @pytest.fixture(scope="module")
 def explorer():
-    return Explorer()
+    return Explorer(ADAPTER_DIR)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_a_model_without_latents_is_asked_all_the_same(resampler_type, toy_proce
 
 
 def test_the_toy_model_says_that_it_is_one(explorer):
-    assert explorer.is_toy and explorer.has_attention and explorer.name == "toy adapter"
+    assert explorer.is_toy and explorer.has_attention and explorer.name == str(ADAPTER_DIR)
 
 
 # ---------------------------------------------------------------- words, pictures, HTML
