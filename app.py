@@ -28,6 +28,7 @@ from gazeqwen.inference.explorer import (
     verdict,
 )
 from gazeqwen.toyworld.examples import Example, toy_examples
+from gazeqwen.toyworld.trained import ADAPTER_DIR
 from gazeqwen.utils.command_line import one_line_errors
 
 TOY_NOTE = (
@@ -251,7 +252,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--host", help="0.0.0.0: for others in the network (default: this machine alone)")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
     settings = parser.parse_args(arguments)
-    explorer = Explorer(settings.model, settings.device, settings.dtype)
+    source, name = (settings.model, None) if settings.model else (ADAPTER_DIR, "toy adapter")
+    explorer = Explorer(source, settings.device, settings.dtype, name)
     with tempfile.TemporaryDirectory(prefix="gazeqwen-examples-") as folder:
         serve(build(explorer, toy_examples(folder)), settings.host, settings.port)
 

@@ -13,17 +13,18 @@ import argparse
 import torch
 
 from gazeqwen.inference.answering import ask, load_model, load_processor, offer
-from gazeqwen.plots.scanpath import draw_scanpath
-from gazeqwen.plots.style import save_png
 from gazeqwen.questions.tasks import window_start_s
 from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.toyworld.trained import ADAPTER_DIR
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.provenance import describe_trained_parameters
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="folder or Hub id of a trained adapter (default: the toy world's)")
+    parser.add_argument(
+        "--model", default=ADAPTER_DIR, help="folder or Hub id of an adapter (default: the toy world's)"
+    )
     parser.add_argument("--video", required=True)
     parser.add_argument("--scanpath", help="StreamGaze-style fixation table (CSV); without it: the base model")
     parser.add_argument("--question", required=True)
@@ -63,6 +64,9 @@ def main() -> None:
         details = ", ".join(f"{option} {100 * p:.1f} %" for option, p in answer.probabilities.items())
         print(f"{name + ':':14}{answer}{'   of ' + details if details else ''}")
     if arguments.plot:
+        from gazeqwen.plots.scanpath import draw_scanpath
+        from gazeqwen.plots.style import save_png
+
         title = "  |  ".join([arguments.question, *(f"{name}: {answer}" for name, answer in asked.answers.items())])
         save_png(draw_scanpath(clip, asked.scanpath, asked.weights, title), arguments.plot)
         print(f"drawn to {arguments.plot}")

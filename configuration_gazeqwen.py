@@ -32,7 +32,8 @@ class GazeQwenConfig(PreTrainedConfig):
     and the video encoder's own configs (`load_backbone_config`, `load_video_encoder_config`).
 
     Args:
-        base_model_name_or_path: Hub id or folder of a Qwen2.5-VL, with its `base_model_revision`.
+        base_model_name_or_path: Hub id or folder of a Qwen2.5-VL, with its `base_model_revision`. In an adapter's
+            folder, a path that begins with a dot is relative to that folder; also for the video encoder.
         video_encoder_name_or_path: Hub id or folder of a V-JEPA 2.1 encoder (see `convert.py`), or of a DINOv2 as timm
             publishes it (`timm/vit_base_patch14_dinov2.lvd142m`), with its `video_encoder_revision`.
         resampler_type: `"attention"`, the resampler, or `"heatmap_vector"`, the baseline without one: a heatmap times
@@ -126,6 +127,18 @@ class GazeQwenConfig(PreTrainedConfig):
                 "increasing layer indices from 0, without repeats",
             )
             self.injection_layers = layers
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """As in transformers; folders that the config names relative to its own become absolute paths."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded  # with `return_unused_kwargs`
+        folder = Path(pretrained_model_name_or_path)
+        if folder.is_dir():
+            for name, source in config.sources().items():
+                if source and source.startswith("."):
+                    setattr(config, name, str((folder / source).resolve()))
+        return loaded
 
     @property
     def has_resampler(self) -> bool:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
 
 import numpy as np
 import torch
-from transformers import AutoModel, AutoProcessor
 
+from gazeqwen.configuration_gazeqwen import GazeQwenConfig
+from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.pipeline.answers import answer_tokens, option_logits
+from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.questions.prompts import OPTION_LETTERS, chat_message, format_question
 from gazeqwen.resampler_gazeqwen import fixation_weights
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.toyworld.trained import trained_model, trained_processor
 from gazeqwen.video_gazeqwen import Clip
 
 
@@ -55,17 +57,15 @@ class Asked:
         return found
 
 
-def load_processor(model: str | None):
-    """Processor of an adapter, a folder or an id on the Hub; None: the toy world's, which is in the package."""
-    return AutoProcessor.from_pretrained(model, trust_remote_code=True) if model else trained_processor()
+def load_processor(source: str | PathLike) -> GazeQwenProcessor:
+    """Return the processor of an adapter, a folder or an id on the Hub."""
+    # Given the config, the tokenizer is not looked up by model type, of which transformers would know none.
+    return GazeQwenProcessor.from_pretrained(source, config=GazeQwenConfig.from_pretrained(source))
 
 
-def load_model(model: str | None, device: str = "cpu", dtype: str = "auto"):
-    """The same adapter's model on `device`, in evaluation mode."""
-    loaded = (
-        trained_model() if model is None else AutoModel.from_pretrained(model, trust_remote_code=True, dtype=dtype)
-    )
-    return loaded.to(device).eval()
+def load_model(source: str | PathLike, device: str = "cpu", dtype: str = "auto") -> GazeQwenForConditionalGeneration:
+    """Return the same adapter's model on `device`, in evaluation mode."""
+    return GazeQwenForConditionalGeneration.from_pretrained(source, dtype=dtype).to(device).eval()
 
 
 def offer(question: str, options: list[str], style: str) -> tuple[str, dict[str, str]]:

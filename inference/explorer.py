@@ -8,6 +8,7 @@ import threading
 import warnings
 from dataclasses import dataclass
 from html import escape
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -81,15 +82,15 @@ def read_table(table: str | Path) -> tuple[Scanpath, tuple[str, ...]]:
 
 class Explorer:
     """
-    A model, loaded to be asked about recordings. `model`: folder or id of an adapter, None for the toy world's, which
-    comes with the package. `has_attention`: whether its latents look somewhere; `is_toy`: whether its base model is
-    the toy world's, so that its answers about any other video mean nothing.
+    A model, loaded to be asked about recordings. `source`: folder or id of an adapter; `name`: what it is called.
+    `has_attention`: whether its latents look somewhere; `is_toy`: whether its base model is the toy world's, so that
+    its answers about any other video mean nothing.
     """
 
-    def __init__(self, model: str | None = None, device: str = "cpu", dtype: str = "auto"):
-        self.processor = load_processor(model)
-        self.model = load_model(model, device, dtype)
-        self.name = model or "toy adapter"
+    def __init__(self, source: str | PathLike, device: str = "cpu", dtype: str = "auto", name: str | None = None):
+        self.processor = load_processor(source)
+        self.model = load_model(source, device, dtype)
+        self.name = name or str(source)
         self.has_attention = self.model.config.resampler_type == "attention"
         self.is_toy = getattr(self.model.backbone.config, "trained_on", None) == TOY_SOURCE
 

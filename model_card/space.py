@@ -34,8 +34,9 @@ def write_space(folder: str | Path, model: str | None = None) -> None:
         package.mkdir()
         for module in _ROOT.glob("*.py"):
             shutil.copy(module, package)
-        for part in _ROOT.glob("*/__init__.py"):
-            shutil.copytree(part.parent, package / part.parent.name, ignore=shutil.ignore_patterns("__pycache__"))
+        ignored = shutil.ignore_patterns("__pycache__", ".*")
+        for room in _ROOT.glob("*/__init__.py"):
+            shutil.copytree(room.parent, package / room.parent.name, ignore=ignored)
 
 
 def main() -> None:

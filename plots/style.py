@@ -35,4 +35,4 @@ def pixels(figure: Figure, dpi: int = DPI) -> np.ndarray:
 
 
 def rgb(color: str) -> tuple[float, float, float]:
-    return matplotlib.colors.torgb(color)
+    return matplotlib.colors.to_rgb(color)

@@ -13,6 +13,7 @@ from gazeqwen.app import build, plain_errors, serve
 from gazeqwen.inference.explorer import Explorer
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.toyworld.examples import toy_examples
+from gazeqwen.toyworld.trained import ADAPTER_DIR
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def uploads(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(examples, uploads):
-    return build(Explorer(), examples)
+    return build(Explorer(ADAPTER_DIR), examples)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def test_one_question_at_a_time_and_nothing_is_counted_or_kept(page):
 
 
 def test_uploads_are_deleted_when_the_page_stops(examples, uploads, tmp_path):
-    page = build(Explorer(), examples)
+    page = build(Explorer(ADAPTER_DIR), examples)
     client = Client(serve(page, "127.0.0.1", wait=False), verbose=False, download_files=tmp_path)
     video = write_video(tmp_path / "private.mp4", index_frames(30))
     ask(client, examples[0], video=handle_file(video), table=None, time_s=2.0, start_s=None)

@@ -1,5 +1,6 @@
 """What the app shows, without the page: recordings, questions, and the words, pictures and HTML of an answer."""
 
+import json
 import re
 import shutil
 from html import escape
@@ -12,12 +13,13 @@ from gazeqwen.inference.answering import Answer, Asked
 from gazeqwen.inference.explorer import Explorer, Recording, answer_html, named, steps_html, table_html, verdict
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.toyworld.examples import TITLES, toy_examples
+from gazeqwen.toyworld.trained import ADAPTER_DIR
 from gazeqwen.video_gazeqwen import Clip
 
 
 @pytest.fixture(scope="module")
 def explorer():
-    return Explorer()
+    return Explorer(ADAPTER_DIR)
 
 
 @pytest.fixture(scope="module")
@@ -125,17 +127,23 @@ def test_without_options_the_model_answers_freely(explorer, examples):
 
 @pytest.mark.parametrize("resampler_type", ["heatmap_vector", "none"])
 def test_a_model_without_latents_is_asked_all_the_same(resampler_type, toy_processor, examples, tmp_path):
-    parts = (str(shutil.copytree(BACKBONE, tmp_path / "mine")), str(VIDEO_ENCODER))
+    base = shutil.copytree(BACKBONE, tmp_path / "mine")
+    config = json.loads((base / "config.json").read_text())
+    if resampler_type == "none":  # it is the configuration that says so, not what the folder is called
+        del config["trained_on"]
+        (base / "config.json").write_text(json.dumps(config))
+    parts = (str(base), str(VIDEO_ENCODER))
     GazeQwenForConditionalGeneration.from_base(*parts, resampler_type=resampler_type).save_pretrained(tmp_path / "a")
     toy_processor.save_pretrained(tmp_path / "a")
     explorer = Explorer(str(tmp_path / "a"))
-    assert not explorer.has_attention and not explorer.is_toy and explorer.name == str(tmp_path / "a")
+    assert explorer.is_toy == (resampler_type != "none")
+    assert not explorer.has_attention and explorer.name == str(tmp_path / "a")
     asked = ask_about(explorer, examples[0])
     assert set(asked.answers) == {"with gaze", "without gaze"} and asked.attention is None
 
 
 def test_the_toy_model_says_that_it_is_one(explorer):
-    assert explorer.is_toy and explorer.has_attention and explorer.name == "toy adapter"
+    assert explorer.is_toy and explorer.has_attention and explorer.name == str(ADAPTER_DIR)
 
 
 # ---------------------------------------------------------------- words, pictures, HTML

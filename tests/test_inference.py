@@ -1,6 +1,8 @@
 """One question about one clip, and the trained adapter that comes with the package."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +18,22 @@ from gazeqwen.toyworld.trained import ADAPTER_DIR, keep
 NOW = "Which object is the user currently gazing at?"
 
 
+def imports_of(module: str) -> set[str]:
+    """Modules of the package that `module` imports at its top level, and all that these import."""
+    file = ROOT / Path(*module.split(".")[1:])
+    file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+    imported = {module}
+    for name in re.findall(r"^(?:from|import) (\S+)", file.read_text(), flags=re.MULTILINE):
+        if name.startswith("."):
+            name = module.rpartition(".")[0] + name
+        if name not in imported:
+            imported |= imports_of(name) if name.startswith("gazeqwen.") else {name}
+    return imported
+
+
 @pytest.fixture(scope="module")
 def trained():
-    return load_model(None), load_processor(None)
+    return load_model(ADAPTER_DIR), load_processor(ADAPTER_DIR)
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +106,22 @@ def test_the_kept_adapter_holds_no_code_and_no_path(tmp_path, trained):
     model.save_pretrained(tmp_path / "best")
     processor.save_pretrained(tmp_path / "best")
     assert list((tmp_path / "best").glob("*.py")) and str(ROOT) in (tmp_path / "best" / "config.json").read_text()
+    beside = {"../backbone", "../video_encoder"}  # the frozen models, beside the kept adapter
     keep(tmp_path / "best", tmp_path / "kept")
     for folder in (tmp_path / "kept", ADAPTER_DIR):
         assert not list(folder.glob("*.py"))
         for file in folder.glob("*.json"):
             if file.name != "tokenizer.json":
-                assert "/" not in json.dumps(json.loads(file.read_text())).replace("</", ""), file
+                text = json.dumps(json.loads(file.read_text())).replace("</", "")
+                assert all(part in beside for part in re.findall(r'[^" ]*/[^" ]*', text)), file
     assert (tmp_path / "kept" / "model.safetensors").read_bytes() == (ADAPTER_DIR / "model.safetensors").read_bytes()
+
+
+def test_asking_imports_no_trainer_no_scorer_and_the_product_no_toy_world():
+    unwanted = ("gazeqwen.training", "gazeqwen.evaluation", "gazeqwen.plots", "accelerate", "datasets", "matplotlib")
+    imported = imports_of("gazeqwen.ask")
+    assert {"gazeqwen.modeling_gazeqwen", "torch"} <= imported
+    assert not [name for name in imported if name.startswith(unwanted)]
+    for module in ("answering", "explorer"):
+        imported = imports_of(f"gazeqwen.inference.{module}")
+        assert not [name for name in imported if name.startswith("gazeqwen.toyworld")]

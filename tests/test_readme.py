@@ -27,6 +27,7 @@ from gazeqwen.inference.answering import load_model
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.toyworld.trained import ADAPTER_DIR
 from gazeqwen.training.planning import plan
 from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe, StageSettings
 from gazeqwen.training.trainer import Trainer
@@ -236,7 +237,7 @@ def unwritable() -> None:
 
 
 def not_its_weights(folder: Path) -> None:
-    load_model(None).save_pretrained(folder)
+    load_model(ADAPTER_DIR).save_pretrained(folder)
     weights = load_file(folder / "model.safetensors")
     save_file(dict(list(weights.items())[1:]), folder / "model.safetensors", metadata={"format": "pt"})
     GazeQwenForConditionalGeneration.from_pretrained(folder)

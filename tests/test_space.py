@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -13,9 +14,11 @@ from local_hub import LocalHub
 from packaging.requirements import Requirement
 from support import ROOT
 
+from gazeqwen.model_card import space as space_module
 from gazeqwen.model_card.space import write_space
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, PACKAGES = PYPROJECT["project"], PYPROJECT["tool"]["setuptools"]["packages"]
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +51,21 @@ def test_the_space_holds_the_package_and_nothing_of_this_machine(space):
     files = {path.relative_to(space).as_posix() for path in space.rglob("*") if path.is_file()}
     assert {"README.md", "app.py", "requirements.txt", "gazeqwen/inference/explorer.py"} <= files
     assert "gazeqwen/toyworld/adapter/model.safetensors" in files
-    tops = {path.name for path in (space / "gazeqwen").iterdir() if path.is_dir()}
-    assert {"gaze_sources", "toyworld"} <= tops <= {"gaze_sources", "model_card", "toyworld"}
+    rooms = {f"gazeqwen.{path.name}" for path in (space / "gazeqwen").iterdir() if path.is_dir()}
+    assert {"gazeqwen", *rooms} == set(PACKAGES)
     assert sum(path.stat().st_size for path in space.rglob("*")) < 20e6
     assert not [name for name in files if "__pycache__" in name]
+
+
+def test_hidden_files_of_a_room_stay_here(tmp_path, monkeypatch):
+    """A copy of the package, so that this writes nothing beside the code that other tests run."""
+    shutil.copytree(ROOT / "model_card", tmp_path / "package" / "model_card")
+    shutil.copy(ROOT / "requirements.txt", tmp_path / "package")
+    (tmp_path / "package" / "model_card" / ".env").write_text("HF_TOKEN=secret")
+    monkeypatch.setattr(space_module, "_ROOT", tmp_path / "package")
+    write_space(tmp_path / "space")
+    assert (tmp_path / "space" / "gazeqwen" / "model_card" / "card.py").is_file()
+    assert not (tmp_path / "space" / "gazeqwen" / "model_card" / ".env").exists()
 
 
 def test_the_space_runs(space, tmp_path):

@@ -6,13 +6,14 @@ import torch
 from accelerate import Accelerator
 
 from gazeqwen.evaluation.predictions import Prediction, predict
+from gazeqwen.inference.answering import load_model, load_processor
 from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.release import build
 from gazeqwen.questions.tasks import TASKS
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.questions import SCENE_TASKS
-from gazeqwen.toyworld.trained import trained_model, trained_processor
+from gazeqwen.toyworld.trained import ADAPTER_DIR
 
 WORLD_SEED = 41  # no world that anything was trained or chosen on
 GAZE_TASKS = sorted(task for task in TASKS if task not in SCENE_TASKS and TASKS[task].group != "proactive")
@@ -26,7 +27,7 @@ def answers(tmp_path_factory) -> dict[str, list[Prediction]]:
     generate(folder / "world", train=0, val=0, test=24, seed=WORLD_SEED, per_task=1, progress=False)
     build(folder / "world", folder / "data", progress=False)
     questions = load_questions(folder / "data", "test", GAZE_TASKS)
-    model, processor, accelerator = trained_model(), trained_processor(), Accelerator()
+    model, processor, accelerator = load_model(ADAPTER_DIR), load_processor(ADAPTER_DIR), Accelerator()
     cache = ClipCache.of(model, processor, "embeddings", folder / "cache")
     cache.fill(accelerator, model, questions, 64)
     return {
