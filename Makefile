@@ -32,6 +32,7 @@ demo: install
 # Every row of docs/evidence.md, with three seeds; goes on where it was stopped.
 evidence: install
 	$(BIN)/python -m gazeqwen.toyworld.evidence
+	$(BIN)/python -m gazeqwen.toyworld.video_encoder_controls
 	$(BIN)/python -m gazeqwen.toyworld.evidence_report
 
 # The page with the toy model, offline.

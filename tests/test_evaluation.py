@@ -384,6 +384,7 @@ def test_other_families_are_evaluated_end_to_end(foreign, toy_data, family):
     questions, result = load_questions(toy_data, "test"), json.loads((foreign[family] / "r.json").read_text())
     found = predictions_of(foreign[family])
     assert set(result["scores"]) == {"none", "overlay", "text", "text_only"} and len(found) == 4 * len(questions)
+    assert result["settings"]["sources"] == ["toyworld"] and {row["source"] for row in found.values()} == {"toyworld"}
     for score in result["scores"].values():
         counts = score["counts"]
         assert counts["expected"] == len(questions) == counts["answered"] + counts["failed"]

@@ -15,7 +15,17 @@ from gazeqwen.evaluation.scoring import read_predictions
 from gazeqwen.pipeline.conditions import Condition
 from gazeqwen.questions.tasks import TASKS
 from gazeqwen.toyworld.evidence import DEPTH, RECIPE, RESULTS, ROWS, SEEDS, WORLD, pool, run
-from gazeqwen.toyworld.evidence_report import DOCUMENT, MAIN, Evidence, draw_conditions, draw_noise, fill, tables
+from gazeqwen.toyworld.evidence_report import (
+    DOCUMENT,
+    MAIN,
+    README,
+    Evidence,
+    draw_conditions,
+    draw_noise,
+    fill,
+    summary_table,
+    tables,
+)
 from gazeqwen.toyworld.questions import SCENE_TASKS
 from gazeqwen.training.recipe import Recipe
 from gazeqwen.utils.settings import read_recipe
@@ -91,6 +101,7 @@ def test_a_failing_run_says_what_failed(tmp_path):
 # ------------------------------------------------------------------ the document
 def test_the_document_holds_the_committed_results(evidence):
     assert fill(DOCUMENT.read_text(), tables(evidence)) == DOCUMENT.read_text()
+    assert fill(README.read_text(), {"summary": summary_table(evidence)}) == README.read_text()
 
 
 def test_a_document_without_a_place_for_a_table_is_refused(evidence):

@@ -135,7 +135,7 @@ def test_rows_become_questions(toy_data):
     assert len({question.key for question in questions}) == len(questions)
     for question in questions:
         assert question.video.is_file() and question.video.name == question.video_name
-        assert len(question.scanpath) and question.options[question.answer]
+        assert len(question.scanpath) and question.options[question.answer] and question.source == "toyworld"
     only = load_questions(toy_data, "train", [NFI])
     assert {question.task for question in only} == {NFI} and len(only) < len(questions)
     names = [{q.video_name for q in load_questions(toy_data, split)} for split in ("train", "validation", "test")]

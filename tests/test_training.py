@@ -122,6 +122,8 @@ def test_the_run_folder_tells_what_ran(run):
     assert json.loads((out / "validation.json").read_text())["macro"] == max(scores) == run["best"]["macro"]
     again = read_recipe(Recipe, out / "recipe.yaml")
     assert again == run["trainer"].recipe
+    origin = json.loads((out / "provenance.json").read_text())
+    assert origin["sources"] == ["toyworld"] and origin["dataset_from_hub"] is False
 
 
 def test_the_same_seed_gives_the_same_run(run, toy_data, tmp_path):

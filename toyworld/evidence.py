@@ -96,9 +96,7 @@ ROWS = (
         "LoRA, gaze drawn on the frames",
         "main",
         (*LORA_ALONE, "data.gaze=overlay+model"),
-        ("overlay+model", "overlay+shuffled+model"),
-        rates=LORA_RATES,
-        rate_key="stage2.lora_learning_rate",
+        ("overlay+model",),
     ),
     Row(
         "lora-ring",

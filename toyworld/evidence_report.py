@@ -1,7 +1,7 @@
 """
 What the evidence shows, from the committed results: `python -m gazeqwen.toyworld.evidence_report`.
 
-Writes the tables into `docs/evidence.md`, between its markers, and the figures beside it.
+Writes the tables into `docs/evidence.md` and `README.md`, between their markers, and the figures beside them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import write_text
 from gazeqwen.utils.tables import Table, percent
 
-DOCUMENT = ROOT / "docs" / "evidence.md"
+DOCUMENT, README = ROOT / "docs" / "evidence.md", ROOT / "README.md"
 CHANCE = 0.25
 OWN_GAZE = ("gaze", "ring", "ring+model", "overlay+model")  # conditions with the question's own gaze
 EFFECT_SHOWN = "present_object_identification_easy"
@@ -167,12 +167,14 @@ VIDEO_ENCODER = {
 
 def video_encoder_table(evidence: Evidence) -> Table:
     """Show GazeQwen with its own gaze, and other features than the video encoder's."""
-    result, rows = evidence.results["video-encoder"], []
+    rows, gains = [], evidence.results.get("video-encoder", {}).get("against_own", {})
     for name, title in VIDEO_ENCODER.items():
         score = evidence.score("video-encoder", name)
+        if score is None:
+            continue
         groups = [percent(score["groups"][group]) for group in ("past", "present", "proactive")]
         mean = percent(score["macro"], score["intervals"]["macro"])
-        rows.append([title, *groups, mean, "" if name == "own" else _gain(result["against_own"][name])])
+        rows.append([title, *groups, mean, "" if name == "own" else _gain(gains[name])])
     return Table(["video encoder's features", "past", "present", "proactive", "mean [95 %]", "against its own"], rows)
 
 
@@ -278,12 +280,38 @@ def explain(model, processor, question: Question) -> Asked:
     return ask(model, processor, clip, question.scanpath, prompt, answers, snap_s, explain=True)
 
 
+# (row, condition): what the README's table calls it, and its conditions with another video's gaze and with noise.
+SUMMARY = {
+    ("gazeqwen", "gaze"): ("**GazeQwen**", "shuffled", "noise5", "noise10"),
+    ("heatmap-vector", "gaze"): ("a heatmap times one vector per layer", "shuffled", None, None),
+    ("ring", "ring"): ("the backbone's own ring, drawn", "ring+shuffled", "ring+noise5", "ring+noise10"),
+    ("video-encoder", "own"): ("GazeQwen trained again", None, None, None),
+    ("video-encoder", "other_video"): ("... with another video's features", None, None, None),
+    ("video-encoder", "zeros"): ("... with zeros as features", None, None, None),
+    ("video-encoder", "noise"): ("... with noise as features", None, None, None),
+    ("frozen", "none"): ("no gaze: the base model", None, None, None),
+}
+
+
+def summary_table(evidence: Evidence) -> Table:
+    """Show the simplest ways to give gaze beside GazeQwen, for the README."""
+    rows = []
+    for (row, condition), (title, *controls) in SUMMARY.items():
+        score = evidence.score(row, condition)
+        if score is None:
+            continue
+        others = [percent(evidence.score(row, name)["macro"]) if name else "" for name in controls]
+        rows.append([title, percent(score["macro"], score["intervals"]["macro"]), *others])
+    columns = ["own gaze [95 %]", "another video's gaze", "noise of 5 % of the frame", "of 10 %"]
+    return Table(["gaze is given as", *columns], rows)
+
+
 def fill(document: str, tables: dict[str, Table]) -> str:
     """Return the document with each table between `<!-- name -->` and `<!-- /name -->`."""
     for name, table in tables.items():
         place = re.search(rf"<!-- {name} -->\n.*?<!-- /{name} -->", document, re.DOTALL)
         if place is None:
-            raise ValueError(f"{DOCUMENT}: no place for the table {name!r}, expected <!-- {name} --> <!-- /{name} -->")
+            raise ValueError(f"no place for the table {name!r}, expected <!-- {name} --> <!-- /{name} -->")
         filled = f"<!-- {name} -->\n{table.markdown()}\n<!-- /{name} -->"
         document = document.replace(place[0], filled)
     return document
@@ -303,6 +331,7 @@ def tables(evidence: Evidence) -> dict[str, Table]:
 def main() -> None:
     evidence = Evidence.read()
     write_text(DOCUMENT, fill(DOCUMENT.read_text(), tables(evidence)))
+    write_text(README, fill(README.read_text(), {"summary": summary_table(evidence)}))
     draw_conditions(DOCUMENT.parent / "images" / "evidence_conditions.png", evidence)
     draw_noise(DOCUMENT.parent / "images" / "evidence_noise.png", evidence)
     run = WORK / "gazeqwen-0"
