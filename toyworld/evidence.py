@@ -81,7 +81,15 @@ ROWS = (
         "Frozen backbone, gaze drawn as the ring it was pretrained on",
         "main",
         None,
-        ("ring", "ring+shuffled", *(f"ring+noise{percent}" for percent in NOISE)),
+        ("ring", "ring+shuffled"),
+    ),
+    Row(
+        "ring-noise",
+        "Frozen backbone, that ring at noisy gaze",
+        "main",
+        None,
+        ("ring+noise5", "ring+noise10"),
+        (0,),
     ),
     Row("ringed", "Frozen backbone, what is fixated is ringed (ceiling)", "main", None, ("none",), (0,), ringed=True),
     Row(
