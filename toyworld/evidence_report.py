@@ -178,18 +178,19 @@ def video_encoder_table(evidence: Evidence) -> Table:
     return Table(["video encoder's features", "past", "present", "proactive", "mean [95 %]", "against its own"], rows)
 
 
+# {noise in percent of the frame: the (row, condition) with it}.
+NOISY = {0: ("gazeqwen", "gaze")} | {noise: ("gazeqwen", f"noise{noise}") for noise in NOISE}
+NOISY_RING = {0: ("ring", "ring")} | {noise: ("ring-noise", f"ring+noise{noise}") for noise in (5, 10)}
+
+
 def noise_table(evidence: Evidence) -> Table:
     rows = []
-    for row, condition, title in (("gazeqwen", "gaze", "GazeQwen"), ("ring", "ring", "Frozen, the ring")):
-        scores = [evidence.score(row, name) for name in _under_noise(condition).values()]
-        if None not in scores:
-            rows.append([title, *(percent(score["macro"], score["intervals"]["macro"]) for score in scores)])
-    return Table(["noise, % of the frame", *map(str, _under_noise("gaze"))], rows)
-
-
-def _under_noise(condition: str) -> dict[int, str]:
-    """Return {noise in percent of the frame: the condition's name with it}."""
-    return {0: condition} | {p: f"noise{p}" if condition == "gaze" else f"{condition}+noise{p}" for p in NOISE}
+    for title, cells in (("GazeQwen", NOISY), ("frozen, the ring", NOISY_RING)):
+        scores = [evidence.score(*cells[noise]) if noise in cells else None for noise in NOISY]
+        rows.append(
+            [title, *(percent(score["macro"], score["intervals"]["macro"]) if score else "" for score in scores)]
+        )
+    return Table(["noise, % of the frame", *map(str, NOISY)], rows)
 
 
 # ------------------------------------------------------------------ figures
@@ -215,7 +216,7 @@ def draw_conditions(path: Path, evidence: Evidence) -> None:
 
 def draw_noise(path: Path, evidence: Evidence) -> None:
     """Draw accuracy against the noise of the scanpath, for groups of tasks, beside the model without gaze."""
-    scores = {noise: evidence.score("gazeqwen", condition) for noise, condition in _under_noise("gaze").items()}
+    scores = {noise: evidence.score(*cell) for noise, cell in NOISY.items()}
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axis = figure.subplots()
     for group, color in (("present", "#1a73e8"), ("past", "#188038"), ("proactive", "#e8710a")):
@@ -224,7 +225,7 @@ def draw_noise(path: Path, evidence: Evidence) -> None:
     means = [100 * score["macro"] for score in scores.values()]
     spans = np.array([score["intervals"]["macro"] for score in scores.values()]).T * 100
     axis.plot(list(scores), means, "o-", color="black", linewidth=2, label="mean over ten tasks")
-    drawn = {noise: evidence.score("ring", condition) for noise, condition in _under_noise("ring").items()}
+    drawn = {noise: evidence.score(*cell) for noise, cell in NOISY_RING.items()}
     if None not in drawn.values():
         means = [100 * score["macro"] for score in drawn.values()]
         axis.plot(list(drawn), means, "s--", color="#a142f4", linewidth=1.5, markersize=4, label="drawn ring, frozen")
@@ -282,9 +283,9 @@ def explain(model, processor, question: Question) -> Asked:
 
 # (row, condition): what the README's table calls it, and its conditions with another video's gaze and with noise.
 SUMMARY = {
-    ("gazeqwen", "gaze"): ("**GazeQwen**", "shuffled", "noise5", "noise10"),
-    ("heatmap-vector", "gaze"): ("a heatmap times one vector per layer", "shuffled", None, None),
-    ("ring", "ring"): ("the backbone's own ring, drawn", "ring+shuffled", "ring+noise5", "ring+noise10"),
+    ("gazeqwen", "gaze"): ("**GazeQwen**", ("gazeqwen", "shuffled"), NOISY[5], NOISY[10]),
+    ("heatmap-vector", "gaze"): ("a heatmap times one vector per layer", ("heatmap-vector", "shuffled"), None, None),
+    ("ring", "ring"): ("the backbone's own ring, drawn", ("ring", "ring+shuffled"), NOISY_RING[5], NOISY_RING[10]),
     ("video-encoder", "own"): ("GazeQwen trained again", None, None, None),
     ("video-encoder", "other_video"): ("... with another video's features", None, None, None),
     ("video-encoder", "zeros"): ("... with zeros as features", None, None, None),
@@ -300,8 +301,8 @@ def summary_table(evidence: Evidence) -> Table:
         score = evidence.score(row, condition)
         if score is None:
             continue
-        others = [percent(evidence.score(row, name)["macro"]) if name else "" for name in controls]
-        rows.append([title, percent(score["macro"], score["intervals"]["macro"]), *others])
+        others = [evidence.score(*cell)["macro"] if cell and evidence.score(*cell) else None for cell in controls]
+        rows.append([title, percent(score["macro"], score["intervals"]["macro"]), *map(percent, others)])
     columns = ["own gaze [95 %]", "another video's gaze", "noise of 5 % of the frame", "of 10 %"]
     return Table(["gaze is given as", *columns], rows)
 
