@@ -322,6 +322,11 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """By name, what training changes: the resampler, and LoRA where it was added."""
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of trained parameters that do not decay: LoRA's, and those that the resampler names."""
+        own = self.resampler.no_weight_decay() if self.config.has_resampler else set()
+        return {f"resampler.{name}" for name in own} | {n for n in self.trained_parameters() if "lora_" in n}
+
     # ---------------------------------------------------------------- hooks
     @property
     def _decoder(self) -> nn.Module:
