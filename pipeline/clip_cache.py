@@ -26,8 +26,9 @@ from tqdm.auto import tqdm
 
 from gazeqwen.pipeline.overlays import Drawing, draw_gaze
 from gazeqwen.questions.question import Question
-from gazeqwen.utils.files import write_json, write_tensors
+from gazeqwen.utils.files import write_json
 from gazeqwen.utils.loading import repeatable_loader
+from gazeqwen.utils.tensors import write_tensors
 from gazeqwen.video_gazeqwen import FRAMES_PER_STEP, Clip, sample_times, video_size
 
 # What is kept: nothing; the video encoder's features; or these and the base model's video embeddings, after which no

@@ -39,11 +39,12 @@ from gazeqwen.plots.curves import draw_curves
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.question import Question
 from gazeqwen.training.recipe import Recipe, StageSettings, base_arguments, build_processor, changed_settings
-from gazeqwen.utils.files import atomic_folder, write_json, write_tensors, write_text
+from gazeqwen.utils.files import atomic_folder, write_json, write_text
 from gazeqwen.utils.hub import open_repository, publish
 from gazeqwen.utils.loading import repeatable_loader
 from gazeqwen.utils.provenance import describe_trained_parameters, provenance
 from gazeqwen.utils.settings import flat
+from gazeqwen.utils.tensors import write_tensors
 
 
 def optimizer_groups(model, stage: StageSettings, weight_decay: float) -> list[dict]:
