@@ -14,22 +14,24 @@ import tempfile
 from contextlib import contextmanager
 from html import escape
 
-import gradio as gr
-import torch
+from gazeqwen.utils.command_line import named_extra, one_line_errors
 
-from gazeqwen.inference.explorer import (
-    Explorer,
-    Recording,
-    answer_html,
-    named,
-    read_table,
-    steps_html,
-    table_html,
-    verdict,
-)
-from gazeqwen.toyworld.examples import Example, toy_examples
-from gazeqwen.toyworld.trained import ADAPTER_DIR
-from gazeqwen.utils.command_line import one_line_errors
+with named_extra():
+    import gradio as gr
+    import torch
+
+    from gazeqwen.inference.explorer import (
+        Explorer,
+        Recording,
+        answer_html,
+        named,
+        read_table,
+        steps_html,
+        table_html,
+        verdict,
+    )
+    from gazeqwen.toyworld.examples import Example, toy_examples
+    from gazeqwen.toyworld.trained import ADAPTER_DIR
 
 TOY_NOTE = (
     "**This is the toy model.** It knows its toy world alone, where kitchen things are coloured shapes (a tomato is a "

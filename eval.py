@@ -15,23 +15,25 @@ import argparse
 import time
 from pathlib import Path
 
-from accelerate import Accelerator
+from gazeqwen.utils.command_line import named_extra, one_line_errors
 
-from gazeqwen.evaluation.evaluators import evaluate, load_evaluated
-from gazeqwen.evaluation.predictions import (
-    CONDITIONS,
-    PredictionFile,
-    accuracy_table,
-    largest_logit_difference,
-    load_predictions,
-)
-from gazeqwen.evaluation.scoring import SCORERS
-from gazeqwen.pipeline.clip_cache import CACHE_KINDS
-from gazeqwen.questions.dataset import load_questions
-from gazeqwen.questions.prompts import PROMPT_STYLES
-from gazeqwen.utils.command_line import one_line_errors
-from gazeqwen.utils.files import write_json
-from gazeqwen.utils.provenance import provenance
+with named_extra():
+    from accelerate import Accelerator
+
+    from gazeqwen.evaluation.evaluators import evaluate, load_evaluated
+    from gazeqwen.evaluation.predictions import (
+        CONDITIONS,
+        PredictionFile,
+        accuracy_table,
+        largest_logit_difference,
+        load_predictions,
+    )
+    from gazeqwen.evaluation.scoring import SCORERS
+    from gazeqwen.pipeline.clip_cache import CACHE_KINDS
+    from gazeqwen.questions.dataset import load_questions
+    from gazeqwen.questions.prompts import PROMPT_STYLES
+    from gazeqwen.utils.files import write_json
+    from gazeqwen.utils.provenance import provenance
 
 
 def arguments() -> argparse.Namespace:

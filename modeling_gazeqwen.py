@@ -18,7 +18,14 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, Qwe
 from transformers.utils import cached_file, logging
 
 from .configuration_gazeqwen import GazeQwenConfig, check_for_hub
-from .injection_gazeqwen import GAZE_INPUTS, GazeInjection, check_frames, check_gaze_inputs, rows_of_tokens
+from .injection_gazeqwen import (
+    GAZE_INPUTS,
+    GazeInjection,
+    check_frames,
+    check_gaze_inputs,
+    prompts_with_gaze,
+    rows_of_tokens,
+)
 from .resampler_gazeqwen import GazeResampler, HeatmapVector, align_video_features, build_resampler
 from .video_encoders_gazeqwen import build_video_encoder, load_video_encoder
 
@@ -315,6 +322,11 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """By name, what training changes: the resampler, and LoRA where it was added."""
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of trained parameters that do not decay: LoRA's, and those that the resampler names."""
+        own = self.resampler.no_weight_decay() if self.config.has_resampler else set()
+        return {f"resampler.{name}" for name in own} | {n for n in self.trained_parameters() if "lora_" in n}
+
     # ---------------------------------------------------------------- hooks
     @property
     def _decoder(self) -> nn.Module:
@@ -356,13 +368,15 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _hand_to_layers(self, decoder, args, kwargs):
         if self._call is None:
             return None
-        cache, (batch_size, length) = kwargs.get("past_key_values"), kwargs["inputs_embeds"].shape[:2]
-        past_length = 0 if cache is None else int(cache.get_seq_length())
+        batch_size, length = kwargs["inputs_embeds"].shape[:2]
+        past_length = _cache_length(kwargs.get("past_key_values"))
         return args, {**kwargs, "gaze_injection": self._call.at(past_length, batch_size, length)}
 
     def _take_from_attention(self, attention, args, kwargs):
         injection = kwargs.pop("gaze_injection", None)  # attention kernels know nothing of it
         self._lora_gate = None if injection is None else injection.lora_gate
+        if injection is not None:
+            injection.mark(kwargs.get("past_key_values"))  # also one that the decoder made itself
         return args, kwargs
 
     def _gate_lora(self, module, args, output):
@@ -438,17 +452,37 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return embeds.masked_scatter(is_video[..., None], video_embeds.to(embeds))
 
     def _prepare_injection(
-        self, input_ids, video_grid_thw, gaze: dict[str, torch.Tensor | None]
+        self,
+        input_ids,
+        video_grid_thw,
+        gaze: dict[str, torch.Tensor | None],
+        has_gaze=None,
+        cache=None,
+        start: int = 0,
     ) -> GazeInjection | None:
-        """What the call adds, from its `GAZE_INPUTS`; None where nothing has to be added or switched off."""
-        if gaze["scanpaths"] is None or not self._gaze_enabled:
-            if not self.has_lora:
-                return None
-            if input_ids is None:
-                raise ValueError("without scanpaths LoRA is switched off per sample, which needs input_ids")
-            return GazeInjection(torch.full_like(input_ids, -1), input_ids.new_zeros(len(input_ids)))
-        if input_ids is None or video_grid_thw is None:
+        """
+        Return what the call adds, from its `GAZE_INPUTS`; None where nothing has to be added or switched off.
+        `has_gaze` (B,) is what the caller says of the prompts, `start` the position of `input_ids` in the `cache`.
+        """
+        with_scanpaths = gaze["scanpaths"] is not None and self._gaze_enabled
+        if not with_scanpaths and not self.has_lora:
+            return None
+        if input_ids is None and not with_scanpaths:
+            raise ValueError("without scanpaths LoRA is switched off per sample, which needs input_ids")
+        if input_ids is None or (with_scanpaths and video_grid_thw is None):
             raise ValueError("scanpaths need input_ids and video_grid_thw, to find the video tokens")
+        rows, factors = torch.full_like(input_ids, -1), None
+        if with_scanpaths:
+            factors = self._fill_rows(rows, input_ids, video_grid_thw, gaze)
+        if not self.has_lora:
+            return GazeInjection(rows, None, factors, start)
+        has_scanpath = (rows >= 0).any(-1)
+        if self._gaze_enabled:
+            has_scanpath = prompts_with_gaze(has_scanpath, has_gaze, cache, _cache_length(cache))
+        return GazeInjection(rows, has_scanpath, factors, start)
+
+    def _fill_rows(self, rows, input_ids, video_grid_thw, gaze: dict[str, torch.Tensor | None]):
+        """Write into `rows` (B, L) which row of the residuals each position receives; return the residuals."""
         grids = self.token_grids(video_grid_thw).to(input_ids.device)  # (V, 3)
         is_video = input_ids == self.backbone.config.video_token_id  # (B, L)
         sizes = grids.prod(-1)
@@ -461,19 +495,10 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         has = gaze["has_scanpath"]
         has = torch.ones(len(grids), dtype=torch.bool) if has is None else has
         has = has.to(input_ids.device).bool()
-        gate = torch.zeros(len(input_ids), device=input_ids.device)
-        rows = torch.full_like(input_ids, -1)
         if not has.any():
-            return GazeInjection(rows, gate)
-
-        gazed = grids[has]
+            return None
         rows[is_video] = rows_of_tokens(grids, has)
-        gate[(rows >= 0).any(-1)] = 1
-        gate = None if gate.all() else gate
-        if not self.config.has_resampler:
-            return GazeInjection(rows, gate)
-
-        return GazeInjection(rows, gate, self.resampler.factors(*self._seen(gaze, has, gazed)))
+        return self.resampler.factors(*self._seen(gaze, has, grids[has])) if self.config.has_resampler else None
 
     def _seen(self, gaze: dict[str, torch.Tensor | None], has: torch.Tensor, gazed: torch.Tensor) -> tuple:
         """What the resampler is given of the videos with a scanpath, `has` (V,), whose grids are `gazed` (V', 3)."""
@@ -557,10 +582,11 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
         scanpath_mask: torch.BoolTensor | None = None,
         has_scanpath: torch.BoolTensor | None = None,
         step_spans_s: torch.FloatTensor | None = None,
+        has_gaze: torch.BoolTensor | None = None,
         **kwargs,
     ):
         """
-        Qwen2.5-VL's forward, plus gaze. V is the number of videos in the batch, in the order of `video_grid_thw`.
+        Run Qwen2.5-VL's forward, plus gaze. V is the number of videos in the batch, in the order of `video_grid_thw`.
 
         Args:
             video_embeds: (video tokens, hidden) in place of `pixel_values_videos` (`embed_video`).
@@ -570,6 +596,9 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
             scanpath_mask: (V, F), False for padding rows. A video with no True row has an empty scanpath.
             has_scanpath: (V,), False for videos without gaze; default all True.
             step_spans_s: (V, T, 2) begin and end of each temporal step, seconds of the source video.
+            has_gaze: (B,), for prompts given in chunks on one `past_key_values`: True where a chunk, this one or a
+                later one, has a scanpath. Needed with LoRA from the first chunk on if the scanpath comes with a later
+                one; else the cache remembers it. A chunk takes the gaze inputs of its own videos, each video whole.
 
         Raises ValueError, with both numbers, for shapes and counts that do not fit each other.
         """
@@ -585,7 +614,10 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if input_ids is None or pixel_values_videos is not None:
                 raise ValueError("video_embeds need input_ids, and come in place of pixel_values_videos")
             inputs_embeds = self._input_embeds(input_ids, video_embeds)
-        injection = self._prepare_injection(input_ids, video_grid_thw, gaze)
+        start = _cache_length(past_key_values)
+        if start and position_ids is None and video_grid_thw is not None and scanpaths is not None:
+            raise ValueError("a video in a later chunk needs position_ids: the base model would count it as text")
+        injection = self._prepare_injection(input_ids, video_grid_thw, gaze, has_gaze, past_key_values, start)
         with self._during_call(injection):
             return self.backbone(
                 input_ids=input_ids,
@@ -608,12 +640,17 @@ class GazeQwenForConditionalGeneration(PreTrainedModel, GenerationMixin):
     @torch.no_grad()
     def generate(self, inputs: torch.LongTensor | None = None, generation_config=None, **kwargs):
         """
-        The base model's `generate` with the residuals added to the prompt's video tokens. Takes the gaze inputs of
-        `forward` beside everything that Qwen2.5-VL's `generate` takes.
+        Run the base model's `generate` with the residuals added to the prompt's video tokens. Takes the gaze inputs of
+        `forward` beside everything that Qwen2.5-VL's `generate` takes. On a filled `past_key_values`, `input_ids` are
+        the whole prompt or, with an `attention_mask` that is longer, what comes after the cache.
         """
         input_ids = inputs if inputs is not None else kwargs.get("input_ids")
         gaze = {name: kwargs.pop(name, None) for name in GAZE_INPUTS}
-        injection = self._prepare_injection(input_ids, kwargs.get("video_grid_thw"), gaze)
+        cache, mask, start = kwargs.get("past_key_values"), kwargs.get("attention_mask"), 0
+        if input_ids is not None and mask is not None and mask.shape[1] > input_ids.shape[1]:
+            start = _cache_length(cache)
+        has_gaze = kwargs.pop("has_gaze", None)
+        injection = self._prepare_injection(input_ids, kwargs.get("video_grid_thw"), gaze, has_gaze, cache, start)
         if generation_config is not None:
             kwargs["generation_config"] = generation_config
         with self._during_call(injection):
@@ -646,6 +683,10 @@ def _backbone_class(config) -> type:
     if model_type not in BACKBONES:
         raise ValueError(f"base model: got model_type {model_type!r}, expected one of {sorted(BACKBONES)}")
     return BACKBONES[model_type]
+
+
+def _cache_length(cache) -> int:
+    return 0 if cache is None else int(cache.get_seq_length())
 
 
 def absolute_if_folder(name: str) -> str:

@@ -9,7 +9,7 @@ from transformers import BatchFeature, Qwen2_5_VLProcessor
 from transformers.image_utils import load_image
 
 from .scanpath_gazeqwen import Scanpath, as_scanpath
-from .video_gazeqwen import Clip, read_clip
+from .video_gazeqwen import MAX_FRAMES, Clip, read_clip
 
 # V-JEPA 2.1 was pretrained on frames normalised with ImageNet's statistics.
 _VIDEO_ENCODER_MEAN = (0.485, 0.456, 0.406)
@@ -52,7 +52,7 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         video_encoder_size: int = 384,
         num_frames: int | None = None,
         fps: float | None = None,
-        max_frames: int = 64,
+        max_frames: int = MAX_FRAMES,
         snap_s: float = 0.0,
         prompt_style: str = "reference",
         **kwargs,

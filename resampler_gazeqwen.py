@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 _FOVEAL_GAIN, _GLOBAL_GAIN = 4.0, 0.05  # initial gains of the two halves of the latents on foveal tokens
+_UNDECAYED = ("amplitude", "foveal_gain", "heatmap_key", "decay_rate", "vector")
 _DECAY_RATE = 0.5  # initial rate at which old fixations fade, per second
 
 
@@ -254,6 +255,14 @@ def _fixation_weighting(config) -> str:
 
 class _Residuals(nn.Module):
     """What turns video features and gaze into residuals: `factors` for a batch, `forward` for one video, dense."""
+
+    def no_weight_decay(self) -> set[str]:
+        """
+        Return the names of parameters that training does not decay: norms, biases, and what scales or places gaze.
+        Only the weights of linear maps, the latents and the foveal queries decay.
+        """
+        names = {name for name, _ in self.named_parameters()}
+        return {name for name in names if "norm" in name or name.endswith(("bias", *_UNDECAYED))}
 
     def _check_dtype(self) -> None:
         if self.amplitude.dtype != torch.float32:

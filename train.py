@@ -12,11 +12,13 @@ A run that was stopped, or killed, goes on when the same command is given again,
 import argparse
 import os
 
-from gazeqwen.training.planning import plan
-from gazeqwen.training.recipe import Recipe
-from gazeqwen.training.trainer import Trainer
-from gazeqwen.utils.command_line import one_line_errors
-from gazeqwen.utils.settings import read_recipe
+from gazeqwen.utils.command_line import named_extra, one_line_errors
+
+with named_extra():
+    from gazeqwen.training.planning import plan
+    from gazeqwen.training.recipe import Recipe
+    from gazeqwen.training.trainer import Trainer
+    from gazeqwen.utils.settings import read_recipe
 
 
 def main() -> None:

@@ -21,6 +21,11 @@ except ImportError:  # only reading files needs it; clips can also be made from 
 # StreamGaze's frame rates by clip length: (longest clip in seconds, frames per second).
 _STREAMGAZE_FPS = ((30.0, 1.0), (60.0, 0.5), (300.0, 0.2), (math.inf, 0.1))
 
+# Frames of a clip that become one temporal step: Qwen2.5-VL's temporal patch, and the tubelet of V-JEPA 2.1.
+FRAMES_PER_STEP = 2
+
+MAX_FRAMES = 64  # of a clip, unless a call says otherwise
+
 _SAME_TIME_S = 1e-6  # rounding of times that are the same
 
 # Up to this size one thread decodes faster than several: starting them costs more than they save.
@@ -84,7 +89,7 @@ class Clip:
             self.source,
         )
 
-    def step_spans_s(self, frames_per_step: int = 2) -> np.ndarray:
+    def step_spans_s(self, frames_per_step: int = FRAMES_PER_STEP) -> np.ndarray:
         """
         (T, 2) begin and end of each temporal step of `frames_per_step` frames. Steps tile the clip: neighbours meet
         halfway between the last frame of one and the first of the next.
@@ -93,7 +98,7 @@ class Clip:
         edges = np.concatenate([[self.start_s], (times[:-1, -1] + times[1:, 0]) / 2, [self.end_s]])
         return np.stack([edges[:-1], edges[1:]], axis=1)
 
-    def seconds_per_step(self, frames_per_step: int = 2) -> float:
+    def seconds_per_step(self, frames_per_step: int = FRAMES_PER_STEP) -> float:
         """Mean distance between the centres of neighbouring temporal steps, Qwen's `second_per_grid_ts`."""
         times = self.padded(frames_per_step).timestamps_s.reshape(-1, frames_per_step).mean(axis=1)
         if len(times) == 1:
@@ -102,7 +107,7 @@ class Clip:
 
 
 def sample_times(
-    start_s: float, end_s: float, num_frames: int | None = None, fps: float | None = None, max_frames: int = 64
+    start_s: float, end_s: float, num_frames: int | None = None, fps: float | None = None, max_frames: int = MAX_FRAMES
 ) -> np.ndarray:
     """
     The (F,) times to take frames at: the centres of F equal parts of `[start_s, end_s]`. F is `num_frames`, or follows
@@ -127,9 +132,10 @@ def sample_times(
         _check_number("num_frames", num_frames, whole=True)
         if num_frames < 1:
             raise ValueError(f"num_frames: got {num_frames}, expected at least 1")
-    if max_frames < 2:
-        raise ValueError(f"max_frames: got {max_frames}, expected at least 2 (one temporal step)")
-    count = min(2 * math.ceil(max(num_frames, 2) / 2), 2 * (max_frames // 2))
+    if max_frames < FRAMES_PER_STEP:
+        raise ValueError(f"max_frames: got {max_frames}, expected at least {FRAMES_PER_STEP} (one temporal step)")
+    steps = min(max(math.ceil(num_frames / FRAMES_PER_STEP), 1), max_frames // FRAMES_PER_STEP)
+    count = steps * FRAMES_PER_STEP
     return start_s + (np.arange(count) + 0.5) * (end_s - start_s) / count
 
 
@@ -235,7 +241,7 @@ def read_clip(
     end_s: float | None = None,
     num_frames: int | None = None,
     fps: float | None = None,
-    max_frames: int = 64,
+    max_frames: int = MAX_FRAMES,
 ) -> Clip:
     """
     Decode frames of `[start_s, end_s]` (default: the whole video) at `sample_times`. The frame taken for a time is the
@@ -338,6 +344,8 @@ def _decode_at(container, stream, times: np.ndarray, path: Path) -> tuple[np.nda
 
 
 __all__ = [
+    "FRAMES_PER_STEP",
+    "MAX_FRAMES",
     "QUESTION_ROUNDING_S",
     "Clip",
     "VideoInfo",

@@ -17,7 +17,7 @@ from gazeqwen.pipeline.conditions import Condition, assign_scanpaths
 from gazeqwen.pipeline.overlays import draw_gaze
 from gazeqwen.questions.question import Question, sources_of
 from gazeqwen.utils.hub import digest_of_adapter
-from gazeqwen.video_gazeqwen import read_clip
+from gazeqwen.video_gazeqwen import MAX_FRAMES, read_clip
 
 
 class AdapterEvaluator:
@@ -79,7 +79,7 @@ class BaselineEvaluator:
         self.baseline = Baseline.from_pretrained(
             args.model, args.revision, args.dtype, device_map={"": accelerator.device}
         )
-        self.sampling = {"num_frames": args.num_frames, "fps": args.fps, "max_frames": args.max_frames or 64}
+        self.sampling = {"num_frames": args.num_frames, "fps": args.fps, "max_frames": args.max_frames or MAX_FRAMES}
         self.prompt_style, self.snap_s = args.prompt_style or "streamgaze", args.snap_s or 0.0
 
     def settings(self, args, questions: list[Question]) -> dict:

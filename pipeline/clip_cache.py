@@ -26,9 +26,10 @@ from tqdm.auto import tqdm
 
 from gazeqwen.pipeline.overlays import Drawing, draw_gaze
 from gazeqwen.questions.question import Question
-from gazeqwen.utils.files import write_json, write_tensors
+from gazeqwen.utils.files import write_json
 from gazeqwen.utils.loading import repeatable_loader
-from gazeqwen.video_gazeqwen import Clip, sample_times, video_size
+from gazeqwen.utils.tensors import write_tensors
+from gazeqwen.video_gazeqwen import FRAMES_PER_STEP, Clip, sample_times, video_size
 
 # What is kept: nothing; the video encoder's features; or these and the base model's video embeddings, after which no
 # video has to be decoded any more.
@@ -194,7 +195,7 @@ class ClipCache:
         tokens_of = {size: self._tokens_per_step(*size) for size in set(sizes.values())}
         steps = tokens = 0
         for question, _ in clips:
-            mine = self.num_frames(question) // 2
+            mine = self.num_frames(question) // FRAMES_PER_STEP
             steps, tokens = steps + mine, tokens + mine * tokens_of[sizes[question.video]]
         values = {"none": 0, "features": feature_dim, "embeddings": feature_dim + hidden}[self.kind]
         return CacheSize(len(clips), steps, tokens, tokens * values * bytes_per_value)

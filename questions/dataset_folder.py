@@ -5,11 +5,21 @@ import json
 import os
 import shutil
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
 
-from datasets import Dataset, Features, List, Value, Video, disable_progress_bars
+from datasets import (
+    Dataset,
+    Features,
+    List,
+    Value,
+    Video,
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from gazeqwen.questions.question import TOY_SOURCE
@@ -114,8 +124,7 @@ def write_dataset(
     # `datasets` caches a folder by its name and configs alone: without this, another folder of this name, or this one
     # built again, would come back with the rows of the first.
     digest = hashlib.sha256(json.dumps([str(out.resolve()), schemes, rows]).encode()).hexdigest()[:16]
-    disable_progress_bars()
-    with atomic_folder(out) as folder:
+    with atomic_folder(out) as folder, _no_progress_bars():
         (folder / "videos").mkdir()
         for name in rows:
             _link_or_copy(videos[name], folder / "videos" / name)
@@ -145,6 +154,18 @@ def write_dataset(
                 )
         write_json(folder / "report.json", asdict(report))
         write_text(folder / "README.md", str(render_dataset_card(folder, configs)))
+
+
+@contextmanager
+def _no_progress_bars():
+    """Write tables without the bars of `datasets`, which are left as they were: they belong to the whole process."""
+    disabled = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not disabled:
+            enable_progress_bars()
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

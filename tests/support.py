@@ -4,6 +4,7 @@ import contextlib
 import io
 import runpy
 import sys
+import tomllib
 from fractions import Fraction
 from pathlib import Path
 from unittest import mock
@@ -11,6 +12,7 @@ from unittest import mock
 import av
 import numpy as np
 import torch
+from packaging.requirements import Requirement
 from transformers import Qwen2_5_VLConfig
 
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
@@ -208,3 +210,16 @@ def run_here(*command, expect: int = 0) -> str:
             errors.write(end.code if isinstance(end.code, str) else "")
     assert code == expect, errors.getvalue()
     return printed.getvalue() if expect == 0 else errors.getvalue()
+
+
+def requirements(*extras: str) -> list[Requirement]:
+    """Return what `pip install gazeqwen[extras]` asks for, an extra that asks for other extras resolved."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"]]
+    for extra in extras:
+        lines += project["optional-dependencies"][extra]
+    resolved = {}
+    for requirement in map(Requirement, lines):
+        more = requirements(*requirement.extras) if requirement.name == "gazeqwen" else [requirement]
+        resolved |= {each.name: each for each in more}
+    return sorted(resolved.values(), key=lambda requirement: requirement.name)

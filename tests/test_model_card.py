@@ -22,6 +22,7 @@ from test_report import cells, section, write_result
 from gazeqwen.evaluation.report import model_index
 from gazeqwen.evaluation.results import read_result
 from gazeqwen.model_card import card as model_card
+from gazeqwen.model_card import sections
 from gazeqwen.model_card.card import render_card, render_model_card
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.questions import dataset_folder
@@ -300,7 +301,7 @@ def test_terms_of_the_encoder_are_those_of_the_one_that_is_used(adapter):
 
 
 def test_memory_and_time_are_measured_or_said_not_to_be(adapter, tmp_path, monkeypatch):
-    monkeypatch.setattr(model_card, "BENCHMARKS", tmp_path)
+    monkeypatch.setattr(sections, "BENCHMARKS", tmp_path)
     assert "Not measured for a base model of this size" in render_model_card(adapter).text
     benchmark = json.loads((ROOT / "benchmarks" / "results" / "model_tiny_cpu.json").read_text())
     benchmark["settings"]["scale"], benchmark["provenance"]["device"] = "7b", "a GPU"

@@ -1,5 +1,8 @@
 """The model in the situations in which a transformers model is used: mixed batches, generate, pipelines, training."""
 
+import copy
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +22,7 @@ from support import (
     write_fixations,
     write_video,
 )
-from transformers import pipeline
+from transformers import DynamicCache, pipeline
 
 from gazeqwen.configuration_gazeqwen import GAZE_ENCODINGS
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
@@ -138,6 +141,139 @@ def test_samples_with_two_one_and_no_videos_and_an_image_equal_each_alone(toy_pr
         torch.testing.assert_close(found, alone, atol=1e-5 * alone.abs().max().item(), rtol=0)
         base = {name: value for name, value in one.items() if name != "scanpaths"}
         assert torch.allclose(logits(model, base)[0], alone, atol=1e-3) == (row == 1)
+
+
+# ---------------------------------------------------------------- prompts in chunks, on one cache
+PREFIX = [11, 12, 13]
+GAZE = ("scanpaths", "scanpath_mask", "has_scanpath", "video_encoder_pixel_values", "step_spans_s")
+VIDEO = ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts")
+
+
+def prefixed(looks) -> dict:
+    """One prompt for each of `looks`: a few words, a video of 2x2x3 tokens, and a question of 4 tokens."""
+    inputs = video_inputs([(2, 2, 3)] * len(looks), looks, text_lengths=[4] * len(looks))
+    ids = torch.cat([torch.tensor(PREFIX).expand(len(looks), -1), inputs["input_ids"]], dim=1)
+    return {
+        **inputs,
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": 2 * (ids == VIDEO_TOKEN).int(),
+    }
+
+
+def exact_model(lora: bool = False):
+    """The base model in float64, in which chunks differ from the whole by rounding alone; the resampler's float32."""
+    model = tiny_model(lora=lora)
+    model.backbone.double()
+    return model
+
+
+def up_to_question(inputs: dict) -> dict:
+    """What `forward` is given of `prefixed` prompts without their questions."""
+    by_position = ("input_ids", "attention_mask", "mm_token_type_ids")
+    return {name: value[:, :17] if name in by_position else value for name, value in inputs.items()}
+
+
+def positions_of(model, inputs: dict) -> torch.Tensor:
+    """(3, B, L), as the base model counts them in one forward of the whole prompt."""
+    grids = {name: inputs[name] for name in ("video_grid_thw", "second_per_grid_ts", "mm_token_type_ids")}
+    return model.backbone.model.get_rope_index(inputs["input_ids"], **grids)[0]
+
+
+@torch.no_grad()
+def logits_and_cache(model, inputs: dict) -> tuple[torch.Tensor, DynamicCache]:
+    output = model(**inputs)  # the decoder makes the cache
+    return output.logits, output.past_key_values
+
+
+@torch.no_grad()
+def in_chunks(model, inputs: dict, cuts, has_gaze=None) -> torch.Tensor:
+    """(B, L, vocabulary) of a prompt that `forward` sees up to each of the `cuts`, then to its end, on one cache."""
+    cache, edges, parts = DynamicCache(), [0, *cuts, inputs["input_ids"].shape[1]], []
+    positions = positions_of(model, inputs)
+    for begin, end in pairwise(edges):
+        ids = inputs["input_ids"][:, begin:end]
+        own = {name: inputs[name] for name in VIDEO + GAZE if name in inputs} if (ids == VIDEO_TOKEN).any() else {}
+        parts.append(
+            model(
+                input_ids=ids,
+                attention_mask=inputs["attention_mask"][:, :end],
+                position_ids=positions[..., begin:end],
+                past_key_values=cache,
+                has_gaze=has_gaze,
+                **own,
+            ).logits
+        )
+    return torch.cat(parts, dim=1)
+
+
+@pytest.mark.parametrize("looks", [[LOOK], [LOOK, None, []]], ids=["one", "batch"])
+@pytest.mark.parametrize("lora", [False, True])
+def test_chunks_on_one_cache_equal_the_whole(lora, looks):
+    """Words before the video, the video, the question, and its last word apart: gaze and LoRA as in one forward."""
+    model, inputs = exact_model(lora), prefixed(looks)
+    whole = logits(model, inputs)
+    stated = torch.tensor([look is not None for look in looks])
+    chunked = in_chunks(model, inputs, [3, 17, 20], has_gaze=stated)
+    torch.testing.assert_close(chunked, whole, atol=1e-5, rtol=0)
+    first = in_chunks(model, inputs, [17, 20])  # the video in the first chunk: nothing has to be stated
+    torch.testing.assert_close(first, whole, atol=1e-5, rtol=0)
+    with model.gaze_disabled():
+        base = logits(model, inputs)
+        torch.testing.assert_close(in_chunks(model, inputs, [3, 17, 20]), base, atol=1e-5, rtol=0)
+    assert (whole - base)[0, -1].abs().max() > 1e-3
+
+
+def test_a_copied_cache_answers_a_second_question_with_lora():
+    """The cache carries the gaze state of its prompts, also through a copy and a crop."""
+    model, inputs = exact_model(lora=True), prefixed([LOOK])
+    whole = logits(model, inputs)[:, 17:]
+    cache = logits_and_cache(model, up_to_question(inputs))[1]
+    with torch.no_grad():
+        question = {"input_ids": inputs["input_ids"][:, 17:], "position_ids": positions_of(model, inputs)[..., 17:]}
+        copied = model(**question, past_key_values=copy.deepcopy(cache)).logits
+        model(input_ids=torch.tensor([[5, 6]]), past_key_values=cache)
+        cache.crop(-2)
+        cropped = model(**question, past_key_values=cache).logits
+    torch.testing.assert_close(copied, whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(cropped, whole, atol=1e-5, rtol=0)
+
+
+def test_what_a_cache_does_not_tell_is_asked_for():
+    model, inputs = exact_model(lora=True), prefixed([LOOK])
+    with pytest.raises(ValueError, match="prompt 0 has a scanpath.*state has_gaze from the first chunk on"):
+        in_chunks(model, inputs, [3])  # LoRA was off for the words before the video
+    filled = logits_and_cache(model, inputs)[1]
+    with pytest.raises(ValueError, match=r"has_gaze is \[False\], expected \[True\]: so was the cache filled"):
+        model(input_ids=torch.tensor([[5]]), past_key_values=filled, has_gaze=torch.tensor([False]))
+    with pytest.raises(ValueError, match="the cache holds 1 prompts, expected 2"):
+        model(input_ids=torch.tensor([[5], [5]]), past_key_values=filled)
+    with pytest.raises(ValueError, match=r"has_gaze is \(2,\), expected \(1,\)"):
+        in_chunks(model, inputs, [3], has_gaze=torch.tensor([True, True]))
+    foreign = DynamicCache()
+    with model.gaze_disabled(), torch.no_grad():
+        model.backbone(input_ids=torch.tensor([PREFIX]), past_key_values=foreign)
+    with pytest.raises(ValueError, match=r"cache of 3 positions.*state has_gaze \(B,\)"):
+        model(input_ids=torch.tensor([[5]]), past_key_values=foreign)
+    with pytest.raises(ValueError, match="video in a later chunk needs position_ids"):
+        model(**inputs, past_key_values=foreign)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("how", [{}, {"num_beams": 2, "num_return_sequences": 2}], ids=["greedy", "beams"])
+def test_generate_goes_on_from_a_cache_that_holds_the_video(lora, how):
+    """Whole prompt or its last chunk alone, the answer is that of one `generate`."""
+    model, inputs = exact_model(lora), prefixed([LOOK])
+    settings = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, **how}
+    expected = model.generate(**inputs, **settings)
+    with model.gaze_disabled():
+        assert not torch.equal(model.generate(**inputs, **settings), expected)
+    repeats = how.get("num_beams", 1)
+    for ids in (inputs["input_ids"], inputs["input_ids"][:, 17:]):
+        cache = logits_and_cache(model, up_to_question(inputs))[1]
+        cache.batch_repeat_interleave(repeats)
+        found = model.generate(ids, attention_mask=inputs["attention_mask"], past_key_values=cache, **settings)
+        assert torch.equal(found[:, ids.shape[1] :], expected[:, inputs["input_ids"].shape[1] :])
 
 
 # ---------------------------------------------------------------- generate

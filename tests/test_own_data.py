@@ -1,11 +1,13 @@
 """People's own questions, from a CSV to a dataset that trains."""
 
 import json
+import subprocess
+import sys
 
 import pytest
-from datasets import load_dataset
+from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, load_dataset
 from huggingface_hub import DatasetCard
-from support import index_frames, write_fixations, write_video
+from support import ROOT, index_frames, run_here, write_fixations, write_video
 
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.own import build
@@ -129,3 +131,54 @@ def test_a_split_for_some_is_refused(recordings, tmp_path):
     table = table_of(recordings, f"{line(0)},train", f"{line(1)},", header=f"{HEADER},split")
     with pytest.raises(ValueError, match="v1.mp4 has no split where others have one"):
         build(table, tmp_path / "data", progress=False)
+
+
+# ---------------------------------------------------------------- the command, and what it leaves alone
+COMMAND = ROOT / "questions" / "__main__.py"
+
+
+def test_the_command_builds_without_torch_and_matplotlib(recordings, tmp_path):
+    """In a process of its own, in which nothing else has imported them."""
+    table = table_of(recordings, line(0), line(1))
+    code = (
+        "import sys; from gazeqwen.questions.__main__ import main; main();"
+        "print('imported:', {'torch', 'matplotlib', 'transformers', 'accelerate'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, str(table), str(tmp_path / "data")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "2 questions of 2 videos kept" in done.stdout and f'load_dataset("{tmp_path / "data"}")' in done.stdout
+    assert "imported: set()" in done.stdout
+    assert "train: 2 questions of 2 videos" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "flags", [("--splits", "s.json"), ("--gaze", "raw"), ("--algorithm", "streamgaze"), ("--strict",)]
+)
+def test_flags_of_a_release_are_refused_for_a_table(recordings, tmp_path, flags):
+    table = table_of(recordings, line(0))
+    said = run_here(COMMAND, table, tmp_path / "data", *flags, expect=2)
+    assert f"{flags[0]} is for a release, {table} is a table of own questions" in said
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"), [("none.csv", "none.csv: no such file"), ("none", "none/qa: no question files")]
+)
+def test_the_command_names_a_source_that_is_not_there(tmp_path, source, message):
+    said = run_here(COMMAND, tmp_path / source, tmp_path / "data", expect=1)
+    assert said.count("\n") == 0 and message in said
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("switch", [enable_progress_bars, disable_progress_bars])
+def test_progress_bars_of_others_stay_as_they_are(recordings, tmp_path, capsys, switch):
+    before = are_progress_bars_disabled()
+    try:
+        switch()
+        disabled = are_progress_bars_disabled()
+        build(table_of(recordings, line(0), line(1)), tmp_path / "data", progress=False)
+        assert are_progress_bars_disabled() == disabled
+        assert capsys.readouterr().err == ""
+    finally:
+        disable_progress_bars() if before else enable_progress_bars()

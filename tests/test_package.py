@@ -8,7 +8,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from support import ROOT
+from support import ROOT, index_frames, write_fixations, write_video
+
+from gazeqwen.utils.command_line import COMMANDS, OPTIONAL
 
 HUB_FILES = sorted([*ROOT.glob("*_gazeqwen.py"), ROOT / "modeling_vjepa2_1.py"])
 
@@ -51,6 +53,76 @@ def test_the_wheel_works_where_there_is_no_checkout(wheel, tmp_path):
     result = subprocess.run(isolated, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == str(tmp_path / "site" / "gazeqwen" / "toyworld")
+
+
+HIDING = """
+import sys
+
+class Without:  # a finder of modules that does not find the hidden ones, as if they were not installed
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.split(".")[0] in {hidden!r} else self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = map(Without, sys.meta_path)
+"""
+
+
+def run_without(hidden: set[str], code: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Run code in a process in which these packages cannot be imported."""
+    command = [sys.executable, "-c", HIDING.format(hidden=hidden) + code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_asking_needs_no_extra(tmp_path):
+    """A whole question of the toy world without any package that an extra installs, and then a picture of it."""
+    video = write_video(tmp_path / "v.mp4", index_frames(20, 112, 112), fps=2)
+    scanpath = write_fixations(tmp_path / "f.csv", [(0.5, 2.5, 0.25, 0.75), (6.0, 9.5, 0.8, 0.2)])
+    question = ["--question", "Which object is the user currently gazing at?", "--options", "lemon", "cheese"]
+    asked = ["ask", "--video", str(video), "--scanpath", str(scanpath), "--time", "8", *question]
+    code = "from gazeqwen.utils.command_line import main; main(); sys.argv = {!r}; main()"
+    drawn = ["gazeqwen", *asked, "--plot", str(tmp_path / "p.png")]
+    result = run_without(OPTIONAL, code.format(drawn), *asked)
+    assert re.search(r"^with gaze: .*^without gaze: ", result.stdout, flags=re.MULTILINE | re.DOTALL), result.stderr
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "gazeqwen ask needs: pip install gazeqwen[plot]"
+
+
+def test_a_command_names_the_extra_that_it_needs():
+    """All in one process, since each would import torch anew; a script of the root says the same."""
+    code = """
+import runpy
+from gazeqwen.utils.command_line import main
+
+for name in {named!r}:
+    sys.argv = ["gazeqwen", name, "--help"]
+    try:
+        main()
+    except SystemExit as end:
+        print(end.code)
+for script in ("train.py", "eval.py", "app.py"):
+    sys.argv = [script]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        print(end.code)
+"""
+    named = {"app": "app", "build": "data", "train": "train", "eval": "eval", "report": "eval", "card": "eval"}
+    result = run_without(OPTIONAL, code.format(named=list(named)))
+    expected = [f"gazeqwen {name} needs: pip install gazeqwen[{extra}]" for name, extra in named.items()]
+    expected += [f"{name}.py needs: pip install gazeqwen[{name}]" for name in ("train", "eval", "app")]
+    assert result.stdout.splitlines() == expected, result.stderr
+
+
+def test_the_command_imports_nothing_heavy_before_it_knows_what_to_run():
+    code = "from gazeqwen.utils.command_line import main; sys.argv = ['gazeqwen', '--help']; main()"
+    result = run_without({"torch", "transformers", "numpy", *OPTIONAL}, code)
+    assert result.returncode == 0, result.stderr
+    assert all(f"  {name} " in result.stdout for name in COMMANDS)
 
 
 def test_hub_files_import_only_what_the_hub_can_resolve():

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from local_hub import LocalHub
 from packaging.requirements import Requirement
-from support import ROOT
+from support import ROOT, requirements
 
 from gazeqwen.model_card import space as space_module
 from gazeqwen.model_card.space import write_space
@@ -34,13 +34,13 @@ def header(text: str) -> dict:
 
 def test_requirements_are_those_of_the_package_and_of_its_page():
     lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
-    assert lines == sorted([*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["app"]])
+    assert list(map(Requirement, lines)) == requirements("app")
 
 
 def test_the_card_asks_for_versions_that_the_package_admits(space):
     said = header((space / "README.md").read_text())
     assert (said["sdk"], said["app_file"], said["license"]) == ("gradio", "app.py", PROJECT["license"].lower())
-    (gradio,) = map(Requirement, PROJECT["optional-dependencies"]["app"])
+    (gradio,) = (requirement for requirement in requirements("app") if requirement.name == "gradio")
     assert gradio.specifier.contains(said["sdk_version"])
     assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(said["python_version"])
     assert said["models"] == []

@@ -14,7 +14,7 @@ import yaml
 from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
-from support import BACKBONE, ROOT, VIDEO_ENCODER, index_frames, run_here, write_fixations, write_video
+from support import BACKBONE, ROOT, VIDEO_ENCODER, index_frames, run_here, tiny_model, write_fixations, write_video
 
 from gazeqwen.evaluation.predictions import (
     CONDITIONS,
@@ -139,17 +139,28 @@ def test_the_same_seed_gives_the_same_run(run, toy_data, tmp_path):
     assert other.log[0] != run["trainer"].log[0]
 
 
-def test_optimizer_groups(toy_processor):
-    from support import tiny_model
-
-    model = tiny_model(lora=True)
+@pytest.mark.parametrize(
+    ("adapter", "scales"),
+    [
+        ({}, {"amplitude", "foveal_gain"}),
+        ({"gaze_encoding": "heatmap_decay"}, {"amplitude", "heatmap_key", "decay_rate"}),
+        ({"gaze_encoding": "coord_pe", "share_resampler": True}, {"amplitude"}),
+        ({"resampler_type": "heatmap_vector"}, {"amplitude", "vector"}),
+        ({"resampler_type": "none"}, set()),
+    ],
+)
+def test_optimizer_groups(adapter, scales):
+    """LoRA has a rate of its own; norms, biases, LoRA and what scales gaze are not decayed, all else is."""
+    model = tiny_model(lora=True, **adapter)
     stage = StageSettings(epochs=1, learning_rate=1e-3, lora_learning_rate=1e-4)
     groups = optimizer_groups(model, stage, weight_decay=0.01)
     names = {id(value): name for name, value in model.trained_parameters().items()}
     held = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     assert set(held) == set(names.values())
+    own = {name: name.removeprefix("resampler.") for name in held}
+    assert scales <= set(own.values())
     for name, (rate, decay) in held.items():
-        plain = "lora_" in name or "norm" in name or name.endswith(("bias", "amplitude", "foveal_gain"))
+        plain = "lora_" in name or "norm" in name or name.endswith("bias") or own[name] in scales
         assert decay == (0.0 if plain else 0.01), name
         assert rate == (1e-4 if "lora_" in name else 1e-3), name
 

@@ -28,7 +28,7 @@ import numpy as np
 from gazeqwen.questions.tasks import clip_window, task_info
 from gazeqwen.toyworld.viewer import NOTHING, Recording
 from gazeqwen.toyworld.world import Scene
-from gazeqwen.video_gazeqwen import sample_times
+from gazeqwen.video_gazeqwen import FRAMES_PER_STEP, sample_times
 
 GSM, NFI, OTP, SR, FAP, OAR, EASY, HARD, GTA, OAA = TASKS = (
     "past_gaze_sequence_matching",
@@ -44,8 +44,8 @@ GSM, NFI, OTP, SR, FAP, OAR, EASY, HARD, GTA, OAA = TASKS = (
 )
 SCENE_TASKS = (SR, OAA)  # the video alone says (nearly) everything
 
-FRAMES = 12  # frames sampled from a clip: the centres of equal bins; two make one temporal step
-STEPS = FRAMES // 2
+FRAMES = 12  # frames sampled from a clip: the centres of equal bins
+STEPS = FRAMES // FRAMES_PER_STEP
 SNAP_S = 1.0
 SEEN = 0.25  # what has this share of a step has been seen
 MAIN = 0.5  # what has this share of a step, and no other has more than this, is what the step is about

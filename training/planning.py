@@ -23,6 +23,7 @@ from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.prompts import chat_message
 from gazeqwen.questions.question import Question
 from gazeqwen.training.recipe import Recipe, build_processor
+from gazeqwen.video_gazeqwen import FRAMES_PER_STEP
 
 _BYTES_PER_4BIT = 0.55  # NF4 with its scales, of a linear layer
 _BYTES_PER_TRAINED = 16  # float32: weight, gradient, two moments of Adam
@@ -259,7 +260,9 @@ def _video_tokens(cache: ClipCache, questions: list[Question], frames: list[int]
         if question.video not in per_step:
             size = cache.size([question], 1, 1, 1)
             per_step[question.video] = size.tokens // size.steps
-    return [count // 2 * per_step[question.video] for question, count in zip(questions, frames, strict=True)]
+    return [
+        count // FRAMES_PER_STEP * per_step[question.video] for question, count in zip(questions, frames, strict=True)
+    ]
 
 
 def _text_tokens(processor, questions: list[Question]) -> int:

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 import torch
 from transformers import BitsAndBytesConfig
 
-from gazeqwen.configuration_gazeqwen import check_for_hub
+from gazeqwen.configuration_gazeqwen import GazeQwenConfig, check_for_hub
 from gazeqwen.pipeline.clip_cache import CACHE_KINDS
 from gazeqwen.pipeline.conditions import Condition
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.questions.prompts import PROMPT_STYLES
 from gazeqwen.utils.settings import differences
+from gazeqwen.video_gazeqwen import MAX_FRAMES
 
 
 @dataclass
@@ -30,7 +31,7 @@ class ModelSettings:
     video_encoder_size: int = 384
     num_frames: int | None = None
     fps: float | None = None
-    max_frames: int = 64
+    max_frames: int = MAX_FRAMES
     max_pixels_per_frame: int | None = None
     snap_s: float = 0.0
     prompt_style: str = "reference"
@@ -39,21 +40,21 @@ class ModelSettings:
 @dataclass
 class AdapterSettings:
     """
-    What is trained and how gaze enters: the arguments of GazeQwenConfig. `resampler_type: none`: LoRA alone, so that
-    only stage 2 can be run.
+    What is trained and how gaze enters: the arguments of GazeQwenConfig, with its defaults. `resampler_type: none`:
+    LoRA alone, so that only stage 2 can be run.
     """
 
-    resampler_type: str = "attention"
-    gaze_encoding: str = "foveated"
-    fixation_weighting: str | None = None
-    gaze_coordinate_scale: float = 1.0
-    foveal_sigmas: list = field(default_factory=lambda: [0.5, 1.0, 2.0])
-    heatmap_sigma: float = 1.0
-    injection_layers: list | None = None
-    share_resampler: bool = False
-    num_latents: int = 32
-    latent_dim: int = 256
-    num_blocks: int = 2
+    resampler_type: str = GazeQwenConfig.resampler_type
+    gaze_encoding: str = GazeQwenConfig.gaze_encoding
+    fixation_weighting: str | None = GazeQwenConfig.fixation_weighting
+    gaze_coordinate_scale: float = GazeQwenConfig.gaze_coordinate_scale
+    foveal_sigmas: list = field(default_factory=lambda: list(GazeQwenConfig.foveal_sigmas))
+    heatmap_sigma: float = GazeQwenConfig.heatmap_sigma
+    injection_layers: list | None = GazeQwenConfig.injection_layers
+    share_resampler: bool = GazeQwenConfig.share_resampler
+    num_latents: int = GazeQwenConfig.num_latents
+    latent_dim: int = GazeQwenConfig.latent_dim
+    num_blocks: int = GazeQwenConfig.num_blocks
 
 
 @dataclass

@@ -39,27 +39,22 @@ from gazeqwen.plots.curves import draw_curves
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.question import Question, sources_of
 from gazeqwen.training.recipe import Recipe, StageSettings, base_arguments, build_processor, changed_settings
-from gazeqwen.utils.files import atomic_folder, write_json, write_tensors, write_text
+from gazeqwen.utils.files import atomic_folder, write_json, write_text
 from gazeqwen.utils.hub import open_repository, publish
 from gazeqwen.utils.loading import repeatable_loader
 from gazeqwen.utils.provenance import describe_trained_parameters, provenance
 from gazeqwen.utils.settings import flat
+from gazeqwen.utils.tensors import write_tensors
 
 
 def optimizer_groups(model, stage: StageSettings, weight_decay: float) -> list[dict]:
-    """Trained parameters by rate and decay: none for norms, biases, amplitudes, gains and LoRA."""
+    """Return the trained parameters by rate, LoRA's or the resampler's, and decay, none where the model says so."""
     groups: dict[tuple, list] = {}
+    undecayed = model.no_weight_decay()
     for name, parameter in model.trained_parameters().items():
-        is_lora = "lora_" in name
-        kind = name.rsplit(".", 2)[-2:]
-        decays = not is_lora and (name.endswith(("latents", "foveal_query")) or _is_linear_weight(kind))
-        rate = stage.lora_learning_rate if is_lora else stage.learning_rate
-        groups.setdefault((rate, weight_decay if decays else 0.0), []).append(parameter)
+        rate = stage.lora_learning_rate if "lora_" in name else stage.learning_rate
+        groups.setdefault((rate, 0.0 if name in undecayed else weight_decay), []).append(parameter)
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
-
-
-def _is_linear_weight(kind: list[str]) -> bool:
-    return kind[-1] == "weight" and "norm" not in kind[0]
 
 
 def answer_loss(logits: torch.Tensor, answers: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:

@@ -5,28 +5,45 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
-# Name: (module with the `main` that is run, what it does).
+# Name: (module with the `main` that is run, the extra of pyproject.toml that it needs, if any, what it does).
 COMMANDS = {
-    "ask": ("gazeqwen.ask", "ask about a video and a fixation table, with gaze and without"),
-    "app": ("gazeqwen.app", "the same in the browser"),
-    "gaze": ("gazeqwen.gaze_sources.__main__", "raw eye-tracking recording -> fixation table"),
-    "build": ("gazeqwen.questions.__main__", "StreamGaze's release or own questions -> dataset"),
-    "train": ("gazeqwen.train", "train an adapter from a recipe"),
-    "eval": ("gazeqwen.eval", "answer a split of a dataset, with controls"),
-    "report": ("gazeqwen.evaluation.report", "result files -> tables and figures"),
-    "card": ("gazeqwen.model_card.__main__", "the card of an adapter or a dataset"),
-    "space": ("gazeqwen.model_card.space", "publish the page as a Space"),
-    "convert": ("gazeqwen.convert", "checkpoints of others -> this package's formats"),
+    "ask": ("gazeqwen.ask", "plot", "ask about a video and a fixation table, with gaze and without"),
+    "app": ("gazeqwen.app", "app", "the same in the browser"),
+    "gaze": ("gazeqwen.gaze_sources.__main__", "plot", "raw eye-tracking recording -> fixation table"),
+    "build": ("gazeqwen.questions.__main__", "data", "StreamGaze's release or own questions -> dataset"),
+    "train": ("gazeqwen.train", "train", "train an adapter from a recipe"),
+    "eval": ("gazeqwen.eval", "eval", "answer a split of a dataset, with controls"),
+    "report": ("gazeqwen.evaluation.report", "eval", "result files -> tables and figures"),
+    "card": ("gazeqwen.model_card.__main__", "eval", "the card of an adapter or a dataset"),
+    "space": ("gazeqwen.model_card.space", None, "publish the page as a Space"),
+    "convert": ("gazeqwen.convert", None, "checkpoints of others -> this package's formats"),
 }
+# What the extras of pyproject.toml install.
+OPTIONAL = {"accelerate", "datasets", "evaluate", "gradio", "matplotlib", "scipy", "statsmodels", "tensorboard"}
+
+
+@contextmanager
+def named_extra():
+    """Name in one line the extra of this package that is not installed. For use around the imports of a script."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in OPTIONAL:
+            raise
+        command = Path(sys.argv[0])
+        name = command.stem.removeprefix("gazeqwen ")
+        extra = COMMANDS[name][1] if name in COMMANDS else "all"
+        raise SystemExit(f"{command.name} needs: pip install gazeqwen[{extra}]") from None
 
 
 @contextmanager
 def one_line_errors():
     """End what the user can mend in one line on stderr, not in a traceback. For use around a command's `main`."""
-    try:
-        yield
-    except (ValueError, OSError, FloatingPointError) as error:
-        raise SystemExit(f"{Path(sys.argv[0]).name}: {error}") from None
+    with named_extra():
+        try:
+            yield
+        except (ValueError, OSError, FloatingPointError) as error:
+            raise SystemExit(f"{Path(sys.argv[0]).name}: {error}") from None
 
 
 def main() -> None:
@@ -34,7 +51,7 @@ def main() -> None:
     name, *arguments = sys.argv[1:] or ["--help"]
     if name not in COMMANDS:
         width = max(map(len, COMMANDS))
-        lines = [f"  {command:{width}}  {what}" for command, (_, what) in COMMANDS.items()]
+        lines = [f"  {command:{width}}  {what}" for command, (_, _, what) in COMMANDS.items()]
         usage = "\n".join(["usage: gazeqwen COMMAND ...", "", *lines, "", "gazeqwen COMMAND --help says more."])
         if name in ("-h", "--help"):
             print(usage)

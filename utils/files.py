@@ -3,13 +3,8 @@
 import json
 import os
 import shutil
-import uuid
 from contextlib import contextmanager
 from pathlib import Path
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -23,19 +18,6 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 def write_json(path: str | os.PathLike, value) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_tensors(path: str | os.PathLike, tensors: dict[str, torch.Tensor]) -> None:
-    """A safetensors file, whole or not at all; OSError where it cannot be written, such as on a full disk."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
-        temporary.replace(path)
-    except (SafetensorError, OSError) as error:
-        raise OSError(f"{path}: cannot be written ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
