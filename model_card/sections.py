@@ -28,7 +28,6 @@ _CONDITIONS = {
     "text": "its own gaze, as coordinates in the prompt",
     "overlay": "its own gaze, drawn on the frames",
     "ring": "its own gaze, drawn as a white ring on the frames",
-    "ring": "its own gaze, drawn as a white ring on the frames",
     "saliency": "its own gaze, as a saliency map on the frames",
     "text_only": "no video: the question alone",
 }

@@ -1,5 +1,7 @@
 """The adapter that comes with the package, asked again: whatever breaks between a file and a letter shows here."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -7,33 +9,50 @@ from accelerate import Accelerator
 
 from gazeqwen.evaluation.predictions import Prediction, predict
 from gazeqwen.inference.answering import load_model, load_processor
+from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.questions.dataset import load_questions
+from gazeqwen.questions.question import Question
 from gazeqwen.questions.release import build
 from gazeqwen.questions.tasks import TASKS
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.questions import SCENE_TASKS
 from gazeqwen.toyworld.trained import ADAPTER_DIR
+from gazeqwen.toyworld.video_encoder_controls import ReplacedFeatures, replacements
 
 WORLD_SEED = 41  # no world that anything was trained or chosen on
 GAZE_TASKS = sorted(task for task in TASKS if task not in SCENE_TASKS and TASKS[task].group != "proactive")
 
 
+@dataclass(frozen=True)
+class Shipped:
+    """The shipped adapter, and questions of a new world that nothing but gaze answers."""
+
+    model: GazeQwenForConditionalGeneration
+    cache: ClipCache
+    questions: list[Question]
+
+    def answers(self, condition: str = "gaze", cache=None) -> list[Prediction]:
+        return predict(Accelerator(), self.model, cache or self.cache, self.questions, condition, 64)
+
+
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory) -> dict[str, list[Prediction]]:
-    """The shipped adapter's predictions by condition, on questions of a new world that nothing but gaze answers."""
+def shipped(tmp_path_factory) -> Shipped:
     folder = tmp_path_factory.mktemp("adapter")
     torch.manual_seed(0)
     generate(folder / "world", train=0, val=0, test=24, seed=WORLD_SEED, per_task=1, progress=False)
     build(folder / "world", folder / "data", progress=False)
     questions = load_questions(folder / "data", "test", GAZE_TASKS)
-    model, processor, accelerator = load_model(ADAPTER_DIR), load_processor(ADAPTER_DIR), Accelerator()
-    cache = ClipCache.of(model, processor, "embeddings", folder / "cache")
-    cache.fill(accelerator, model, questions, 64)
-    return {
-        condition: predict(accelerator, model, cache, questions, condition, 64)
-        for condition in ("gaze", "shuffled", "none")
-    }
+    model = load_model(ADAPTER_DIR)
+    cache = ClipCache.of(model, load_processor(ADAPTER_DIR), "embeddings", folder / "cache")
+    cache.fill(Accelerator(), model, questions, 64)
+    return Shipped(model, cache, questions)
+
+
+@pytest.fixture(scope="module")
+def answers(shipped) -> dict[str, list[Prediction]]:
+    """The shipped adapter's predictions by condition."""
+    return {condition: shipped.answers(condition) for condition in ("gaze", "shuffled", "none")}
 
 
 def accuracy(predictions: list[Prediction]) -> float:
@@ -55,3 +74,25 @@ def test_shuffled_gaze_was_given_and_read(answers):
     for own, shuffled, none in zip(*answers.values(), strict=True):
         assert own.scanpath_of == own.video_name != shuffled.scanpath_of and none.scanpath_of is None
         assert abs(np.subtract(shuffled.logits, none.logits)).max() > 1e-3
+
+
+def test_the_video_encoders_features_are_replaced_as_the_evidence_says(shipped, answers):
+    """Each replacement is what its name says and reaches the model, which answers nearly as well without its own."""
+    cache, questions = shipped.cache, shipped.questions
+    by_name = replacements(cache, questions, seed=0)
+    own = {question.key: cache.read(question)["video_encoder_features"] for question in questions}
+    replaced = {
+        name: {question.key: replacement(question, own[question.key]) for question in questions}
+        for name, replacement in by_name.items()
+    }
+    assert all(torch.equal(replaced["own"][key], own[key]) and not replaced["zeros"][key].any() for key in own)
+    for question in questions:
+        donors = [other for other in questions if torch.equal(own[other.key], replaced["other_video"][question.key])]
+        assert donors and question.video_name not in {donor.video_name for donor in donors}
+    noise, features = (torch.cat([x.flatten(0, 1) for x in by_key.values()]) for by_key in (replaced["noise"], own))
+    deviation = features.std(0)
+    assert ((noise.mean(0) - features.mean(0)).abs() < 0.1 * deviation).all()
+    assert ((noise.std(0) / deviation - 1).abs() < 0.05).all()
+    zeros = shipped.answers(cache=ReplacedFeatures(cache, by_name["zeros"]))
+    difference = [abs(np.subtract(a.logits, b.logits)).max() for a, b in zip(zeros, answers["gaze"], strict=True)]
+    assert max(difference) > 1e-3 and accuracy(zeros) >= 0.85
