@@ -4,9 +4,9 @@ Evaluate a trained GazeQwen, or any video-text model, with controls that show wh
     gazeqwen eval --model runs/demo/best --data runs/demo/data --output runs/demo/results.json
     accelerate launch eval.py --model Qwen/Qwen2.5-VL-7B-Instruct --data data/streamgaze --gaze none overlay text ...
 
-Conditions (`--gaze`, words joined by +, see pipeline/conditions.py): `gaze`, each question with its own scanpath; `none`,
-without gaze, which is the base model; `zero`, `shuffled`, `shifted`; `noise5` and other percents; `text`, `overlay`,
-`ring`, `saliency`; `text_only`. All see the same snapped gaze (`--snap_s`), other models too.
+Conditions (`--gaze`, words joined by +, see pipeline/conditions.py): `gaze`, each question with its own scanpath;
+`none`, without gaze, which is the base model; `zero`, `shuffled`, `shifted`; `noise5` and other percents; `text`,
+`overlay`, `ring`, `saliency`; `text_only`. All see the same snapped gaze (`--snap_s`), other models too.
 
 A run that was stopped goes on when the same command is given again; each question is asked exactly once.
 """
