@@ -18,7 +18,7 @@ install: .venv/installed
 demo: install
 	rm -rf $(DEMO)
 	$(BIN)/python -m gazeqwen.toyworld.generate $(DEMO)/world --train 400 --val 40 --test 100 --seed 0 \
-		--per-task 2 --most 150 30 60
+		--per_task 2 --most 150 30 60
 	$(BIN)/gazeqwen build $(DEMO)/world $(DEMO)/data
 	$(LAUNCH) train.py recipes/demo.yaml
 	$(LAUNCH) eval.py --model $(DEMO)/best --data $(DEMO)/data --split validation --conditions gaze \

@@ -1,10 +1,10 @@
 """
 GazeQwen in the browser: a video with its fixations to scrub through, and a question answered with gaze and without.
 
-    python app.py                           # the toy world's adapter, which comes with the package: offline
-    python app.py --model user/gazeqwen     # any adapter, a folder or an id on the Hub
+    gazeqwen app                            # the toy world's adapter, which comes with the package: offline
+    gazeqwen app --model user/gazeqwen      # any adapter, a folder or an id on the Hub
 
-It needs Gradio: pip install gazeqwen[app]. Nothing is shared or uploaded elsewhere. As a Space: see space.py.
+Nothing is shared or uploaded elsewhere. `gazeqwen space` publishes the page as a Space.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """
 Ask a trained GazeQwen about a video and a fixation table.
 
-    python ask.py --video V.mp4 --scanpath F.csv --time 276 \\
+    gazeqwen ask --video V.mp4 --scanpath F.csv --time 276 \\
         --question "Which object is the user currently gazing at?" --options box spices knife jar
 
 Prints the answer with its probability, with gaze and without, and which fixations counted for which temporal step;

@@ -1,8 +1,8 @@
 """Turns official checkpoints into folders that `from_pretrained` loads.
 
-    python convert.py vjepa2_1 vjepa2_1_vitb_dist_vitG_384.pt OUT
-    python convert.py vjepa2_1 tiny.pt OUT --num_attention_heads 2
-    python convert.py gazeqwen best_model.pt OUT --base_model Qwen/Qwen2.5-VL-7B-Instruct --video_encoder VJEPA_FOLDER
+    gazeqwen convert vjepa2_1 vjepa2_1_vitb_dist_vitG_384.pt OUT
+    gazeqwen convert vjepa2_1 tiny.pt OUT --num_attention_heads 2
+    gazeqwen convert gazeqwen best_model.pt OUT --base_model Qwen/Qwen2.5-VL-7B-Instruct --video_encoder VJEPA_FOLDER
 
 Runs on the CPU. The checkpoint is memory-mapped, so it takes the memory of the encoder alone, not of the file.
 Foreign pickles are read here and nowhere else, always with `weights_only=True`: one that holds code is refused.
@@ -299,7 +299,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         args.run(args)
     except (ValueError, OSError) as error:
-        parser.exit(1, f"convert.py: {error}\n")
+        parser.exit(1, f"{parser.prog}: {error}\n")
 
 
 def run_vjepa2_1(args: argparse.Namespace) -> None:

@@ -1,14 +1,19 @@
 """
 Evaluate a trained GazeQwen, or any video-text model, with controls that show whether gaze made the difference.
 
-    accelerate launch eval.py --model runs/demo/best --data runs/demo/data --output runs/demo/results.json
+    gazeqwen eval --model runs/demo/best --data runs/demo/data --output runs/demo/results.json
     accelerate launch eval.py --model Qwen/Qwen2.5-VL-7B-Instruct --data data/streamgaze --gaze none overlay text ...
 
-Conditions (`--gaze`, words joined by +, see conditions.py): `gaze`, each question with its own scanpath; `none`,
-without gaze, which is the base model; `zero`, `shuffled`, `shifted`; `noise5` and other percents; `text`, `overlay`,
-`ring`, `saliency`; `text_only`. All see the same snapped gaze (`--snap_s`), other models too.
+Conditions (`--gaze`, words joined by +, see pipeline/conditions.py): `gaze`, each question with its own scanpath;
+`none`, without gaze, which is the base model; `zero`, `shuffled`, `shifted`; `noise5` and other percents; `text`,
+`overlay`, `ring`, `saliency`; `text_only`. All see the same snapped gaze (`--snap_s`), other models too.
 
-A run that was stopped goes on when the same command is given again; each question is asked exactly once.
+A run that was stopped goes on when the same command is given again; each question is asked exactly once. What is
+answered is kept condition by condition: in `<output>.partial.json` until the last one is done.
+
+Settings may also stand in a YAML file (evaluation/settings.py), and be changed as in train.py:
+
+    accelerate launch eval.py my_evaluation.yaml batch_size=16 --seed 1
 """
 
 import argparse
@@ -20,96 +25,89 @@ from gazeqwen.utils.command_line import named_extra, one_line_errors
 with named_extra():
     from accelerate import Accelerator
 
-    from gazeqwen.evaluation.evaluators import evaluate, load_evaluated
+    from gazeqwen.evaluation.evaluators import check_conditions, evaluate_condition, evaluator_class
     from gazeqwen.evaluation.predictions import (
-        CONDITIONS,
         PredictionFile,
         accuracy_table,
         largest_logit_difference,
         load_predictions,
     )
-    from gazeqwen.evaluation.scoring import SCORERS
-    from gazeqwen.pipeline.clip_cache import CACHE_KINDS
+    from gazeqwen.evaluation.settings import EvaluationSettings
     from gazeqwen.questions.dataset import load_questions
-    from gazeqwen.questions.prompts import PROMPT_STYLES
     from gazeqwen.utils.files import write_json
     from gazeqwen.utils.provenance import provenance
+    from gazeqwen.utils.settings import add_flags, read_recipe
 
 
-def arguments() -> argparse.Namespace:
+def read_settings() -> EvaluationSettings:
+    """Return the settings of the command line: a file's, changed by `name=value`, changed by flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or Hub id of an adapter, or of any video-text model")
-    parser.add_argument("--revision", help="of the model")
-    parser.add_argument("--data", required=True, help="dataset: a folder built by gazeqwen build, or a Hub id")
-    parser.add_argument("--config", default="default", help="split scheme: default, participants")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--tasks", nargs="+", help="default: all tasks of the split")
+    parser.add_argument("settings", nargs="*", help="a YAML file of settings, and name=value in place of its values")
+    add_flags(parser, EvaluationSettings)
     parser.add_argument(
-        "--without_gaze", default="error", choices=["error", "keep", "drop"], help="videos without gaze"
+        "--no_cache", dest="cache", action="store_const", const="none", default=argparse.SUPPRESS, help="--cache none"
     )
-    parser.add_argument("--gaze", "--conditions", nargs="+", help=f"default: {' '.join(CONDITIONS)}; others: none")
-    parser.add_argument("--permute_options", type=int, default=1, help="ask with so many orders of the options")
-    parser.add_argument("--scorer", choices=SCORERS, default="strict")
-    parser.add_argument("--scoring", choices=["logits", "generate"], default="logits", help="how other models answer")
-    asked = parser.add_argument_group("how questions are put (default: as an adapter was trained)")
-    asked.add_argument("--snap_s", type=float, help="see Scanpath.snap")
-    asked.add_argument("--prompt_style", choices=PROMPT_STYLES)
-    asked.add_argument("--num_frames", type=int)
-    asked.add_argument("--fps", type=float)
-    asked.add_argument("--max_frames", type=int)
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--num_workers", type=int, default=2, help="processes that decode ahead")
-    parser.add_argument("--cache", choices=CACHE_KINDS, default="features", help="what is kept of the frozen networks")
-    parser.add_argument(
-        "--no_cache", dest="cache", action="store_const", const="none", help="the same as --cache none"
-    )
-    parser.add_argument("--cache_dir", help="where it is kept (default: ~/.cache/gazeqwen)")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--seed", type=int, default=0, help="of the shuffling, the noise and the bootstrap")
-    parser.add_argument("--name", help="what the run is called in reports (default: the model)")
-    parser.add_argument("--output", help="write scores and every setting as JSON, and predictions beside it")
-    parser.add_argument("--restart", action="store_true", help="leave what an earlier run answered")
-    parser.add_argument(
-        "--compare", help="predictions (.jsonl) of train.py: fail unless it gives the same logits (--seed: its)"
-    )
-    return parser.parse_args()
+    flags = vars(parser.parse_intermixed_args())
+    files = [text for text in flags["settings"] if "=" not in text]
+    overrides = [text for text in flags.pop("settings") if "=" in text]
+    if len(files) > 1:
+        raise ValueError(f"got {files}, expected one file of settings, and overrides such as batch_size=16")
+    return read_recipe(EvaluationSettings, files[0] if files else None, overrides, flags)
 
 
 def main() -> None:
-    args, accelerator, started = arguments(), Accelerator(), time.time()
-    questions = load_questions(args.data, args.split, args.tasks, args.config, args.without_gaze)
-    evaluated = load_evaluated(args, accelerator)
-    args.gaze = list(args.gaze or evaluated.default_conditions)
-    if args.compare:
-        compared, saved = load_predictions(args.compare, args.gaze)
-    settings = evaluated.settings(args, questions)
+    settings, accelerator, started = read_settings(), Accelerator(), time.time()
+    data = load_questions(settings.data, settings.split, settings.tasks, settings.config, settings.without_gaze)
+    questions = [question for question in data if question.answer_text is None]
+    if len(questions) < len(data):
+        accelerator.print(f"left out {len(data) - len(questions)} open-ended questions: they are not scored")
+    if not questions:
+        raise ValueError("no question with options to evaluate")
+    kind = evaluator_class(settings)
+    names = list(settings.gaze or kind.default_conditions)
+    conditions = check_conditions(kind, settings, names, questions)
+    if settings.compare:
+        compared, saved = load_predictions(settings.compare, names)
+
+    evaluator = kind(settings, accelerator)
+    result = {
+        "name": settings.name or settings.model,
+        "scorer": settings.scorer,
+        "scores": {},
+        "settings": evaluator.recorded_settings(questions),
+    }
     file = None
-    if args.output:
-        file = PredictionFile(Path(args.output).with_suffix(".predictions.jsonl"), settings)
+    if settings.output:
+        file = PredictionFile(Path(settings.output).with_suffix(".predictions.jsonl"), result["settings"])
+        result["predictions"] = file.path.name
         if accelerator.is_main_process:
-            file.start(args.restart)
+            file.start(settings.restart)
         accelerator.wait_for_everyone()
-    scores, predictions = evaluate(accelerator, evaluated, questions, args, file)
-    if args.compare:
-        difference, count = largest_logit_difference(args.compare, saved, predictions[compared])
-        accelerator.print(f"largest difference of a logit to {args.compare}: {difference:.1e} ({count} questions)")
-        if not difference <= 1e-5:
-            raise SystemExit("the loaded adapter does not give the logits it was saved with")
-    accelerator.print(accuracy_table(scores))
-    for repair in file.repairs if file is not None else []:
-        accelerator.print(f"repaired: {repair}")
-    if args.output and accelerator.is_main_process:
-        result = {
-            "name": args.name or args.model,
-            "scorer": args.scorer,
-            "scores": scores,
-            "predictions": file.path.name,
-            "settings": settings,
-            "seconds": round(time.time() - started, 1),
-            "provenance": provenance(),
-        }
-        write_json(args.output, result)
-        accelerator.print(f"written to {args.output}")
+    evaluator.prepare(conditions, questions)
+    for condition in conditions:
+        result["scores"][condition.name], predictions = evaluate_condition(evaluator, condition, questions, file)
+        if settings.compare and condition.name == compared:
+            difference, count = largest_logit_difference(settings.compare, saved, predictions)
+            text = f"largest difference of a logit to {settings.compare}: {difference:.1e} ({count} questions)"
+            accelerator.print(text)
+            if not difference <= 1e-5:
+                raise SystemExit("the loaded adapter does not give the logits it was saved with")
+        if settings.output and accelerator.is_main_process:
+            result |= {"seconds": round(time.time() - started, 1), "provenance": provenance()}
+            write_result(Path(settings.output), result, complete=condition is conditions[-1])
+    accelerator.print(accuracy_table(result["scores"]))
+    if file is not None:
+        for repair in file.repairs:
+            accelerator.print(f"repaired: {repair}")
+        accelerator.print(f"written to {settings.output}")
+
+
+def write_result(path: Path, result: dict, complete: bool) -> None:
+    """Write a result file: beside `path` as `.partial.json` while conditions are still to be answered."""
+    partial = path.with_suffix(".partial.json")
+    write_json(path if complete else partial, result)
+    if complete:
+        partial.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
             neither `num_frames` nor `fps`: StreamGaze's frame rates by clip length.
         snap_s, prompt_style: how the adapter was trained to be asked, kept with it for whoever asks it: how near to
             the query a fixation must begin to be brought into view in tasks that ask about it (`Scanpath.snap`; 0:
-            not), and the wording of questions (`streamgaze.PROMPT_STYLES`).
+            not), and the wording of questions (`questions.prompts.PROMPT_STYLES`).
     """
 
     def __init__(

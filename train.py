@@ -1,7 +1,8 @@
 """
 Train GazeQwen.
 
-    accelerate launch train.py recipes/demo.yaml [section.key=value ...]
+    gazeqwen train recipes/demo.yaml stage1.epochs=2
+    accelerate launch train.py recipes/demo.yaml            # the same, on each process that accelerate starts
 
 Stage 1 trains the resamplers alone, stage 2 the resamplers and LoRA. The adapter with the best validation accuracy
 (mean over tasks) is kept in `<output_dir>/best`, ready for `from_pretrained`, `eval.py`, `ask.py` and the Hub.

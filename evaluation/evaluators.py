@@ -1,6 +1,5 @@
-"""What `eval.py` does: a model, its conditions, and every setting that the numbers depend on."""
+"""How a model is evaluated: an adapter or any other video-text model, and every setting that the numbers depend on."""
 
-import types
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ from transformers import AutoModel, AutoProcessor
 from gazeqwen.evaluation.baselines import Baseline, BaselineItem, is_gazeqwen
 from gazeqwen.evaluation.predictions import CONDITIONS, Prediction, PredictionFile, predict, run_predictions
 from gazeqwen.evaluation.scoring import score
+from gazeqwen.evaluation.settings import EvaluationSettings
 from gazeqwen.evaluation.statistics import intervals, option_robustness
 from gazeqwen.pipeline.batches import prompt_under
 from gazeqwen.pipeline.clip_cache import ClipCache
@@ -25,48 +25,80 @@ class AdapterEvaluator:
 
     default_conditions = CONDITIONS
 
-    def __init__(self, args, accelerator: Accelerator):
-        loading = {"trust_remote_code": True, "revision": args.revision or "main"}
-        self.model = AutoModel.from_pretrained(args.model, dtype=args.dtype, **loading).to(accelerator.device).eval()
-        self.processor = AutoProcessor.from_pretrained(args.model, **loading)
+    def __init__(self, settings: EvaluationSettings, accelerator: Accelerator):
+        self.settings, self.accelerator = settings, accelerator
+        loading = {"trust_remote_code": True, "revision": settings.revision or "main"}
+        self.model = AutoModel.from_pretrained(settings.model, dtype=settings.dtype, **loading)
+        self.model.to(accelerator.device).eval()
+        self.processor = AutoProcessor.from_pretrained(settings.model, **loading)
         for name in ("snap_s", "prompt_style", "max_frames"):
-            if getattr(args, name) is not None:
-                setattr(self.processor, name, getattr(args, name))
-        if args.num_frames is not None or args.fps is not None:
-            self.processor.num_frames, self.processor.fps = args.num_frames, args.fps
-        self.cache = ClipCache.of(self.model, self.processor, args.cache, args.cache_dir)
+            if getattr(settings, name) is not None:
+                setattr(self.processor, name, getattr(settings, name))
+        if settings.num_frames is not None or settings.fps is not None:
+            self.processor.num_frames, self.processor.fps = settings.num_frames, settings.fps
+        self.cache = ClipCache.of(self.model, self.processor, settings.cache, settings.cache_dir)
 
-    def settings(self, args, questions: list[Question]) -> dict:
-        """All that the numbers depend on."""
+    @staticmethod
+    def check_condition(settings: EvaluationSettings, condition: Condition) -> None:
+        """Every condition suits an adapter."""
+
+    def recorded_settings(self, questions: list[Question]) -> dict:
+        """Return all that the numbers depend on."""
         processor = self.processor
         own = {
             "adapter": self.model.config.to_dict(),
             "lora": self.model.has_lora,
-            "weights": digest_of_adapter(args.model, args.revision, self.model.has_lora),
+            "weights": digest_of_adapter(self.settings.model, self.settings.revision, self.model.has_lora),
             "video_encoder_size": processor.video_encoder_size,
             "snap_s": processor.snap_s,
         }
-        return _settings(args, questions, processor, self.model.dtype) | own
+        return _recorded_settings(self.settings, questions, self.model.dtype, processor, processor) | own
 
-    def prepare(self, accelerator, conditions: list[Condition], questions: list[Question], args) -> None:
+    def prepare(self, conditions: list[Condition], questions: list[Question]) -> None:
+        """Fill the cache, if some condition shows clips as they are."""
         if not all(condition.draws or condition.text_only for condition in conditions):
-            self.cache.fill(accelerator, self.model, questions, args.batch_size, args.num_workers)
+            settings = self.settings
+            self.cache.fill(self.accelerator, self.model, questions, settings.batch_size, settings.num_workers)
 
-    def predict(self, accelerator, questions, condition: str, args, file) -> list[Prediction]:
-        parsed, cache = Condition.parse(condition), self.cache
-        if parsed.draws:  # clips that are shown in this evaluation alone are not kept
-            encoded = cache.for_video_encoder and "model" in parsed.channels
+    def predict(
+        self, questions: list[Question], condition: Condition, file: PredictionFile | None
+    ) -> list[Prediction]:
+        """Return the adapter's answers to the questions, in their order."""
+        cache, settings = self.cache, self.settings
+        if condition.draws:  # clips that are shown in this evaluation alone are not kept
+            encoded = cache.for_video_encoder and "model" in condition.channels
             cache = ClipCache(self.processor, for_video_encoder=encoded)
         return predict(
-            accelerator,
+            self.accelerator,
             self.model,
             cache,
             questions,
-            condition,
-            args.batch_size,
-            args.seed,
-            args.num_workers,
+            condition.name,
+            settings.batch_size,
+            settings.seed,
+            settings.num_workers,
             file=file,
+        )
+
+
+@dataclass
+class InputSettings:
+    """How clips, gaze and questions are put to a model whose processor does not say so, as GazeQwenProcessor does."""
+
+    num_frames: int | None
+    fps: float | None
+    max_frames: int
+    snap_s: float
+    prompt_style: str
+
+    @classmethod
+    def from_settings(cls, settings: EvaluationSettings) -> "InputSettings":
+        return cls(
+            settings.num_frames,
+            settings.fps,
+            MAX_FRAMES if settings.max_frames is None else settings.max_frames,
+            settings.snap_s or 0.0,
+            settings.prompt_style or "streamgaze",
         )
 
 
@@ -75,39 +107,47 @@ class BaselineEvaluator:
 
     default_conditions = ("none",)
 
-    def __init__(self, args, accelerator: Accelerator):
+    def __init__(self, settings: EvaluationSettings, accelerator: Accelerator):
+        self.settings, self.accelerator = settings, accelerator
         self.baseline = Baseline.from_pretrained(
-            args.model, args.revision, args.dtype, device_map={"": accelerator.device}
+            settings.model, settings.revision, settings.dtype, device_map={"": accelerator.device}
         )
-        self.sampling = {"num_frames": args.num_frames, "fps": args.fps, "max_frames": args.max_frames or MAX_FRAMES}
-        self.prompt_style, self.snap_s = args.prompt_style or "streamgaze", args.snap_s or 0.0
+        self.inputs = InputSettings.from_settings(settings)
 
-    def settings(self, args, questions: list[Question]) -> dict:
-        sampling = types.SimpleNamespace(
-            **self.sampling, prompt_style=self.prompt_style, video_processor=self.baseline.processor.video_processor
-        )
-        own = {"scoring": args.scoring, "snap_s": self.snap_s}
-        return _settings(args, questions, sampling, self.baseline.model.dtype) | own
-
-    def prepare(self, accelerator, conditions: list[Condition], questions: list[Question], args) -> None:
-        given = [condition.name for condition in conditions if "model" in condition.channels]
-        if given:
+    @staticmethod
+    def check_condition(settings: EvaluationSettings, condition: Condition) -> None:
+        """Raise ValueError for a condition that gives a scanpath to the model itself."""
+        if "model" in condition.channels:
             raise ValueError(
-                f"{args.model} is no GazeQwen adapter and takes no scanpath: {given}; choose among none, text, "
-                "overlay, ring, saliency, text_only"
+                f"{settings.model} is no GazeQwen adapter and takes no scanpath; choose among none, text, overlay, "
+                "ring, saliency, text_only"
             )
 
-    def predict(self, accelerator, questions, condition: str, args, file) -> list[Prediction]:
-        parsed = Condition.parse(condition)
-        data = BaselineData(questions, parsed, args.seed, self.snap_s, self.prompt_style, self.sampling)
+    def recorded_settings(self, questions: list[Question]) -> dict:
+        """Return all that the numbers depend on."""
+        model, processor = self.baseline.model, self.baseline.processor
+        own = {"scoring": self.settings.scoring, "snap_s": self.inputs.snap_s}
+        return _recorded_settings(self.settings, questions, model.dtype, self.inputs, processor) | own
+
+    def prepare(self, conditions: list[Condition], questions: list[Question]) -> None:
+        """Nothing is kept of these models."""
+
+    def predict(
+        self, questions: list[Question], condition: Condition, file: PredictionFile | None
+    ) -> list[Prediction]:
+        """Return the model's answers to the questions, in their order."""
+        settings = self.settings
+        data = BaselineData(questions, condition, settings.seed, self.inputs)
 
         def answers(batch: BaselineBatch) -> list[dict]:
-            if args.scoring == "generate":
+            if settings.scoring == "generate":
                 return [{"response": text} for text in self.baseline.generate(batch.items, max_new_tokens=16)]
             rows = self.baseline.scores(batch.items).tolist()
             return [{"logits": row[: len(q.options)]} for q, row in zip(batch.questions, rows, strict=True)]
 
-        return run_predictions(accelerator, data, answers, condition, args.batch_size, args.num_workers, file=file)
+        return run_predictions(
+            self.accelerator, data, answers, condition.name, settings.batch_size, settings.num_workers, file=file
+        )
 
 
 @dataclass
@@ -120,82 +160,99 @@ class BaselineBatch:
 class BaselineData(torch.utils.data.Dataset):
     """Questions as other models are asked: decoded clips, with gaze drawn on them or told in the prompt."""
 
-    def __init__(self, questions, condition: Condition, seed: int, snap_s: float, prompt_style: str, sampling: dict):
-        self.questions, self.condition, self.snap_s = questions, condition, snap_s
-        self.prompt_style, self.sampling = prompt_style, sampling
-        given = assign_scanpaths(condition, questions, seed)
-        self.scanpaths_of, self.scanpaths = [of for of, _ in given], [scanpath for _, scanpath in given]
+    def __init__(self, questions: list[Question], condition: Condition, seed: int, inputs: InputSettings):
+        self.questions, self.condition, self.inputs = questions, condition, inputs
+        assigned = assign_scanpaths(condition, questions, seed)
+        self.scanpaths_of, self.scanpaths = [video for video, _ in assigned], [scanpath for _, scanpath in assigned]
 
     def __len__(self) -> int:
         return len(self.questions)
 
     def __getitem__(self, index: int) -> tuple[int, Question, BaselineItem]:
-        question, scanpath, condition = self.questions[index], self.scanpaths[index], self.condition
+        question, scanpath, condition, inputs = (
+            self.questions[index],
+            self.scanpaths[index],
+            self.condition,
+            self.inputs,
+        )
         clip = None
         if not condition.text_only:
-            clip = read_clip(question.video, question.start_s, question.end_s, **self.sampling)
-            scanpath = question.seen(scanpath, clip.step_spans_s(), self.snap_s)  # steps as Qwen2.5-VL has them
+            clip = read_clip(
+                question.video, question.start_s, question.end_s, inputs.num_frames, inputs.fps, inputs.max_frames
+            )
+            scanpath = question.seen(scanpath, clip.step_spans_s(), inputs.snap_s)  # steps as Qwen2.5-VL has them
             if condition.draws and scanpath is not None:
                 clip = draw_gaze(clip, scanpath, condition.channels)
-        prompt, answers = prompt_under(condition, question, scanpath, self.prompt_style)
+        prompt, answers = prompt_under(condition, question, scanpath, inputs.prompt_style)
         return index, question, BaselineItem(clip, prompt, answers)
 
     def collate(self, samples: list[tuple]) -> BaselineBatch:
         return BaselineBatch(*(list(column) for column in zip(*samples, strict=True)))
 
 
-def load_evaluated(args, accelerator: Accelerator) -> AdapterEvaluator | BaselineEvaluator:
-    """The model of `eval.py`'s arguments: an adapter, or a baseline."""
-    if args.snap_s is not None and not args.snap_s >= 0:
-        raise ValueError(f"--snap_s: got {args.snap_s}, expected 0 or more seconds")
-    kind = AdapterEvaluator if is_gazeqwen(args.model, args.revision) else BaselineEvaluator
-    return kind(args, accelerator)
-
-
-def _settings(args, questions: list[Question], processor, dtype) -> dict:
-    asked = ("model", "revision", "data", "config", "split", "tasks", "without_gaze", "seed", "batch_size", "scorer")
+def _recorded_settings(settings: EvaluationSettings, questions: list[Question], dtype, inputs, processor) -> dict:
+    """What both kinds of models share; `inputs` has the sampling and the wording, `processor` the frame's size."""
+    names = ("model", "revision", "data", "config", "split", "tasks", "without_gaze", "seed", "batch_size", "scorer")
     question = next((q for q in questions if q.answer_text is None), questions[0])
-    return {name: getattr(args, name) for name in asked} | {
+    return {name: getattr(settings, name) for name in names} | {
         "sources": sources_of(questions),
-        "permute_options": args.permute_options,
+        "permute_options": settings.permute_options,
         "dtype": str(dtype),
-        "num_frames": processor.num_frames,
-        "fps": processor.fps,
-        "max_frames": processor.max_frames,
+        "num_frames": inputs.num_frames,
+        "fps": inputs.fps,
+        "max_frames": inputs.max_frames,
         "frame_size": dict(processor.video_processor.to_dict()["size"]),
-        "prompt_style": processor.prompt_style,
-        "prompt": question.prompt(processor.prompt_style)[0],
+        "prompt_style": inputs.prompt_style,
+        "prompt": question.prompt(inputs.prompt_style)[0],
     }
 
 
-def evaluate(
-    accelerator: Accelerator, evaluated, questions: list[Question], args, file: PredictionFile | None
-) -> tuple[dict[str, dict], dict[str, list[Prediction]]]:
+# ------------------------------------------------------------------ an evaluation
+def evaluator_class(settings: EvaluationSettings) -> type[AdapterEvaluator] | type[BaselineEvaluator]:
+    """Return what evaluates the model, by its config: no weights are loaded, and no code of its repository is run."""
+    return AdapterEvaluator if is_gazeqwen(settings.model, settings.revision) else BaselineEvaluator
+
+
+def check_conditions(
+    kind: type[AdapterEvaluator] | type[BaselineEvaluator],
+    settings: EvaluationSettings,
+    names: list[str],
+    questions: list[Question],
+) -> list[Condition]:
     """
-    Scores and predictions by condition. Open-ended questions are left out, and counted. With `permute_options` each
-    condition is asked with several orders of the options; its scores are those of the order of the data, and
-    `options_permuted` says how the others did.
+    Return the conditions of these names. Raises ValueError, naming condition and remedy, for one that the model or the
+    questions do not allow: before a model is loaded, so that no answer is lost to the last condition.
     """
-    names = args.gaze
     conditions = [Condition.parse(name) for name in names]
-    if len(set(names)) < len(names):
-        raise ValueError(f"conditions {names}, expected each once")
-    open_ended = [question for question in questions if question.answer_text is not None]
-    questions = [question for question in questions if question.answer_text is None]
-    if open_ended:
-        accelerator.print(f"left out {len(open_ended)} open-ended questions: they are not scored")
-    if not questions:
-        raise ValueError("no question with options to evaluate")
-    evaluated.prepare(accelerator, conditions, questions, args)
-    scores, predictions = {}, {}
-    for name in names:
-        runs = []
-        for by in range(args.permute_options):
-            asked = [q if by == 0 or not q.permutable else q.permuted(by) for q in questions]
-            label = name if by == 0 else f"{name}, options moved by {by}"
-            runs.append(evaluated.predict(accelerator, asked, name, args, None if file is None else file.named(label)))
-        predictions[name] = runs[0]
-        scores[name] = {**score(runs[0], args.scorer), "intervals": intervals(runs[0], args.scorer, seed=args.seed)}
-        if len(runs) > 1:
-            scores[name]["options_permuted"] = option_robustness(runs)
-    return scores, predictions
+    for condition in conditions:
+        try:
+            kind.check_condition(settings, condition)
+            assign_scanpaths(condition, questions, settings.seed)
+        except ValueError as error:
+            others = " ".join(name for name in names if name != condition.name)
+            remedy = f", or leave this condition out: --gaze {others}" if others else ""
+            raise ValueError(f"condition {condition.name!r}: {error}{remedy}") from None
+    return conditions
+
+
+def evaluate_condition(
+    evaluator: AdapterEvaluator | BaselineEvaluator,
+    condition: Condition,
+    questions: list[Question],
+    file: PredictionFile | None = None,
+) -> tuple[dict, list[Prediction]]:
+    """
+    Return the scores and the predictions of multiple-choice questions under one condition. With `permute_options` they
+    are asked with several orders of the options; the scores are those of the order of the data, and `options_permuted`
+    says how the others did.
+    """
+    settings, runs = evaluator.settings, []
+    for places in range(settings.permute_options):
+        permuted = [q.permuted(places) if places and q.permutable else q for q in questions]
+        label = condition.name if places == 0 else f"{condition.name}, options moved by {places}"
+        runs.append(evaluator.predict(permuted, condition, None if file is None else file.named(label)))
+    scores = score(runs[0], settings.scorer)
+    scores["intervals"] = intervals(runs[0], settings.scorer, seed=settings.seed)
+    if len(runs) > 1:
+        scores["options_permuted"] = option_robustness(runs)
+    return scores, runs[0]

@@ -10,8 +10,8 @@ A result file is what `eval.py --output` writes: `scores` ({condition: {"tasks",
 - `scorer`: see `scoring.SCORERS`; otherwise `strict`, which the largest logit of all questions is.
 - `predictions`: a JSONL file beside the result (`scoring.read_predictions`), with `condition` in its lines: gives
   intervals, tests against the condition `none`, what is said of test points, and reliability.
-- `intervals`, `counts` and `options_permuted` of a condition, as `scoring.intervals`, `scoring.score` and
-  `scoring.option_robustness` give them.
+- `intervals`, `counts` and `options_permuted` of a condition, as `statistics.intervals`, `scoring.score` and
+  `statistics.option_robustness` give them.
 - of `settings`: `parameters` (text), and `sources` (where the videos come from; `["toyworld"]`: the toy world).
 """
 

@@ -60,7 +60,7 @@ class Result:
 
     @cached_property
     def intervals(self) -> dict[str, dict]:
-        """{condition: `scoring.intervals`}, where the file has them or predictions are at hand."""
+        """{condition: `statistics.intervals`}, where the file has them or predictions are at hand."""
         found = {name: values["intervals"] for name, values in self.scores.items() if values.get("intervals")}
         return {name: intervals(items, self.scorer) for name, items in self.items.items()} | found
 

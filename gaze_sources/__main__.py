@@ -218,10 +218,12 @@ def _warn(text: str) -> None:
 
 def main() -> None:
     args = arguments().parse_args()
-    sys.argv[0] = "gaze_sources"
+    sys.argv[0] = "gazeqwen gaze"
     with one_line_errors():
         try:
             run(args)
+        except ModuleNotFoundError:  # an extra of this package
+            raise
         except ImportError as error:
             raise ValueError(error) from None
 

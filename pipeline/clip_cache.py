@@ -39,6 +39,8 @@ CACHE_KINDS = ("none", "features", "embeddings")
 AskedClip = tuple[Question, Drawing | None]
 
 _FORMAT = 1  # part of the folder's name: raised when entries are made in another way
+# Written into a processor's config when it is saved, for whoever loads it; no number depends on them.
+_NAMES_OF_CODE = {"auto_map", "processor_class"}
 _BLOCKS, _BLOCK_BYTES = 16, 1 << 16
 
 
@@ -107,13 +109,14 @@ class ClipCache:
 
     @classmethod
     def of(cls, model, processor, kind: str, root: str | Path | None = None) -> "ClipCache":
-        """The cache that fits a model and a processor."""
+        """Return the cache that fits a model and a processor: the same before they are saved and after loading."""
+        video_processor = json.loads(processor.video_processor.to_json_string())
         settings = {
             "format": _FORMAT,
             "num_frames": processor.num_frames,
             "fps": processor.fps,
             "max_frames": processor.max_frames,
-            "video_processor": json.loads(processor.video_processor.to_json_string()),
+            "video_processor": {name: video_processor[name] for name in video_processor.keys() - _NAMES_OF_CODE},
         }
         if model.video_encoder is not None:
             settings["video_encoder"] = digest_of_weights(model.video_encoder)

@@ -114,7 +114,7 @@ def _shuffled(questions: list[Question], seed: int) -> list[tuple[str, Scanpath]
                 break
         else:
             videos = len({other.video_name for other in everything})
-            raise ValueError(f"shuffled gaze needs the scanpaths of at least 2 videos, got {videos}")
+            raise ValueError(f"shuffled gaze needs the scanpaths of at least 2 videos, got {videos}: add videos")
         donor = draw.choice(donors)
         given.append((donor.video_name, moved(donor.scanpath, question.end_s - donor.end_s)))
     return given

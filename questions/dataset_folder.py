@@ -29,7 +29,7 @@ from gazeqwen.utils.hub import publish
 from gazeqwen.utils.tables import Table
 
 CARD_TEMPLATE = Path(__file__).parent.parent / "model_card" / "dataset_template.md"
-# Where StreamGaze's videos come from, by the release's names (`streamgaze_release.source_of`).
+# Where StreamGaze's videos come from, by the release's names (`questions.release.source_of`).
 VIDEO_SOURCES = {"egtea": "EGTEA Gaze+", "egoexolearn": "EgoExoLearn", "holoassist": "HoloAssist"}
 
 # Columns of the dataset. Nothing that tells the answer is among them but `answer` and the test points' `alert`.

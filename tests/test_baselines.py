@@ -38,7 +38,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from gazeqwen.eval import arguments as eval_arguments
+from gazeqwen.eval import read_settings
 from gazeqwen.evaluation.baselines import Baseline, BaselineItem, is_gazeqwen, video_metadata
 from gazeqwen.pipeline.answers import option_logits
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
@@ -499,7 +499,9 @@ def test_a_recipe_is_one_command(path, monkeypatch):
     command = shlex.split(text, comments=True)
     assert command[:3] == ["accelerate", "launch", "eval.py"]
     monkeypatch.setattr("sys.argv", command[2:])
-    parsed = eval_arguments()  # eval.py's own parser: an option that it does not have ends the test
+    parsed = (
+        read_settings()
+    )  # eval.py's own: an option that it does not have ends the test, or a value that is not one
     assert parsed.model.count("/") == 1 and parsed.output == f"results/{path.stem}.json"
     assert parsed.gaze == ["none", "overlay", "text"] and parsed.prompt_style == "streamgaze"
 

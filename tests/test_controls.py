@@ -12,7 +12,7 @@ from support import BACKBONE, tiny_model, video_inputs, write_video
 from test_training import recipe_text, script
 from test_training_options import losses, trainer_of
 
-from gazeqwen.evaluation.evaluators import BaselineData
+from gazeqwen.evaluation.evaluators import BaselineData, InputSettings
 from gazeqwen.evaluation.predictions import predict
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.pipeline import conditions
@@ -275,7 +275,7 @@ def test_adapter_overlay_and_text_see_the_same_snapped_gaze(film, monkeypatch, s
     inputs, prompt = batch.inputs, processor.tokenizer.decode(batch.inputs["input_ids"][0])
     asked_for = pytest.approx((0.7, 0.5), abs=0.02)
     clips = [shown[0]]
-    baseline = BaselineData([question], condition, 0, snap_s, "reference", {"num_frames": 8})
+    baseline = BaselineData([question], condition, 0, InputSettings(8, None, 64, snap_s, "reference"))
     item = baseline[0][2]
     clips.append(item.clip)
     for clip in clips:

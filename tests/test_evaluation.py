@@ -18,19 +18,94 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import BACKBONE, ROOT, VIDEO_ENCODER, perturb, run_here
 
+from gazeqwen.eval import read_settings
+from gazeqwen.evaluation.evaluators import AdapterEvaluator, InputSettings
 from gazeqwen.evaluation.predictions import Prediction, PredictionFile, length_sorted_batches, predict
+from gazeqwen.evaluation.settings import EvaluationSettings
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.pipeline.batches import QuestionDataset, prompt_under
 from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.pipeline.conditions import Condition, assign_scanpaths, moved_around
 from gazeqwen.pipeline.overlays import draw_gaze, gaze_in_words
+from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.question import Question
+from gazeqwen.questions.release import build
 from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.world import Highlight, Scene, WorldObject, draw_frame
-from gazeqwen.video_gazeqwen import Clip
+from gazeqwen.training.recipe import ModelSettings
+from gazeqwen.utils.settings import read_recipe
+from gazeqwen.video_gazeqwen import MAX_FRAMES, Clip
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+# ---------------------------------------------------------------- settings
+MODEL_AND_DATA = {"model": "m", "data": "d"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model=''", "model is empty, expected an id or a folder"),
+        ("batch_size=0", "batch_size: got 0, expected at least 1"),
+        ("batch_size=many", "batch_size: got 'many', expected .*int"),
+        ("num_workers=-1", "num_workers: got -1, expected at least 0"),
+        ("permute_options=0", "permute_options: got 0, expected at least 1"),
+        ("num_frames=0", "num_frames: got 0, expected at least 1"),
+        ("max_frames=1", "max_frames: got 1, expected at least 2"),
+        ("snap_s=-.5", r"snap_s: got -0.5, expected 0 or more seconds"),
+        ("snap_s=.nan", "snap_s: got nan, expected 0 or more seconds"),
+        ("fps=0", "fps: got 0.0, expected a positive number"),
+        ("num_frames=8 fps=1", "fps: got 1.0, expected none beside num_frames=8"),
+        ("scorer=kind", r"scorer: got 'kind', expected one of \('strict', 'streamgaze'\)"),
+        ("scoring=guess", "scoring: got 'guess', expected one of"),
+        ("prompt_style=odd", "prompt_style: got 'odd', expected one of"),
+        ("without_gaze=maybe", "without_gaze: got 'maybe', expected one of"),
+        ("cache=all", "cache: got 'all', expected one of"),
+        ("dtype=float7", "dtype: got 'float7', expected one of"),
+        ("gaze=none", "gaze: got 'none', expected .*list"),
+        ("gaze=[]", r"gaze: got \[\], expected at least one condition"),
+        ("gaze=[none,none]", r"gaze: got \['none', 'none'\], expected each condition once"),
+        ("gaze=[gase]", "gaze: condition 'gase': unknown words"),
+        ("gaze=[1]", "gaze: "),
+        ("batchsize=4", "unknown key 'batchsize', did you mean 'batch_size'"),
+        ("batch_size", "override 'batch_size', expected section.key=value"),
+    ],
+)
+def test_a_bad_setting_is_refused_naming_field_value_and_what_was_expected(change, message):
+    read_recipe(EvaluationSettings, None, ["model=m", "data=d"])
+    with pytest.raises(ValueError, match=message):
+        read_recipe(EvaluationSettings, None, ["model=m", "data=d", *change.split()])
+
+
+def test_a_file_overrides_and_flags_set_the_same_fields(tmp_path, monkeypatch):
+    def settings(*arguments: str) -> EvaluationSettings:
+        monkeypatch.setattr("sys.argv", ["eval.py", *arguments])
+        return read_settings()
+
+    flags = ("--model", "m", "--data", "d", "--conditions", "none", "gaze", "--batch_size", "4", "--snap_s", "1")
+    flags += ("--num_frames", "8", "--revision", "12e5", "--restart", "--no_cache")
+    (tmp_path / "e.yaml").write_text(
+        "{model: m, data: other, gaze: [none, gaze], batch_size: 2, snap_s: 1, num_frames: 8, revision: '12e5'}"
+    )
+    by_flags = settings(*flags)
+    by_file = settings(str(tmp_path / "e.yaml"), "batch_size=4", "--data", "d", "--restart", "cache=none")
+    assert by_flags == by_file and by_flags.gaze == ["none", "gaze"] and by_flags.snap_s == 1.0
+    assert (by_flags.cache, by_flags.restart, by_flags.revision, by_flags.max_frames) == ("none", True, "12e5", None)
+    assert settings("--model", "m", "--data", "d") == EvaluationSettings(model="m", data="d")
+    with pytest.raises(ValueError, match="expected one file of settings"):
+        settings("a.yaml", "b.yaml")
+    with pytest.raises(ValueError, match=r"e.yaml: batch_size: got 0, expected at least 1"):
+        settings(str(tmp_path / "e.yaml"), "--batch_size", "0")
+
+
+def test_the_most_frames_of_a_clip_have_one_source():
+    settings = EvaluationSettings(**MODEL_AND_DATA)
+    assert InputSettings.from_settings(settings).max_frames == ModelSettings().max_frames == MAX_FRAMES
+    assert GazeQwenProcessor.from_base(str(BACKBONE)).max_frames == MAX_FRAMES
+    assert InputSettings.from_settings(EvaluationSettings(**MODEL_AND_DATA, max_frames=2)).max_frames == 2
 
 
 # ---------------------------------------------------------------- conditions
@@ -210,6 +285,25 @@ def test_every_condition_reaches_the_model(loaded, toy_processor, toy_data, tmp_
             assert [prediction.logits for prediction in again] == found[name], name
 
 
+def test_what_training_cached_is_not_encoded_again_for_the_saved_adapter(toy_data, tmp_path):
+    """`fill` returns how many clips it encoded: all for the new model, none for the same one saved and loaded."""
+    torch.manual_seed(3)
+    model = GazeQwenForConditionalGeneration.from_base(str(BACKBONE), str(VIDEO_ENCODER), latent_dim=16, num_latents=8)
+    processor = GazeQwenProcessor.from_base(str(BACKBONE), video_encoder_size=64, num_frames=8)
+    questions = load_questions(toy_data, "test")
+    trained = ClipCache.of(model, processor, "features", tmp_path / "cache")
+    assert trained.fill(Accelerator(), model, questions) > 0
+    model.save_pretrained(tmp_path / "adapter")
+    processor.save_pretrained(tmp_path / "adapter")
+    settings = EvaluationSettings(model=str(tmp_path / "adapter"), data="d", cache_dir=str(tmp_path / "cache"))
+    evaluator = AdapterEvaluator(settings, Accelerator())
+    assert evaluator.cache.folder == trained.folder
+    assert evaluator.cache.fill(Accelerator(), evaluator.model, questions) == 0
+    evaluator.processor.video_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28}
+    other = ClipCache.of(evaluator.model, evaluator.processor, "features", tmp_path / "cache")
+    assert other.folder != trained.folder  # what does change numbers is another cache
+
+
 def test_text_only_shows_no_video(loaded, toy_processor, toy_data):
     (question,) = load_questions(toy_data, "test")[:1]
     data = QuestionDataset(ClipCache(toy_processor), [question], condition=Condition.parse("text_only"))
@@ -247,9 +341,13 @@ def test_predictions_of_other_settings_are_refused_and_named(tmp_path):
     file.append(0, [prediction("1")])
     with pytest.raises(ValueError, match=r"other settings[\s\S]*seed: 0 before, 1 now"):
         PredictionFile(tmp_path / "p.jsonl", {"seed": 1, "split": "test"}).start()
+    again = PredictionFile(tmp_path / "p.jsonl", {"seed": 0, "split": "test"})
+    again.start()
+    assert again.read().keys() == {("gaze", "1")}
     fresh = PredictionFile(tmp_path / "p.jsonl", {"seed": 1, "split": "test"})
     fresh.start(restart=True)
     assert fresh.read() == {}
+    assert "delete" in EvaluationSettings.__dataclass_fields__["restart"].metadata["help"]
 
 
 def test_batches_do_not_depend_on_what_is_answered():
@@ -353,11 +451,48 @@ def test_killed_five_times_or_on_two_processes_the_predictions_are_identical(who
 def test_mistakes_end_in_one_line(adapter, toy_data, tmp_path):
     for more, message in [
         (("--gaze", "gase"), "unknown words ['gase']"),
-        (("--gaze", "none", "none"), "expected each once"),
+        (("--gaze", "none", "none"), "expected each condition once"),
+        (("--batch_size", "0"), "batch_size: got 0, expected at least 1"),
         (("--split", "dev"), "split 'dev'"),
     ]:
         error = run_here(*evaluation(adapter, toy_data, tmp_path / "x", *more), expect=1)
         assert message in error and "Traceback" not in error
+
+
+def test_conditions_are_checked_before_a_model_is_loaded(adapter, tmp_path):
+    """One test video has no other gaze to shuffle in: said at once, with a remedy; the adapter has no weights here."""
+    generate(tmp_path / "world", train=0, val=0, test=1, seed=3, per_task=1, progress=False)
+    build(tmp_path / "world", tmp_path / "data", progress=False)
+    config = tmp_path / "config" / "config.json"
+    config.parent.mkdir()
+    config.write_text((adapter / "config.json").read_text())
+    error = run_here(*evaluation(config.parent, tmp_path / "data", tmp_path / "x"), expect=1)
+    assert "condition 'shuffled': shuffled gaze needs the scanpaths of at least 2 videos, got 1: add videos" in error
+    assert "or leave this condition out: --gaze gaze none" in error and "Traceback" not in error
+    command = evaluation(adapter, tmp_path / "data", tmp_path / "x", "--gaze", "gaze", "none")
+    assert "gaze given" in run_here(*command)  # the remedy is one
+
+
+def test_what_was_answered_is_kept_when_a_later_condition_fails(whole, adapter, toy_data, tmp_path, monkeypatch):
+    predict_all, asked_under = AdapterEvaluator.predict, []
+
+    def failing(self, questions, condition, file):
+        asked_under.append(condition.name)
+        if condition.name == "none":
+            raise ValueError("out of memory")
+        return predict_all(self, questions, condition, file)
+
+    command = evaluation(adapter, toy_data, tmp_path / "x")
+    monkeypatch.setattr(AdapterEvaluator, "predict", failing)
+    assert "out of memory" in run_here(*command, expect=1) and asked_under == ["gaze", "none"]
+    partial = json.loads((tmp_path / "x" / "r.partial.json").read_text())
+    expected = whole[2]["scores"]
+    assert partial["scores"].keys() == {"gaze"} and not (tmp_path / "x" / "r.json").exists()
+    assert partial["scores"]["gaze"] == {k: v for k, v in expected["gaze"].items() if k != "options_permuted"}
+    monkeypatch.undo()
+    run_here(*command)
+    assert json.loads((tmp_path / "x" / "r.json").read_text())["scores"].keys() == expected.keys()
+    assert not (tmp_path / "x" / "r.partial.json").exists()
 
 
 # ---------------------------------------------------------------- other models
@@ -407,4 +542,5 @@ def test_a_plain_qwen_is_what_an_adapter_is_without_gaze(foreign, whole, toy_dat
 
 def test_a_model_without_a_place_for_gaze_is_told_so(foreign_models, toy_data, tmp_path):
     error = run(evaluation(foreign_models["qwen2_5_vl"], toy_data, tmp_path / "x", "--gaze", "shuffled"), expect=1)
-    assert "is no GazeQwen adapter and takes no scanpath: ['shuffled']" in error and "Traceback" not in error
+    assert "condition 'shuffled': " in error and "is no GazeQwen adapter and takes no scanpath" in error
+    assert "Traceback" not in error

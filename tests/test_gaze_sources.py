@@ -774,6 +774,6 @@ def test_command_line_fails_in_one_line_and_leaves_the_old_table(tmp_path):
     gaze = text_file(tmp_path / "g.csv", "time,x,y\n0,0.5,0.5\nend\n")
     result = command(gaze, *GENERIC, "--frame_size", "64x48", "-o", table)
     assert result.returncode == 1 and result.stdout == ""
-    assert result.stderr.startswith("gaze_sources: ") and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("gazeqwen gaze: ") and result.stderr.count("\n") == 1
     assert "g.csv, line 3: 1 fields, expected 3" in result.stderr
     assert table.read_text() == "old"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support import ROOT, index_frames, write_fixations, write_video
 
-from gazeqwen.utils.command_line import COMMANDS, OPTIONAL
+from gazeqwen.utils.command_line import COMMANDS, OPTIONAL, main
 
 HUB_FILES = sorted([*ROOT.glob("*_gazeqwen.py"), ROOT / "modeling_vjepa2_1.py"])
 
@@ -116,6 +116,17 @@ for script in ("train.py", "eval.py", "app.py"):
     expected = [f"gazeqwen {name} needs: pip install gazeqwen[{extra}]" for name, extra in named.items()]
     expected += [f"{name}.py needs: pip install gazeqwen[{name}]" for name in ("train", "eval", "app")]
     assert result.stdout.splitlines() == expected, result.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_shows_an_example(command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gazeqwen", command, "--help"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    usage, *description = capsys.readouterr().out.split("\n\n")
+    assert end.value.code == 0
+    assert usage.startswith(f"usage: gazeqwen {command} ")
+    assert re.search(rf"^ *gazeqwen {command}\b", "\n".join(description), flags=re.MULTILINE)
 
 
 def test_the_command_imports_nothing_heavy_before_it_knows_what_to_run():

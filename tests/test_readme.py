@@ -86,11 +86,11 @@ TINY_MODEL = (
 )
 ONE_TASK = " data.tasks=[present_object_identification_easy]"
 MORE = {  # by how a command begins: what is said beside it
-    "python convert.py vjepa2_1": "--num_attention_heads 2 --image_size 64",
+    "gazeqwen convert vjepa2_1": "--num_attention_heads 2 --image_size 64",
     "accelerate launch train.py recipes/gazeqwen-7b.yaml data.dataset=data/streamgaze": TINY_MODEL + ONE_TASK,
     "accelerate launch train.py recipes/gazeqwen-7b.yaml data.dataset=data/mine": TINY_MODEL,
     "accelerate launch --config_file": TINY_MODEL + ONE_TASK + " output_dir=runs/two_processes data.cache=none",
-    "python train.py": TINY_MODEL,
+    "gazeqwen train": TINY_MODEL,
 }
 BASE_MODEL_28 = "Qwen/Qwen2.5-VL-7B-Instruct"  # in the reference's checkpoints: one with 28 layers
 ELSEWHERE = {  # which tests run them
@@ -99,7 +99,7 @@ ELSEWHERE = {  # which tests run them
     "make evidence": "test_evidence.py, one row of a smaller world",
     "make test": "this",
     "make test-app": "itself",
-    "python app.py": "test_app.py",
+    "gazeqwen app": "test_app.py",
 }
 
 
@@ -114,7 +114,7 @@ def commands() -> list[str]:
 def workshop(tmp_path_factory, toy_world, reference_parts):
     """A folder in which the README's commands find what they name."""
     folder = tmp_path_factory.mktemp("workshop")
-    for name in ("train.py", "eval.py", "ask.py", "convert.py", "recipes", "results"):
+    for name in ("train.py", "eval.py", "recipes", "results"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "downloads" / "raw_gaze").mkdir(parents=True)
     (folder / "downloads" / "StreamGaze").symlink_to(toy_world)

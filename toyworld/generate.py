@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--val", type=int, default=30)
     parser.add_argument("--test", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--per-task", type=int, default=3, help="most questions of one task per video")
+    parser.add_argument("--per_task", type=int, default=3, help="most questions of one task per video")
     parser.add_argument("--most", type=int, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="most answers of a task")
     parser.add_argument(
         "--rings", action="store_true", help="each clip its own video, with a ring around what gaze is on"

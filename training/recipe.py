@@ -61,10 +61,10 @@ class AdapterSettings:
 class DataSettings:
     """
     `dataset`: a folder that `gazeqwen build` wrote, or an id on the Hub; `config` names its split scheme.
-    `without_gaze`: see `load_questions`. `gaze`: the condition to train and validate under, which says whose gaze is
-    given and how, see conditions.py; `model` has to be among its channels. What of it is random is drawn once, by the
-    recipe's seed. `cache`: `none`, `features` or `embeddings`, see clip_cache.py. `balance_tasks`, `scanpath_noise`,
-    `fixation_dropout`: see batches.py.
+    `without_gaze`: see `load_questions`. `gaze`: the condition to train and validate under, which says whose gaze
+    is given and how, see pipeline/conditions.py; `model` has to be among its channels. What of it is random is
+    drawn once, by the recipe's seed. `cache`: `none`, `features` or `embeddings`, see pipeline/clip_cache.py.
+    `balance_tasks`, `scanpath_noise`, `fixation_dropout`: see pipeline/batches.py.
     """
 
     dataset: str = ""

@@ -1,5 +1,6 @@
-"""Settings: YAML files and `section.key=value` -> checked dataclasses, and what differs between two of them."""
+"""Settings: YAML files, `section.key=value` and flags -> checked dataclasses, and what differs between two of them."""
 
+import argparse
 import dataclasses
 import difflib
 import os
@@ -11,38 +12,71 @@ from pathlib import Path
 import yaml
 
 
-def read_recipe(cls: type, path: str | os.PathLike, overrides: list[str] = ()):
+def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
     """
-    A `cls` (a dataclass of dataclasses) from a YAML file and overrides such as `stage1.epochs=2`.
+    Add a flag `--name` for each field, with `help` and `aliases` of its metadata. What `parse_args` returns has only
+    those that were typed, so that defaults stand in the dataclass and nowhere else.
+    """
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        flags = [f"--{field.name}", *field.metadata["aliases"]]
+        description = field.metadata["help"]
+        if field.default not in (None, False, ""):
+            description += f" (default: {field.default})"
+        kind = _plain_types(hints[field.name])[0]
+        if kind is bool:
+            parsed_as = {"action": "store_true"}
+        elif kind is list:
+            parsed_as = {"nargs": "+"}
+        else:
+            parsed_as = {"type": kind, "metavar": kind.__name__.upper()}
+        parser.add_argument(*flags, dest=field.name, default=argparse.SUPPRESS, help=description, **parsed_as)
+
+
+def read_recipe(cls: type, path: str | os.PathLike | None, overrides: list[str] = (), flags: dict | None = None):
+    """
+    Return a `cls` (a dataclass, sections of it dataclasses) from a YAML file (None: its defaults), then overrides such
+    as `stage1.epochs=2`, then values by name from `flags`.
     Raises ValueError naming the file or override, the key, and the nearest key that exists.
     """
-    path = Path(path)
+    values = {} if path is None else _read_yaml(cls, Path(path))
+    for override in overrides:
+        _apply_override(values, override)
+    return _build(cls, values | (flags or {}), "settings" if path is None else str(path))
+
+
+def _read_yaml(cls: type, path: Path) -> dict:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not YAML ({error})") from None
+    _check_is_section(cls, values, str(path))
+    return values
+
+
+def _check_is_section(cls: type, values, where: str) -> None:
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: got {values!r}, expected keys {[field.name for field in dataclasses.fields(cls)]}")
-    for override in overrides:
-        keys, equals, text = override.partition("=")
-        if not equals:
-            raise ValueError(f"override {override!r}, expected section.key=value")
-        *sections, key = keys.split(".")
-        target = values
-        for section in sections:
-            target = target.setdefault(section, {})
-            if not isinstance(target, dict):
-                raise ValueError(f"override {override!r}: {section} is a value, not a section")
-        try:
-            target[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(f"override {override!r}: the value is not YAML ({error})") from None
-    return _build(cls, values, str(path))
+        raise ValueError(f"{where}: got {values!r}, expected keys {[field.name for field in dataclasses.fields(cls)]}")
+
+
+def _apply_override(values: dict, override: str) -> None:
+    keys, equals, text = override.partition("=")
+    if not equals:
+        raise ValueError(f"override {override!r}, expected section.key=value")
+    *sections, key = keys.split(".")
+    target = values
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise ValueError(f"override {override!r}: {section} is a value, not a section")
+    try:
+        target[key] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"override {override!r}: the value is not YAML ({error})") from None
 
 
 def _build(cls: type, values: dict, where: str):
-    if not isinstance(values, dict):
-        raise ValueError(f"{where}: got {values!r}, expected keys {[field.name for field in dataclasses.fields(cls)]}")
+    _check_is_section(cls, values, where)
     hints, built = typing.get_type_hints(cls), {}
     for key, value in values.items():
         if key not in hints:
@@ -52,34 +86,43 @@ def _build(cls: type, values: dict, where: str):
         if dataclasses.is_dataclass(hints[key]):
             built[key] = _build(hints[key], value, f"{where}: {key}")
         else:
-            built[key] = _checked(value, hints[key], f"{where}: {key}")
+            built[key] = _as_type(value, hints[key], f"{where}: {key}")
     try:
         return cls(**built)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
 
 
-def _checked(value, hint, where: str):
+def _plain_types(hint) -> tuple[type, ...]:
+    """Return the types of an annotation, such as (float, NoneType) of `float | None`."""
     kinds = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
-    plain = tuple(typing.get_origin(kind) or kind for kind in kinds)
-    if float in plain and isinstance(value, (int, str)) and not isinstance(value, bool):
+    return tuple(typing.get_origin(kind) or kind for kind in kinds)
+
+
+def _as_type(value, hint, where: str):
+    """Return the value, a number as float where its field is one. Raises ValueError if it is of another type."""
+    kinds = _plain_types(hint)
+    if float in kinds and isinstance(value, (int, str)) and not isinstance(value, bool):
         with suppress(ValueError):
             value = float(value)  # YAML reads 3e-4 as text
-    if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise ValueError(f"{where}: got {value!r}, expected {hint}")
     return value
 
 
 def flat(values: dict, prefix: str = "") -> dict:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
-    found = {}
+    """Return {"a": {"b": 1}} as {"a.b": 1}."""
+    flattened = {}
     for name, value in values.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
-    return found
+        if isinstance(value, dict) and value:
+            flattened |= flat(value, f"{prefix}{name}.")
+        else:
+            flattened[f"{prefix}{name}"] = value
+    return flattened
 
 
 def differences(before: dict, now: dict, free: typing.Collection[str] = ()) -> list[str]:
-    """What differs between two sets of settings, in words, but for those that are `free` to change."""
+    """Return what differs between two sets of settings, in words, but for those that are `free` to change."""
     before, now = flat(before), flat(now)
     return [
         f"{name}: {before.get(name, 'not there')!r} before, {now.get(name, 'not there')!r} now"

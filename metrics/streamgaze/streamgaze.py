@@ -1,4 +1,4 @@
-"""StreamGaze's accuracies as an `evaluate` metric: `evaluate.load("metrics/streamgaze")`; see gazeqwen/scoring.py."""
+"""StreamGaze's accuracies as an `evaluate` metric: `evaluate.load("metrics/streamgaze")`. See evaluation/scoring."""
 
 import json
 
