@@ -230,9 +230,9 @@ def write_report(
 def _introduction(kind: str, members: list[Result], published: dict) -> str:
     if kind == TOY_WORLD:
         return (
-            "**Toy world**: a tiny backbone on drawn videos, pretrained also on vectors added to its hidden states and "
-            "made receptive to them. These numbers show that the mechanism works; they say nothing about StreamGaze and "
-            "do not compare with any published row."
+            "**Toy world**: a tiny backbone on drawn videos, pretrained also on vectors added to its hidden states "
+            "and made receptive to them. These numbers show that the mechanism works; they say nothing about "
+            "StreamGaze and do not compare with any published row."
         )
     if kind == OTHER:
         return "Measured here on data that are not StreamGaze's; they do not compare with any published row."

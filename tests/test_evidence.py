@@ -19,6 +19,7 @@ from gazeqwen.toyworld.evidence_report import (
     DOCUMENT,
     MAIN,
     README,
+    VIDEO_ENCODER,
     Evidence,
     draw_conditions,
     draw_noise,
@@ -177,6 +178,30 @@ def test_without_gaze_the_gaze_tasks_are_at_chance(evidence):
         four = [task for task in TASKS if task not in SCENE_TASKS and TASKS[task].group != "proactive"]
         mean = np.mean([values[task]["accuracy"] for task in four])
         assert abs(mean - 0.25) <= 0.05, (condition, mean)
+
+
+def test_the_simpler_ways_were_given_a_fair_chance(evidence):
+    """The vector at the rate that was best on the validation split; both with three seeds; and both use gaze alone."""
+    search = evidence.results["heatmap-vector"]["rate_search"]
+    assert search["best"] == max(map(float, search["validation"]), key=lambda rate: search["validation"][f"{rate:g}"])
+    assert len(search["validation"]) == 5 and min(search["validation"].values()) < 0.7  # the rate decides
+    for name, own, other in (("heatmap-vector", "gaze", "shuffled"), ("ring", "ring", "ring+shuffled")):
+        assert set(evidence.results[name]["seeds"]) == set(map(str, SEEDS)), name
+        assert macro(evidence, name, own) > 0.85 and macro(evidence, name, other) < 0.47, name
+    assert macro(evidence, "gazeqwen") > macro(evidence, "heatmap-vector") > macro(evidence, "ring", "ring")
+    for noise in (5, 10):
+        ring = macro(evidence, "ring-noise", f"ring+noise{noise}")
+        assert macro(evidence, "gazeqwen", f"noise{noise}") > ring + 0.1, noise
+
+
+def test_the_video_encoder_plays_no_part(evidence):
+    """Its features replaced, by three adapters on all questions; its own features are what the row GazeQwen has."""
+    result = evidence.results["video-encoder"]
+    assert set(result["seeds"]) == set(map(str, SEEDS)) and set(result["against_own"]) == set(VIDEO_ENCODER) - {"own"}
+    for name, gain in result["against_own"].items():
+        low, high = gain["interval"]
+        assert -0.01 < low < 0 < high < 0.02, name
+    assert macro(evidence, "video-encoder", "own") == pytest.approx(macro(evidence, "gazeqwen-again"), abs=1e-6)
 
 
 def test_nothing_is_better_than_the_default(evidence):
