@@ -129,7 +129,7 @@ ROWS = (
         "main",
         ("adapter.resampler_type=heatmap_vector",),
         ("gaze", "shuffled"),
-        rates=(3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
+        rates=(3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
     ),
     _ablation("coord-pe", "Encoding: coord_pe", "adapter.gaze_encoding=coord_pe"),
     _ablation("heatmap-decay", "Encoding: heatmap_decay", "adapter.gaze_encoding=heatmap_decay"),
