@@ -26,6 +26,11 @@ def check_for_hub(name: str, source: str | None) -> None:
         )
 
 
+def absolute_if_folder(name: str) -> str:
+    """Return a folder's absolute path, an id as it is."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else str(name)
+
+
 class GazeQwenConfig(PreTrainedConfig):
     """
     Holds ids and revisions, never a backbone's constants: hidden sizes and layer counts are read from the base model's
@@ -150,6 +155,12 @@ class GazeQwenConfig(PreTrainedConfig):
         names = ("base_model_name_or_path", "video_encoder_name_or_path")
         return {name: getattr(self, name) for name in names[: 1 + self.has_resampler]}
 
+    def check_ids(self, repository: str) -> None:
+        """Raise ValueError where the config of a repository names folders of the machine that loads it."""
+        for name, source in self.sources().items():
+            if source is not None and (Path(source).is_absolute() or ".." in Path(source).parts):
+                raise ValueError(f"{repository}: {name} is {source!r} in its config, expected an id on the Hub")
+
     def load_backbone_config(self, **hub_kwargs) -> PreTrainedConfig:
         """The base model's config, read by id and revision the first time."""
         if self.backbone_config is None:
@@ -206,4 +217,4 @@ class GazeQwenConfig(PreTrainedConfig):
 
 GazeQwenConfig.register_for_auto_class()
 
-__all__ = ["GAZE_ENCODINGS", "GazeQwenConfig", "check_for_hub"]
+__all__ = ["GAZE_ENCODINGS", "GazeQwenConfig", "absolute_if_folder", "check_for_hub"]

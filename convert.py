@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from gazeqwen.configuration_gazeqwen import GazeQwenConfig
-from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration, absolute_if_folder
+from gazeqwen.configuration_gazeqwen import GazeQwenConfig, absolute_if_folder
+from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
 
 # The order in which the official hub code looks: B and L are read from `ema_encoder`, g and G from `target_encoder`.

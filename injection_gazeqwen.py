@@ -1,11 +1,14 @@
-"""What a call hands from the resampler to the decoder's layers: which residual goes to which position."""
+"""What a call hands from the resampler to the decoder's layers, and the hooks that add it there."""
 
+from collections.abc import Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from .resampler_gazeqwen import ResidualFactors, check_times
+from .resampler_gazeqwen import ResidualFactors, check_scanpath_times
+from .video_encoders_gazeqwen import check_frames
 
 # What the model takes beside Qwen2.5-VL's own inputs, one row per video each.
 GAZE_INPUTS = (
@@ -127,70 +130,181 @@ def prompts_with_gaze(has_scanpath: torch.Tensor, stated: torch.Tensor | None, c
     return known
 
 
-def rows_of_tokens(grids: torch.Tensor, has_scanpath: torch.Tensor) -> torch.Tensor:
+def cache_length(cache) -> int:
+    """Return how many positions a cache holds; none, where there is no cache."""
+    return 0 if cache is None else int(cache.get_seq_length())
+
+
+class DecoderHooks:
     """
-    For each video token of the prompts, in their order, its row among the residuals of the videos with gaze, padded to
-    (V', T, N); -1 for tokens of videos without gaze. `grids` (V, 3) = T, H, W, `has_scanpath` (V,) -> (tokens,).
+    Forward hooks on a decoder: they hand the `GazeInjection` of the running call to its layers as a keyword argument,
+    add the residuals to the output of the injection layers, and switch LoRA off for samples without gaze. They live
+    until `detach`, through backward: gradient checkpointing keeps a layer's keyword arguments for its second run.
     """
+
+    def __init__(self):
+        self.call: GazeInjection | None = None  # of the running forward or generate, and only then
+        self.lora_gate: torch.Tensor | None = None  # of the running attention layer, and only then
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    @property
+    def attached(self) -> bool:
+        """Whether hooks are registered."""
+        return bool(self._handles)
+
+    def attach(self, decoder: nn.Module, injection_layers: list[int], lora_outputs: Iterable[nn.Module]) -> None:
+        """Register hooks on `decoder`, its `injection_layers`, and the modules whose output is LoRA's."""
+        register = self._handles.append
+        register(decoder.register_forward_pre_hook(self._hand_to_layers, with_kwargs=True))
+        for layer in decoder.layers:
+            register(layer.self_attn.register_forward_pre_hook(self._take_from_attention, with_kwargs=True))
+        for index, layer_index in enumerate(injection_layers):
+            register(decoder.layers[layer_index].register_forward_hook(_adding_hook(index), with_kwargs=True))
+        for module in lora_outputs:
+            register(module.register_forward_hook(self._gate_lora))
+
+    def detach(self) -> None:
+        """Remove all hooks."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    @contextmanager
+    def during(self, injection: GazeInjection | None):
+        """Within this context the decoder's layers receive `injection`, unless the hooks are detached."""
+        self.call = injection if self.attached else None
+        try:
+            yield
+        finally:
+            self.call = self.lora_gate = None
+
+    def _hand_to_layers(self, decoder, args, kwargs):
+        if self.call is None:
+            return None
+        batch_size, length = kwargs["inputs_embeds"].shape[:2]
+        past_length = cache_length(kwargs.get("past_key_values"))
+        return args, {**kwargs, "gaze_injection": self.call.at(past_length, batch_size, length)}
+
+    def _take_from_attention(self, attention, args, kwargs):
+        injection = kwargs.pop("gaze_injection", None)  # attention kernels know nothing of it
+        self.lora_gate = None if injection is None else injection.lora_gate
+        if injection is not None:
+            injection.mark(kwargs.get("past_key_values"))  # also one that the decoder made itself
+        return args, kwargs
+
+    def _gate_lora(self, module, args, output):
+        return None if self.lora_gate is None else output * self.lora_gate.to(output)[:, None, None]
+
+
+def _adding_hook(index: int):
+    def add_residual(layer, args, kwargs, output):
+        injection = kwargs.get("gaze_injection")
+        return None if injection is None or injection.factors is None else injection.add_to(output, index)
+
+    return add_residual
+
+
+def videos_with_scanpath(gaze: dict[str, torch.Tensor | None], grids: torch.Tensor) -> torch.Tensor:
+    """Return which videos of the (V, 3) `grids` have a scanpath, (V,) bool: all, unless `has_scanpath` says it."""
+    has_scanpath = gaze["has_scanpath"]
+    if has_scanpath is None:
+        return torch.ones(len(grids), dtype=torch.bool, device=grids.device)
+    return has_scanpath.to(grids.device).bool()
+
+
+def rows_of_prompts(is_video: torch.Tensor, grids: torch.Tensor, has_scanpath: torch.Tensor) -> torch.Tensor:
+    """
+    Return, for each position of the prompts, its row among the residuals of the videos with gaze, padded to
+    (V', T, N); -1 for text, images and videos without gaze. `is_video` (B, L) marks the video tokens of all videos in
+    their order, `grids` (V, 3) = T, H, W, `has_scanpath` (V,) -> (B, L).
+    """
+    rows = torch.full_like(is_video, -1, dtype=torch.long)
+    if not has_scanpath.any():
+        return rows
     gazed = grids[has_scanpath]
     step = torch.arange(int(gazed[:, 0].max()), device=grids.device)
     token = torch.arange(int(gazed[:, 1:].prod(-1).max()), device=grids.device)
     is_token = (step < gazed[:, :1])[:, :, None] & (token < gazed[:, 1:].prod(-1, keepdim=True))[:, None]
     with_gaze = torch.repeat_interleave(has_scanpath, grids.prod(-1))  # (tokens,)
-    rows = torch.full_like(with_gaze, -1, dtype=torch.long)
-    rows[with_gaze] = is_token.flatten().nonzero().squeeze(-1)
+    of_tokens = torch.full_like(with_gaze, -1, dtype=torch.long)
+    of_tokens[with_gaze] = is_token.flatten().nonzero().squeeze(-1)
+    rows[is_video] = of_tokens
     return rows
 
 
-def check_frames(pixel_values: torch.Tensor, grids: torch.Tensor, frames_per_step: int) -> None:
-    """Raise ValueError unless the encoder's frames are as many as the longest of the (V, 3) token grids needs."""
-    expected = int(grids[:, 0].max()) * frames_per_step
-    if pixel_values.dim() != 5 or pixel_values.shape[1] != expected:
-        raise ValueError(
-            f"video_encoder_pixel_values are {tuple(pixel_values.shape)}, expected (videos, {expected}, 3, S, S): "
-            f"{frames_per_step} frames for each temporal step of the longest video"
-        )
+def resampler_inputs(
+    gaze: dict[str, torch.Tensor | None], features: torch.Tensor, has_scanpath: torch.Tensor, grids: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """
+    Return the arguments of the resampler's `factors` for the V' videos with a scanpath, `has_scanpath` (V,) of `grids`
+    (V, 3), on the device of their `features` (V', T, N, D_v): features, scanpaths, fixation mask, spans and (V', 2)
+    sizes of a step, cut to the longest and the largest of them.
+    """
+    scanpaths, fixation_mask, device = gaze["scanpaths"], gaze["scanpath_mask"], features.device
+    if fixation_mask is None:
+        fixation_mask = torch.ones(scanpaths.shape[:2], dtype=torch.bool)
+    gazed = grids[has_scanpath]
+    steps, tokens = int(gazed[:, 0].max()), int(gazed[:, 1:].prod(-1).max())
+    return (
+        features[:, :steps, :tokens],
+        scanpaths[has_scanpath].to(device),
+        fixation_mask[has_scanpath].to(device).bool(),
+        gaze["step_spans_s"][has_scanpath].to(device)[:, :steps],
+        gazed[:, 1:].to(device),
+    )
 
 
 def check_gaze_inputs(
-    grids: torch.Tensor, feature_dim: int | None, frames_per_step: int, given: dict[str, torch.Tensor | None]
+    is_video: torch.Tensor | None,
+    grids: torch.Tensor,
+    feature_dim: int | None,
+    frames_per_step: int,
+    gaze: dict[str, torch.Tensor | None],
 ) -> None:
     """
-    Raise ValueError unless the gaze inputs fit the (V, 3) token grids, naming what is there and expected. A model
-    without a video encoder, `feature_dim` None, needs no features of it.
+    Raise ValueError unless the `GAZE_INPUTS` in `gaze` fit the (V, 3) token grids, naming what is there and expected.
+    `is_video` (B, L) marks the video tokens of the prompts, None where there are no prompts. A model without a video
+    encoder, `feature_dim` None, needs no features of it.
     """
+    if is_video is not None and int(is_video.sum()) != int(grids.prod(-1).sum()):
+        raise ValueError(
+            f"the prompts hold {int(is_video.sum())} video tokens, video_grid_thw stands for "
+            f"{int(grids.prod(-1).sum())}"
+        )
     videos, steps, tokens = len(grids), int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max())
-    scanpaths, spans = given["scanpaths"], given["step_spans_s"]
-    pixels, features = given["video_encoder_pixel_values"], given["video_encoder_features"]
+    scanpaths, spans = gaze["scanpaths"], gaze["step_spans_s"]
+    pixels, features = gaze["video_encoder_pixel_values"], gaze["video_encoder_features"]
     if spans is None:
         raise ValueError("scanpaths need step_spans_s (videos, T, 2), the seconds that each temporal step spans")
     if features is None and pixels is None and feature_dim is not None:
         raise ValueError("scanpaths need video_encoder_pixel_values or video_encoder_features")
-    for name, value in given.items():
+    for name, value in gaze.items():
         if value is not None and len(value) != videos:
             raise ValueError(f"{name} has {len(value)} rows, expected one for each of the {videos} videos")
     expected = {"scanpaths": (videos, "F", 4), "step_spans_s": (videos, steps, 2)}
     if features is not None and feature_dim is not None:
         expected["video_encoder_features"] = (videos, steps, tokens, feature_dim)
     for name, shape in expected.items():
-        got = tuple(given[name].shape)
-        if len(got) != len(shape) or any(size not in ("F", found) for size, found in zip(shape, got, strict=True)):
+        got = tuple(gaze[name].shape)
+        if len(got) != len(shape) or any(size not in ("F", own) for size, own in zip(shape, got, strict=True)):
             raise ValueError(f"{name} is {got}, expected {shape} for the token grids {grids.tolist()}")
     if features is None and pixels is not None:
         check_frames(pixels, grids, frames_per_step)
     for name in ("scanpaths", "step_spans_s"):
-        if given[name].dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"{name} is {given[name].dtype}, expected float32: halves cannot hold times")
+        if gaze[name].dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"{name} is {gaze[name].dtype}, expected float32: halves cannot hold times")
     is_step = torch.arange(spans.shape[1], device=spans.device) < grids[:, :1].to(spans.device)  # (V, T)
-    check_times(scanpaths, spans, is_step)
+    check_scanpath_times(scanpaths, spans, is_step)
 
 
 __all__ = [
     "GAZE_INPUTS",
+    "DecoderHooks",
     "GazeInjection",
     "PassInjection",
-    "check_frames",
+    "cache_length",
     "check_gaze_inputs",
     "prompts_with_gaze",
-    "rows_of_tokens",
+    "resampler_inputs",
+    "rows_of_prompts",
+    "videos_with_scanpath",
 ]

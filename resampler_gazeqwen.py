@@ -57,7 +57,7 @@ def fixations_active(scanpaths: torch.Tensor, times_s: torch.Tensor) -> torch.Te
     return (times_s[..., :, None] - scanpaths[..., None, :, 2]).abs() <= scanpaths[..., None, :, 3] / 2
 
 
-def check_times(scanpaths: torch.Tensor, step_spans_s: torch.Tensor, is_step: torch.Tensor) -> None:
+def check_scanpath_times(scanpaths: torch.Tensor, step_spans_s: torch.Tensor, is_step: torch.Tensor) -> None:
     """
     Raise ValueError unless `scanpaths` (V, F, 4) are finite and `step_spans_s` (V, T, 2) come in order of time, each
     ending no earlier than it begins; `is_step` (V, T) is False for padding.
@@ -286,7 +286,9 @@ class _Residuals(nn.Module):
         ):
             if tuple(value.shape) != shape:
                 raise ValueError(f"{name} is {tuple(value.shape)}, expected {shape} for the grid {tuple(grid)}")
-        check_times(scanpath[None], step_spans_s[None], torch.ones_like(step_spans_s[None, :, 0], dtype=torch.bool))
+        check_scanpath_times(
+            scanpath[None], step_spans_s[None], torch.ones_like(step_spans_s[None, :, 0], dtype=torch.bool)
+        )
         factors = self.factors(
             features[None],
             scanpath[None],
@@ -316,12 +318,12 @@ class HeatmapVector(_Residuals):
         nn.init.zeros_(self.vector)
         nn.init.ones_(self.amplitude)
 
-    def factors(self, features, scanpaths, present, step_spans_s, grids) -> ResidualFactors:
+    def factors(self, features, scanpaths, fixation_mask, step_spans_s, grids) -> ResidualFactors:
         """As `GazeResampler.factors`, with K = d = 1."""
         self._check_dtype()
         with torch.autocast(scanpaths.device.type, enabled=False):
             scanpaths = scanpaths.float()
-            weights = fixation_weights(self.weighting, scanpaths, step_spans_s.float()) * present[:, None]
+            weights = fixation_weights(self.weighting, scanpaths, step_spans_s.float()) * fixation_mask[:, None]
             heat = gaussian_heat(scanpaths, weights, grids, features.shape[2], [self.sigma])  # (V, T, N, 1)
             ones = self.amplitude[:, None, None, None, None].expand(-1, *heat.shape[:2], 1, 1)
             return ResidualFactors(heat[None], ones, self.vector[:, :, None])
@@ -394,7 +396,7 @@ class GazeResampler(_Residuals):
         self,
         features: torch.Tensor,
         scanpaths: torch.Tensor,
-        present: torch.Tensor,
+        fixation_mask: torch.Tensor,
         step_spans_s: torch.Tensor,
         grids: torch.Tensor,
         attention: list[torch.Tensor] | None = None,
@@ -402,7 +404,7 @@ class GazeResampler(_Residuals):
         """
         The residuals of all injection layers and videos, computed at once and kept as factors.
 
-        `features` (V, T, N, D_v), `scanpaths` (V, F, 4), `present` (V, F) bool, `step_spans_s` (V, T, 2),
+        `features` (V, T, N, D_v), `scanpaths` (V, F, 4), `fixation_mask` (V, F) bool, `step_spans_s` (V, T, 2),
         `grids` (V, 2) = H, W; steps and tokens beyond a video's own are padding: never attended to, and their rows
         mean nothing. Float32. A list given as `attention` receives, of each block, how much the latents attend to the
         visual tokens, (L, V, T, K, N).
@@ -421,7 +423,7 @@ class GazeResampler(_Residuals):
             mask = torch.zeros_like(padding, dtype=torch.float32).masked_fill(padding, -math.inf)
             mask = mask.repeat_interleave(steps, 0)[None, :, None]  # (1, V*T, 1, N)
 
-            weights = self._weights(scanpaths, present, step_spans_s)  # (L or 1, V, T, F)
+            weights = self._weights(scanpaths, fixation_mask, step_spans_s)  # (L or 1, V, T, F)
             heat = gaze_key = gaze_heat = None
             if self.gaze_encoding == "coord_pe":
                 gaze_key = mean_coordinate_encoding(scanpaths, weights[0], dim, self.gaze_coordinate_scale)
@@ -449,14 +451,14 @@ class GazeResampler(_Residuals):
             per_video = (num_videos, steps)
             return ResidualFactors(read.unflatten(1, per_video), latents.unflatten(1, per_video), self.proj_out.weight)
 
-    def _weights(self, scanpaths, present, step_spans_s) -> torch.Tensor:
+    def _weights(self, scanpaths, fixation_mask, step_spans_s) -> torch.Tensor:
         if self.gaze_encoding == "heatmap_decay":
             weights = decayed_weights(scanpaths, step_spans_s, F.softplus(self.decay_rate))
         else:
             weights = fixation_weights(self.weighting, scanpaths, step_spans_s)[None]
         if self.gaze_encoding == "heatmap_duration":
             weights = weights * step_spans_s.diff(dim=-1)  # seconds
-        return weights * present[:, None]
+        return weights * fixation_mask[:, None]
 
 
 def build_resampler(config) -> nn.Module:
@@ -472,6 +474,6 @@ __all__ = [
     "ResidualFactors",
     "align_video_features",
     "build_resampler",
-    "check_times",
+    "check_scanpath_times",
     "fixation_weights",
 ]

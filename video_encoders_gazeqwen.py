@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, TimmWrapperConfig, TimmWrapperModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from .modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
+from .resampler_gazeqwen import align_video_features
 
 try:
     import timm
@@ -47,6 +48,84 @@ class TimmFrameEncoder(nn.Module):
         tokens = self.model(pixel_values_videos.flatten(0, 1), do_pooling=False).last_hidden_state
         tokens = tokens[:, self.model.timm_model.num_prefix_tokens :]  # (B*F, h*w, D)
         return BaseModelOutput(last_hidden_state=tokens.reshape(batch_size, num_frames * h * w, -1))
+
+
+class FrozenVideoMixin:
+    """What a model's frozen networks, `backbone` (a Qwen2.5-VL) and `video_encoder`, give for its videos."""
+
+    @property
+    def _frames_per_step(self) -> int:
+        return self.backbone.config.vision_config.temporal_patch_size
+
+    @property
+    def _feature_dim(self) -> int | None:
+        return None if self.video_encoder is None else self.video_encoder.config.hidden_size
+
+    def _encode_video(self, pixel_values: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
+        """
+        Return features on the visual token grids. `pixel_values` (V, F, 3, S, S), `grids` (V, 3) = T, H, W of visual
+        tokens -> (V, T_max, N_max, D_v), zero-padded. Videos of equal grid are encoded together.
+        """
+        encoder = self.video_encoder
+        max_steps, max_tokens = int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max())
+        shape = (len(grids), max_steps, max_tokens, encoder.config.hidden_size)
+        features = torch.zeros(shape, dtype=encoder.dtype, device=pixel_values.device)
+        for grid in grids.unique(dim=0):
+            same = (grids == grid).all(-1)
+            steps, height, width = grid.tolist()
+            frames = pixel_values[same, : steps * self._frames_per_step].to(encoder.dtype)
+            tokens = encoder(frames).last_hidden_state
+            tokens = tokens.unflatten(1, encoder.token_grid(frames.shape[1], *frames.shape[-2:]))
+            aligned = align_video_features(tokens, (steps, height, width)).to(features.dtype)
+            features[same, :steps, : height * width] = aligned
+        return features
+
+    def token_grids(self, video_grid_thw: torch.Tensor) -> torch.Tensor:
+        """(V, 3) T, H, W of visual tokens from Qwen's (V, 3) grid of patches."""
+        merge = self.backbone.config.vision_config.spatial_merge_size
+        return video_grid_thw // torch.tensor([1, merge, merge], device=video_grid_thw.device)
+
+    @torch.no_grad()
+    def encode_video(self, video_encoder_pixel_values: torch.Tensor, video_grid_thw: torch.Tensor) -> torch.Tensor:
+        """
+        The frozen `video_encoder_features` (V, T, H*W, D_v) of `video_encoder_pixel_values` (V, F, 3, S, S), to be
+        computed once and given instead of the pixels.
+        """
+        if self.video_encoder is None:
+            raise ValueError("this model has no video encoder: its resampler_type is 'none'")
+        grids = self.token_grids(video_grid_thw)
+        check_frames(video_encoder_pixel_values, grids, self._frames_per_step)
+        return self._encode_video(video_encoder_pixel_values, grids)
+
+    @torch.no_grad()
+    def embed_video(self, pixel_values_videos: torch.Tensor, video_grid_thw: torch.Tensor) -> torch.Tensor:
+        """
+        The base model's frozen embeddings (video tokens of all videos, hidden) of `pixel_values_videos`, to be
+        computed once and given to `forward` as `video_embeds` instead of the pixels.
+        """
+        features = self.backbone.model.get_video_features(pixel_values_videos, video_grid_thw, return_dict=True)
+        return torch.cat(list(features.pooler_output))
+
+    def _input_embeds(self, input_ids: torch.Tensor, video_embeds: torch.Tensor) -> torch.Tensor:
+        """(B, L, D) embeddings of the prompts with `video_embeds` in the places of the video tokens."""
+        embeds = self.get_input_embeddings()(input_ids)
+        is_video = input_ids == self.backbone.config.video_token_id
+        if video_embeds.shape != (int(is_video.sum()), embeds.shape[-1]):
+            raise ValueError(
+                f"video_embeds are {tuple(video_embeds.shape)}, expected {(int(is_video.sum()), embeds.shape[-1])}: "
+                "video tokens of the prompts, hidden size"
+            )
+        return embeds.masked_scatter(is_video[..., None], video_embeds.to(embeds))
+
+
+def check_frames(pixel_values: torch.Tensor, grids: torch.Tensor, frames_per_step: int) -> None:
+    """Raise ValueError unless the encoder's frames are as many as the longest of the (V, 3) token grids needs."""
+    expected = int(grids[:, 0].max()) * frames_per_step
+    if pixel_values.dim() != 5 or pixel_values.shape[1] != expected:
+        raise ValueError(
+            f"video_encoder_pixel_values are {tuple(pixel_values.shape)}, expected (videos, {expected}, 3, S, S): "
+            f"{frames_per_step} frames for each temporal step of the longest video"
+        )
 
 
 def video_encoder_config(values: dict, source: str = "video encoder") -> PreTrainedConfig:
@@ -106,4 +185,11 @@ def _timm_width(config: TimmWrapperConfig) -> int:
         return timm.create_model(config.architecture, num_classes=0, **config.model_args).num_features
 
 
-__all__ = ["build_video_encoder", "load_video_encoder", "load_video_encoder_config", "video_encoder_config"]
+__all__ = [
+    "FrozenVideoMixin",
+    "build_video_encoder",
+    "check_frames",
+    "load_video_encoder",
+    "load_video_encoder_config",
+    "video_encoder_config",
+]

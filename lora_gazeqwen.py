@@ -1,0 +1,116 @@
+"""LoRA on the base model's attention (paper, stage 2): added, saved, loaded and merged through PEFT."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+try:
+    from peft import LoraConfig, PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft.tuners.tuners_utils import BaseTunerLayer
+except ImportError:  # only models with LoRA need it
+    LoraConfig = None
+
+LORA_FOLDER = "lora"
+LORA_FILES = (f"{LORA_FOLDER}/adapter_config.json", f"{LORA_FOLDER}/adapter_model.safetensors")
+_TARGETS = r".*language_model\.layers\.\d+\.self_attn\.(q_proj|v_proj)"
+_ADAPTER = "default"  # the only one, by PEFT's name
+_PREFIX = "base_model.model."  # of every name in a file of PEFT's
+
+
+class LoraMixin:
+    """
+    What a model does with LoRA on its `backbone`. Its `attach_gaze` registers hooks on `lora_outputs`, which switch
+    LoRA off for samples without gaze; `detach_gaze` removes them, and LoRA with them.
+    """
+
+    _lora_merged = False
+
+    @property
+    def has_lora(self) -> bool:
+        """Whether LoRA was added, and not merged since."""
+        return getattr(self.backbone, "_hf_peft_config_loaded", False)
+
+    def add_lora(self, rank: int = 8, alpha: float = 16, dropout: float = 0.0) -> None:
+        """
+        Give the language model's query and value projections a new LoRA (PEFT), trainable, zero at first. Raises
+        ImportError without PEFT, ValueError where there is one already.
+        """
+        if LoraConfig is None:
+            raise ImportError("LoRA needs PEFT: pip install peft")
+        if self.has_lora:
+            raise ValueError("this model has LoRA already")
+        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=_TARGETS, bias="none")
+        self._inject_lora(config)
+
+    def _inject_lora(self, config) -> None:
+        self.detach_gaze()
+        self.backbone.add_adapter(config)
+        for name, value in self.backbone.named_parameters():
+            if "lora_" in name:
+                value.data = value.data.float()  # what is trained is float32: a half loses small steps
+        self.attach_gaze()
+
+    def lora_outputs(self) -> Iterator[nn.Module]:
+        """Iterate over the modules whose output LoRA adds to the base model's."""
+        if self.has_lora:
+            for module in self.backbone.modules():
+                if isinstance(module, BaseTunerLayer):
+                    yield module.lora_B[_ADAPTER]
+
+    def lora_state(self, tensors: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+        """Return LoRA's tensors by PEFT's names, out of `tensors` of the backbone where they are not its own."""
+        # Embeddings are not trained; PEFT would ask the Hub for the base model's vocabulary to find that out.
+        return get_peft_model_state_dict(
+            self.backbone, state_dict=tensors or None, adapter_name=_ADAPTER, save_embedding_layers=False
+        )
+
+    def _save_lora(self, folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+        config = self.backbone.peft_config[_ADAPTER]
+        config.base_model_name_or_path = self.config.base_model_name_or_path
+        config.revision = self.config.base_model_revision
+        config.save_pretrained(folder)
+        weights = {f"{_PREFIX}{name}": value.contiguous() for name, value in self.lora_state(tensors).items()}
+        save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+    def _load_lora(self, config_file: Path, weights_file: Path) -> None:
+        if LoraConfig is None:
+            raise ImportError(f"{config_file}: this adapter has LoRA, which needs PEFT: pip install peft")
+        config = PeftConfig.from_pretrained(str(config_file.parent))
+        config.inference_mode = False
+        self._inject_lora(config)
+        weights = {name.removeprefix(_PREFIX): value for name, value in load_file(weights_file).items()}
+        check_keys(str(weights_file), set(self.lora_state()), set(weights))
+        set_peft_model_state_dict(self.backbone, weights, adapter_name=_ADAPTER)
+
+    def merge_lora(self) -> None:
+        """
+        Add LoRA to the base weights and remove its modules: no cost per token, but the base model is then changed, so
+        that answers without gaze are no longer the base model's, and the model can no longer be saved. Raises
+        ValueError where there is no LoRA.
+        """
+        if not self.has_lora:
+            raise ValueError("this model has no LoRA to merge")
+        self.detach_gaze()
+        self.backbone.enable_adapters()
+        for name, module in list(self.backbone.named_modules()):
+            if isinstance(module, BaseTunerLayer):
+                module.merge(safe_merge=True)
+                parent, _, child = name.rpartition(".")
+                setattr(self.backbone.get_submodule(parent), child, module.get_base_layer())
+        del self.backbone.peft_config
+        self.backbone._hf_peft_config_loaded = False
+        self._lora_merged = True
+        self.attach_gaze()
+
+
+def check_keys(source: str, expected: set[str], stored: set[str]) -> None:
+    """Raise ValueError that names `source` and lists every tensor that is missing or unexpected there."""
+    if expected != stored:
+        missing, unexpected = sorted(expected - stored), sorted(stored - expected)
+        raise ValueError(f"{source} does not fit this model: missing {missing}, unexpected {unexpected}")
+
+
+__all__ = ["LORA_FILES", "LORA_FOLDER", "LoraMixin", "check_keys"]
