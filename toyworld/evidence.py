@@ -42,7 +42,6 @@ WORK = Path("runs/evidence")
 WORLD = {"train": 600, "val": 80, "test": 240, "seed": 0, "per_task": 2, "most": (220, 40, 100)}
 SEEDS = (0, 1, 2)
 NOISE = (2, 5, 10, 15, 20)  # percent of the frame
-LORA_RATES = (5e-4, 2e-3, 8e-3)
 _VIDEO = re.compile(r"toy-test-\d{4}")  # of a ringed clip, the video that it is from
 
 
@@ -105,15 +104,6 @@ ROWS = (
         "main",
         (*LORA_ALONE, "data.gaze=overlay+model"),
         ("overlay+model",),
-    ),
-    Row(
-        "lora-ring",
-        "LoRA, gaze drawn as the ring that the backbone was pretrained on",
-        "main",
-        (*LORA_ALONE, "data.gaze=ring+model"),
-        ("ring+model", "ring+shuffled+model"),
-        rates=LORA_RATES,
-        rate_key="stage2.lora_learning_rate",
     ),
     Row("shuffled", "GazeQwen trained on shuffled gaze", "main", ("data.gaze=shuffled",), ("gaze", "shuffled")),
     Row(

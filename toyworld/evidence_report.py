@@ -30,7 +30,7 @@ from gazeqwen.utils.tables import Table, percent
 
 DOCUMENT, README = ROOT / "docs" / "evidence.md", ROOT / "README.md"
 CHANCE = 0.25
-OWN_GAZE = ("gaze", "ring", "ring+model", "overlay+model")  # conditions with the question's own gaze
+OWN_GAZE = ("gaze", "ring", "overlay+model")  # conditions with the question's own gaze
 EFFECT_SHOWN = "present_object_identification_easy"
 
 # (row, condition): what it is called; in the order of the main table.
@@ -39,7 +39,6 @@ MAIN = {
     ("gazeqwen", "gaze"): "**GazeQwen** (no LoRA: its best epoch is of stage 1)",
     ("heatmap-vector", "gaze"): "Heatmap times one vector per layer, no resampler",
     ("ring", "ring"): "Frozen, gaze drawn as the ring of its pretraining",
-    ("lora-ring", "ring+model"): "LoRA, gaze drawn as that ring",
     ("lora-overlay", "overlay+model"): "LoRA, gaze drawn as StreamGaze's disc and red ring",
     ("paper", "gaze"): "Paper's formula after the paper's layers (`coord_pe`)",
     ("gazeqwen", "shifted"): "GazeQwen, gaze moved by half the clip at test",
