@@ -9,6 +9,7 @@ os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="gazeqwen-tests-datase
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from support import BACKBONE, FIXTURES, VIDEO_ENCODER
 from test_baselines import folders as foreign_models  # noqa: F401, a fixture: tiny models of other families
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -19,6 +20,9 @@ from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.questions.release import build
 from gazeqwen.toyworld.generate import generate
 
+# How long an example takes depends on what else the machine does.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 torch.set_num_threads(1)  # sums of several threads differ in their last bits from run to run
 
 

@@ -21,6 +21,12 @@ from gazeqwen.modeling_vjepa2_1 import VJEPA21Config
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"
+# Invented, with the columns, the grid of 1/24 s and the digits of the release's tables, and as long as one; its
+# question is worded as the release's. `REAL`: samples of the release, read in addition where they are.
+STREAMGAZE = FIXTURES / "streamgaze"
+FIXATION_TABLE = STREAMGAZE / "OP99-R01-Invented_fixation_filtered.csv"
+REAL = ROOT.parent / "shared" / "real"
+FIXATION_TABLES = [FIXATION_TABLE, *sorted(REAL.glob("*_fixation_filtered.csv"))]
 BACKBONE, VIDEO_ENCODER = ROOT / "toyworld" / "backbone", ROOT / "toyworld" / "video_encoder"
 VIDEO_TOKEN, VISION_START, VISION_END = 98, 96, 95
 

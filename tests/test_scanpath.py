@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import ROOT, write_fixations
+from support import FIXATION_TABLES, write_fixations
 
 from gazeqwen.scanpath_gazeqwen import Scanpath, as_scanpath
-
-REAL_TABLE = ROOT.parent / "shared" / "real" / "OP03-R01-PastaSalad_fixation_filtered.csv"
 
 
 def table(path: Path, text: str) -> Path:
@@ -148,10 +146,10 @@ def test_clipping_keeps_exactly_the_time_that_overlaps(rows, start_s, length_s):
     assert clipped.table[:, 3].sum() == pytest.approx(overlap.sum(), abs=1e-6)
 
 
-@pytest.mark.skipif(not REAL_TABLE.exists(), reason="the real table is not part of the project")
-def test_the_real_table():
-    scanpath = Scanpath.from_csv(REAL_TABLE)
-    assert len(scanpath) == len(REAL_TABLE.read_text().splitlines()) - 1 == 35
+@pytest.mark.parametrize("path", FIXATION_TABLES, ids=lambda path: path.name)
+def test_a_table_of_the_release(path):
+    scanpath = Scanpath.from_csv(path)
+    assert len(scanpath) == len(path.read_text().splitlines()) - 1 == 35
     last = scanpath.clip(216, 276)
     assert last.ids.tolist() == [6, 7, 8, 9, 10, 11]
     assert last.table[-1, 3] == pytest.approx(276 - 275.9583333)  # 42 ms: cut at the query

@@ -1,6 +1,7 @@
 """The release on disk -> dataset: splits, the time base, what is left out, and what is written."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from datasets import load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import ROOT, frame_index, index_frames, write_fixations, write_video
+from support import FIXATION_TABLE, REAL, STREAMGAZE, frame_index, index_frames, write_fixations, write_video
 
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.release import (
@@ -24,7 +25,6 @@ from gazeqwen.questions.tasks import SPLITS
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.video_gazeqwen import read_clip
 
-REAL = ROOT.parent / "shared" / "real"
 OI_E, GTA = "present_object_identification_easy", "proactive_gaze_triggered_alert"
 HOLO, EGTEA, EXO = "z008-june-15-22-switch.mp4", "OP03-R01-PastaSalad.mp4", "bee93bfc-ac78-11ee-819f-80615f12b59e.mp4"
 
@@ -110,18 +110,29 @@ def test_the_published_rule():
     assert split["test"][:4] == ["003.mp4", "011.mp4", "012.mp4", "013.mp4"]
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the published split is not part of the project")
+# Places in the sorted list of the release's 285 names of those in the published split's parts; the others are "train".
+PUBLISHED = {
+    "validation": """
+        17 18 20 25 41 43 49 53 58 59 68 74 75 90 92 93 94 96 116 141 147 155 158 160 162 165 169
+        171 179 180 197 212 213 218 220 226 236 238 245 253 260 279
+    """,
+    "test": """
+        3 11 12 13 15 16 23 24 31 44 47 52 57 67 71 79 81 88 91 97 101 110 111 112 114 117 119 125
+        137 140 142 154 172 174 186 206 214 216 229 258 261 264 276 278
+    """,
+}
+
+
 def test_the_published_split_is_reproduced_exactly():
-    published = json.loads((REAL / "gazelens_split.json").read_text())
-    names = [name for part in published.values() for name in part]
+    """Which names they are does not matter, but for their order; those of the release are compared where they are."""
+    names = [f"{number:03}.mp4" for number in range(285)]
     split = published_split(names)
-    assert {"val" if name == "validation" else name: part for name, part in split.items()} == published
-    sources = [source_of(name)[0] for name in names]
-    assert {source: sources.count(source) for source in set(sources)} == {
-        "egtea": 69,
-        "egoexolearn": 180,
-        "holoassist": 36,
-    }
+    for part, places in PUBLISHED.items():
+        assert split[part] == [names[int(place)] for place in places.split()]
+    for file in REAL.glob("gazelens_split.json"):
+        published = json.loads(file.read_text())
+        split = published_split([name for part in published.values() for name in part])
+        assert {"val" if name == "validation" else name: part for name, part in split.items()} == published
 
 
 def test_sources_and_participants_by_name():
@@ -383,21 +394,18 @@ def test_splits_are_the_releases_or_the_users(tmp_path):
     assert [item["where"] for item in report.excluded] == ["c.mp4"]
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the real question is not part of the project")
-def test_the_real_question_and_table(tmp_path, toy_processor):
-    """A stand-in of the right length and rate for the video; table and question are real."""
-    folder = release(tmp_path / "r", {OI_E: json.loads((REAL / "sample_qa.json").read_text())}, (), ())
+def test_a_question_and_a_table_as_released(tmp_path, toy_processor):
+    """Columns, digits and words are the release's; a video of the right length and rate stands in for the real one."""
+    folder = release(tmp_path / "r", {OI_E: json.loads((STREAMGAZE / f"{OI_E}.json").read_text())}, (), ())
+    video = f"{FIXATION_TABLE.name.removesuffix('_fixation_filtered.csv')}.mp4"
     frames = np.repeat(index_frames(75, 32, 32), 4 * 24, axis=0)
-    write_video(folder / "videos/original_video" / EGTEA, frames, fps=24, options={"preset": "ultrafast"})
-    stem = Path(EGTEA).stem
+    write_video(folder / "videos/original_video" / video, frames, fps=24, options={"preset": "ultrafast"})
     (folder / "metadata").mkdir()
-    (folder / "metadata" / f"{stem}_fixation_filtered.csv").write_bytes(
-        (REAL / f"{stem}_fixation_filtered.csv").read_bytes()
-    )
-    (folder / "splits.json").write_text(json.dumps({"test": [EGTEA]}))
+    shutil.copy(FIXATION_TABLE, folder / "metadata")
+    (folder / "splits.json").write_text(json.dumps({"test": [video]}))
     build(folder, tmp_path / "d", progress=False)
     (row,) = rows_of(tmp_path / "d")
-    assert (row["participant"], row["options"][row["answer"]]) == ("OP03", "knife")
+    assert (row["participant"], row["options"][row["answer"]]) == ("OP99", "spoon")
     (asked,) = load_questions(tmp_path / "d", "test")
     assert (asked.start_s, asked.end_s) == pytest.approx((216.0, 276.0), abs=1e-3)
     inputs = {}
