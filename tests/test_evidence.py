@@ -21,6 +21,7 @@ from gazeqwen.toyworld.evidence_report import (
     README,
     VIDEO_ENCODER,
     Evidence,
+    _against_default,
     draw_conditions,
     draw_noise,
     fill,
@@ -30,6 +31,7 @@ from gazeqwen.toyworld.evidence_report import (
 from gazeqwen.toyworld.questions import SCENE_TASKS
 from gazeqwen.training.recipe import Recipe
 from gazeqwen.utils.settings import read_recipe
+from gazeqwen.utils.tables import percent
 
 TINY = {"train": 6, "val": 3, "test": 3, "seed": 4, "per_task": 1, "most": None}
 
@@ -103,6 +105,22 @@ def test_a_failing_run_says_what_failed(tmp_path):
 def test_the_document_holds_the_committed_results(evidence):
     assert fill(DOCUMENT.read_text(), tables(evidence)) == DOCUMENT.read_text()
     assert fill(README.read_text(), {"summary": summary_table(evidence)}) == README.read_text()
+
+
+def test_sentences_of_the_document_say_what_the_results_say(evidence):
+    """Numbers that stand outside the tables."""
+    text = " ".join(DOCUMENT.read_text().split())
+    own, again = evidence.results["gazeqwen"], evidence.results["gazeqwen-again"]
+    means = [[percent(np.mean(list(of["gaze"].values()))) for of in each["seeds"].values()] for each in (own, again)]
+    assert means[0][0] == means[1][0] and f"seed 0 answers all questions as before ({means[0][0]} %)" in text
+    assert f"seed 1 at {means[1][1]} instead of {means[0][1]}" in text
+    assert f"seed 2 at {means[1][2]} instead of {means[0][2]}" in text
+    both = [percent(each["scores"]["gaze"]["macro"]) for each in (again, own)]
+    assert f"all three at {both[0]} instead of {both[1]}" in text
+    for row, points in (("heatmap-vector", "some four points behind"), ("ring", "some six points behind")):
+        gain = evidence.results[row]["against_default"]["macro"]
+        assert points in text and round(-100 * gain) == {"heatmap-vector": 4, "ring": 6}[row]
+    assert f"({_against_default(evidence, 'ring')} against GazeQwen trained again)" in text
 
 
 def test_a_document_without_a_place_for_a_table_is_refused(evidence):
