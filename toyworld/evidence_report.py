@@ -234,7 +234,7 @@ def draw_noise(path: Path, evidence: Evidence) -> None:
             axis.axhline(100 * score["macro"], color="#5f6368", linestyle=style, linewidth=1, label=name)
     axis.set_xlabel("noise on each fixation: standard deviation in % of the frame\n(one visual token is 25 % wide)")
     axis.set_ylabel("accuracy, %")
-    axis.set_ylim(20, 100)
+    axis.set_ylim(0, 100)
     axis.legend(fontsize=8, frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
     save_png(figure, path)
