@@ -22,7 +22,8 @@ from gazeqwen.pipeline.conditions import Condition
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.prompts import chat_message
 from gazeqwen.questions.question import Question
-from gazeqwen.training.recipe import Recipe, build_processor
+from gazeqwen.training.recipe import Recipe
+from gazeqwen.training.setup import build_processor
 from gazeqwen.video_gazeqwen import FRAMES_PER_STEP
 
 _BYTES_PER_4BIT = 0.55  # NF4 with its scales, of a linear layer
