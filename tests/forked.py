@@ -70,14 +70,14 @@ def run(*command, expect: int = 0, **options) -> str:
     return text
 
 
-def run_together(processes: int, *command) -> list[str]:
+def run_together(processes: int, *command, expect: int = 0, **environment: str) -> list[str]:
     """Return what `processes` of one run print (gloo, on the CPU), started as torchrun and `accelerate launch` do."""
     with contextlib.closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     world = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
-    world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true", **environment}
     scripts = [Script(*command, RANK=str(rank), LOCAL_RANK=str(rank), **world) for rank in range(processes)]
     outcomes = [script.wait() for script in scripts]
-    assert all(code == 0 for _, code in outcomes), "\n".join(text for text, _ in outcomes)
+    assert all(code == expect for _, code in outcomes), "\n".join(text for text, _ in outcomes)
     return [text for text, _ in outcomes]

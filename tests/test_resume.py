@@ -161,10 +161,12 @@ def test_clips_of_similar_length_come_together_in_another_order_each_epoch():
     lengths = rng.integers(1, 64, 400)
     batches = MicroBatchSampler([question()] * 400, lengths.tolist(), 8)
     orders = []
-    for epoch in (1, 2):
-        batches.epoch = epoch
+    for batches.seed, batches.epoch in ((0, 1), (0, 2), (1, 1)):
         orders.append(list(batches))
-    assert orders[0] != orders[1]
+    assert all(sorted(index for batch in order for index in batch) == list(range(400)) for order in orders)
+    assert orders[0] != orders[1] and orders[0] != orders[2]
+    means = [lengths[batch].mean() for batch in orders[0]]
+    assert means != sorted(means)  # long clips come anywhere in the epoch
     spread = np.mean([np.ptp(lengths[batch]) for batch in orders[0]])
     at_random = np.mean([np.ptp(lengths[part]) for part in np.split(rng.permutation(400), 50)])
     assert spread < 0.2 * at_random
@@ -384,8 +386,9 @@ def test_however_a_step_is_spread_the_losses_are_the_same(toy_data, tmp_path):
 
 def test_two_processes_that_do_not_know_of_each_other_are_refused(toy_data, tmp_path):
     recipe = run_of(toy_data, tmp_path)
-    printed = run("train.py", recipe, expect=1, WORLD_SIZE="2", RANK="0", LOCAL_RANK="0", CUDA_VISIBLE_DEVICES="")
-    assert "WORLD_SIZE is 2, but Accelerate knows of 1 process" in printed
+    alone = {"ACCELERATE_USE_CPU": "false", "CUDA_VISIBLE_DEVICES": ""}
+    for printed in run_together(2, "train.py", recipe, expect=1, **alone):
+        assert "WORLD_SIZE is 2, but Accelerate knows of 1 process" in printed
 
 
 def test_the_run_folder_is_what_yaml_reads(uninterrupted):

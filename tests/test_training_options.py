@@ -117,7 +117,8 @@ def plain_loop(recipe: Recipe, questions: list, cache: ClipCache, weights: dict)
     noise = Augmentation(recipe.data.scanpath_noise, recipe.data.fixation_dropout, recipe.seed + 1)
     data = QuestionDataset(cache, questions, augmentation=noise)
     size = recipe.batch_size * recipe.gradient_accumulation_steps
-    sampler = MicroBatchSampler(questions, [cache.num_frames(q) for q in questions], size, seed=recipe.seed + 1)
+    lengths = [cache.num_frames(question) for question in questions]
+    sampler = MicroBatchSampler(questions, lengths, size, seed=recipe.seed + 1, balance_tasks=True)
     steps, warm_up, losses = recipe.stage1.epochs * sampler.steps_of_an_epoch(), recipe.warmup_steps, []
     for epoch in range(1, recipe.stage1.epochs + 1):
         sampler.epoch = data.epoch = epoch
@@ -141,15 +142,11 @@ def plain_loop(recipe: Recipe, questions: list, cache: ClipCache, weights: dict)
 
 
 def test_the_trainer_is_a_plain_loop(toy_data, tmp_path):
-    """With every option that changes a step: accumulation, smoothing, decay, clipping, warm-up, augmentation."""
+    """With all that changes a step: accumulation, balance, smoothing, decay, clipping, warm-up, augmentation."""
     trainer = trainer_of(
         toy_data,
         tmp_path,
-        data={
-            "tasks": [OI_E, "present_object_attribute_recognition"],
-            "scanpath_noise": 0.02,
-            "fixation_dropout": 0.2,
-        },
+        data={"tasks": [OI_E, OAR], "balance_tasks": True, "scanpath_noise": 0.02, "fixation_dropout": 0.2},
         stage1={"epochs": 3, "learning_rate": 3e-3},
         stage2={"epochs": 0},
         batch_size=2,
@@ -194,6 +191,9 @@ def test_the_best_epoch_of_both_stages_is_kept_and_patience_counts_in_each(toy_d
     def score():
         epoch = (trainer.progress.stage, trainer.progress.epoch)
         weights[epoch] = trainer.model.resampler.latents.detach().clone()
+        if epoch == (2, 1):
+            ended = sorted((trainer.folder / "checkpoints").glob("stage1*"))[-1]
+            assert not json.loads((ended / "progress.json").read_text())["finished"]
         return {"macro": scores[epoch], "tasks": {}}, []
 
     trainer._validation_score = score
@@ -203,7 +203,7 @@ def test_the_best_epoch_of_both_stages_is_kept_and_patience_counts_in_each(toy_d
     folder = trainer.folder / "best"
     assert torch.equal(load_file(folder / "model.safetensors")["resampler.latents"], weights[1, 3])
     assert not torch.equal(weights[1, 3], weights[1, 2]) and not (folder / "lora").exists()
-    assert json.loads((trainer.folder / "validation.json").read_text()) == best
+    assert json.loads((trainer.folder / "validation.json").read_text()) == best and trainer.progress.finished
 
 
 @pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
