@@ -19,7 +19,8 @@ from gazeqwen.modeling_vjepa2_1 import VJEPA21Config
 from gazeqwen.pipeline.batches import MicroBatchSampler, QuestionDataset
 from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.questions.dataset import load_questions
-from gazeqwen.training.planning import ClipShape, config_of, estimate_memory, model_on_meta, parameter_counts, plan
+from gazeqwen.training.memory import ClipShape, estimate_memory, parameter_counts
+from gazeqwen.training.planning import config_of, model_on_meta, plan
 from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe, StageSettings
 from gazeqwen.training.setup import build_processor
 from gazeqwen.utils.settings import read_recipe
