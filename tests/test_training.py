@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from support import (
     BACKBONE,
     FIXATION_TABLE,
-    ROOT,
     VIDEO_ENCODER,
     index_frames,
     run_here,
