@@ -203,7 +203,7 @@ _REFERENCE_LORA_NAME = re.compile(r"model\.(?:language_model\.)?layers\.(\d+)\.s
 
 
 def reference_lora_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """PEFT's names for the reference implementation's `lora_state_dict`. Raises ValueError listing unknown names."""
+    """Returns PEFT's names of a reference `lora_state_dict`. Raises ValueError listing unknown names."""
     matches = {name: _REFERENCE_LORA_NAME.fullmatch(name.removesuffix(".weight")) for name in state}
     unknown = sorted(name for name, match in matches.items() if match is None)
     if unknown:

@@ -12,13 +12,17 @@ A run that was stopped, or killed, goes on when the same command is given again,
 
 import argparse
 import os
+from pathlib import Path
 
 from gazeqwen.utils.command_line import named_extra, one_line_errors
 
 with named_extra():
+    from gazeqwen.model_card.card import render_model_card
     from gazeqwen.training.planning import plan
     from gazeqwen.training.recipe import Recipe
-    from gazeqwen.training.trainer import Trainer
+    from gazeqwen.training.trainer import Trainer, describe_score
+    from gazeqwen.utils.files import write_text
+    from gazeqwen.utils.hub import open_repository, publish
     from gazeqwen.utils.settings import read_recipe
 
 
@@ -37,12 +41,25 @@ def main() -> None:
     if arguments.dry_run:
         print(plan(recipe, int(os.environ.get("WORLD_SIZE", 1))))
         return
+    is_main_process = int(os.environ.get("RANK", 0)) == 0
+    if recipe.push_to_hub and is_main_process:
+        open_repository(recipe.push_to_hub)  # now, not after days of training: the token may be wrong
     trainer = Trainer(recipe, arguments.restart)
-    best = trainer.run()
-    said = f"loss {best['text_loss']:.3f}" if best["macro"] is None else f"accuracy {100 * best['macro']:.1f} %"
-    trainer.accelerator.print(
-        f"best: stage {best['stage']}, epoch {best['epoch']}, validation {said}, saved in {trainer.folder / 'best'}"
-    )
+    best, folder = trainer.run(), trainer.folder / "best"
+    if is_main_process:
+        if recipe.push_to_hub:
+            print(f"published: {publish_adapter(folder, recipe.push_to_hub)}")
+        print(
+            f"best: stage {best['stage']}, epoch {best['epoch']}, validation {describe_score(best)}, saved in {folder}"
+        )
+
+
+def publish_adapter(folder: Path, repository: str) -> str:
+    """Upload an adapter with its card to a repository on the Hub. Return the address."""
+    card = folder / "README.md"
+    if not card.exists():  # or one with results was written since
+        write_text(card, str(render_model_card(folder, repository=repository)))
+    return publish(folder, repository)
 
 
 if __name__ == "__main__":

@@ -38,10 +38,10 @@ ROOT = Path(__file__).parent.parent
 class OneStage(Trainer):
     """Training without what the naive loop does not do either: validation and checkpoints."""
 
-    def _validate(self, model, bar) -> None:
+    def _validate(self, bar) -> None:
         pass
 
-    def _save(self, model, optimizer) -> None:
+    def _save(self, stage) -> None:
         pass
 
 

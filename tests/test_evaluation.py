@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from hypothesis import given
-from hypothesis import strategies as st
 from support import BACKBONE, ROOT, VIDEO_ENCODER, perturb, run_here
 
 from gazeqwen.eval import read_settings
@@ -25,18 +23,17 @@ from gazeqwen.evaluation.settings import EvaluationSettings
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.pipeline.batches import QuestionDataset, prompt_under
 from gazeqwen.pipeline.clip_cache import ClipCache
-from gazeqwen.pipeline.conditions import Condition, assign_scanpaths, moved_around
-from gazeqwen.pipeline.overlays import draw_gaze, gaze_in_words
+from gazeqwen.pipeline.conditions import Condition
+from gazeqwen.pipeline.overlays import gaze_in_words
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.question import Question
 from gazeqwen.questions.release import build
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.toyworld.generate import generate
-from gazeqwen.toyworld.world import Highlight, Scene, WorldObject, draw_frame
 from gazeqwen.training.recipe import ModelSettings
 from gazeqwen.utils.settings import read_recipe
-from gazeqwen.video_gazeqwen import MAX_FRAMES, Clip
+from gazeqwen.video_gazeqwen import MAX_FRAMES
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -108,144 +105,18 @@ def test_the_most_frames_of_a_clip_have_one_source():
     assert InputSettings.from_settings(EvaluationSettings(**MODEL_AND_DATA, max_frames=2)).max_frames == 2
 
 
-# ---------------------------------------------------------------- conditions
-@pytest.mark.parametrize(
-    ("name", "channels", "source"),
-    [
-        ("gaze", {"model"}, "own"),
-        ("model", {"model"}, "own"),
-        ("none", set(), "own"),
-        ("shuffled", {"model"}, "shuffled"),
-        ("zero", {"model"}, "zero"),
-        ("overlay", {"overlay"}, "own"),
-        ("overlay+shuffled", {"overlay"}, "shuffled"),
-        ("ring+shuffled+model", {"ring", "model"}, "shuffled"),
-        ("model+text+shifted", {"model", "text"}, "shifted"),
-        ("text_only", set(), "own"),
-    ],
-)
-def test_conditions_are_words(name, channels, source):
-    condition = Condition.parse(name)
-    assert (condition.channels, condition.source, condition.name) == (channels, source, name)
-    assert condition.text_only == (name == "text_only") and condition.draws == bool(channels & {"overlay", "ring"})
-
-
-@pytest.mark.parametrize("name", ["", "gase", "none+overlay", "shuffled+zero", "overlay+overlay", "text_only+gaze"])
-def test_other_words_are_refused(name):
-    with pytest.raises(ValueError, match="condition"):
-        Condition.parse(name)
-
-
+# ---------------------------------------------------------------- prompts
 def asked(video: str, end_s: float, rows, task: str = "past_scene_recall", start_s: float = 0.0) -> Question:
     scanpath = None if rows is None else Scanpath.from_array(rows)
     return Question(Path(video), video, scanpath, task, "Which?", ("a", "b"), 0, start_s, end_s)
 
 
-def test_shuffled_gaze_is_that_of_another_question_of_the_task_at_the_same_distance_from_the_query():
-    questions = [
-        asked("a", 10.0, [[0.1, 0.1, 9.0, 1.0]]),
-        asked("b", 30.0, [[0.2, 0.2, 5.0, 1.0], [0.3, 0.3, 28.5, 2.0]]),
-        asked("c", 20.0, [[0.4, 0.4, 19.0, 1.0]], "present_future_action_prediction"),
-        asked("a", 12.0, [[0.1, 0.1, 9.0, 1.0]]),
-    ]
-    given = assign_scanpaths(Condition.parse("shuffled"), questions)
-    assert [name for name, _ in given] == ["b", "a", given[2][0], "b"] and given[2][0] in ("a", "b")
-    moved = given[0][1]  # 20 s earlier; what would lie before the beginning is gone
-    assert moved.table.tolist() == [[0.3, 0.3, 8.5, 2.0]] and moved.ids.tolist() == [1]
-    assert assign_scanpaths(Condition.parse("shuffled"), questions, 0)[0][0] == "b"
-    with pytest.raises(ValueError, match="at least 2 videos, got 1"):
-        assign_scanpaths(Condition.parse("shuffled"), [questions[0], questions[3]])
-
-
-def test_zero_gaze_is_empty_and_none_is_none():
-    questions = [asked("a", 10.0, [[0.1, 0.1, 9.0, 1.0]]), asked("b", 10.0, None)]
-    (first, empty), (second, nothing) = assign_scanpaths(Condition.parse("zero"), questions)
-    assert (first, len(empty), second, nothing) == ("a", 0, None, None)
-    assert assign_scanpaths(Condition.parse("none"), questions) == [(None, None)] * 2
-    assert assign_scanpaths(Condition.parse("overlay"), questions)[0] == ("a", questions[0].scanpath)
-
-
-@given(st.lists(st.tuples(st.floats(0, 20), st.floats(0.1, 6)), max_size=6), st.floats(0, 10), st.floats(1.0, 10.0))
-def test_shifted_gaze_keeps_its_time_and_moves_by_half_the_clip(rows, start_s, length_s):
-    ends = np.cumsum([gap + duration for gap, duration in rows])
-    table = [(0.1 * i, 0.5, end - d / 2, d) for i, ((_, d), end) in enumerate(zip(rows, ends, strict=True))]
-    scanpath, end_s = Scanpath.from_array(table), start_s + length_s
-    inside, moved = scanpath.clip(start_s, end_s), moved_around(scanpath, start_s, end_s)
-    assert moved.table[:, 3].sum() == pytest.approx(inside.table[:, 3].sum(), abs=1e-4)
-    assert (moved.begin_s >= start_s - 1e-9).all() and (moved.end_s <= end_s + 1e-9).all()
-    twice = moved_around(moved, start_s, end_s)
-    for place in set(inside.table[:, 0].tolist()):
-        where = [(path.table[:, 2] * path.table[:, 3])[path.table[:, 0] == place].sum() for path in (inside, twice)]
-        assert where[0] == pytest.approx(where[1], abs=1e-3)
-
-
-def test_drawn_gaze_is_at_its_place_and_time():
-    frames = np.full((4, 120, 200, 3), 128, np.uint8)
-    clip = Clip(frames, [0.0, 1.2, 2.0, 3.0], 0.0, 4.0)
-    scanpath = Scanpath.from_array([[0.25, 0.5, 1.5, 1.0], [0.75, 0.5, 3.2, 0.8]])
-    drawn = draw_gaze(clip, scanpath, {"overlay"}).frames
-    assert (clip.frames == 128).all() and (drawn[0] == 128).all() and (drawn[2] == 128).all()
-    for frame, x in ((drawn[1], 50), (drawn[3], 150)):
-        green = np.argwhere((frame == (0, 255, 0)).all(-1))
-        assert len(green) and abs(green[:, 1].mean() - x) <= 1 and abs(green[:, 0].mean() - 60) <= 1
-        red = np.argwhere((frame == (255, 0, 0)).all(-1))
-        assert np.hypot(red[:, 1] - x, red[:, 0] - 60) == pytest.approx(0.156 * 200, abs=2.0)
-    heat = draw_gaze(clip, scanpath, {"saliency"}).frames.astype(int)
-    changed = np.abs(heat - 128).sum(-1)
-    assert changed[0].max() == 0 and changed[1, 60, 50] > 100 > changed[1, 60, 120]  # nothing before
-    assert changed[3, 60, 50] > 50 and changed[3, 60, 100] < changed[3, 60, 50]
-
-
-def test_the_plain_ring_is_at_its_place_while_its_fixation_lasts():
-    """On frames wider than high: the ring is measured in frame widths, and stays round."""
-    frames = np.full((5, 90, 224, 3), 60, np.uint8)
-    clip = Clip(frames, [0.0, 1.0, 1.9, 2.0, 3.5], 0.0, 4.0)
-    scanpath = Scanpath.from_array([[0.25, 0.6, 1.5, 1.0], [0.75, 0.4, 3.75, 0.5]])  # from 1 to 2 s, from 3.5 to 4 s
-    drawn = draw_gaze(clip, scanpath, {"ring"}).frames
-    rows, columns = np.mgrid[:90, :224] + 0.5
-    for time_s, frame, place in zip(
-        clip.timestamps_s, drawn, [None, (56, 54), (56, 54), None, (168, 36)], strict=True
-    ):
-        if place is None:  # before the first fixation, and between the two
-            assert (frame == 60).all(), time_s
-            continue
-        distance = np.hypot(columns - place[0], rows - place[1])
-        on_the_line = abs(distance - 26) < 1.4  # 13 and 2 pixels of 112 are 26 and 4 of 224
-        assert (frame[on_the_line] == 255).all() and on_the_line.sum() > 300, time_s
-        assert (frame[abs(distance - 26) > 2.6] == 60).all(), time_s
-    assert (clip.frames == 60).all()
-
-
-def test_the_plain_ring_is_the_mark_that_the_toy_backbone_was_pretrained_on():
-    """Drawn at an object's centre it is, to a tenth of the contrast, what the toy world draws around that object."""
-    thing = WorldObject("red", "cross", ((0.0, 40.0, 62.0),))
-    scene = Scene(4.0, (thing,), (70.0, 70.0, 70.0))
-    clip = Clip(draw_frame(scene, 0.0)[None], [0.0], 0.0, 1.0)
-    ring = draw_gaze(clip, Scanpath.from_array([[40 / 112, 62 / 112, 0.5, 1.0]]), {"ring"}).frames[0]
-    difference = abs(ring.astype(int) - draw_frame(scene, 0.0, [(0, Highlight())]))
-    assert difference.max() <= 0.1 * 255 and abs(ring.astype(int) - clip.frames[0]).max() > 180
-
-
-def test_gaze_in_words_is_cut_at_the_query():
+def test_gaze_in_words_stands_before_the_question():
     scanpath = Scanpath.from_array([[0.25, 0.5, 11.0, 2.0], [0.75, 0.125, 14.0, 2.0]])
-    assert gaze_in_words(scanpath, 10.0, 14.0).endswith(
-        ": 0.0 to 2.0 s at (0.25, 0.50); 3.0 to 4.0 s at (0.75, 0.12)."
-    )
-    assert "no fixation" in gaze_in_words(scanpath, 0.0, 5.0)
     question = asked("a", 14.0, scanpath.table, start_s=10.0)
     plain, _ = prompt_under(Condition.parse("gaze"), question, scanpath, "reference")
     told, answers = prompt_under(Condition.parse("text"), question, scanpath, "reference")
     assert told == f"{gaze_in_words(scanpath, 10.0, 14.0)}\n{plain}" and answers == ["A", "B"]
-
-
-def test_permuted_options_keep_the_question_and_its_answer():
-    question = Question(Path("a"), "a", None, "past_scene_recall", "Which?", ("w", "x", "y", "z"), 2, 0.0, 9.0)
-    for by in (1, 2, 3):
-        permuted = question.permuted(by)
-        assert permuted.options[permuted.answer] == "y" and permuted.key == question.key
-        assert (
-            [question.options[place] for place in permuted.order] == list(permuted.options) != list(question.options)
-        )
 
 
 # ---------------------------------------------------------------- on a model
@@ -302,6 +173,23 @@ def test_what_training_cached_is_not_encoded_again_for_the_saved_adapter(toy_dat
     evaluator.processor.video_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28}
     other = ClipCache.of(evaluator.model, evaluator.processor, "features", tmp_path / "cache")
     assert other.folder != trained.folder  # what does change numbers is another cache
+
+
+def test_every_end_of_a_window_is_another_cache_key(toy_processor, tmp_path):
+    video = tmp_path / "v.mp4"
+    video.write_bytes(b"not decoded here")
+    cache = ClipCache(toy_processor, "embeddings", root=tmp_path)
+
+    def question(start_s: float, end_s: float, wording: str = "Which?") -> Question:
+        return Question(video, "v", None, "past_scene_recall", wording, ("a", "b"), 0, start_s, end_s)
+
+    windows = [(0.0, 10.0), (2.0, 10.0), (2.0, 12.0), (0.0, 12.0)]
+    questions = [question(*window) for window in windows]
+    assert (
+        len({cache.path(question) for question in questions}) == len(cache.missing((q, None) for q in questions)) == 4
+    )
+    assert cache.path(question(2.0, 10.0, "Where?")) == cache.path(questions[1])
+    assert len(cache.missing([(questions[1], None), (question(2.0, 10.0, "Where?"), None)])) == 1
 
 
 def test_text_only_shows_no_video(loaded, toy_processor, toy_data):

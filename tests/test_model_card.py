@@ -28,7 +28,8 @@ from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.questions import dataset_folder
 from gazeqwen.questions.dataset_folder import render_dataset_card
 from gazeqwen.questions.tasks import TASKS
-from gazeqwen.training.recipe import Recipe, build_processor
+from gazeqwen.training.recipe import Recipe
+from gazeqwen.training.setup import build_processor
 from gazeqwen.utils.files import write_json
 from gazeqwen.utils.hub import digest_of_adapter
 from gazeqwen.utils.settings import read_recipe

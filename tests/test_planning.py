@@ -19,8 +19,10 @@ from gazeqwen.modeling_vjepa2_1 import VJEPA21Config
 from gazeqwen.pipeline.batches import MicroBatchSampler, QuestionDataset
 from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.questions.dataset import load_questions
-from gazeqwen.training.planning import ClipShape, config_of, estimate_memory, model_on_meta, parameter_counts, plan
-from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe, StageSettings, build_processor
+from gazeqwen.training.memory import ClipShape, estimate_memory, parameter_counts
+from gazeqwen.training.planning import config_of, model_on_meta, plan
+from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe, StageSettings
+from gazeqwen.training.setup import build_processor
 from gazeqwen.utils.settings import read_recipe
 
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if path.stem not in ("demo", "toyworld"))
@@ -348,14 +350,9 @@ def test_the_paper_s_recipe_is_the_paper_s():
     assert (recipe.data.scanpath_noise, recipe.data.fixation_dropout) == (0, 0)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp", "FSDP"), ("deepspeed_zero2", "DEEPSPEED")])
-def test_accelerate_reads_its_configs(name, kind):
-    config = load_config_from_file(str(ROOT / "recipes" / "accelerate" / f"{name}.yaml"))
-    assert config.distributed_type == kind and config.mixed_precision == "no"
-    if name == "fsdp":
-        wrapped = config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"]
-        layers = model_on_meta(tiny_recipe(), tiny_config()).backbone.model.language_model.layers
-        assert {type(layer).__name__ for layer in layers} == {wrapped}
-    if name == "deepspeed_zero2":
-        assert config.deepspeed_config["zero_stage"] == 2
-    assert set(yaml.safe_load((ROOT / "recipes" / "accelerate" / f"{name}.yaml").read_text())) <= set(vars(config))
+def test_accelerate_reads_its_configs():
+    paths = sorted((ROOT / "recipes" / "accelerate").iterdir())
+    assert [path.name for path in paths] == ["ddp.yaml"]
+    config = load_config_from_file(str(paths[0]))
+    assert config.distributed_type == "MULTI_GPU" and config.mixed_precision == "no"
+    assert set(yaml.safe_load(paths[0].read_text())) <= set(vars(config))

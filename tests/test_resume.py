@@ -1,13 +1,9 @@
 """Frozen work once, batches, runs that are killed and go on, and several processes."""
 
 import json
-import multiprocessing
-import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,10 +13,11 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from forked import Script, run, run_together
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from support import ROOT
+from support import run_here
 from test_training import recipe_text
 
 from gazeqwen.evaluation.predictions import predict
@@ -164,10 +161,12 @@ def test_clips_of_similar_length_come_together_in_another_order_each_epoch():
     lengths = rng.integers(1, 64, 400)
     batches = MicroBatchSampler([question()] * 400, lengths.tolist(), 8)
     orders = []
-    for epoch in (1, 2):
-        batches.epoch = epoch
+    for batches.seed, batches.epoch in ((0, 1), (0, 2), (1, 1)):
         orders.append(list(batches))
-    assert orders[0] != orders[1]
+    assert all(sorted(index for batch in order for index in batch) == list(range(400)) for order in orders)
+    assert orders[0] != orders[1] and orders[0] != orders[2]
+    means = [lengths[batch].mean() for batch in orders[0]]
+    assert means != sorted(means)  # long clips come anywhere in the epoch
     spread = np.mean([np.ptp(lengths[batch]) for batch in orders[0]])
     at_random = np.mean([np.ptp(lengths[part]) for part in np.split(rng.permutation(400), 50)])
     assert spread < 0.2 * at_random
@@ -221,29 +220,21 @@ def run_of(dataset: Path, folder: Path, **changes) -> Path:
     return folder / "r.yaml"
 
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def start(recipe: Path, *arguments) -> subprocess.Popen:
-    command = [sys.executable, "train.py", str(recipe), *map(str, arguments)]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def start(recipe: Path, *arguments) -> Script:
+    return Script("train.py", recipe, *arguments)
 
 
 def checkpoints(recipe: Path) -> list[str]:
     return sorted(path.name for path in (recipe.parent / "out" / "checkpoints").glob("stage*"))
 
 
-def kill_after(recipe: Path, prefix: str, number: int, *arguments) -> tuple[str, int]:
+def signal_after(recipe: Path, prefix: str, number: int) -> tuple[str, int]:
     """Start a run, and send it a signal as soon as a checkpoint of this or a later name is there."""
-    process = start(recipe, *arguments)
-    until = time.time() + 120
-    while process.poll() is None and time.time() < until and not any(name >= prefix for name in checkpoints(recipe)):
+    script, until = start(recipe), time.time() + 120
+    while script.is_running() and time.time() < until and not any(name >= prefix for name in checkpoints(recipe)):
         time.sleep(0.005)
-    process.send_signal(number)
-    output = process.communicate(timeout=60)[0]
-    return output, process.returncode
+    script.kill(number)
+    return script.wait(60)
 
 
 def outcome(recipe: Path) -> dict:
@@ -260,9 +251,7 @@ def checkpoints_path(out: Path) -> Path:
 @pytest.fixture(scope="module")
 def uninterrupted(toy_data, tmp_path_factory):
     recipe = run_of(toy_data, tmp_path_factory.mktemp("whole"))
-    process = start(recipe)
-    output = process.communicate(timeout=200)[0]
-    assert process.returncode == 0, output
+    run("train.py", recipe)
     return recipe, outcome(recipe)
 
 
@@ -273,51 +262,33 @@ def assert_same(first: dict, second: dict) -> None:
         assert torch.equal(value, second["weights"][name]), name
 
 
-def train_quietly(recipe: str) -> None:
-    """What a process of its own does, started where everything is imported already."""
-    torch.set_num_threads(1)
-    with open(os.devnull, "w") as nothing:
-        os.dup2(nothing.fileno(), 1)
-        os.dup2(nothing.fileno(), 2)
-    Trainer(read_recipe(Recipe, recipe)).run()
-
-
 def test_a_run_killed_ten_times_at_random_ends_as_one_that_never_stopped(toy_data, uninterrupted, tmp_path):
     """SIGKILL, at any moment: while loading, encoding, training, validating or writing. Bit-equal weights and log."""
     recipe, rng = run_of(toy_data, tmp_path), random.Random(0)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_resume", "gazeqwen.training.trainer"])
     seen = []
     for kill in range(10):
-        process = context.Process(target=train_quietly, args=(str(recipe),))
-        process.start()
-        before = checkpoints(recipe)[-1:]
+        script, before = start(recipe), checkpoints(recipe)[-1:]
         # Three at any moment from the start; seven shortly after it got on by a step.
         until = time.time() + (3 * rng.random() if kill in (0, 4, 8) else 120)
-        while process.is_alive() and time.time() < until and checkpoints(recipe)[-1:] == before:
+        while script.is_running() and time.time() < until and checkpoints(recipe)[-1:] == before:
             time.sleep(0.002)
         time.sleep(0.1 * rng.random())
-        assert process.is_alive()
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        assert script.is_running()
+        script.kill(signal.SIGKILL)
+        assert script.wait()[1] == -signal.SIGKILL
         seen += checkpoints(recipe)[-1:]
     assert len(set(seen)) >= 7  # it did get on between kills
-    process = context.Process(target=train_quietly, args=(str(recipe),))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    run("train.py", recipe)
     assert_same(outcome(recipe), uninterrupted[1])
     assert len(checkpoints(recipe)) == 2
 
 
 def test_a_run_told_to_stop_saves_says_so_and_goes_on(toy_data, uninterrupted, tmp_path):
     recipe = run_of(toy_data, tmp_path)
-    output, code = kill_after(recipe, "stage2-epoch0001-step00000002", signal.SIGTERM)
+    output, code = signal_after(recipe, "stage2-epoch0001-step00000002", signal.SIGTERM)
     assert code == 128 + signal.SIGTERM, output
     assert "stopped by signal 15, saved" in output and "Traceback" not in output
-    process = start(recipe)
-    output = process.communicate(timeout=200)[0]
-    assert process.returncode == 0 and "going on after step" in output, output
+    assert "going on after step" in run("train.py", recipe)
     assert_same(outcome(recipe), uninterrupted[1])
 
 
@@ -343,12 +314,9 @@ def test_a_finished_run_says_so_and_restart_begins_anew(toy_data, tmp_path):
     Trainer(read_recipe(Recipe, recipe)).run()
     mark = recipe.parent / "out" / "mark"
     mark.touch()
-    process = start(recipe)
-    output = process.communicate(timeout=100)[0]
-    assert process.returncode == 0 and "this run is finished" in output and mark.exists()
-    process = start(recipe, "--restart", "seed=5")
-    output = process.communicate(timeout=100)[0]
-    assert process.returncode == 0 and not mark.exists(), output
+    assert "this run is finished" in run_here("train.py", recipe) and mark.exists()
+    run_here("train.py", recipe, "--restart", "seed=5")
+    assert not mark.exists()
     assert yaml.safe_load((recipe.parent / "out" / "recipe.yaml").read_text())["seed"] == 5
 
 
@@ -376,15 +344,6 @@ def test_early_stopping_ends_a_stage(toy_data, tmp_path):
 
 
 # ---------------------------------------------------------------- several processes
-def launch(recipe: Path, processes: int, **environment) -> subprocess.CompletedProcess:
-    command = [sys.executable]
-    if processes > 1:
-        options = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--multi_gpu"]
-        command += ["-m", "accelerate.commands.launch", "--num_processes", str(processes), *options]
-    environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true", **environment}
-    return subprocess.run([*command, "train.py", recipe], cwd=ROOT, env=environment, capture_output=True, text=True)
-
-
 def test_however_a_step_is_spread_the_losses_are_the_same(toy_data, tmp_path):
     """One process and two (gloo), batch 8 and 1 x 8 accumulated: the same steps, shares of unequal size included."""
     outcomes = {}
@@ -411,9 +370,8 @@ def test_however_a_step_is_spread_the_losses_are_the_same(toy_data, tmp_path):
             stage1={"epochs": 2, "learning_rate": 1e-3},
             stage2={"epochs": 1, "learning_rate": 1e-3, "lora_learning_rate": 1e-3},
         )
-        result = launch(recipe, processes)
-        assert result.returncode == 0, result.stdout + result.stderr
-        assert len(re.findall("stage 1: .* steps", result.stdout)) == 1
+        printed = run_here("train.py", recipe) if processes == 1 else "".join(run_together(2, "train.py", recipe))
+        assert len(re.findall("stage 1: .* steps", printed)) == 1
         outcomes[name] = outcome(recipe)
     assert len(load_questions(toy_data, "train", tasks)) == 21  # two steps of 8 and one of 5
     for other in ("1 x 8", "2 x 4"):
@@ -428,8 +386,9 @@ def test_however_a_step_is_spread_the_losses_are_the_same(toy_data, tmp_path):
 
 def test_two_processes_that_do_not_know_of_each_other_are_refused(toy_data, tmp_path):
     recipe = run_of(toy_data, tmp_path)
-    result = launch(recipe, 2, ACCELERATE_USE_CPU="false", CUDA_VISIBLE_DEVICES="")
-    assert result.returncode != 0 and "WORLD_SIZE is 2, but" in result.stderr
+    alone = {"ACCELERATE_USE_CPU": "false", "CUDA_VISIBLE_DEVICES": ""}
+    for printed in run_together(2, "train.py", recipe, expect=1, **alone):
+        assert "WORLD_SIZE is 2, but Accelerate knows of 1 process" in printed
 
 
 def test_the_run_folder_is_what_yaml_reads(uninterrupted):

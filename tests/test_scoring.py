@@ -321,6 +321,32 @@ def test_intervals_pass_over_draws_without_a_task():
     assert all(math.isfinite(value) for value in found["macro"])
 
 
+def test_a_task_of_one_video_has_no_interval_and_one_never_counted_is_zero_in_every_draw():
+    items = [item(n, response="A" if n else "B", video=str(n)) for n in range(4)]
+    items += [item("one", FAP, response="A", video="0"), item("none", ALERT, video="1")]
+    found = intervals(items, "strict", resamples=200)
+    assert found["tasks"][FAP] is None and found["tasks"][ALERT] is None and found["tasks"][RECALL] is not None
+    assert found["groups"]["past"] == found["tasks"][RECALL]
+    assert intervals(items[:2])["tasks"][RECALL] == [0, 1]  # two videos are enough
+    # A task whose answers never count (StreamGaze's way) is 0 in the mean, as in `score`; a draw without a video of
+    # the other task says nothing of it, so that the mean of that draw is over what is there.
+    pair = [item(0, response="A"), item(1, FAP, video="v2")]
+    pair += [item(2, response="A", video="v2"), item(3, FAP)]
+    assert (
+        intervals(pair, "streamgaze", resamples=50)["macro"] == [score(pair, "streamgaze")["macro"]] * 2 == [0.5] * 2
+    )
+    apart = [item(n, response="A", video=f"r{n}") for n in range(3)]
+    apart += [item(f"f{n}", FAP, response="A", video=f"f{n}") for n in range(3)]
+    assert intervals(apart, resamples=500)["macro"] == [1, 1]
+
+
+def test_the_seed_draws_intervals_of_gains_too():
+    first, second = random_run(0), random_run(1)
+    second = [dataclasses.replace(one, logits=other.logits) for one, other in zip(first, second, strict=True)]
+    by_seed = [paired_difference(first, second, resamples=50, seed=seed)["intervals"] for seed in (1, 1, 2)]
+    assert by_seed[0] == by_seed[1] != by_seed[2]
+
+
 def test_gains_are_differences_of_scores_with_narrower_intervals_than_unpaired_ones():
     second = random_run(1, 30)
     lift = {one.key for one in second[::5]}
@@ -409,6 +435,16 @@ def test_calibration_by_hand():
     assert calibration(certain)["bins"][-1]["count"] == 1 and calibration(certain)["ece"] == 0
     with pytest.raises(ValueError, match="needs logits"):
         calibration([item(0, response="A")])
+
+
+def test_upper_ends_belong_to_a_bin_of_the_calibration():
+    """Probabilities 1/2 and 1/4 stand on edges of four bins, 1 on the last."""
+    even, certain = [0.0, 0.0], [1000.0, 0.0]
+    items = [item(0, options=2, logits=even), item(1, options=2, logits=certain), item(2, logits=[0.0] * 4)]
+    bins = calibration(items, bins=4)["bins"]
+    assert [row["count"] for row in bins] == [1, 1, 0, 1]
+    assert [(row["low"], row["high"]) for row in bins] == [(0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1)]
+    assert [row["confidence"] for row in bins] == [0.25, 0.5, None, 1.0]
 
 
 def test_robustness_over_option_orders():

@@ -2,22 +2,19 @@
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from forked import run as run_script
 from PIL import Image
 from safetensors.torch import load_file
 from support import (
     BACKBONE,
     FIXATION_TABLE,
-    ROOT,
     VIDEO_ENCODER,
     index_frames,
     run_here,
@@ -208,18 +205,10 @@ def test_the_table_holds_tasks_and_their_mean():
     assert table.splitlines()[1].split() == ["gaze", "100.0", "0.0", "50.0"]
 
 
-# ---------------------------------------------------------------- scripts, each in a process of its own
-def script(*arguments, expect: int = 0) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
-    assert result.returncode == expect, result.stderr
-    return result.stdout if expect == 0 else result.stderr
-
-
+# ---------------------------------------------------------------- scripts
 def test_eval_reloads_the_adapter_with_equal_logits_and_writes_every_setting(run, toy_data, tmp_path):
     out = run["folder"] / "out"
-    printed = script(
+    printed = run_script(
         *("eval.py", "--model", out / "best", "--data", toy_data, "--split", "validation"),
         *("--compare", out / "validation_predictions.jsonl", "--output", tmp_path / "result.json"),
     )
@@ -242,7 +231,7 @@ def test_eval_refuses_an_adapter_that_answers_otherwise(run, toy_data, tmp_path)
     (tmp_path / "p.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]))
     best = run["folder"] / "out" / "best"
     arguments = ("--conditions", "gaze", "--split", "validation", "--compare", tmp_path / "p.jsonl")
-    error = script("eval.py", "--model", best, "--data", toy_data, *arguments, expect=1)
+    error = run_script("eval.py", "--model", best, "--data", toy_data, *arguments, expect=1)
     assert "does not give the logits it was saved with" in error
 
 

@@ -1,9 +1,7 @@
-"""A training run's settings, checked, and the frozen models that they name."""
+"""A training run's settings, checked."""
 
+import inspect
 from dataclasses import dataclass, field
-
-import torch
-from transformers import BitsAndBytesConfig
 
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig, check_for_hub
 from gazeqwen.pipeline.clip_cache import CACHE_KINDS
@@ -11,14 +9,18 @@ from gazeqwen.pipeline.conditions import Condition
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.questions.prompts import PROMPT_STYLES
 from gazeqwen.utils.settings import differences
-from gazeqwen.video_gazeqwen import MAX_FRAMES
+
+_PROCESSOR_DEFAULTS = {
+    name: parameter.default for name, parameter in inspect.signature(GazeQwenProcessor.__init__).parameters.items()
+}
 
 
 @dataclass
 class ModelSettings:
     """
-    The frozen models, and how clips, gaze and questions are put to them (see GazeQwenProcessor). `load_in_4bit` needs
-    bitsandbytes: the base model in NF4, what is computed in bfloat16. Without a resampler there is no `video_encoder`.
+    The frozen models, and how clips, gaze and questions are put to them: arguments of GazeQwenProcessor, with its
+    defaults. `load_in_4bit` needs bitsandbytes: the base model in NF4, what is computed in bfloat16. Without a
+    resampler there is no `video_encoder`.
     """
 
     base_model: str = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -28,13 +30,13 @@ class ModelSettings:
     dtype: str = "bfloat16"
     attn_implementation: str | None = None
     load_in_4bit: bool = False
-    video_encoder_size: int = 384
-    num_frames: int | None = None
-    fps: float | None = None
-    max_frames: int = MAX_FRAMES
+    video_encoder_size: int = _PROCESSOR_DEFAULTS["video_encoder_size"]
+    num_frames: int | None = _PROCESSOR_DEFAULTS["num_frames"]
+    fps: float | None = _PROCESSOR_DEFAULTS["fps"]
+    max_frames: int = _PROCESSOR_DEFAULTS["max_frames"]
     max_pixels_per_frame: int | None = None
-    snap_s: float = 0.0
-    prompt_style: str = "reference"
+    snap_s: float = _PROCESSOR_DEFAULTS["snap_s"]
+    prompt_style: str = _PROCESSOR_DEFAULTS["prompt_style"]
 
 
 @dataclass
@@ -195,41 +197,5 @@ _FREE_TO_CHANGE = {
 
 
 def changed_settings(before: dict, now: dict) -> list[str]:
-    """What differs between two recipes as dictionaries, in words, leaving out what a run may change on the way."""
+    """Return what differs between two recipes as dictionaries, in words, but for what a run may change on the way."""
     return differences(before, now, _FREE_TO_CHANGE)
-
-
-def build_processor(model: ModelSettings) -> GazeQwenProcessor:
-    """The processor of a recipe's base model, with the recipe's sampling."""
-    processor = GazeQwenProcessor.from_base(
-        model.base_model,
-        model.base_model_revision,
-        video_encoder_size=model.video_encoder_size,
-        num_frames=model.num_frames,
-        fps=model.fps,
-        max_frames=model.max_frames,
-        snap_s=model.snap_s,
-        prompt_style=model.prompt_style,
-    )
-    if model.max_pixels_per_frame is not None:
-        size = dict(processor.video_processor.size)
-        size["longest_edge"] = model.max_pixels_per_frame
-        size["shortest_edge"] = min(size["shortest_edge"], model.max_pixels_per_frame)
-        processor.video_processor.size = size
-    return processor
-
-
-def base_arguments(model: ModelSettings, device) -> dict:
-    """What the base model's `from_pretrained` is given beside id, revision and dtype."""
-    arguments = {}
-    if model.attn_implementation is not None:
-        arguments["attn_implementation"] = model.attn_implementation
-    if model.load_in_4bit:
-        arguments["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
-        arguments["device_map"] = {"": device}
-    return arguments

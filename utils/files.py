@@ -17,12 +17,13 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def write_json(path: str | os.PathLike, value) -> None:
+    """Write a value as indented JSON, so that a reader sees the old file or the whole new one."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike):
-    """Yields a temporary folder that takes the place of `path` when the block ends well."""
+    """Yield a temporary folder that takes the place of `path` when the block ends well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))

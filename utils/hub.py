@@ -10,7 +10,10 @@ ADAPTER_WEIGHTS = ("model.safetensors", "lora/adapter_model.safetensors")
 
 
 def digest_of_adapter(source: str | os.PathLike, revision: str | None = None, has_lora: bool | None = False) -> str:
-    """Which adapter it is, wherever it lies: 16 hex digits of its weights' hash. `source`: folder or id on the Hub."""
+    """
+    Return 16 hex digits of the hash of an adapter's weights: which adapter it is, wherever it lies. `source`: a folder
+    or an id on the Hub.
+    """
     from transformers.utils import cached_file
 
     digest = hashlib.sha256()
@@ -30,13 +33,13 @@ def _writing_to(repository: str):
     try:
         yield
     except httpx.HTTPError as error:  # a refusal, or no answer
-        said = str(error).splitlines() or [type(error).__name__]
-        why = ": ".join(dict.fromkeys((said[0], said[-1])))
-        raise OSError(f"{repository}: cannot be written to on the Hub ({why}); to log in: hf auth login") from error
+        lines = str(error).splitlines() or [type(error).__name__]
+        reason = lines[0] if lines[0] == lines[-1] else f"{lines[0]}: {lines[-1]}"
+        raise OSError(f"{repository}: cannot be written to on the Hub ({reason}); to log in: hf auth login") from error
 
 
 def open_repository(repository: str, repo_type: str = "model", private: bool = False) -> None:
-    """Make a repository on the Hub, perhaps a private one, if it is not there; OSError where that cannot be done."""
+    """Make a repository on the Hub, private if asked, unless it is there. Raise OSError if that cannot be done."""
     from huggingface_hub import create_repo
 
     sdk = {"space_sdk": "gradio"} if repo_type == "space" else {}
@@ -45,7 +48,7 @@ def open_repository(repository: str, repo_type: str = "model", private: bool = F
 
 
 def publish(folder: str | os.PathLike, repository: str, repo_type: str = "model") -> str:
-    """Upload a folder to a repository on the Hub, made if it is not there. Returns its address."""
+    """Upload a folder to a repository on the Hub, made if it is not there. Return the commit's address."""
     from huggingface_hub import upload_folder
 
     open_repository(repository, repo_type)
@@ -57,8 +60,8 @@ def publish(folder: str | os.PathLike, repository: str, repo_type: str = "model"
 
 def publish_card(card, repository: str) -> str:
     """
-    Put a card (of `gazeqwen.model_card`) into its repository on the Hub, once the Hub finds it valid. Returns the
-    address; ValueError with what the Hub says of its metadata, OSError where it cannot be written to.
+    Put a card (of `gazeqwen.model_card`) into its repository on the Hub, once the Hub finds it valid. Return the
+    address. Raise ValueError with what the Hub says of its metadata, or OSError if it cannot be written to.
     """
     with _writing_to(repository):
         return str(card.push_to_hub(repository))

@@ -4,5 +4,8 @@ import torch
 
 
 def repeatable_loader(data: torch.utils.data.Dataset, **arguments) -> torch.utils.data.DataLoader:
-    """A data loader that leaves torch's own random state alone: a run that goes on repeats one that never stopped."""
+    """
+    Return a data loader that draws nothing from torch's random state, so that a run that goes on repeats one that
+    never stopped.
+    """
     return torch.utils.data.DataLoader(data, generator=torch.Generator().manual_seed(0), **arguments)

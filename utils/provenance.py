@@ -10,7 +10,7 @@ import torch
 
 
 def provenance() -> dict:
-    """Versions, git hash of the code, and device: part of every result file."""
+    """Return versions, git hash of the code, and device: part of every result file."""
     packages = ("torch", "transformers", "peft", "accelerate", "av", "numpy")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
     return {
@@ -24,8 +24,8 @@ def provenance() -> dict:
 
 def _git_hash() -> str | None:
     """
-    The commit this package's files come from, `+changes` if they differ from it; None outside a checkout. Results do
-    not count: one command may write several.
+    Return the commit that this package's files come from, with `+changes` if they differ from it; None outside a
+    checkout. Changed results do not count: one command may write several.
     """
     here = Path(__file__).parent.parent
 
@@ -43,7 +43,7 @@ def _git_hash() -> str | None:
 
 
 def describe_trained_parameters(model) -> str:
-    """How many parameters of the adapter are trained, in words."""
+    """Return in words how many parameters of the adapter are trained."""
     counts = {name: value.numel() for name, value in model.trained_parameters().items()}
     lora = sum(count for name, count in counts.items() if "lora_" in name)
     return f"{sum(counts.values()) - lora:,} resampler and {lora:,} LoRA parameters"

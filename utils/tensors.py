@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 
 def write_tensors(path: str | os.PathLike, tensors: dict[str, torch.Tensor]) -> None:
-    """A safetensors file, whole or not at all; OSError where it cannot be written, such as on a full disk."""
+    """Write a safetensors file, whole or not at all. Raise OSError if it cannot be written, as on a full disk."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:

@@ -1,0 +1,240 @@
+"""Whose gaze is given, and how: conditions, moved and noisy scanpaths, gaze drawn on frames and told in words."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gazeqwen.pipeline.conditions import Condition, assign_scanpaths, moved, moved_around, noisy
+from gazeqwen.pipeline.overlays import draw_gaze, gaze_in_words
+from gazeqwen.questions.question import Question
+from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.toyworld.world import Highlight, Scene, WorldObject, draw_frame
+from gazeqwen.video_gazeqwen import Clip
+
+
+# ---------------------------------------------------------------- conditions
+@pytest.mark.parametrize(
+    ("name", "channels", "source"),
+    [
+        ("gaze", {"model"}, "own"),
+        ("model", {"model"}, "own"),
+        ("none", set(), "own"),
+        ("shuffled", {"model"}, "shuffled"),
+        ("zero", {"model"}, "zero"),
+        ("overlay", {"overlay"}, "own"),
+        ("overlay+shuffled", {"overlay"}, "shuffled"),
+        ("ring+shuffled+model", {"ring", "model"}, "shuffled"),
+        ("model+text+shifted", {"model", "text"}, "shifted"),
+        ("text_only", set(), "own"),
+    ],
+)
+def test_conditions_are_words(name, channels, source):
+    condition = Condition.parse(name)
+    assert (condition.channels, condition.source, condition.name) == (channels, source, name)
+    assert condition.text_only == (name == "text_only") and condition.draws == bool(channels & {"overlay", "ring"})
+
+
+@pytest.mark.parametrize("name", ["", "gase", "none+overlay", "shuffled+zero", "overlay+overlay", "text_only+gaze"])
+def test_other_words_are_refused(name):
+    with pytest.raises(ValueError, match="condition"):
+        Condition.parse(name)
+
+
+def asked(video: str, end_s: float, rows, task: str = "past_scene_recall", start_s: float = 0.0) -> Question:
+    scanpath = None if rows is None else Scanpath.from_array(rows)
+    return Question(Path(video), video, scanpath, task, "Which?", ("a", "b"), 0, start_s, end_s)
+
+
+def test_shuffled_gaze_is_that_of_another_question_of_the_task_at_the_same_distance_from_the_query():
+    questions = [
+        asked("a", 10.0, [[0.1, 0.1, 9.0, 1.0]]),
+        asked("b", 30.0, [[0.2, 0.2, 5.0, 1.0], [0.3, 0.3, 28.5, 2.0]]),
+        asked("c", 20.0, [[0.4, 0.4, 19.0, 1.0]], "present_future_action_prediction"),
+        asked("a", 12.0, [[0.1, 0.1, 9.0, 1.0]]),
+    ]
+    given = assign_scanpaths(Condition.parse("shuffled"), questions)
+    assert [name for name, _ in given] == ["b", "a", given[2][0], "b"] and given[2][0] in ("a", "b")
+    moved = given[0][1]  # 20 s earlier; what would lie before the beginning is gone
+    assert moved.table.tolist() == [[0.3, 0.3, 8.5, 2.0]] and moved.ids.tolist() == [1]
+    assert assign_scanpaths(Condition.parse("shuffled"), questions, 0)[0][0] == "b"
+    with pytest.raises(ValueError, match="at least 2 videos, got 1"):
+        assign_scanpaths(Condition.parse("shuffled"), [questions[0], questions[3]])
+
+
+def test_zero_gaze_is_empty_and_none_is_none():
+    questions = [asked("a", 10.0, [[0.1, 0.1, 9.0, 1.0]]), asked("b", 10.0, None)]
+    (first, empty), (second, nothing) = assign_scanpaths(Condition.parse("zero"), questions)
+    assert (first, len(empty), second, nothing) == ("a", 0, None, None)
+    assert assign_scanpaths(Condition.parse("none"), questions) == [(None, None)] * 2
+    assert assign_scanpaths(Condition.parse("overlay"), questions)[0] == ("a", questions[0].scanpath)
+
+
+@given(st.lists(st.tuples(st.floats(0, 20), st.floats(0.1, 6)), max_size=6), st.floats(0, 10), st.floats(1.0, 10.0))
+def test_shifted_gaze_keeps_its_time_and_moves_by_half_the_clip(rows, start_s, length_s):
+    ends = np.cumsum([gap + duration for gap, duration in rows])
+    table = [(0.1 * i, 0.5, end - d / 2, d) for i, ((_, d), end) in enumerate(zip(rows, ends, strict=True))]
+    scanpath, end_s = Scanpath.from_array(table), start_s + length_s
+    inside, moved = scanpath.clip(start_s, end_s), moved_around(scanpath, start_s, end_s)
+    assert moved.table[:, 3].sum() == pytest.approx(inside.table[:, 3].sum(), abs=1e-4)
+    assert (moved.begin_s >= start_s - 1e-9).all() and (moved.end_s <= end_s + 1e-9).all()
+    twice = moved_around(moved, start_s, end_s)
+    for place in set(inside.table[:, 0].tolist()):
+        where = [(path.table[:, 2] * path.table[:, 3])[path.table[:, 0] == place].sum() for path in (inside, twice)]
+        assert where[0] == pytest.approx(where[1], abs=1e-3)
+
+
+def test_drawn_gaze_is_at_its_place_and_time():
+    frames = np.full((4, 120, 200, 3), 128, np.uint8)
+    clip = Clip(frames, [0.0, 1.2, 2.0, 3.0], 0.0, 4.0)
+    scanpath = Scanpath.from_array([[0.25, 0.5, 1.5, 1.0], [0.75, 0.5, 3.2, 0.8]])
+    drawn = draw_gaze(clip, scanpath, {"overlay"}).frames
+    assert (clip.frames == 128).all() and (drawn[0] == 128).all() and (drawn[2] == 128).all()
+    for frame, x in ((drawn[1], 50), (drawn[3], 150)):
+        green = np.argwhere((frame == (0, 255, 0)).all(-1))
+        assert len(green) and abs(green[:, 1].mean() - x) <= 1 and abs(green[:, 0].mean() - 60) <= 1
+        red = np.argwhere((frame == (255, 0, 0)).all(-1))
+        assert np.hypot(red[:, 1] - x, red[:, 0] - 60) == pytest.approx(0.156 * 200, abs=2.0)
+    heat = draw_gaze(clip, scanpath, {"saliency"}).frames.astype(int)
+    changed = np.abs(heat - 128).sum(-1)
+    assert changed[0].max() == 0 and changed[1, 60, 50] > 100 > changed[1, 60, 120]  # nothing before
+    assert changed[3, 60, 50] > 50 and changed[3, 60, 100] < changed[3, 60, 50]
+
+
+def test_the_plain_ring_is_at_its_place_while_its_fixation_lasts():
+    """On frames wider than high: the ring is measured in frame widths, and stays round."""
+    frames = np.full((5, 90, 224, 3), 60, np.uint8)
+    clip = Clip(frames, [0.0, 1.0, 1.9, 2.0, 3.5], 0.0, 4.0)
+    scanpath = Scanpath.from_array([[0.25, 0.6, 1.5, 1.0], [0.75, 0.4, 3.75, 0.5]])  # from 1 to 2 s, from 3.5 to 4 s
+    drawn = draw_gaze(clip, scanpath, {"ring"}).frames
+    rows, columns = np.mgrid[:90, :224] + 0.5
+    for time_s, frame, place in zip(
+        clip.timestamps_s, drawn, [None, (56, 54), (56, 54), None, (168, 36)], strict=True
+    ):
+        if place is None:  # before the first fixation, and between the two
+            assert (frame == 60).all(), time_s
+            continue
+        distance = np.hypot(columns - place[0], rows - place[1])
+        on_the_line = abs(distance - 26) < 1.4  # 13 and 2 pixels of 112 are 26 and 4 of 224
+        assert (frame[on_the_line] == 255).all() and on_the_line.sum() > 300, time_s
+        assert (frame[abs(distance - 26) > 2.6] == 60).all(), time_s
+    assert (clip.frames == 60).all()
+
+
+def test_the_plain_ring_is_the_mark_that_the_toy_backbone_was_pretrained_on():
+    """Drawn at an object's centre it is, to a tenth of the contrast, what the toy world draws around that object."""
+    thing = WorldObject("red", "cross", ((0.0, 40.0, 62.0),))
+    scene = Scene(4.0, (thing,), (70.0, 70.0, 70.0))
+    clip = Clip(draw_frame(scene, 0.0)[None], [0.0], 0.0, 1.0)
+    ring = draw_gaze(clip, Scanpath.from_array([[40 / 112, 62 / 112, 0.5, 1.0]]), {"ring"}).frames[0]
+    difference = abs(ring.astype(int) - draw_frame(scene, 0.0, [(0, Highlight())]))
+    assert difference.max() <= 0.1 * 255 and abs(ring.astype(int) - clip.frames[0]).max() > 180
+
+
+def test_permuted_options_keep_the_question_and_its_answer():
+    question = Question(Path("a"), "a", None, "past_scene_recall", "Which?", ("w", "x", "y", "z"), 2, 0.0, 9.0)
+    for by in (1, 2, 3):
+        permuted = question.permuted(by)
+        assert permuted.options[permuted.answer] == "y" and permuted.key == question.key
+        assert (
+            [question.options[place] for place in permuted.order] == list(permuted.options) != list(question.options)
+        )
+
+
+def test_the_options_move_on_by_so_many_places_and_the_last_come_first():
+    question = Question(Path("a"), "a", None, "past_scene_recall", "Which?", ("w", "x", "y", "z"), 2, 0.0, 9.0)
+    once = question.permuted(1)
+    assert (once.options, once.answer, once.order) == (("z", "w", "x", "y"), 3, (3, 0, 1, 2))
+    assert question.permuted(3).options == ("x", "y", "z", "w")
+
+
+# ---------------------------------------------------------------- moved and noisy
+def test_a_moved_scanpath_is_later_by_so_many_seconds_and_cut_at_zero():
+    scanpath = Scanpath.from_array([[0.1, 0.2, 0.5, 1.0], [0.3, 0.4, 3.0, 2.0], [0.5, 0.6, 9.0, 1.0]])
+    later, earlier = moved(scanpath, 2.0), moved(scanpath, -3.0)
+    assert later.table.tolist() == [[0.1, 0.2, 2.5, 1.0], [0.3, 0.4, 5.0, 2.0], [0.5, 0.6, 11.0, 1.0]]
+    assert earlier.table.tolist() == [[0.3, 0.4, 0.5, 1.0], [0.5, 0.6, 6.0, 1.0]] and earlier.ids.tolist() == [1, 2]
+
+
+def test_shuffled_gaze_is_late_by_as_much_as_its_question_is():
+    questions = [asked("a", 30.0, [[0.1, 0.1, 29.0, 1.0]]), asked("b", 10.0, [[0.2, 0.2, 9.0, 1.0]])]
+    (_, later), (_, earlier) = assign_scanpaths(Condition.parse("shuffled"), questions)
+    assert later.table.tolist() == [[0.2, 0.2, 29.0, 1.0]] and earlier.table.tolist() == [[0.1, 0.1, 9.0, 1.0]]
+
+
+def test_shuffled_gaze_is_drawn_by_the_seed():
+    questions = [asked(f"{n}", 10.0, [[n / 20, 0.5, 9.0, 1.0]]) for n in range(20)]
+    first, again, other = (
+        [name for name, _ in assign_scanpaths(Condition.parse("shuffled"), questions, seed)] for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_shifted_gaze_is_half_a_clip_later():
+    """Of a clip from 10 to 18 s: 4 s later, what would lie behind its end comes first; one fixation is cut in two."""
+    rows = [[0.9, 0.5, 9.0, 1.0], [0.1, 0.5, 11.5, 1.0], [0.2, 0.5, 14.0, 2.0], [0.3, 0.5, 16.5, 1.0]]
+    table = moved_around(Scanpath.from_array([*rows, [0.9, 0.5, 19.0, 1.0]]), 10.0, 18.0)
+    expected = [[0.2, 0.5, 10.5, 1.0], [0.3, 0.5, 12.5, 1.0], [0.1, 0.5, 15.5, 1.0], [0.2, 0.5, 17.5, 1.0]]
+    np.testing.assert_allclose(table.table, expected, atol=1e-9)
+    assert table.ids.tolist() == [2, 3, 1, 2]
+
+
+def test_noise_is_another_for_x_than_for_y():
+    scanpath = Scanpath.from_array([[0.5, 0.5, 1 + 2 * n, 1.0] for n in range(300)])
+    dx, dy = (noisy(scanpath, 0.05, np.random.default_rng(0)).table[:, :2] - 0.5).T
+    assert abs(np.corrcoef(dx, dy)[0, 1]) < 0.2 and 0.04 < dx.std() < 0.06 and 0.04 < dy.std() < 0.06
+
+
+# ---------------------------------------------------------------- drawn, frames wider than high
+WIDE = np.full((1, 90, 240, 3), 128, np.uint8)
+
+
+def drawn_at(time_s: float, rows, channel: str) -> np.ndarray:
+    clip = Clip(WIDE, [time_s], 0.0, 10.0)
+    return draw_gaze(clip, Scanpath.from_array(rows), {channel}).frames[0].astype(int)
+
+
+@pytest.mark.parametrize("channel", ["overlay", "ring"])
+def test_a_fixation_is_drawn_from_its_begin_until_its_end(channel):
+    rows = [[0.5, 0.5, 4.0, 2.0]]  # from 3 to 5 s
+    for time_s, there in ((0.0, False), (2.99, False), (3.0, True), (4.99, True), (5.0, False), (9.0, False)):
+        assert (drawn_at(time_s, rows, channel) != 128).any() == there, time_s
+
+
+def test_the_heat_map_holds_what_was_looked_at_until_the_frame_and_nothing_later():
+    rows = [[0.25, 0.5, 2.0, 2.0], [0.75, 0.5, 7.0, 2.0]]  # from 1 to 3 s, from 6 to 8 s
+    for time_s, left, right in ((0.5, False, False), (2.0, True, False), (5.0, True, False), (9.0, True, True)):
+        changed = abs(drawn_at(time_s, rows, "saliency") - 128).sum(-1)
+        assert (changed[45, 60] > 60, changed[45, 180] > 60) == (left, right), time_s
+
+
+def test_the_heat_map_is_round_at_its_place_and_hottest_where_it_was_looked_at_longest():
+    rows = [[0.25, 0.6, 1.5, 1.0], [0.75, 0.4, 5.0, 4.0]]
+    frame = drawn_at(9.0, rows, "saliency")
+    np.testing.assert_allclose(frame[35, 179], 0.55 * 128 + 0.45 * np.array([127.5, 0, 0]), atol=4)  # jet's dark red
+    assert frame[53, 60, 0] < frame[35, 179, 0] - 20 or frame[53, 60, 2] > frame[35, 179, 2] + 20  # a quarter as hot
+    alone = abs(drawn_at(9.0, rows[1:], "saliency") - 128).sum(-1)
+    rows_hot, columns_hot = np.nonzero(alone > 40)
+    height, width = np.ptp(rows_hot) + 1, np.ptp(columns_hot) + 1
+    assert abs(rows_hot.mean() + 0.5 - 36) < 1 and abs(columns_hot.mean() + 0.5 - 180) < 1
+    assert abs(height - width) <= 2 and height == pytest.approx(4.5 * 0.06 * 240, rel=0.25)  # in frame widths
+
+
+def test_disc_and_ring_are_measured_in_frame_widths_and_at_their_place():
+    frame = drawn_at(4.0, [[0.3, 0.4, 4.0, 2.0]], "overlay")
+    green, red = (np.argwhere((frame == color).all(-1)) + 0.5 for color in ((0, 255, 0), (255, 0, 0)))
+    np.testing.assert_allclose(green.mean(0), (36, 72), atol=0.6)
+    assert np.ptp(green[:, 1]) + 1 == pytest.approx(2 * 8 / 640 * 240, abs=2)
+    distance = np.hypot(red[:, 0] - 36, red[:, 1] - 72)
+    assert abs(distance - 0.156 * 240).max() < 1.5  # one pixel wide: 2 of 640
+
+
+# ---------------------------------------------------------------- told
+def test_gaze_in_words_is_cut_at_the_query():
+    scanpath = Scanpath.from_array([[0.25, 0.5, 11.0, 2.0], [0.75, 0.125, 14.0, 2.0]])
+    assert gaze_in_words(scanpath, 10.0, 14.0).endswith(
+        ": 0.0 to 2.0 s at (0.25, 0.50); 3.0 to 4.0 s at (0.75, 0.12)."
+    )
+    assert "no fixation" in gaze_in_words(scanpath, 0.0, 5.0)

@@ -1,0 +1,158 @@
+"""What a run keeps on disk: checkpoints to go on from, the log, and the best adapter."""
+
+import dataclasses
+import json
+import shutil
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors.torch import load_file
+
+from gazeqwen.training.recipe import changed_settings
+from gazeqwen.utils.files import atomic_folder, write_json, write_text
+from gazeqwen.utils.tensors import write_tensors
+
+
+@dataclass
+class Progress:
+    """Where a run stands: `batches` of `epoch` of `stage` are done, after `steps` optimizer steps of that stage."""
+
+    stage: int = 1
+    epoch: int = 1
+    batches: int = 0
+    steps: int = 0
+    epochs_since_best: int = 0
+    best: dict | None = None
+    finished: bool = False
+
+
+def last_checkpoint(run: Path, settings: dict) -> Path | None:
+    """
+    Return the last checkpoint of the run in the folder `run`; None if there is none. `settings` are the recipe's, as
+    a dictionary. Raise ValueError, naming the differences, if that run had others.
+    """
+    recipe = run / "recipe.yaml"
+    if not recipe.exists():
+        return None
+    changed = changed_settings(yaml.safe_load(recipe.read_text(encoding="utf-8")), settings)
+    if changed:
+        raise ValueError(
+            f"{run} holds a run with other settings; choose another output_dir, or --restart:\n  "
+            + "\n  ".join(changed)
+        )
+    checkpoints = _checkpoints(run)
+    return checkpoints[-1] if checkpoints else None
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run, the oldest first: stage, epoch and step are written with leading zeros."""
+    return sorted((run / "checkpoints").glob("stage*"))
+
+
+def read_progress(checkpoint: Path) -> tuple[Progress, list[dict]]:
+    """Return where the run stood, and its log until then."""
+    progress = Progress(**json.loads((checkpoint / "progress.json").read_text(encoding="utf-8")))
+    lines = (checkpoint / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return progress, [json.loads(line) for line in lines]
+
+
+def write_log(folder: Path, log: list[dict]) -> None:
+    """Write the log, a line of JSON for each entry."""
+    write_text(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in log))
+
+
+def save_checkpoint(
+    run: Path,
+    accelerator: Accelerator,
+    model,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    log: list[dict],
+    keep: int,
+) -> None:
+    """
+    Write a checkpoint into the run's folder, and remove all but the last `keep`. It holds what `model` trains, the
+    optimizer's moments, every process's random states, the progress and the log. All processes call this; the main
+    one writes.
+    """
+    random_states = gather_object([_random_states()])
+    if accelerator.is_main_process:
+        name = f"stage{progress.stage}-epoch{progress.epoch:04d}-step{progress.steps:08d}"
+        trained = model.trained_parameters()
+        with atomic_folder(run / "checkpoints" / name) as folder:
+            write_tensors(folder / "trained.safetensors", {name: value.data for name, value in trained.items()})
+            write_tensors(folder / "optimizer.safetensors", _moments(trained, optimizer))
+            write_tensors(
+                folder / "random.safetensors",
+                {
+                    f"{device}-{rank}": state
+                    for rank, states in enumerate(random_states)
+                    for device, state in states.items()
+                },
+            )
+            write_log(folder, log)
+            write_json(folder / "progress.json", dataclasses.asdict(progress))
+        for old in _checkpoints(run)[:-keep]:
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+
+
+def load_checkpoint(checkpoint: Path, accelerator: Accelerator, model, optimizer: torch.optim.Optimizer) -> None:
+    """
+    Put a checkpoint's weights into `model`, its moments into `optimizer`, and this process's random states in force.
+    Raise ValueError, with the names, if the weights are not those that `model` trains.
+    """
+    trained, weights = model.trained_parameters(), load_file(checkpoint / "trained.safetensors")
+    if weights.keys() != trained.keys():
+        raise ValueError(
+            f"{checkpoint}/trained.safetensors does not fit this model: {sorted(weights.keys() ^ trained.keys())}"
+        )
+    with torch.no_grad():
+        for name, value in trained.items():
+            value.copy_(weights[name])
+    _load_moments(load_file(checkpoint / "optimizer.safetensors"), trained, optimizer)
+    random_states, rank = load_file(checkpoint / "random.safetensors"), accelerator.process_index
+    if f"cpu-{rank}" in random_states:
+        torch.set_rng_state(random_states[f"cpu-{rank}"])
+    if f"cuda-{rank}" in random_states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(random_states[f"cuda-{rank}"])
+
+
+def _random_states() -> dict[str, torch.Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _moments(trained: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's state as `<parameter>/<kind>`, such as `resampler.latents/exp_avg`."""
+    return {
+        f"{name}/{kind}": value
+        for name, parameter in trained.items()
+        for kind, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _load_moments(moments: dict[str, torch.Tensor], trained: dict[str, torch.nn.Parameter], optimizer) -> None:
+    by_parameter: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
+    for name, value in moments.items():
+        parameter, _, kind = name.rpartition("/")
+        by_parameter[parameter][kind] = value
+    names = {id(parameter): name for name, parameter in trained.items()}
+    order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    state = optimizer.state_dict()
+    state["state"] = {index: by_parameter[name] for index, name in enumerate(order) if name in by_parameter}
+    optimizer.load_state_dict(state)
+
+
+def save_adapter(folder: Path, model, processor) -> None:
+    """Write the adapter and its processor, in place of what `folder` holds, whole or not at all."""
+    with atomic_folder(folder) as temporary:
+        model.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
