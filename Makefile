@@ -53,6 +53,8 @@ test-app: install
 quality: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	mkdir -p .venv/types && ln -sfn ../.. .venv/types/gazeqwen
+	$(BIN)/mypy
 
 style: install
 	$(BIN)/ruff check --fix .

@@ -39,7 +39,8 @@ class Recording:
         """From a video file and a fixation table (CSV). Raises ValueError or OSError for what is no such thing."""
         if video is None:
             raise ValueError("There is no video yet: upload one, or choose an example.")
-        return cls(Path(video), video_info(video), *([] if table is None else read_table(table)))
+        scanpath, notes = (None, ()) if table is None else read_table(table)
+        return cls(Path(video), video_info(video), scanpath, notes)
 
     def __str__(self) -> str:
         said = f"Video: {self.info.end_s:.1f} s, {self.info.width} x {self.info.height} pixels. "
