@@ -13,6 +13,7 @@ import math
 import tempfile
 from contextlib import contextmanager
 from html import escape
+from typing import NamedTuple
 
 from gazeqwen.utils.command_line import named_extra, one_line_errors
 
@@ -22,20 +23,23 @@ with named_extra():
 
     from gazeqwen.inference.explorer import (
         Explorer,
-        Recording,
+        GazeRecording,
         answer_html,
-        named,
-        read_table,
+        read_scanpath,
+        snap_html,
+        step_frames,
         steps_html,
         table_html,
         verdict,
+        with_file_names,
     )
     from gazeqwen.toyworld.examples import Example, toy_examples
-    from gazeqwen.toyworld.trained import ADAPTER_DIR
+    from gazeqwen.toyworld.trained import ADAPTER_DIR, TOY_NOTE, is_toy
 
-TOY_NOTE = (
-    "**This is the toy model.** It knows its toy world alone, where kitchen things are coloured shapes (a tomato is a "
-    "red circle), so its answers about any other video mean nothing. The scanpath, its alignment and the pictures do."
+STEPS_NOTE = (
+    "For each temporal step the frame in the middle of the fixation that covers most of it, and the share of the step "
+    "that each fixation covers. Disc: the fixation of that frame. Rings: the other fixations, from other moments. "
+    "Dashed: snapped."
 )
 PRIVACY = (
     "Files stay on the machine that runs this page. They are deleted an hour after their upload, and when the page is "
@@ -51,6 +55,7 @@ THEME = gr.themes.Default(primary_hue="rose", **FONTS).set(body_text_color_subdu
 CSS = """
 .html-container { padding: 0 !important; }
 .verdict { font-size: 1.2em; font-weight: 600; margin: 0; }
+.snap { margin: 4px 0 0; }
 .answer { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 12px 16px; }
 .answer h3 { color: var(--body-text-color-subdued); font-weight: 400; margin: 0 !important; }
 .answer p { font-size: 1.25em; font-weight: 600; margin: 4px 0 8px; }
@@ -74,164 +79,233 @@ CSS = """
 
 @contextmanager
 def plain_errors(*files):
-    """What goes wrong in the block is said on the page in a sentence; `files` are named as they were uploaded."""
+    """Show what goes wrong in the block on the page, in a sentence that names `files` as they were uploaded."""
     try:
         yield
     except (ValueError, OSError) as error:
-        raise gr.Error(escape(named(error, *files)), duration=ERROR_S, print_exception=False) from None
+        raise gr.Error(escape(with_file_names(error, *files)), duration=ERROR_S, print_exception=False) from None
     except Exception:
         logging.exception("unexpected")
         message = "Something failed that should not have. The server's log says what."
         raise gr.Error(message, duration=ERROR_S, print_exception=False) from None
 
 
-def build(explorer: Explorer, examples: list[Example]) -> gr.Blocks:
-    """The page, wired to a model."""
-    titles = [example.title for example in examples]
+class Handlers:
+    """What the page does when something is chosen, uploaded, moved or asked: values of components in and out."""
 
-    def about(recording):
-        return f"<p>{escape(str(recording))}</p>"
+    def __init__(self, explorer: Explorer, examples: list[Example]):
+        self.explorer = explorer
+        self.examples = {example.title: example for example in examples}
 
-    def timeline(recording, time_s):
-        return gr.Slider(maximum=math.ceil(10 * recording.info.end_s) / 10, value=time_s)
-
-    def choose(title):
-        example = examples[titles.index(title)]
+    def choose(self, title: str):
+        """Fill the page with an example."""
+        example = self.examples[title]
         with plain_errors():
-            recording = Recording.open(example.video, example.table)
+            recording = GazeRecording.open(example.video, example.table)
         files, texts = (str(example.video), str(example.table)), (example.question, "\n".join(example.options))
-        return *files, *texts, example.start_s, example.snap_s, about(recording), timeline(recording, example.time_s)
+        return *files, *texts, example.start_s, example.snap_s, *_summary(recording, example.time_s)
 
-    def leave_example(title):
-        return [None, None, "", "", None, 0.0] if title else [gr.skip()] * 6
+    def leave_example(self, title: str | None):
+        """Empty what belongs to an example, if one is chosen."""
+        return [None, None, "", "", None, self.explorer.processor.snap_s] if title else [gr.skip()] * 6
 
-    def open_video(video, table):
+    def open_video(self, video, table):
+        """Show what an uploaded video holds, at its end."""
         with plain_errors(video, table):
-            recording = Recording.open(video, table)
-            return about(recording), timeline(recording, math.floor(10 * recording.info.end_s) / 10)
+            recording = GazeRecording.open(video, table)
+            return _summary(recording, math.floor(10 * recording.info.end_s) / 10)
 
-    def open_table(video, table):
+    def open_table(self, video, table):
+        """Show what a fixation table holds."""
         with plain_errors(video, table):
             if video is not None:
-                return about(Recording.open(video, table))
+                return _about(GazeRecording.open(video, table))
             if table is not None:
-                read_table(table)
+                read_scanpath(table)
             return ""
 
-    def moment(video, table, time_s):
+    def moment(self, video, table, time_s):
+        """Show the frame at a time with the scanpath so far."""
         if video is None:
             return None, ""
         with plain_errors(video, table):
-            picture, said = Recording.open(video, table).moment(time_s)
-            return gr.Image(picture, alt_text=said), f"<p>{escape(said)}</p>"
+            picture, caption = GazeRecording.open(video, table).moment(time_s)
+            return gr.Image(picture, alt_text=caption), f"<p>{escape(caption)}</p>"
 
-    def answer(video, table, question, options, time_s, start_s, snap_s, progress=gr.Progress()):  # noqa: B008
+    def answer(self, video, table, question, options, time_s, start_s, snap_s, progress=gr.Progress()):  # noqa: B008
+        """Ask with gaze and without; an empty `snap_s` is what the adapter was trained with."""
         with plain_errors(video, table):
             progress(0.1, "Reading the video")
-            recording = Recording.open(video, table)
+            recording = GazeRecording.open(video, table)
             progress(0.3, "Asking with gaze and without")
-            asked = explorer.ask(recording, question, options, time_s, start_s, snap_s or 0.0)
+            comparison = self.explorer.ask(recording, question, options, time_s, start_s, snap_s)
             progress(0.8, "Drawing")
+            frames = step_frames(recording, comparison)
+            answers = (comparison.answers.get(name) for name in ("with gaze", "without gaze"))
             return (
-                f'<p class="verdict" role="status">{escape(verdict(asked))}</p>',
+                f'<p class="verdict" role="status">{escape(verdict(comparison))}</p>{snap_html(comparison)}',
                 gr.Column(visible=True),
-                *(answer_html(name.capitalize(), asked.answers.get(name)) for name in ("with gaze", "without gaze")),
-                steps_html(asked),
-                "" if asked.attention is None else steps_html(asked, asked.attention),
-                table_html(asked),
+                *map(answer_html, ("With gaze", "Without gaze"), answers),
+                steps_html(comparison, frames),
+                "" if comparison.attention is None else steps_html(comparison, frames, comparison.attention),
+                table_html(comparison),
             )
 
+
+def _about(recording: GazeRecording) -> str:
+    return f"<p>{escape(str(recording))}</p>"
+
+
+def _summary(recording: GazeRecording, time_s: float):
+    """Return what a recording holds, and the slider of its times."""
+    return _about(recording), gr.Slider(maximum=math.ceil(10 * recording.info.end_s) / 10, value=time_s)
+
+
+class Inputs(NamedTuple):
+    """The components that a question is made with, in the order in which the page shows them."""
+
+    example: gr.Radio
+    video: gr.File
+    table: gr.File
+    summary: gr.HTML
+    picture: gr.Image
+    looked_at: gr.HTML
+    time_s: gr.Slider
+    question: gr.Textbox
+    options: gr.Textbox
+    start_s: gr.Number
+    snap_s: gr.Number
+    ask: gr.Button
+
+
+class Outputs(NamedTuple):
+    """The components that show an answer, in the order in which `Handlers.answer` returns their values."""
+
+    verdict: gr.HTML
+    results: gr.Column
+    with_gaze: gr.HTML
+    without_gaze: gr.HTML
+    steps: gr.HTML
+    attention: gr.HTML
+    shares: gr.HTML
+
+
+def build(explorer: Explorer, examples: list[Example]) -> gr.Blocks:
+    """Return the page, wired to a model."""
     with gr.Blocks(title="GazeQwen", analytics_enabled=False, delete_cache=(CHECK_S, KEEP_S)) as page:
         gr.Markdown(
             "# GazeQwen\nQwen2.5-VL that knows where the wearer looked: upload a video from a head camera and the "
             f"wearer's fixations, and ask about it with gaze and without. Model: {explorer.name}."
         )
-        if explorer.is_toy:
-            gr.Markdown(TOY_NOTE, container=True)
-        with gr.Row():
-            with gr.Column(scale=2, min_width=300):
-                example = gr.Radio(titles, value=titles[0], label="Try an example")
-                # Not gr.Video: it complains of files that the browser cannot play, which are read here all the same.
-                video = gr.File(label="Video", file_types=["video"], height=150)
-                table = gr.File(label="Fixation table (CSV)", file_types=[".csv"], height=150)
-                summary = gr.HTML()
-            with gr.Column(scale=3, min_width=300):
-                picture = gr.Image(label="The moment of the question", interactive=False, height=360, buttons=[])
-                looked_at = gr.HTML()
-                time_s = gr.Slider(
-                    0,
-                    86400,
-                    0,
-                    step=0.1,
-                    label="Time of the question, seconds",
-                    info="Nothing after it is seen.",
-                    buttons=[],
-                )
-        with gr.Row():
-            with gr.Column(scale=3, min_width=300):
-                question = gr.Textbox(label="Question", lines=1, info="Enter asks.")
-                options = gr.Textbox(
-                    label="Options, one to a line", lines=4, info="None: the model answers freely. Shift+Enter asks."
-                )
-            with gr.Column(scale=2, min_width=300):
-                start_s = gr.Number(label="The clip begins at, seconds", info="Empty: 60 s before the question.")
-                snap_s = gr.Number(
-                    0,
-                    label="Snapping, seconds",
-                    minimum=0,
-                    info="Bring a fixation that begins so near to the question into view, for questions about what is "
-                    "looked at now. 0: off.",
-                )
-        ask = gr.Button("Ask", variant="primary", elem_id="ask")
-        said = gr.HTML()
-        with gr.Column(visible=False) as results:
-            with gr.Row():
-                with gr.Column(min_width=300):
-                    with_gaze = gr.HTML()
-                with gr.Column(min_width=300):
-                    without_gaze = gr.HTML()
-            with gr.Tab("Scanpath"):
-                gr.Markdown("Each temporal step's last frame, and the share of the step that each fixation covers.")
-                steps = gr.HTML()
-            with gr.Tab("Attention", visible=explorer.has_attention):
-                gr.Markdown("Bright: where the foveal latents of the first injection layer look.")
-                attention = gr.HTML()
-            with gr.Tab("Table"):
-                shares = gr.HTML()
+        if is_toy(explorer.model):
+            gr.Markdown(f"**Mind:** {TOY_NOTE}", container=True)
+        inputs = _build_inputs([example.title for example in examples], explorer.processor.snap_s)
+        outputs = _build_outputs(explorer.has_attention)
         gr.Markdown(PRIVACY)
-
-        files, moments, timeline_of = [video, table], [picture, looked_at], [summary, time_s]
-        quiet = {"api_visibility": "private", "show_progress": "hidden"}
-
-        time_s.input(
-            moment, [*files, time_s], moments, trigger_mode="always_last", show_progress="hidden", api_name="moment"
-        )
-
-        def show_moment(event):
-            event.success(moment, [*files, time_s], moments, **quiet)
-
-        for event in (page.load, example.input):
-            outputs = [*files, question, options, start_s, snap_s, *timeline_of]
-            show_moment(event(choose, example, outputs, **quiet))
-        left = video.upload(leave_example, example, [example, table, question, options, start_s, snap_s], **quiet)
-        opened = left.success(open_video, files, timeline_of, **quiet)
-        opened.failure(lambda: None, None, video, **quiet)
-        show_moment(opened)
-        for event in (table.upload, table.clear, video.clear):
-            opened = event(open_table, files, summary, **quiet)
-            opened.failure(lambda: None, None, table, **quiet)
-            show_moment(opened)
-        table.upload(lambda: None, None, example, **quiet)
-        gr.on(
-            [ask.click, question.submit, options.submit],
-            answer,
-            [*files, question, options, time_s, start_s, snap_s],
-            [said, results, with_gaze, without_gaze, steps, attention, shares],
-            api_name="ask",
-            concurrency_limit=1,
-            show_progress_on=said,
-        )
+        _connect(page, inputs, outputs, Handlers(explorer, examples))
     return page
+
+
+def _build_inputs(titles: list[str], snap_s: float) -> Inputs:
+    """Lay out the upper half of the page. `snap_s`: how the adapter was trained to be asked."""
+    with gr.Row():
+        with gr.Column(scale=2, min_width=300):
+            example = gr.Radio(titles, value=titles[0], label="Try an example")
+            # Not gr.Video: it complains of files that the browser cannot play, which are read here all the same.
+            video = gr.File(label="Video", file_types=["video"], height=150)
+            table = gr.File(label="Fixation table (CSV)", file_types=[".csv"], height=150)
+            summary = gr.HTML()
+        with gr.Column(scale=3, min_width=300):
+            picture = gr.Image(label="The moment of the question", interactive=False, height=360, buttons=[])
+            looked_at = gr.HTML()
+            time_s = gr.Slider(
+                0,
+                86400,
+                0,
+                step=0.1,
+                label="Time of the question, seconds",
+                info="Nothing after it is seen, unless a fixation is snapped.",
+                buttons=[],
+            )
+    with gr.Row():
+        with gr.Column(scale=3, min_width=300):
+            question = gr.Textbox(label="Question", lines=1, info="Enter asks.")
+            options = gr.Textbox(
+                label="Options, one to a line", lines=4, info="None: the model answers freely. Shift+Enter asks."
+            )
+        with gr.Column(scale=2, min_width=300):
+            start_s = gr.Number(label="The clip begins at, seconds", info="Empty: 60 s before the question.")
+            snap = gr.Number(
+                snap_s,
+                label="Snapping, seconds",
+                minimum=0,
+                info="Bring a fixation that begins so near to the question into view, for questions about what is "
+                f"looked at now. 0: off. Empty: as the model was trained, {snap_s:g}.",
+            )
+    ask = gr.Button("Ask", variant="primary", elem_id="ask")
+    return Inputs(example, video, table, summary, picture, looked_at, time_s, question, options, start_s, snap, ask)
+
+
+def _build_outputs(has_attention: bool) -> Outputs:
+    """Lay out the lower half of the page, which is hidden until there is an answer."""
+    verdict_text = gr.HTML()
+    with gr.Column(visible=False) as results:
+        with gr.Row():
+            with gr.Column(min_width=300):
+                with_gaze = gr.HTML()
+            with gr.Column(min_width=300):
+                without_gaze = gr.HTML()
+        with gr.Tab("Scanpath"):
+            gr.Markdown(STEPS_NOTE)
+            steps = gr.HTML()
+        with gr.Tab("Attention", visible=has_attention):
+            gr.Markdown("Bright: where the foveal latents of the first injection layer look.")
+            attention = gr.HTML()
+        with gr.Tab("Table"):
+            shares = gr.HTML()
+    return Outputs(verdict_text, results, with_gaze, without_gaze, steps, attention, shares)
+
+
+def _connect(page: gr.Blocks, inputs: Inputs, outputs: Outputs, handlers: Handlers) -> None:
+    """Say what happens when something is chosen, uploaded, moved or asked."""
+    files, moments = [inputs.video, inputs.table], [inputs.picture, inputs.looked_at]
+    texts, seconds = [inputs.question, inputs.options], [inputs.start_s, inputs.snap_s]
+    recording_shown = [inputs.summary, inputs.time_s]
+    quiet = {"api_visibility": "private", "show_progress": "hidden"}
+
+    def show_moment(event):
+        event.success(handlers.moment, [*files, inputs.time_s], moments, **quiet)
+
+    inputs.time_s.input(
+        handlers.moment,
+        [*files, inputs.time_s],
+        moments,
+        trigger_mode="always_last",
+        show_progress="hidden",
+        api_name="moment",
+    )
+    for event in (page.load, inputs.example.input):
+        filled = [*files, *texts, *seconds, *recording_shown]
+        show_moment(event(handlers.choose, inputs.example, filled, **quiet))
+    emptied = [inputs.example, inputs.table, *texts, *seconds]
+    left = inputs.video.upload(handlers.leave_example, inputs.example, emptied, **quiet)
+    opened = left.success(handlers.open_video, files, recording_shown, **quiet)
+    opened.failure(lambda: None, None, inputs.video, **quiet)
+    show_moment(opened)
+    for event in (inputs.table.upload, inputs.table.clear, inputs.video.clear):
+        opened = event(handlers.open_table, files, inputs.summary, **quiet)
+        opened.failure(lambda: None, None, inputs.table, **quiet)
+        show_moment(opened)
+    inputs.table.upload(lambda: None, None, inputs.example, **quiet)
+    gr.on(
+        [inputs.ask.click, inputs.question.submit, inputs.options.submit],
+        handlers.answer,
+        [*files, *texts, inputs.time_s, *seconds],
+        list(outputs),
+        api_name="ask",
+        concurrency_limit=1,
+        show_progress_on=outputs.verdict,
+    )
 
 
 def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, wait: bool = True) -> str:

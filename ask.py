@@ -4,20 +4,22 @@ Ask a trained GazeQwen about a video and a fixation table.
     gazeqwen ask --video V.mp4 --scanpath F.csv --time 276 \\
         --question "Which object is the user currently gazing at?" --options box spices knife jar
 
-Prints the answer with its probability, with gaze and without, and which fixations counted for which temporal step;
-`--plot out.png` draws the frames with the scanpath on them. Without `--options` the model answers freely.
+Prints the answer with its probability, with gaze and without, which fixations counted for which temporal step, and
+whether one was snapped to the question; `--plot out.png` draws the frames with the scanpath on them. Without
+`--options` the model answers freely.
 """
 
 import argparse
 
 import torch
 
-from gazeqwen.inference.answering import ask, load_model, load_processor, offer
+from gazeqwen.inference.answering import Comparison, ask, build_prompt, load_model, load_processor
 from gazeqwen.questions.tasks import window_start_s
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.toyworld.trained import ADAPTER_DIR
+from gazeqwen.toyworld.trained import ADAPTER_DIR, TOY_NOTE, is_toy
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.provenance import describe_trained_parameters
+from gazeqwen.video_gazeqwen import read_frames
 
 
 def main() -> None:
@@ -32,7 +34,9 @@ def main() -> None:
     parser.add_argument("--time", type=float, help="when the question is asked, seconds (default: the video's end)")
     parser.add_argument("--start", type=float, help="where the clip begins, seconds (default: 60 s before --time)")
     parser.add_argument(
-        "--snap_s", type=float, default=0.0, help="bring a fixation that begins so near to --time into view"
+        "--snap_s",
+        type=float,
+        help="bring a fixation that begins so near to --time into view, seconds; 0: off (default: as trained)",
     )
     parser.add_argument("--num_frames", type=int, help="default: as the model was trained")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -45,31 +49,51 @@ def main() -> None:
     # Inputs first: a mistake in them should not cost the loading of a large model.
     scanpath = Scanpath.from_csv(arguments.scanpath) if arguments.scanpath else None
     processor = load_processor(arguments.model)
-    prompt, answers = offer(arguments.question, arguments.options, processor.prompt_style)
+    prompt, answers = build_prompt(arguments.question, arguments.options, processor.prompt_style)
     start_s = arguments.start
     if start_s is None:
         start_s = 0.0 if arguments.time is None else window_start_s(arguments.time)
     clip = processor.read_clip(arguments.video, start_s, arguments.time, num_frames=arguments.num_frames)
     model = load_model(arguments.model, arguments.device, arguments.dtype)
+    if is_toy(model):
+        print(f"warning: {TOY_NOTE}")
     print(f"adapter: {describe_trained_parameters(model)}")
     print(f"{clip.source}: {clip.start_s:g} to {clip.end_s:g} s, {len(clip.frames)} frames")
 
-    asked = ask(model, processor, clip, scanpath, prompt, answers, arguments.snap_s)
-    if scanpath is not None:
-        print(f"{len(asked.scanpath)} fixations in the clip; share of each temporal step that each covers:")
-        for begin, end, shares in asked.counted():
-            counted = ", ".join(f"fixation {number} {100 * share:.0f} %" for number, share in shares.items())
-            print(f"  {begin:8.2f} to {end:8.2f} s  {counted or '-'}")
-    for name, answer in asked.answers.items():
-        details = ", ".join(f"{option} {100 * p:.1f} %" for option, p in answer.probabilities.items())
-        print(f"{name + ':':14}{answer}{'   of ' + details if details else ''}")
+    snap_s = processor.snap_s if arguments.snap_s is None else arguments.snap_s
+    if scanpath is not None and arguments.snap_s is None:
+        print(f"asked as trained: snap_s {snap_s:g}")
+    comparison = ask(model, processor, clip, scanpath, prompt, answers, snap_s)
+    print_comparison(comparison)
     if arguments.plot:
         from gazeqwen.plots.scanpath import draw_scanpath
         from gazeqwen.plots.style import save_png
 
-        title = "  |  ".join([arguments.question, *(f"{name}: {answer}" for name, answer in asked.answers.items())])
-        save_png(draw_scanpath(clip, asked.scanpath, asked.weights, title), arguments.plot)
+        answers_text = [f"{name}: {answer}" for name, answer in comparison.answers.items()]
+        frames, _ = read_frames(arguments.video, comparison.moments_s())
+        figure = draw_scanpath(
+            frames,
+            comparison.step_spans_s,
+            comparison.scanpath,
+            comparison.weights,
+            "  |  ".join([arguments.question, *answers_text]),
+            snapped=comparison.snapped_in(len(frames) - 1),
+        )
+        save_png(figure, arguments.plot)
         print(f"drawn to {arguments.plot}")
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print which fixations counted, what snapping changed, and the answers with and without gaze."""
+    if comparison.scanpath is not None:
+        print(f"{len(comparison.scanpath)} fixations in the clip; share of each temporal step that each covers:")
+        for step in comparison.steps():
+            print(f"  {step.begin_s:8.2f} to {step.end_s:8.2f} s  {step}")
+    if comparison.snap is not None:
+        print(comparison.snap)
+    for name, answer in comparison.answers.items():
+        details = ", ".join(f"{option} {100 * p:.1f} %" for option, p in answer.probabilities.items())
+        print(f"{name + ':':14}{answer}{'   of ' + details if details else ''}")
 
 
 if __name__ == "__main__":

@@ -280,7 +280,7 @@ def check_gaze_inputs(
     for name, value in gaze.items():
         if value is not None and len(value) != videos:
             raise ValueError(f"{name} has {len(value)} rows, expected one for each of the {videos} videos")
-    expected = {"scanpaths": (videos, "F", 4), "step_spans_s": (videos, steps, 2)}
+    expected: dict[str, tuple[int | str, ...]] = {"scanpaths": (videos, "F", 4), "step_spans_s": (videos, steps, 2)}
     if features is not None and feature_dim is not None:
         expected["video_encoder_features"] = (videos, steps, tokens, feature_dim)
     for name, shape in expected.items():

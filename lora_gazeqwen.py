@@ -1,11 +1,12 @@
 """LoRA on the base model's attention (paper, stage 2): added, saved, loaded and merged through PEFT."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import PreTrainedConfig
 
 try:
     from peft import LoraConfig, PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
@@ -26,6 +27,10 @@ class LoraMixin:
     LoRA off for samples without gaze; `detach_gaze` removes them, and LoRA with them.
     """
 
+    backbone: nn.Module
+    config: PreTrainedConfig
+    attach_gaze: Callable[[], None]
+    detach_gaze: Callable[[], None]
     _lora_merged = False
 
     @property

@@ -338,7 +338,7 @@ class GazeQwenForConditionalGeneration(LoraMixin, FrozenVideoMixin, PreTrainedMo
         """
         if self.config.resampler_type != "attention":
             raise ValueError(f"no latents: resampler_type is {self.config.resampler_type!r}, expected 'attention'")
-        attention = []
+        attention: list[torch.Tensor] = []
         self._factors(video_grid_thw, inputs, attention=attention)
         return attention[-1]
 
@@ -479,7 +479,7 @@ class GazeQwenForConditionalGeneration(LoraMixin, FrozenVideoMixin, PreTrainedMo
         return self
 
 
-def _backbone_class(config) -> type:
+def _backbone_class(config) -> type[PreTrainedModel]:
     model_type = config.load_backbone_config().model_type
     if model_type not in BACKBONES:
         raise ValueError(f"base model: got model_type {model_type!r}, expected one of {sorted(BACKBONES)}")

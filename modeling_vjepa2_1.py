@@ -86,10 +86,10 @@ class VJEPA21Config(PreTrainedConfig):
             )
         if image_size % patch_size:
             raise ValueError(f"image_size: got {image_size}, expected a multiple of patch_size {patch_size}")
-        for name, value in {"layer_norm_eps": layer_norm_eps, "initializer_range": initializer_range}.items():
-            if not value > 0:
-                raise ValueError(f"{name}: got {value!r}, expected a positive number")
-            setattr(self, name, value)
+        for name, real in {"layer_norm_eps": layer_norm_eps, "initializer_range": initializer_range}.items():
+            if not real > 0:
+                raise ValueError(f"{name}: got {real!r}, expected a positive number")
+            setattr(self, name, real)
         super().__init__(**kwargs)
 
 
@@ -283,7 +283,7 @@ class VJEPA21Model(PreTrainedModel):
 
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        all_hidden_states = (hidden_states,) if output_hidden_states else None
+        all_hidden_states: tuple[torch.Tensor, ...] | None = (hidden_states,) if output_hidden_states else None
         for block in self.blocks:
             hidden_states = block(hidden_states, cos, sin)
             if output_hidden_states:

@@ -281,8 +281,14 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
             clips.append(video)
             scanpaths.append(item.get("scanpath"))
             snap_s.append(item.get("snap_s", 0.0))
-        given = {"videos": clips, "scanpaths": scanpaths or None, "snap_s": snap_s or None}
-        inputs = self(images=images or None, text=prompt, **given, **options)
+        inputs = self(
+            images=images or None,
+            text=prompt,
+            videos=clips,
+            scanpaths=scanpaths or None,
+            snap_s=snap_s or None,
+            **options,
+        )
         return inputs if return_dict else inputs["input_ids"]
 
 

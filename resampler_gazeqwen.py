@@ -131,8 +131,8 @@ def gaussian_heat(
     row, column = index // width + 0.5, index % width + 0.5  # (V, N): cell centres
     dx = column[:, None] - (scanpaths[..., 0] * width)[..., None]  # (V, F, N)
     dy = row[:, None] - (scanpaths[..., 1] * height)[..., None]
-    sigmas = torch.tensor(sigmas, device=scanpaths.device)
-    kernel = torch.exp(-(dx**2 + dy**2)[..., None] / (2 * sigmas**2))  # (V, F, N, S)
+    variances = torch.tensor(sigmas, device=scanpaths.device) ** 2
+    kernel = torch.exp(-(dx**2 + dy**2)[..., None] / (2 * variances))  # (V, F, N, S)
     return torch.einsum("...vtf,vfns->...vtns", weights, kernel)
 
 

@@ -177,6 +177,19 @@ class Scanpath:
     def __len__(self) -> int:
         return len(self.table)
 
+    def index_at(self, time_s: float) -> int | None:
+        """Return the index of the fixation at a time, of several the last in the table; None: there is none."""
+        covering = np.flatnonzero((self.begin_s <= time_s) & (time_s < self.end_s))
+        return int(covering[-1]) if len(covering) else None
+
+    def index_to_snap(self, query_s: float, within_s: float = 1.0) -> int | None:
+        """
+        Return the index of the fixation whose start is nearest to `query_s`, and at most `within_s` from it: the one
+        that `snap` brings into view. None: there is none.
+        """
+        distance = np.abs(self.begin_s - query_s)
+        return int(distance.argmin()) if len(self) and distance.min() <= within_s else None
+
     def clip(self, start_s: float, end_s: float) -> "Scanpath":
         """What of the scanpath overlaps `[start_s, end_s)`; fixations across an edge are cut there."""
         begin, end = np.maximum(self.begin_s, start_s), np.minimum(self.end_s, end_s)
@@ -192,10 +205,9 @@ class Scanpath:
         most `within_s` from it, fills the last step, and the others end where that step begins. If there is none,
         nothing changes. This uses gaze of up to `within_s` after the query: off unless asked for.
         """
-        distance = np.abs(self.begin_s - query_s)
-        if not len(self) or distance.min() > within_s:
+        asked = self.index_to_snap(query_s, within_s)
+        if asked is None:
             return self
-        asked = int(distance.argmin())
         begin, end = self.begin_s, np.minimum(self.end_s, last_step_begin_s)
         begin[asked], end[asked] = min(begin[asked], last_step_begin_s), query_s
         kept = end - begin > 1e-9

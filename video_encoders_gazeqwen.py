@@ -5,6 +5,8 @@ All have `config.hidden_size`, `dtype`, `token_grid(frames, height, width) -> (t
 (B, F, 3, H, W) to `last_hidden_state` (B, t*h*w, D).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, TimmWrapperConfig, TimmWrapperModel
@@ -52,6 +54,10 @@ class TimmFrameEncoder(nn.Module):
 
 class FrozenVideoMixin:
     """What a model's frozen networks, `backbone` (a Qwen2.5-VL) and `video_encoder`, give for its videos."""
+
+    backbone: nn.Module
+    video_encoder: nn.Module | None
+    get_input_embeddings: Callable[[], nn.Module]
 
     @property
     def _frames_per_step(self) -> int:

@@ -275,7 +275,7 @@ def _checked_end(path: Path, start_s: float, end_s: float | None, video_end: flo
     return min(end_s, video_end)
 
 
-def _upright(frame, path: Path, reformatter=None) -> np.ndarray:
+def _upright(frame, path: str | PathLike, reformatter=None) -> np.ndarray:
     """
     (H, W, 3) uint8 RGB of a decoded frame, turned as the file says it is to be displayed. A `reformatter` kept for all
     frames of a video is set up once.
@@ -289,7 +289,7 @@ def _upright(frame, path: Path, reformatter=None) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), quarter_turns))
 
 
-def _timed(frames, path: Path):
+def _timed(frames, path: str | PathLike):
     for frame in frames:
         if frame.pts is None:
             raise ValueError(f"{path}: a frame carries no presentation time")
@@ -323,7 +323,9 @@ def _decode_at(container, stream, times: np.ndarray, path: Path) -> tuple[np.nda
     """The frames on screen at increasing `times`, and their presentation times."""
     if stream.width * stream.height > _SMALL_FRAME_PX:
         stream.thread_type = "AUTO"
-    frames, timestamps, shown, upcoming, decoder, reformatter = [], [], None, None, None, VideoReformatter()
+    frames: list[np.ndarray] = []
+    timestamps: list[float] = []
+    shown, upcoming, decoder, reformatter = None, None, None, VideoReformatter()
     for time_s in times.tolist():
         if decoder is None or (upcoming is not None and _keyframe_ahead(stream, upcoming, time_s)):
             decoder = _decode_from(container, stream, time_s, path)

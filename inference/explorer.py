@@ -1,4 +1,4 @@
-"""What app.py shows, without the page: a recording to scrub through, a question's answers in words and pictures."""
+"""What app.py shows, without the page: a video with gaze to scrub through, an answer in words and pictures."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gazeqwen.inference.answering import Answer, Asked, ask, load_model, load_processor, offer
-from gazeqwen.plots.scanpath import draw_moment, draw_step, frames_of_steps, shares_text, span_text
+from gazeqwen.inference.answering import Answer, Comparison, ask, build_prompt, load_model, load_processor
+from gazeqwen.plots.scanpath import draw_moment, draw_step, shares_text, span_text
 from gazeqwen.plots.style import pixels
-from gazeqwen.questions.question import TOY_SOURCE
 from gazeqwen.questions.tasks import window_start_s
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.video_gazeqwen import VideoInfo, read_frames, video_info
@@ -26,7 +25,7 @@ _catching_warnings = threading.Lock()  # Python's own way is for one thread at a
 
 
 @dataclass(frozen=True, eq=False)
-class Recording:
+class GazeRecording:
     """A video file and the wearer's whole scanpath (None: no gaze). `notes`: what is odd about the fixation table."""
 
     video: Path
@@ -35,28 +34,29 @@ class Recording:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def open(cls, video: str | Path | None, table: str | Path | None = None) -> Recording:
-        """From a video file and a fixation table (CSV). Raises ValueError or OSError for what is no such thing."""
+    def open(cls, video: str | Path | None, table: str | Path | None = None) -> GazeRecording:
+        """Open a video file and a fixation table (CSV). Raises ValueError or OSError for what is no such thing."""
         if video is None:
             raise ValueError("There is no video yet: upload one, or choose an example.")
-        return cls(Path(video), video_info(video), *([] if table is None else read_table(table)))
+        scanpath, notes = (None, ()) if table is None else read_scanpath(table)
+        return cls(Path(video), video_info(video), scanpath, notes)
 
     def __str__(self) -> str:
-        said = f"Video: {self.info.end_s:.1f} s, {self.info.width} x {self.info.height} pixels. "
+        text = f"Video: {self.info.end_s:.1f} s, {self.info.width} x {self.info.height} pixels. "
         if self.scanpath is None:
-            return said + "No fixation table: the answer will be the base model's."
-        said += f"Table: {len(self.scanpath)} fixations"
+            return text + "No fixation table: the answer will be the base model's."
+        text += f"Table: {len(self.scanpath)} fixations"
         if len(self.scanpath):
             begin, end = self.scanpath.begin_s[0], self.scanpath.end_s.max()
-            said += f", from {begin:.1f} to {end:.1f} s"
+            text += f", from {begin:.1f} to {end:.1f} s"
             if begin >= self.info.end_s:
-                said += ", all after the video's end. Is it the table of this video?"
-        return ". ".join([said, *self.notes])
+                text += ", all after the video's end. Is it the table of this video?"
+        return ". ".join([text, *self.notes])
 
     def moment(self, time_s: float) -> tuple[np.ndarray, str]:
         """
-        The frame at a time (beyond the end: the last one) with the scanpath so far, (H, W, 3) uint8, and in words what
-        is looked at.
+        Return the frame at a time (beyond the end: the last one) with the scanpath so far, (H, W, 3) uint8, and in
+        words what is looked at.
         """
         time_s = min(time_s, self.info.end_s)
         (frame,), _ = read_frames(self.video, [time_s])
@@ -65,26 +65,25 @@ class Recording:
     def _looked_at(self, time_s: float) -> str:
         if self.scanpath is None:
             return f"At {time_s:.1f} s"
-        now = np.flatnonzero((self.scanpath.begin_s <= time_s) & (self.scanpath.end_s > time_s))
-        if not len(now):
+        now = self.scanpath.index_at(time_s)
+        if now is None:
             return f"At {time_s:.1f} s: no fixation"
-        begin, end = self.scanpath.begin_s[now[-1]], self.scanpath.end_s[now[-1]]
-        return f"At {time_s:.1f} s: fixation {self.scanpath.ids[now[-1]]}, from {begin:.1f} to {end:.1f} s"
+        begin, end = self.scanpath.begin_s[now], self.scanpath.end_s[now]
+        return f"At {time_s:.1f} s: fixation {self.scanpath.ids[now]}, from {begin:.1f} to {end:.1f} s"
 
 
-def read_table(table: str | Path) -> tuple[Scanpath, tuple[str, ...]]:
-    """A fixation table (CSV), and what is odd about it. Raises as `Scanpath.from_csv`."""
+def read_scanpath(table: str | Path) -> tuple[Scanpath, tuple[str, ...]]:
+    """Return a fixation table (CSV), and what is odd about it. Raises as `Scanpath.from_csv`."""
     with _catching_warnings, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         scanpath = Scanpath.from_csv(table)
-    return scanpath, tuple(named(warning.message, table) for warning in caught)
+    return scanpath, tuple(with_file_names(warning.message, table) for warning in caught)
 
 
 class Explorer:
     """
     A model, loaded to be asked about recordings. `source`: folder or id of an adapter; `name`: what it is called.
-    `has_attention`: whether its latents look somewhere; `is_toy`: whether its base model is the toy world's, so that
-    its answers about any other video mean nothing.
+    `has_attention`: whether its latents look somewhere.
     """
 
     def __init__(self, source: str | PathLike, device: str = "cpu", dtype: str = "auto", name: str | None = None):
@@ -92,38 +91,40 @@ class Explorer:
         self.model = load_model(source, device, dtype)
         self.name = name or str(source)
         self.has_attention = self.model.config.resampler_type == "attention"
-        self.is_toy = getattr(self.model.backbone.config, "trained_on", None) == TOY_SOURCE
 
     def ask(
         self,
-        recording: Recording,
+        recording: GazeRecording,
         question: str,
         options: str,
         time_s: float,
         start_s: float | None = None,
-        snap_s: float = 0.0,
-    ) -> Asked:
+        snap_s: float | None = None,
+    ) -> Comparison:
         """
         Ask at `time_s` about the clip since `start_s` (default: 60 s before). `options`: one to a line, none for an
-        answer in the model's own words. Raises ValueError for what cannot be asked.
+        answer in the model's own words. `snap_s`: seconds, default as the adapter was trained. Raises ValueError for
+        what cannot be asked.
         """
+        if snap_s is None:
+            snap_s = self.processor.snap_s
         if not question.strip():
             raise ValueError("There is no question yet: type one.")
         lines = [line.strip() for line in options.splitlines() if line.strip()]
         if len(lines) == 1:
             raise ValueError(f"There is only one option, {lines[0]!r}: give two or more, or none.")
-        prompt, answers = offer(question.strip(), lines, self.processor.prompt_style)
+        prompt, answers = build_prompt(question.strip(), lines, self.processor.prompt_style)
         start_s = window_start_s(min(time_s, recording.info.end_s)) if start_s is None else start_s
         clip = self.processor.read_clip(recording.video, start_s, time_s)
         return ask(self.model, self.processor, clip, recording.scanpath, prompt, answers, snap_s, self.has_attention)
 
 
-def verdict(asked: Asked) -> str:
-    """Whether gaze changed the answer, in a sentence."""
-    without = asked.answers["without gaze"]
-    if "with gaze" not in asked.answers:
+def verdict(comparison: Comparison) -> str:
+    """Return in a sentence whether gaze changed the answer."""
+    without = comparison.answers["without gaze"]
+    if "with gaze" not in comparison.answers:
         return f"No gaze was given. The base model says: {without}"
-    with_gaze = asked.answers["with gaze"]
+    with_gaze = comparison.answers["with gaze"]
     if with_gaze.text != without.text:
         return f"Gaze changed the answer: {with_gaze} instead of {without}"
     if not with_gaze.probabilities:
@@ -133,7 +134,7 @@ def verdict(asked: Asked) -> str:
 
 
 def answer_html(name: str, answer: Answer | None) -> str:
-    """An answer under its name, with the probability of each option; None: there is none."""
+    """Return an answer under its name, with the probability of each option; None: there is none."""
     if answer is None:
         return f'<section class="answer"><h3>{name}</h3><p>No fixation table was given.</p></section>'
     rows = []
@@ -146,17 +147,30 @@ def answer_html(name: str, answer: Answer | None) -> str:
     return f'<section class="answer"><h3>{name}</h3><p>{escape(answer.text)}</p>{table}</section>'
 
 
-def steps_html(asked: Asked, attention: np.ndarray | None = None) -> str:
+def snap_html(comparison: Comparison) -> str:
+    """Return what snapping changed, in a paragraph; empty where it changed nothing."""
+    return "" if comparison.snap is None else f'<p class="snap">Gaze was {escape(str(comparison.snap))}.</p>'
+
+
+def step_frames(recording: GazeRecording, comparison: Comparison) -> np.ndarray:
+    """Return (T, H, W, 3), for each temporal step the video's frame at the moment that stands for it."""
+    return read_frames(recording.video, comparison.moments_s())[0]
+
+
+def steps_html(comparison: Comparison, frames: np.ndarray, attention: np.ndarray | None = None) -> str:
     """
-    A picture of each temporal step with the fixations that count in it, and under it their shares. Where `attention`
-    (T, H, W) is low, the frame is dark.
+    Return a picture of each temporal step with the fixations that count in it, on `frames` (T, H, W, 3) as of
+    `step_frames`, and under it their shares. Where `attention` (T, H, W) is low, the frame is dark.
     """
-    scanpath = Scanpath.from_array([]) if asked.scanpath is None else asked.scanpath
-    weights = np.zeros((len(asked.step_spans_s), 0)) if asked.weights is None else asked.weights
+    scanpath = Scanpath.from_array([]) if comparison.scanpath is None else comparison.scanpath
+    weights = np.zeros((len(frames), 0)) if comparison.weights is None else comparison.weights
     figures = []
-    for step, frame in enumerate(frames_of_steps(asked.clip)):
-        picture = pixels(draw_step(frame, scanpath, weights[step], None if attention is None else attention[step]))
-        span, shares = span_text(*asked.step_spans_s[step]), shares_text(scanpath, weights[step])
+    for step, frame in enumerate(frames):
+        snapped = comparison.snapped_in(step)
+        step_attention = None if attention is None else attention[step]
+        picture = pixels(draw_step(frame, scanpath, weights[step], step_attention, snapped))
+        span = span_text(*comparison.step_spans_s[step])
+        shares = shares_text(scanpath, weights[step], snapped)
         seen = "Fixations" if attention is None else "Where the latents look, and fixations"
         figures.append(
             f'<figure><img src="{_data_url(picture)}" alt="{seen} from {span}: {shares}">'
@@ -165,18 +179,17 @@ def steps_html(asked: Asked, attention: np.ndarray | None = None) -> str:
     return f'<div class="steps">{"".join(figures)}</div>'
 
 
-def table_html(asked: Asked) -> str:
-    """Temporal steps, and which fixations cover which share of each."""
+def table_html(comparison: Comparison) -> str:
+    """Return a table of the temporal steps: which fixations cover which share of each."""
     rows = []
-    for number, (begin, end, shares) in enumerate(asked.counted(), start=1):
-        counted = ", ".join(f"fixation {fixation}: {100 * share:.0f} %" for fixation, share in shares.items())
-        rows.append(f"<tr><td>{number}<td>{begin:.2f} to {end:.2f} s<td>{counted or 'none'}")
+    for number, step in enumerate(comparison.steps(), start=1):
+        rows.append(f"<tr><td>{number}<td>{step.begin_s:.2f} to {step.end_s:.2f} s<td>{step}")
     head = "<tr><th>Step<th>Time<th>Fixations and the share of the step that each covers"
     return f'<table class="shares"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
 
 
-def named(message, *files: str | Path | None) -> str:
-    """A message with the files' names in place of their paths: people know what they uploaded, not where it lies."""
+def with_file_names(message, *files: str | Path | None) -> str:
+    """Return a message with files' names in place of their paths: people know what they uploaded, not where it is."""
     message = str(message)
     for file in filter(None, files):
         message = message.replace(str(file), Path(file).name)

@@ -24,8 +24,9 @@ _NUMBERED = 25  # more numbers than this cover each other
 def draw_recording(path, samples: GazeSamples, scanpath: Scanpath, video=None, title: str = "") -> None:
     """
     Write a PNG: x and y of the samples over time, each fixation a bar at its position as long as it lasts, and beside
-    them the fixations, larger the longer, on the video's frame in the middle of the longest one. Colour is time. Of a
-    longer recording, the 20 seconds around its longest fixation are shown.
+    them the fixations, larger the longer, on the video's frame in the middle of the longest one. That one is filled;
+    the others are rings, as they belong to other moments. Colour is time. Of a longer recording, the 20 seconds around
+    its longest fixation are shown.
     """
     whole_s = float(samples.times_s[-1] - samples.times_s[0])
     begin, end = _excerpt(samples, scanpath)
@@ -70,7 +71,7 @@ def _draw_on_frame(axis, samples: GazeSamples, scanpath: Scanpath, video, colors
         time_s = 0.0 if longest is None else float(scanpath.table[longest, 2])
         (frame,), _ = read_frames(video, [time_s])
         axis.imshow(frame, extent=(0, width, height, 0))
-        axis.set_title(f"fixations, on the frame at {time_s:.1f} s")
+        axis.set_title(f"the frame at {time_s:.1f} s and its fixation; rings: fixations of other moments")
     axis.set(xlim=(0, width), ylim=(height, 0), aspect="equal", xticks=[], yticks=[])
     axis.spines[:].set_visible(video is None)
     if longest is None:
@@ -80,7 +81,13 @@ def _draw_on_frame(axis, samples: GazeSamples, scanpath: Scanpath, video, colors
     duration = scanpath.table[:, 3]
     line = axis.plot(x, y, color="white", linewidth=0.8, alpha=0.5)[0]
     line.set_path_effects([withStroke(linewidth=1.6, foreground="black", alpha=0.3)])
-    axis.scatter(x, y, s=60 + 540 * duration / duration.max(), c=colors, edgecolors="white", alpha=0.8, zorder=2)
+    sizes = 60 + 540 * duration / duration.max()
+    others = np.arange(len(scanpath)) != longest
+    rings = axis.scatter(x[others], y[others], sizes[others], facecolors="none", edgecolors=colors[others], zorder=2)
+    rings.set(linewidth=2, path_effects=[withStroke(linewidth=3.5, foreground="white")])
+    axis.scatter(
+        x[longest], y[longest], sizes[longest], color=colors[longest], edgecolors="white", alpha=0.8, zorder=2
+    )
     if len(scanpath) <= _NUMBERED:
         for number, place_x, place_y in zip(scanpath.ids, x, y, strict=True):
             text = axis.text(place_x, place_y, str(number), ha="center", va="center", fontsize=8, color="white")

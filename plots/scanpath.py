@@ -1,4 +1,10 @@
-"""Pictures of what the wearer looked at."""
+"""
+Pictures of what the wearer looked at.
+
+A fixation belongs to a moment of a video that moves on. A filled disc lies on the frame of its own moment. All else is
+drawn from other moments: hollow rings are other fixations, the thin line leads from each one's predecessor to it. A
+dashed ring marked "snapped" is a fixation that the model was told of, though the wearer did not look there then.
+"""
 
 import math
 
@@ -10,27 +16,30 @@ from matplotlib.patheffects import withStroke
 
 from gazeqwen.plots.style import FONT, GAZE_COLOR, PATH_COLOR, rgb
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.video_gazeqwen import Clip
 
 _PANEL = 3.0  # inches, which fits the size of the numbers
 
 
 def draw_scanpath(
-    clip: Clip,
+    frames: np.ndarray,
+    step_spans_s: np.ndarray,
     scanpath: Scanpath,
     weights: np.ndarray,
     title: str = "",
     columns: int = 5,
     attention: np.ndarray | None = None,
+    snapped: int | None = None,
 ) -> Figure:
     """
-    One panel per temporal step: the step's last frame and the fixations that count in it, see `draw_step`. `scanpath`
-    (F fixations) is cut to the clip; `weights` (T, F) says how much each counts in each step; `attention` (T, H, W) is
-    on the grid of visual tokens.
+    Return a figure with one panel per temporal step, see `draw_step`. `frames` (T, H, W, 3): for each step the frame
+    of the moment that stands for it (`Comparison.moments_s`); `step_spans_s` (T, 2) in seconds; `scanpath` (F
+    fixations) is cut to the clip; `weights` (T, F): how much each counts in each step; `attention` (T, H, W) is on the
+    grid of visual tokens; `snapped`: the fixation (id) that snapping put into the last step.
     """
-    spans, frames = clip.step_spans_s(), frames_of_steps(clip)
-    if weights.shape != (len(spans), len(scanpath)):
-        raise ValueError(f"weights are {weights.shape}, expected {(len(spans), len(scanpath))}: steps, fixations")
+    expected = (len(step_spans_s), len(scanpath))
+    if weights.shape != expected or len(frames) != len(step_spans_s):
+        got = f"{len(frames)} frames and weights {weights.shape}"
+        raise ValueError(f"got {got}, expected {expected[0]} and {expected}: steps, fixations")
     height, width = frames.shape[1:3]
     columns = min(columns, len(frames))
     rows = math.ceil(len(frames) / columns)
@@ -40,62 +49,77 @@ def draw_scanpath(
     for axis in axes:
         axis.axis("off")
     for step, (axis, frame) in enumerate(zip(axes, frames, strict=False)):
-        _draw_step(axis, frame, scanpath, weights[step], None if attention is None else attention[step])
-        axis.set_title(f"{span_text(*spans[step])}\n{shares_text(scanpath, weights[step])}", fontsize=9, **FONT)
+        snapped_here = snapped if step == len(frames) - 1 else None
+        _draw_step(axis, frame, scanpath, weights[step], None if attention is None else attention[step], snapped_here)
+        shares = shares_text(scanpath, weights[step], snapped_here)
+        axis.set_title(f"{span_text(*step_spans_s[step])}\n{shares}", fontsize=9, **FONT)
     figure.suptitle(title, fontsize=11, **FONT)
     return figure
 
 
 def draw_step(
-    frame: np.ndarray, scanpath: Scanpath, shares: np.ndarray, attention: np.ndarray | None = None
+    frame: np.ndarray,
+    scanpath: Scanpath,
+    shares: np.ndarray,
+    attention: np.ndarray | None = None,
+    snapped: int | None = None,
 ) -> Figure:
     """
-    A frame (H, W, 3) of a temporal step, and the fixations that cover a share of it, `shares` (F,): a disc carries the
-    fixation's number, its opacity shows the share; the thin line leads from the previous fixation. Where `attention`,
+    Return a picture of a temporal step: the frame (H, W, 3) of its main fixation, and the fixations that cover a share
+    of the step, `shares` (F,), each with its number. The main one, which covers most, is a disc whose opacity shows
+    the share; the others are rings. `snapped`: the fixation (id) that snapping put into the step. Where `attention`,
     on the step's grid of visual tokens, is low, the frame is dark.
     """
     figure, axis = _picture(frame)
-    _draw_step(axis, frame, scanpath, shares, attention)
+    _draw_step(axis, frame, scanpath, shares, attention, snapped)
     return figure
 
 
 def draw_moment(frame: np.ndarray, scanpath: Scanpath | None, time_s: float, trail: int = 4) -> Figure:
     """
-    The frame (H, W, 3) on screen at `time_s`, the fixation of that moment as a disc with its number, and the last
-    `trail` fixations before it, which fade. Nothing later is shown, and without a scanpath the frame alone.
+    Return the frame (H, W, 3) on screen at `time_s` with the fixation of that moment as a disc with its number, and
+    the last `trail` fixations before it as rings, which fade. Nothing later is shown, and without a scanpath the frame
+    alone.
     """
     figure, axis = _picture(frame)
     _show(axis, frame)
     begun = np.flatnonzero(scanpath.begin_s <= time_s) if scanpath is not None else []
     for age, index in enumerate(reversed(begun[-trail - 1 :])):
-        now = scanpath.end_s[index] > time_s
         fade = 1 - age / (trail + 1)
-        line = fade if age < min(trail, len(begun) - 1) else 0.0
-        _draw_fixation(axis, frame, scanpath, index, 0.75 if now else 0.4 * fade, line, numbered=now)
+        if age < min(trail, len(begun) - 1):
+            _draw_line(axis, frame, scanpath, index, fade)
+        if scanpath.end_s[index] > time_s:
+            _draw_disc(axis, frame, scanpath, index, 0.75)
+        else:
+            _draw_ring(axis, frame, scanpath, index, fade)
     return figure
 
 
 def draw_effect(
-    clip: Clip,
+    frames: np.ndarray,
+    step_spans_s: np.ndarray,
     scanpath: Scanpath,
     weights: np.ndarray,
     residuals: np.ndarray,
     probabilities: dict[str, dict[str, float]],
     title: str = "",
+    snapped: int | None = None,
 ) -> Figure:
     """
-    What gaze does to an answer. Above, a panel per temporal step as in `draw_scanpath`; below, `residuals` (T, H, W),
-    how much is added to each visual token; right, the `probabilities` of each option, by name of the answer.
+    Return a figure of what gaze does to an answer. Above, a panel per temporal step as in `draw_scanpath`; below,
+    `residuals` (T, H, W), how much is added to each visual token; right, the `probabilities` of each option, by name
+    of the answer.
     """
-    spans, frames = clip.step_spans_s(), frames_of_steps(clip)
     height, width = frames.shape[1:3]
     panel, bars = 2.0, 3.4
     figure = Figure(figsize=(len(frames) * panel + bars, 2 * panel * height / width + 1.0), layout="constrained")
     grid = figure.add_gridspec(2, len(frames) + 1, width_ratios=[panel] * len(frames) + [bars])
     for step, frame in enumerate(frames):
         seen, added = (figure.add_subplot(grid[row, step]) for row in (0, 1))
-        _draw_step(seen, frame, scanpath, weights[step], None)
-        seen.set_title(f"{span_text(*spans[step])}\n{shares_text(scanpath, weights[step])}", fontsize=8, **FONT)
+        snapped_here = snapped if step == len(frames) - 1 else None
+        _draw_step(seen, frame, scanpath, weights[step], None, snapped_here)
+        shares = shares_text(scanpath, weights[step], snapped_here)
+        seen.set_title(f"{span_text(*step_spans_s[step])}\n{shares}", fontsize=8, **FONT)
         # On the frame's own extent, so that a token lies where it is seen.
         added.imshow(
             residuals[step],
@@ -111,11 +135,12 @@ def draw_effect(
 
 
 def _draw_probabilities(axis: Axes, probabilities: dict[str, dict[str, float]]) -> None:
-    """Horizontal bars: for each option one of each answer."""
+    """Draw horizontal bars: for each option one of each answer."""
     options, thickness = list(next(iter(probabilities.values()))), 0.8 / len(probabilities)
-    for number, ((name, found), color) in enumerate(zip(probabilities.items(), (GAZE_COLOR, "#9aa0a6"), strict=False)):
+    colors = (GAZE_COLOR, "#9aa0a6")
+    for number, ((name, of_options), color) in enumerate(zip(probabilities.items(), colors, strict=False)):
         places = [place + (number - (len(probabilities) - 1) / 2) * thickness for place in range(len(options))]
-        axis.barh(places, [100 * found[option] for option in options], thickness, color=color, label=name)
+        axis.barh(places, [100 * of_options[option] for option in options], thickness, color=color, label=name)
     axis.set_yticks(range(len(options)), options, fontsize=9, **FONT)
     axis.invert_yaxis()
     axis.set_xlim(0, 100)
@@ -124,27 +149,29 @@ def _draw_probabilities(axis: Axes, probabilities: dict[str, dict[str, float]]) 
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=8)
 
 
-def frames_of_steps(clip: Clip) -> np.ndarray:
-    """(T, H, W, 3): the last frame of each temporal step."""
-    return clip.padded(2).frames[1::2]
-
-
 def span_text(begin_s: float, end_s: float) -> str:
-    """When a temporal step is, such as `0:04.0 to 0:06.0`."""
+    """Return when a temporal step is, such as `0:04.0 to 0:06.0`."""
     return f"{_clock(begin_s)} to {_clock(end_s)}"
 
 
-def shares_text(scanpath: Scanpath, shares: np.ndarray) -> str:
-    """Which fixations cover which share of a temporal step, `shares` (F,): `#3: 80 %, #4: 20 %`."""
-    counted = np.flatnonzero(shares > 0)
-    if len(counted) > 3:
-        first, last = scanpath.ids[counted[[0, -1]]]
+def shares_text(scanpath: Scanpath, shares: np.ndarray, snapped: int | None = None) -> str:
+    """
+    Return which fixations cover which share of a temporal step, `shares` (F,): `#3: 80 %, #4: 20 %`. `snapped`: the
+    fixation (id) that snapping put there, which is marked.
+    """
+    covering = np.flatnonzero(shares > 0)
+    if len(covering) > 3:
+        first, last = scanpath.ids[covering[[0, -1]]]
         return f"#{first} to #{last}: {100 * shares.sum():.0f} %"
-    return ", ".join(f"#{scanpath.ids[index]}: {100 * shares[index]:.0f} %" for index in counted) or "no fixation"
+    parts = []
+    for index in covering:
+        mark = " (snapped)" if scanpath.ids[index] == snapped else ""
+        parts.append(f"#{scanpath.ids[index]}: {100 * shares[index]:.0f} %{mark}")
+    return ", ".join(parts) or "no fixation"
 
 
 def _picture(frame: np.ndarray) -> tuple[Figure, Axes]:
-    """A figure that one frame fills."""
+    """Return a figure that one frame fills."""
     height, width = frame.shape[:2]
     figure = Figure(figsize=(_PANEL * width / max(width, height), _PANEL * height / max(width, height)))
     return figure, figure.add_axes((0, 0, 1, 1))
@@ -158,34 +185,78 @@ def _show(axis: Axes, frame: np.ndarray) -> None:
 
 
 def _draw_step(
-    axis: Axes, frame: np.ndarray, scanpath: Scanpath, shares: np.ndarray, attention: np.ndarray | None
+    axis: Axes,
+    frame: np.ndarray,
+    scanpath: Scanpath,
+    shares: np.ndarray,
+    attention: np.ndarray | None,
+    snapped: int | None,
 ) -> None:
     _show(axis, frame if attention is None else _lit(frame, attention))
-    for index in np.flatnonzero(shares > 0):
-        opacity = 0.15 + 0.6 * min(1.0, float(shares[index]))
-        _draw_fixation(axis, frame, scanpath, index, opacity, line=0.8 if index > 0 else 0.0)
+    covering = np.flatnonzero(shares > 0)
+    for index in covering:
+        if index > 0:
+            _draw_line(axis, frame, scanpath, index, 0.8)
+    for index in sorted(covering, key=lambda index: shares[index]):  # the main fixation last, over the others
+        if scanpath.ids[index] == snapped:
+            _draw_ring(axis, frame, scanpath, index, 1.0, label=f"{snapped} snapped", dashed=True)
+        elif index == shares.argmax():
+            _draw_disc(axis, frame, scanpath, index, 0.15 + 0.6 * min(1.0, float(shares[index])))
+        else:
+            _draw_ring(axis, frame, scanpath, index, 1.0, label=str(scanpath.ids[index]))
 
 
-def _draw_fixation(
-    axis: Axes, frame: np.ndarray, scanpath: Scanpath, index: int, opacity: float, line: float, numbered: bool = True
-) -> None:
-    """A disc of this opacity, and a line of that opacity that leads there from the previous fixation."""
+def _place_px(frame: np.ndarray, scanpath: Scanpath, index: int) -> np.ndarray:
+    """Return (x, y) of a fixation in pixels of the frame as matplotlib counts them, from the first pixel's centre."""
     height, width = frame.shape[:2]
-    x, y = scanpath.table[index, :2] * (width, height) - 0.5
-    if line:
-        before = scanpath.table[index - 1, :2] * (width, height) - 0.5
-        axis.plot([before[0], x], [before[1], y], color=PATH_COLOR, linewidth=1.2, alpha=line)
-    radius = 0.04 * math.hypot(width, height)
-    edge = "white" if numbered else (1, 1, 1, opacity)
-    axis.add_patch(Circle((x, y), radius, facecolor=(*rgb(GAZE_COLOR), opacity), edgecolor=edge))
-    if numbered:
-        place = {"ha": "center", "va": "center"}
-        number = axis.text(x, y, str(scanpath.ids[index]), fontsize=8, color="white", **place, **FONT)
-        number.set_path_effects([withStroke(linewidth=2, foreground="black")])
+    return scanpath.table[index, :2] * (width, height) - 0.5
+
+
+def _draw_line(axis: Axes, frame: np.ndarray, scanpath: Scanpath, index: int, opacity: float) -> None:
+    """Draw a thin line from the previous fixation's place to this one's."""
+    (x0, y0), (x, y) = (_place_px(frame, scanpath, place) for place in (index - 1, index))
+    axis.plot([x0, x], [y0, y], color=PATH_COLOR, linewidth=1.2, alpha=opacity)
+
+
+def _draw_disc(axis: Axes, frame: np.ndarray, scanpath: Scanpath, index: int, opacity: float) -> None:
+    """Draw the fixation of the frame's own moment, with its number."""
+    radius = 0.04 * math.hypot(*frame.shape[:2])
+    place = _place_px(frame, scanpath, index)
+    axis.add_patch(Circle(place, radius, facecolor=(*rgb(GAZE_COLOR), opacity), edgecolor="white"))
+    _write(axis, *place, str(scanpath.ids[index]), 8)
+
+
+def _draw_ring(
+    axis: Axes,
+    frame: np.ndarray,
+    scanpath: Scanpath,
+    index: int,
+    opacity: float,
+    label: str | None = None,
+    dashed: bool = False,
+) -> None:
+    """Draw a fixation of another moment: small and hollow; the dashed ring of a snapped one is as large as a disc."""
+    radius = (0.04 if dashed else 0.025) * math.hypot(*frame.shape[:2])
+    x, y = _place_px(frame, scanpath, index)
+    ring = Circle((x, y), radius, fill=False, edgecolor=(*rgb(GAZE_COLOR), opacity), linewidth=1.5)
+    ring.set_linestyle("--" if dashed else "-")
+    if label is not None:  # seen on every ground, as it is to be found by its number
+        ring.set_path_effects([withStroke(linewidth=3, foreground="white")])
+    axis.add_patch(ring)
+    if dashed:  # its words stand below it, or above where there is no room
+        below = y + 1.8 * radius < frame.shape[0]
+        _write(axis, x, y + (1.8 if below else -1.8) * radius, label, 8)
+    elif label is not None:
+        _write(axis, x, y, label, 6)
+
+
+def _write(axis: Axes, x: float, y: float, label: str, size: int) -> None:
+    text = axis.text(x, y, label, fontsize=size, color="white", ha="center", va="center", **FONT)
+    text.set_path_effects([withStroke(linewidth=2, foreground="black")])
 
 
 def _lit(frame: np.ndarray, attention: np.ndarray) -> np.ndarray:
-    """The frame, dark where attention (H, W) is low."""
+    """Return the frame, dark where attention (H, W) is low."""
     height, width = frame.shape[:2]
     rows, columns = (
         np.arange(size) * cells // size for size, cells in zip((height, width), attention.shape, strict=True)

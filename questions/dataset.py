@@ -29,7 +29,9 @@ def load_questions(
     if without_gaze not in ("error", "keep", "drop"):
         raise ValueError(f"without_gaze: got {without_gaze!r}, expected 'error', 'keep' or 'drop'")
     rows = _load_rows(data, split, config)
-    questions, dropped, scanpaths = [], set(), {}
+    questions: list[Question] = []
+    scanpaths: dict[str, Scanpath | None] = {}
+    dropped = set()
     for row in rows:
         name = row["video_name"]
         if not isinstance(name, str) or Path(name).name != name:  # it may not lead out of the dataset's folder

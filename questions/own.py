@@ -43,7 +43,8 @@ def read_questions(table: str | Path, progress: bool = True) -> tuple[dict[str, 
         raise ValueError(f"{table}: unknown columns {unknown}, expected some of {', '.join(NEEDED + OPTIONAL)}")
     if not lines:
         raise ValueError(f"{table}: no questions")
-    here, videos, ends, gaze = Path(table).parent, {}, {}, {}
+    here, ends, gaze = Path(table).parent, {}, {}
+    videos: dict[str, Path] = {}
     rows: dict[str, list[dict]] = defaultdict(list)
     for line, cells in tqdm(lines, desc="questions", unit="question", disable=not progress):
         cells = {name: value.strip() for name, value in cells.items()}
@@ -124,7 +125,8 @@ def _naming(where: str):
 
 def splits_of(table: str | Path, rows: dict[str, list[dict]]) -> dict[str, list[str]]:
     """Names of videos by split: those given, taken out of the rows, or drawn. ValueError if questions disagree."""
-    given, people = {}, {}
+    given: dict[str, str] = {}
+    people: dict[str, str] = {}
     for name, mine in rows.items():
         for column, found in (("split", given), ("participant", people)):
             values = {row.pop("split") if column == "split" else row[column] for row in mine}

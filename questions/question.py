@@ -67,7 +67,7 @@ class Question:
         """Tells this question from every other of the benchmark, in whatever order its options are."""
         options = self.options
         if self.order is not None:
-            options = [self.options[self.order.index(place)] for place in range(len(options))]
+            options = tuple(self.options[self.order.index(place)] for place in range(len(options)))
         return json.dumps([self.video_name, self.task, self.end_s, self.question, options], ensure_ascii=False)
 
     def prompt(self, style: str = "reference") -> tuple[str, list[str]]:

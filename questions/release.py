@@ -214,10 +214,11 @@ def _thumbnails(path: Path, times_s: np.ndarray, indices: np.ndarray) -> np.ndar
     grey = frames.astype(np.float32).mean(-1)
     rows, columns = (np.arange(size) * 16 // size for size in grey.shape[1:])
     cells = np.zeros((len(grey), 16, 16), np.float32)
-    np.add.at(cells, (slice(None), rows[:, None], columns[None, :]), grey)
-    cells = cells.reshape(len(grey), -1)
-    cells = cells - cells.mean(1, keepdims=True)
-    return cells / np.maximum(np.linalg.norm(cells, axis=1, keepdims=True), 1e-6)
+    for image, sums in zip(grey, cells, strict=True):
+        np.add.at(sums, (rows[:, None], columns[None, :]), image)
+    flat = cells.reshape(len(grey), -1)
+    flat = flat - flat.mean(1, keepdims=True)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 
 
 def _check_same_frames(video: Path, times_s: np.ndarray, overlay: Path, overlay_s: np.ndarray, count: int) -> None:
@@ -265,7 +266,8 @@ def _find_tables(folder: Path) -> tuple[dict[str, Callable[[], Scanpath]], list[
     for suffix in ("_fixation_filtered.csv", "_fixation_dataset.csv"):
         for path in sorted(folder.rglob(f"*{suffix}")):
             own.setdefault(path.name.removesuffix(suffix), path)
-    merged, notes = {}, []
+    merged: dict[str, Callable[[], Scanpath]] = {}
+    notes = []
     for path in sorted(folder.glob("*.csv")):
         if path in own.values():
             continue
@@ -416,7 +418,8 @@ def build(
 
     rows: dict[str, list[dict]] = defaultdict(list)
     for task, kept in questions.items():
-        counts, points = Counter(), 0
+        counts: Counter[str] = Counter()
+        points = 0
         for question in kept:
             if question.video_name not in footage:
                 continue

@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import json
 import runpy
+import shutil
 import sys
 import tomllib
 from fractions import Fraction
@@ -64,6 +66,15 @@ def tiny_config(**kwargs) -> GazeQwenConfig:
     encoder = VJEPA21Config(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48)
     sizes = {"latent_dim": 16, "num_latents": 4, **kwargs}
     return GazeQwenConfig(backbone_config=backbone, video_encoder_config=encoder, **sizes)
+
+
+def another_backbone(folder: Path) -> str:
+    """A copy of the toy backbone in `folder` that does not say that it is the toy world's."""
+    shutil.copytree(BACKBONE, folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["trained_on"]
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
 
 
 def perturb(model: GazeQwenForConditionalGeneration) -> GazeQwenForConditionalGeneration:

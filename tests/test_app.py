@@ -1,13 +1,12 @@
 """The page: its wiring, a question over HTTP through Gradio's own client, messages, and what it leaves behind."""
 
 import re
-import shutil
 
 import gradio
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from support import BACKBONE, VIDEO_ENCODER, index_frames, write_fixations, write_video
+from support import VIDEO_ENCODER, another_backbone, index_frames, write_fixations, write_video
 
 from gazeqwen.app import build, plain_errors, serve
 from gazeqwen.inference.explorer import Explorer
@@ -127,7 +126,7 @@ def test_uploads_are_deleted_when_the_page_stops(examples, uploads, tmp_path):
 
 @pytest.mark.parametrize("resampler_type", ["attention", "none"])
 def test_the_page_shows_what_the_model_has(resampler_type, examples, toy_processor, tmp_path):
-    parts = (str(shutil.copytree(BACKBONE, tmp_path / "mine")), str(VIDEO_ENCODER))
+    parts = (another_backbone(tmp_path / "mine"), str(VIDEO_ENCODER))
     GazeQwenForConditionalGeneration.from_base(*parts, resampler_type=resampler_type).save_pretrained(tmp_path / "a")
     toy_processor.save_pretrained(tmp_path / "a")
     page = build(Explorer(str(tmp_path / "a")), examples)

@@ -27,7 +27,7 @@ ROOMS = {
     "metrics": "evaluation",
 }
 # To be turned round.
-STILL = {("plots", "evaluation"), ("training", "model_card")}
+STILL = {("plots", "evaluation")}
 # Modules that are run, not imported: what they may import beside their own room.
 COMMANDS = {
     "gaze_sources.__main__": "utils plots",

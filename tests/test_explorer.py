@@ -1,19 +1,28 @@
 """What the app shows, without the page: recordings, questions, and the words, pictures and HTML of an answer."""
 
-import json
 import re
 import shutil
 from html import escape
 
 import numpy as np
 import pytest
-from support import BACKBONE, VIDEO_ENCODER, index_frames, write_fixations, write_video
+from support import BACKBONE, VIDEO_ENCODER, another_backbone, frame_index, index_frames, write_fixations, write_video
 
-from gazeqwen.inference.answering import Answer, Asked
-from gazeqwen.inference.explorer import Explorer, Recording, answer_html, named, steps_html, table_html, verdict
+from gazeqwen.inference.answering import Answer, Comparison
+from gazeqwen.inference.explorer import (
+    Explorer,
+    GazeRecording,
+    answer_html,
+    snap_html,
+    step_frames,
+    steps_html,
+    table_html,
+    verdict,
+    with_file_names,
+)
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.toyworld.examples import TITLES, toy_examples
-from gazeqwen.toyworld.trained import ADAPTER_DIR
+from gazeqwen.toyworld.trained import ADAPTER_DIR, is_toy
 from gazeqwen.video_gazeqwen import Clip
 
 
@@ -28,7 +37,7 @@ def examples(tmp_path_factory):
 
 
 def ask_about(explorer, example, with_gaze=True, **changes):
-    recording = Recording.open(example.video, example.table if with_gaze else None)
+    recording = GazeRecording.open(example.video, example.table if with_gaze else None)
     settings = {"options": "\n".join(example.options), "time_s": example.time_s, "start_s": example.start_s}
     return explorer.ask(recording, example.question, **settings | {"snap_s": example.snap_s} | changes)
 
@@ -37,10 +46,10 @@ def ask_about(explorer, example, with_gaze=True, **changes):
 def test_gaze_changes_the_answer_of_each_example_but_of_the_last(explorer, examples):
     assert [example.title for example in examples] == list(TITLES.values())
     for example in examples:
-        asked = ask_about(explorer, example)
-        right = {name: answer.text[3:] == example.answer for name, answer in asked.answers.items()}
+        comparison = ask_about(explorer, example)
+        right = {name: answer.text[3:] == example.answer for name, answer in comparison.answers.items()}
         assert right == {"with gaze": True, "without gaze": example is examples[-1]}
-        said = verdict(asked)
+        said = verdict(comparison)
         assert said.startswith("Gaze did not change" if example is examples[-1] else "Gaze changed the answer: ")
 
 
@@ -51,39 +60,39 @@ def video(tmp_path):
 
 
 def test_a_recording_says_what_it_holds(video, tmp_path):
-    assert str(Recording.open(video)).startswith("Video: 6.0 s, 160 x 120 pixels. No fixation table")
+    assert str(GazeRecording.open(video)).startswith("Video: 6.0 s, 160 x 120 pixels. No fixation table")
     table = write_fixations(tmp_path / "fixations.csv", [(3, 4, 0.5, 0.5), (1, 2, 0.1, 0.2)])
-    said = str(Recording.open(video, table))
+    said = str(GazeRecording.open(video, table))
     assert "2 fixations, from 1.0 to 4.0 s" in said
     assert "fixations.csv: 2 of 2 fixations are out of order" in said and str(tmp_path) not in said
     late = write_fixations(tmp_path / "late.csv", [(6, 7, 0.5, 0.5)])
-    assert str(Recording.open(video, late)).endswith("Is it the table of this video?")
-    assert str(Recording.open(video, write_fixations(tmp_path / "none.csv", []))).endswith("Table: 0 fixations")
+    assert str(GazeRecording.open(video, late)).endswith("Is it the table of this video?")
+    assert str(GazeRecording.open(video, write_fixations(tmp_path / "none.csv", []))).endswith("Table: 0 fixations")
 
 
 def test_a_moment_is_a_picture_and_says_what_is_looked_at(video, tmp_path):
     table = write_fixations(tmp_path / "fixations.csv", [(1, 2, 0.25, 0.5), (3, 4, 0.75, 0.5)])
-    picture, said = Recording.open(video, table).moment(3.5)
+    picture, said = GazeRecording.open(video, table).moment(3.5)
     assert said == "At 3.5 s: fixation 1, from 3.0 to 4.0 s"
-    plain, at = Recording.open(video).moment(3.5)
+    plain, at = GazeRecording.open(video).moment(3.5)
     assert at == "At 3.5 s" and picture.shape == plain.shape == (495, 660, 3)
     red, y, x = (picture.astype(int) - plain)[..., 0] > 60, *np.indices(picture.shape[:2])
     assert red[:, 330:].any() and x[red & (x > 450)].mean() == pytest.approx(0.75 * 660, abs=15)
     assert y[red & (x > 450)].mean() == pytest.approx(0.5 * 495, abs=15)
-    assert Recording.open(video, table).moment(2.5)[1] == "At 2.5 s: no fixation"
-    assert Recording.open(video).moment(99.0)[1] == "At 6.0 s"
+    assert GazeRecording.open(video, table).moment(2.5)[1] == "At 2.5 s: no fixation"
+    assert GazeRecording.open(video).moment(99.0)[1] == "At 6.0 s"
 
 
 def test_what_is_no_recording_is_said(video, tmp_path):
     with pytest.raises(ValueError, match="There is no video yet"):
-        Recording.open(None)
+        GazeRecording.open(None)
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(ValueError, match="not a readable video"):
-        Recording.open(tmp_path / "text.mp4")
+        GazeRecording.open(tmp_path / "text.mp4")
     bad = write_fixations(tmp_path / "bad.csv", [(1, 2, 1.5, 0.5)])
     with pytest.raises(ValueError, match=r"bad.csv, line 2: x is 1.5, expected 0 to 1") as error:
-        Recording.open(video, bad)
-    assert named(error.value, video, bad, None).startswith("bad.csv, line 2: x is 1.5")
+        GazeRecording.open(video, bad)
+    assert with_file_names(error.value, video, bad, None).startswith("bad.csv, line 2: x is 1.5")
 
 
 # ---------------------------------------------------------------- questions
@@ -100,67 +109,91 @@ def test_what_is_no_recording_is_said(video, tmp_path):
 )
 def test_what_cannot_be_asked_is_said(explorer, video, question, changes, message):
     with pytest.raises(ValueError, match=message):
-        explorer.ask(Recording.open(video), question, **{"options": "", "time_s": 5.0} | changes)
+        explorer.ask(GazeRecording.open(video), question, **{"options": "", "time_s": 5.0} | changes)
 
 
 def test_the_clip_begins_a_minute_before_the_question(explorer, examples, tmp_path):
     long = write_video(tmp_path / "long.mp4", index_frames(90), fps=1)
-    asked = explorer.ask(Recording.open(long), "What?", "a\nb", 80.0)
-    assert (asked.clip.start_s, asked.clip.end_s) == (20.0, 80.0)
-    assert explorer.ask(Recording.open(long), "What?", "a\nb", 30.0).clip.start_s == 0.0
+    comparison = explorer.ask(GazeRecording.open(long), "What?", "a\nb", 80.0)
+    assert (comparison.clip.start_s, comparison.clip.end_s) == (20.0, 80.0)
+    assert explorer.ask(GazeRecording.open(long), "What?", "a\nb", 30.0).clip.start_s == 0.0
 
 
 def test_without_a_table_there_is_the_base_models_answer_alone(explorer, examples):
-    asked = ask_about(explorer, examples[0], with_gaze=False)
-    assert verdict(asked).startswith("No gaze was given. The base model says: ")
-    assert asked.attention is None and table_html(asked).count("<tr>") == 1
-    assert steps_html(asked).count("no fixation") == 2 * len(asked.step_spans_s)
-    assert "No fixation table" in answer_html("With gaze", asked.answers.get("with gaze"))
+    comparison = ask_about(explorer, examples[0], with_gaze=False)
+    assert verdict(comparison).startswith("No gaze was given. The base model says: ")
+    assert comparison.attention is None and table_html(comparison).count("<tr>") == 1
+    assert steps_html(comparison, comparison.clip.frames[1::2]).count("no fixation") == 2 * len(
+        comparison.step_spans_s
+    )
+    assert "No fixation table" in answer_html("With gaze", comparison.answers.get("with gaze"))
 
 
 def test_without_options_the_model_answers_freely(explorer, examples):
-    asked = ask_about(explorer, examples[0], options="")
-    assert set(asked.answers) == {"with gaze", "without gaze"}
-    assert not any(answer.probabilities for answer in asked.answers.values())
-    assert "<table>" not in answer_html("With gaze", asked.answers["with gaze"])
+    comparison = ask_about(explorer, examples[0], options="")
+    assert set(comparison.answers) == {"with gaze", "without gaze"}
+    assert not any(answer.probabilities for answer in comparison.answers.values())
+    assert "<table>" not in answer_html("With gaze", comparison.answers["with gaze"])
 
 
 @pytest.mark.parametrize("resampler_type", ["heatmap_vector", "none"])
 def test_a_model_without_latents_is_asked_all_the_same(resampler_type, toy_processor, examples, tmp_path):
-    base = shutil.copytree(BACKBONE, tmp_path / "mine")
-    config = json.loads((base / "config.json").read_text())
-    if resampler_type == "none":  # it is the configuration that says so, not what the folder is called
-        del config["trained_on"]
-        (base / "config.json").write_text(json.dumps(config))
-    parts = (str(base), str(VIDEO_ENCODER))
+    parts = (another_backbone(tmp_path / "mine"), str(VIDEO_ENCODER))
     GazeQwenForConditionalGeneration.from_base(*parts, resampler_type=resampler_type).save_pretrained(tmp_path / "a")
     toy_processor.save_pretrained(tmp_path / "a")
     explorer = Explorer(str(tmp_path / "a"))
-    assert explorer.is_toy == (resampler_type != "none")
-    assert not explorer.has_attention and explorer.name == str(tmp_path / "a")
-    asked = ask_about(explorer, examples[0])
-    assert set(asked.answers) == {"with gaze", "without gaze"} and asked.attention is None
+    assert not explorer.has_attention and not is_toy(explorer.model) and explorer.name == str(tmp_path / "a")
+    comparison = ask_about(explorer, examples[0])
+    assert set(comparison.answers) == {"with gaze", "without gaze"} and comparison.attention is None
 
 
-def test_the_toy_model_says_that_it_is_one(explorer):
-    assert explorer.is_toy and explorer.has_attention and explorer.name == str(ADAPTER_DIR)
+def test_the_toy_model_is_known_wherever_its_base_model_lies(explorer, toy_processor, tmp_path):
+    assert is_toy(explorer.model) and explorer.has_attention and explorer.name == str(ADAPTER_DIR)
+    moved = str(shutil.copytree(BACKBONE, tmp_path / "mine"))
+    assert is_toy(GazeQwenForConditionalGeneration.from_base(moved, resampler_type="none"))
+
+
+def test_snapping_is_as_trained_unless_told_otherwise_and_is_marked_everywhere(explorer, video, tmp_path):
+    table = write_fixations(tmp_path / "fixations.csv", [(1.5, 4.03, 0.25, 0.5), (4.09, 5.5, 0.75, 0.5)])
+    recording = GazeRecording.open(video, table)
+    comparison = explorer.ask(recording, "What?", "a\nb", 4.0)
+    told = "snapped by 0.09 s: fixation 1 begins at 4.09 s, after the question"
+    assert told in snap_html(comparison) and "the wearer looks at fixation 0" in snap_html(comparison)
+    assert table_html(comparison).count("(snapped)") == 1 and "fixation 1: 100 % (snapped)" in table_html(comparison)
+    html = steps_html(comparison, step_frames(recording, comparison))
+    assert html.count("#1: 100 % (snapped)") == 2  # caption, and words for who does not see the picture
+    true = explorer.ask(recording, "What?", "a\nb", 4.0, snap_s=0.0)
+    assert snap_html(true) == "" and "snapped" not in table_html(true)
+
+
+def test_a_step_shows_the_frame_of_its_main_fixation_and_none_after_the_question(explorer, tmp_path):
+    """The video's frames tell their number: 10 a second, asked at 6 s of 9 s."""
+    video = write_video(tmp_path / "v.mp4", index_frames(90))
+    table = write_fixations(tmp_path / "f.csv", [(0.0, 0.6, 0.2, 0.2), (5.0, 5.4, 0.5, 0.5), (6.05, 7.0, 0.8, 0.8)])
+    recording = GazeRecording.open(video, table)
+    frames = step_frames(recording, explorer.ask(recording, "What?", "a\nb", 6.0, snap_s=0.0))
+    assert [frame_index(frame) for frame in frames] == [3, 14, 24, 34, 44, 52]
+    snapped = step_frames(recording, explorer.ask(recording, "What?", "a\nb", 6.0, snap_s=1.0))
+    assert frame_index(snapped[-1]) == 60
 
 
 # ---------------------------------------------------------------- words, pictures, HTML
-def asked_with(with_gaze: Answer | None, without: Answer) -> Asked:
+def comparison_of(with_gaze: Answer | None, without: Answer) -> Comparison:
     clip = Clip(np.zeros((2, 8, 8, 3), np.uint8), [0.5, 1.5], 0.0, 2.0)
     named_answers = {"with gaze": with_gaze, "without gaze": without}
-    return Asked(clip, clip.step_spans_s(), {name: answer for name, answer in named_answers.items() if answer})
+    return Comparison(clip, clip.step_spans_s(), {name: answer for name, answer in named_answers.items() if answer})
 
 
 def test_the_verdict_says_whether_gaze_changed_the_answer():
     box, knife = Answer("A. box", {"A. box": 0.75, "B. knife": 0.25}), Answer("B. knife", {"B. knife": 0.5})
     surer = Answer("A. box", {"A. box": 0.9, "B. knife": 0.1})
-    assert verdict(asked_with(box, knife)) == "Gaze changed the answer: A. box (75.0 %) instead of B. knife (50.0 %)"
+    assert (
+        verdict(comparison_of(box, knife)) == "Gaze changed the answer: A. box (75.0 %) instead of B. knife (50.0 %)"
+    )
     said = "Gaze did not change the answer, A. box. Its probability: 75.0 % without gaze, 90.0 % with it"
-    assert verdict(asked_with(surer, box)) == said
-    assert verdict(asked_with(Answer("A box.", {}), Answer("A box.", {}))) == "Gaze did not change the answer"
-    assert verdict(asked_with(Answer("A box.", {}), Answer("Two.", {}))).endswith(": A box. instead of Two.")
+    assert verdict(comparison_of(surer, box)) == said
+    assert verdict(comparison_of(Answer("A box.", {}), Answer("A box.", {}))) == "Gaze did not change the answer"
+    assert verdict(comparison_of(Answer("A box.", {}), Answer("Two.", {}))).endswith(": A box. instead of Two.")
 
 
 def test_an_answer_shows_all_options_in_their_order_and_runs_no_html():
@@ -172,14 +205,15 @@ def test_an_answer_shows_all_options_in_their_order_and_runs_no_html():
 
 
 def test_steps_are_pictures_with_words_and_the_table_has_every_share(explorer, examples):
-    asked = ask_about(explorer, examples[2])
-    plain, dark = steps_html(asked), steps_html(asked, asked.attention)
+    comparison = ask_about(explorer, examples[2])
+    frames = step_frames(GazeRecording.open(examples[2].video), comparison)
+    plain, dark = steps_html(comparison, frames), steps_html(comparison, frames, comparison.attention)
     alts = re.findall(r'alt="(.+?)"', plain)
-    assert len(alts) == len(asked.counted()) == 6 and all(alt.startswith("Fixations from 0:") for alt in alts)
+    assert len(alts) == len(comparison.steps()) == 6 and all(alt.startswith("Fixations from 0:") for alt in alts)
     assert plain != dark and dark.count("Where the latents look") == 6
-    assert plain == steps_html(ask_about(explorer, examples[2]))
-    table = table_html(asked)
-    for begin, end, shares in asked.counted():
-        assert f"{begin:.2f} to {end:.2f} s" in table
-        for fixation, share in shares.items():
+    assert plain == steps_html(ask_about(explorer, examples[2]), frames)
+    table = table_html(comparison)
+    for step in comparison.steps():
+        assert f"{step.begin_s:.2f} to {step.end_s:.2f} s" in table
+        for fixation, share in step.shares.items():
             assert f"fixation {fixation}: {100 * share:.0f} %" in table

@@ -7,7 +7,6 @@ from PIL import Image
 from gazeqwen.plots.scanpath import draw_effect, draw_moment, draw_scanpath, draw_step, shares_text
 from gazeqwen.plots.style import pixels, save_png
 from gazeqwen.scanpath_gazeqwen import as_scanpath
-from gazeqwen.video_gazeqwen import Clip
 
 BLACK = np.zeros((180, 240, 3), np.uint8)
 # One fixation a second, from left to right.
@@ -15,17 +14,23 @@ ROW = as_scanpath([[0.1 + 0.1 * i, 0.5, i + 0.5, 0.8] for i in range(8)])
 
 
 def redness(image: np.ndarray, x: float, y: float) -> int:
-    """How red a picture is at a place of the frame, a little above the number that may stand there."""
+    """How red a picture is within a ring or disc at a place of the frame: its reddest pixel straight above."""
     height, width = image.shape[:2]
-    return int(image[int((y - 0.035) * height), int(x * width), 0])
+    return int(image[int((y - 0.06) * height) : int((y - 0.02) * height), int(x * width), 0].max())
+
+
+def inside(image: np.ndarray, x: float, y: float) -> int:
+    """How red a picture is a little above the number in the middle of a ring or disc."""
+    height, width = image.shape[:2]
+    return int(image[int((y - 0.025) * height), int(x * width), 0])
 
 
 def test_the_plot_shows_fixations_where_the_table_says(tmp_path):
     """On black frames the discs' middle is found by colour, per panel, and compared with the coordinates."""
     height, width = 180, 240
-    clip = Clip(np.zeros((4, height, width, 3), np.uint8), [0.5, 1.5, 2.5, 3.5], 0.0, 4.0)
+    frames, spans_s = np.zeros((2, height, width, 3), np.uint8), np.array([[0.0, 2.0], [2.0, 4.0]])
     scanpath = as_scanpath([[0.25, 0.75, 1.0, 2.0], [0.8, 0.2, 3.0, 2.0]])
-    save_png(draw_scanpath(clip, scanpath, np.eye(2)), tmp_path / "plot.png")
+    save_png(draw_scanpath(frames, spans_s, scanpath, np.eye(2)), tmp_path / "plot.png")
     image = np.asarray(Image.open(tmp_path / "plot.png").convert("RGB")).astype(int)
     black = (image.sum(-1) < 30).any(0)
     panels = np.split(np.flatnonzero(black), np.flatnonzero(np.diff(np.flatnonzero(black)) > 3) + 1)
@@ -37,15 +42,17 @@ def test_the_plot_shows_fixations_where_the_table_says(tmp_path):
         red = (panel[..., 0] > 120) & (panel[..., 1] < 90)
         found_y, found_x = (np.argwhere(red).mean(0) + 0.5) / panel.shape[:2]
         assert (found_x, found_y) == (pytest.approx(x, abs=0.02), pytest.approx(y, abs=0.02))
-    with pytest.raises(ValueError, match="expected \\(2, 2\\): steps, fixations"):
-        draw_scanpath(clip, scanpath, np.eye(3))
+    with pytest.raises(ValueError, match="got 2 frames and weights \\(3, 3\\), expected 2 and \\(2, 2\\)"):
+        draw_scanpath(frames, spans_s, scanpath, np.eye(3))
 
 
 def test_a_moment_shows_its_fixation_and_those_before_it_fading():
     image = pixels(draw_moment(BLACK, ROW, time_s=5.5))
     red = [redness(image, x, y) for x, y in ROW.table[:, :2]]
     assert red[6:] == [0, 0] and red[0] == 0  # what is to come, and what is long past
-    assert 0 < red[1] < red[2] < red[3] < red[4] < red[5]
+    assert 0 < red[1] < red[2] < red[3] < red[4] < 255 and red[5] > 0
+    filled = [inside(image, x, y) for x, y in ROW.table[:, :2]]
+    assert filled[5] > 100 and max(filled[:5]) == 0  # what was looked at earlier is not what this frame shows
     assert (image == pixels(draw_moment(BLACK, ROW, time_s=5.5))).all()
 
 
@@ -76,21 +83,38 @@ def test_a_step_is_dark_where_attention_is_low():
     assert nowhere.mean() == pytest.approx(50, abs=1)
 
 
+def test_a_step_fills_its_main_fixation_alone_and_a_snapped_one_is_dashed():
+    shares = np.array([0.0, 0.2, 0.0, 0.7, 0.1, 0.0, 0.0, 0.0])
+    image = pixels(draw_step(BLACK, ROW, shares))
+    filled = [inside(image, x, y) for x, y in ROW.table[:, :2]]
+    assert filled[3] > 100 and max(filled[:3] + filled[4:]) == 0
+    rings = [redness(image, x, y) for x, y in ROW.table[:, :2]]
+    assert min(rings[1], rings[3], rings[4]) > 100 and max(rings[0], rings[2], *rings[5:]) == 0
+    snapped = pixels(draw_step(BLACK, ROW, np.eye(8)[3], snapped=3))
+    whole = pixels(draw_step(BLACK, ROW, np.eye(8)[3]))
+    x, y = ROW.table[3, :2]
+    assert inside(snapped, x, y) == 0 < inside(whole, x, y)
+    height, width = snapped.shape[:2]
+    below = (slice(int(0.59 * height), int(0.65 * height)), slice(int(0.2 * width), int(0.6 * width)))
+    assert (snapped[below].min(-1) > 200).sum() > 30 and not (whole[below].min(-1) > 200).any()  # its words
+
+
 def test_shares_are_named_and_many_of_them_as_a_range():
     assert shares_text(ROW, np.zeros(8)) == "no fixation"
     assert shares_text(ROW, np.eye(8)[2]) == "#2: 100 %"
     assert shares_text(ROW, np.array([0, 0.5, 0.25, 0, 0, 0, 0, 0])) == "#1: 50 %, #2: 25 %"
     assert shares_text(ROW, np.full(8, 0.125)) == "#0 to #7: 100 %"
+    assert shares_text(ROW, np.array([0, 0.25, 0.5, 0, 0, 0, 0, 0]), snapped=2) == "#1: 25 %, #2: 50 % (snapped)"
 
 
 def test_the_effect_lies_where_residuals_are_large():
     """Each lower panel is brightest at the token that most was added to; bars are as long as probabilities are."""
-    clip = Clip(np.zeros((4, 120, 120, 3), np.uint8), [0.5, 1.5, 2.5, 3.5], 0.0, 4.0)
+    frames, spans_s = np.zeros((2, 120, 120, 3), np.uint8), np.array([[0.0, 2.0], [2.0, 4.0]])
     scanpath = as_scanpath([[0.2, 0.2, 1.0, 2.0], [0.8, 0.8, 3.0, 2.0]])
     residuals = np.zeros((2, 4, 4))
     residuals[0, 1, 2], residuals[1, 3, 0] = 1.0, 1.0
     probabilities = {"with gaze": {"A. box": 0.9, "B. jar": 0.1}, "without gaze": {"A. box": 0.5, "B. jar": 0.5}}
-    figure = draw_effect(clip, scanpath, np.eye(2), residuals, probabilities, "What?")
+    figure = draw_effect(frames, spans_s, scanpath, np.eye(2), residuals, probabilities, "What?")
     image = pixels(figure).astype(int)
     height, width = image.shape[:2]
     for axis, place in ((figure.axes[1], (1, 2)), (figure.axes[3], (3, 0))):

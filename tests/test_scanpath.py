@@ -187,3 +187,11 @@ def test_a_fixation_that_began_before_the_last_step_keeps_its_beginning():
     snapped = as_scanpath([[0.5, 0.5, 10.0, 4.0]]).snap(8.4, 8.2, 1.0)
     assert (snapped.begin_s[0], snapped.end_s[0]) == pytest.approx((8.0, 8.4))
     assert len(as_scanpath(np.zeros((0, 4))).snap(8.0, 7.0)) == 0
+
+
+def test_the_fixation_at_a_time_and_the_one_to_snap():
+    scanpath = as_scanpath([[0.5, 0.5, 1.0, 1.0], [0.5, 0.5, 3.0, 1.0], [0.5, 0.5, 3.4, 1.0]])
+    at = [scanpath.index_at(time_s) for time_s in (0.4, 0.5, 1.49, 1.5, 2.6, 3.0, 3.9)]
+    assert at == [None, 0, 0, None, 1, 2, None]
+    assert [scanpath.index_to_snap(query_s, 0.25) for query_s in (0.25, 0.2, 2.6, 2.8, 3.2)] == [0, None, 1, 2, None]
+    assert as_scanpath(np.zeros((0, 4))).index_at(1.0) is as_scanpath(np.zeros((0, 4))).index_to_snap(1.0) is None

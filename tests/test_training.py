@@ -254,10 +254,10 @@ def test_ask_answers_and_says_which_fixation_counted_when(run, recording, tmp_pa
     assert re.search(r"without gaze: +[ABC]\. ", printed)
     # Frames at 0.5, 1.5, ... 7.5 s: steps of 2 s. The first fixation covers 1.5 s of step 1 and 0.5 s of step 2.
     assert re.findall(r"^ +(\d\.00) to +\d\.00 s +(.*)$", printed, flags=re.MULTILINE) == [
-        ("0.00", "fixation 0 75 %"),
-        ("2.00", "fixation 0 25 %"),
-        ("4.00", "-"),
-        ("6.00", "fixation 1 100 %"),
+        ("0.00", "fixation 0: 75 %"),
+        ("2.00", "fixation 0: 25 %"),
+        ("4.00", "no fixation"),
+        ("6.00", "fixation 1: 100 %"),
     ]
     assert Image.open(tmp_path / "out.png").size[0] > 500
 
@@ -272,8 +272,8 @@ def test_ask_with_a_table_of_the_release(run, tmp_path):
     )
     assert "6 fixations in the clip" in printed and re.search(r"with gaze: +[ABCD]\. ", printed)
     # Steps of 4 s. Fixation 8 lasts until 251.75 s, 9 begins at 251.875 s, and 11 at 275.958 s.
-    assert re.search(r"248.00 to +252.00 s +fixation 8 94 %, fixation 9 3 %", printed)
-    assert re.search(r"272.00 to +276.00 s +fixation 11 1 %", printed)
+    assert re.search(r"248.00 to +252.00 s +fixation 8: 94 %, fixation 9: 3 %", printed)
+    assert re.search(r"272.00 to +276.00 s +fixation 11: 1 %", printed)
 
 
 def test_ask_answers_freely(run, recording):

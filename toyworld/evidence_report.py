@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from transformers import AutoProcessor
 
 from gazeqwen.evaluation.scoring import read_predictions, sorted_tasks
-from gazeqwen.inference.answering import Asked, ask
+from gazeqwen.inference.answering import Comparison, ask
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.plots.scanpath import draw_effect, draw_scanpath
 from gazeqwen.plots.style import save_png
@@ -27,6 +27,7 @@ from gazeqwen.toyworld.evidence import DEFAULT, NOISE, RESULTS, ROOT, ROWS, WORK
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import write_text
 from gazeqwen.utils.tables import Table, percent
+from gazeqwen.video_gazeqwen import read_frames
 
 DOCUMENT, README = ROOT / "docs" / "evidence.md", ROOT / "README.md"
 CHANCE = 0.25
@@ -243,8 +244,8 @@ def draw_noise(path: Path, evidence: Evidence) -> None:
 def draw_examples(folder: Path, run: Path, data: Path) -> None:
     """
     Draw for each task a question that the trained adapter answers right with its gaze and wrong without a fixation, if
-    there is one: frames, scanpath, and where the foveal latents of the first injection layer look. Of one also what
-    gaze adds where, and does to the answer.
+    there is one: frames, scanpath, and where the foveal latents of the first injection layer look. Of one task also
+    what gaze adds where, and does to the answer, to a question for which nothing need be snapped.
     """
     model = GazeQwenForConditionalGeneration.from_pretrained(run / "best").eval()  # not the code stored beside it
     processor = AutoProcessor.from_pretrained(run / "best", trust_remote_code=True)
@@ -254,25 +255,49 @@ def draw_examples(folder: Path, run: Path, data: Path) -> None:
     questions = load_questions(data, "test")
     for task in sorted_tasks(TASKS):
         of_task = [q for q in questions if q.task == task]
-        question = max(of_task, key=lambda q: (right["gaze"][q.key], not right["zero"][q.key]))
-        asked = explain(model, processor, question)
-        draw_example(folder / "evidence" / f"{TASKS[task].abbreviation}.png", asked, question)
+        of_task.sort(key=lambda q: (right["gaze"][q.key], not right["zero"][q.key]), reverse=True)
+        question = of_task[0]
+        comparison = explain(model, processor, question)
+        save_png(draw_example(comparison, question), folder / "evidence" / f"{TASKS[task].abbreviation}.png")
         if task == EFFECT_SHOWN:
-            probabilities = {name: answer.probabilities for name, answer in asked.answers.items()}
-            title = f"{question.question}  Right: {question.options[question.answer]}"
-            effect = draw_effect(asked.clip, asked.scanpath, asked.weights, asked.residuals, probabilities, title)
-            save_png(effect, folder / "effect.png")
+            question = next(filter(None, map(asked_in_the_middle, of_task)))
+            save_png(draw_effect_of(explain(model, processor, question), question), folder / "effect.png")
 
 
-def draw_example(path: Path, asked: Asked, question: Question) -> None:
-    answers = "  |  ".join(f"{name}: {answer}" for name, answer in asked.answers.items())
+def asked_in_the_middle(question: Question) -> Question | None:
+    """
+    Return the question asked again in the middle of the fixation that it asks about; None where that fixation, or the
+    time to the next one, is so short that one would be snapped.
+    """
+    asked = question.scanpath.index_to_snap(question.end_s)
+    if asked is None:
+        return None
+    middle_s = float(question.scanpath.table[asked, 2])
+    return replace(question, end_s=middle_s) if question.scanpath.index_to_snap(middle_s) is None else None
+
+
+def draw_effect_of(comparison: Comparison, question: Question) -> Figure:
+    """Return what gaze does to the answer to a question, see `draw_effect`."""
+    frames, _ = read_frames(question.video, comparison.moments_s())
+    probabilities = {name: answer.probabilities for name, answer in comparison.answers.items()}
+    title = f"{question.question}  Right: {question.options[question.answer]}"
+    snapped = comparison.snapped_in(len(frames) - 1)
+    seen = (comparison.step_spans_s, comparison.scanpath, comparison.weights)
+    return draw_effect(frames, *seen, comparison.residuals, probabilities, title, snapped)
+
+
+def draw_example(comparison: Comparison, question: Question) -> Figure:
+    """Return the steps of a question's clip with its scanpath and where the foveal latents look."""
+    frames, _ = read_frames(question.video, comparison.moments_s())
+    answers = "  |  ".join(f"{name}: {answer}" for name, answer in comparison.answers.items())
     title = f"{task_info(question.task).abbreviation}: {question.question}\n"
     title += f"right: {question.options[question.answer]}  |  {answers}"
-    figure = draw_scanpath(asked.clip, asked.scanpath, asked.weights, title, columns=6, attention=asked.attention)
-    save_png(figure, path)
+    snapped = comparison.snapped_in(len(frames) - 1)
+    seen = (comparison.step_spans_s, comparison.scanpath, comparison.weights)
+    return draw_scanpath(frames, *seen, title, columns=6, attention=comparison.attention, snapped=snapped)
 
 
-def explain(model, processor, question: Question) -> Asked:
+def explain(model, processor, question: Question) -> Comparison:
     clip = processor.read_clip(question.video, question.start_s, question.end_s)
     prompt, tokens = question.prompt(processor.prompt_style)
     snap_s = processor.snap_s if question.snapped else 0.0

@@ -12,11 +12,22 @@ import json
 import shutil
 from pathlib import Path
 
+from gazeqwen.questions.question import TOY_SOURCE
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import atomic_folder, write_json
 
 ADAPTER_DIR = Path(__file__).parent / "adapter"
 PARTS = {"base_model_name_or_path": "../backbone", "video_encoder_name_or_path": "../video_encoder"}
+
+TOY_NOTE = (
+    "This is the toy model. It knows its toy world alone, where kitchen things are coloured shapes (a tomato is a red "
+    "circle), so its answers about any other video mean nothing. The scanpath, its alignment and the pictures do."
+)
+
+
+def is_toy(model) -> bool:
+    """Return whether a GazeQwen's base model is the toy world's, as the base model's own config says."""
+    return getattr(model.backbone.config, "trained_on", None) == TOY_SOURCE
 
 
 def keep(best: Path, folder: Path = ADAPTER_DIR) -> None:

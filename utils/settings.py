@@ -24,6 +24,7 @@ def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
         if field.default not in (None, False, ""):
             description += f" (default: {field.default})"
         kind = _plain_types(hints[field.name])[0]
+        parsed_as: dict[str, typing.Any]
         if kind is bool:
             parsed_as = {"action": "store_true"}
         elif kind is list:
@@ -33,7 +34,9 @@ def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
         parser.add_argument(*flags, dest=field.name, default=argparse.SUPPRESS, help=description, **parsed_as)
 
 
-def read_recipe(cls: type, path: str | os.PathLike | None, overrides: list[str] = (), flags: dict | None = None):
+def read_recipe(
+    cls: type, path: str | os.PathLike | None, overrides: typing.Sequence[str] = (), flags: dict | None = None
+):
     """
     Return a `cls` (a dataclass, sections of it dataclasses) from a YAML file (None: its defaults), then overrides such
     as `stage1.epochs=2`, then values by name from `flags`.
@@ -112,7 +115,7 @@ def _as_type(value, hint, where: str):
 
 def flat(values: dict, prefix: str = "") -> dict:
     """Return {"a": {"b": 1}} as {"a.b": 1}."""
-    flattened = {}
+    flattened: dict[str, typing.Any] = {}
     for name, value in values.items():
         if isinstance(value, dict) and value:
             flattened |= flat(value, f"{prefix}{name}.")
