@@ -13,11 +13,9 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from transformers import AutoProcessor
 
 from gazeqwen.evaluation.scoring import read_predictions, sorted_tasks
-from gazeqwen.inference.answering import Comparison, ask
-from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
+from gazeqwen.inference.answering import Comparison, ask, load_model, load_processor
 from gazeqwen.plots.scanpath import draw_effect, draw_scanpath
 from gazeqwen.plots.style import save_png
 from gazeqwen.questions.dataset import load_questions
@@ -247,8 +245,7 @@ def draw_examples(folder: Path, run: Path, data: Path) -> None:
     there is one: frames, scanpath, and where the foveal latents of the first injection layer look. Of one task also
     what gaze adds where, and does to the answer, to a question for which nothing need be snapped.
     """
-    model = GazeQwenForConditionalGeneration.from_pretrained(run / "best").eval()  # not the code stored beside it
-    processor = AutoProcessor.from_pretrained(run / "best", trust_remote_code=True)
+    model, processor = load_model(run / "best"), load_processor(run / "best")
     right = {}
     for condition, items in read_predictions(run / "results.predictions.jsonl").items():
         right[condition] = {item.key: item.choice == item.answer for item in items}
