@@ -5,6 +5,7 @@ import io
 import json
 import runpy
 import shutil
+import subprocess
 import sys
 import tomllib
 from fractions import Fraction
@@ -211,22 +212,29 @@ def write_fixations(path: Path, rows) -> Path:
     return path
 
 
-def run_here(*command, expect: int = 0) -> str:
+def run_in_process(command: str | Path, *arguments) -> subprocess.CompletedProcess:
     """
-    What a script of the root prints when run in this process, as `python script arguments` would (stderr where it is
-    to fail): for many runs of one script, each of which would take seconds to import what is imported here already.
+    Run a script (a path that ends with .py) or a module with arguments in this process, as `python` would: for many
+    runs, each of which would take seconds to import what is imported here already.
     """
-    script, *arguments = map(str, command)
     printed, errors, code = io.StringIO(), io.StringIO(), 0
-    argv = mock.patch.object(sys, "argv", [script, *arguments])
+    words = [str(command), *map(str, arguments)]
+    argv = mock.patch.object(sys, "argv", list(words))
     with argv, contextlib.chdir(ROOT), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
+        run = runpy.run_path if words[0].endswith(".py") else runpy.run_module
         try:
-            runpy.run_path(script, run_name="__main__")
+            run(words[0], run_name="__main__")
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-            errors.write(end.code if isinstance(end.code, str) else "")
-    assert code == expect, errors.getvalue()
-    return printed.getvalue() if expect == 0 else errors.getvalue()
+            errors.write(f"{end.code}\n" if isinstance(end.code, str) else "")
+    return subprocess.CompletedProcess(words, code, printed.getvalue(), errors.getvalue())
+
+
+def run_here(*command, expect: int = 0) -> str:
+    """Return what `run_in_process` prints; what it writes to stderr where it is to fail."""
+    result = run_in_process(*command)
+    assert result.returncode == expect, result.stderr
+    return result.stdout if expect == 0 else result.stderr
 
 
 def requirements(*extras: str) -> list[Requirement]:

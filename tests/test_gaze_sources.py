@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support import index_frames, write_video
+from support import index_frames, run_in_process, write_video
 
 from gazeqwen.gaze_sources import SOURCES
 from gazeqwen.gaze_sources.holoassist import TICKS_PER_S
@@ -657,8 +657,8 @@ def test_find_refuses_two_candidates_and_knows_a_recording_by_its_video(tmp_path
 
 # ------------------------------------------------------------------ the command line
 def command(*arguments) -> subprocess.CompletedProcess:
-    line = [sys.executable, "-m", "gazeqwen.gaze_sources", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True)
+    """In this process; the last test shows one in a process of its own."""
+    return run_in_process("gazeqwen.gaze_sources", *arguments)
 
 
 def gaze_table(path: Path, until_s: float) -> Path:
@@ -732,23 +732,18 @@ def test_command_line_compat_and_its_phantoms(tmp_path):
         (["GAZE", *GENERIC, "--offset_s", "-100", "--video", "VIDEO"], "no sample lies within"),
     ],
 )
-def test_command_line_errors_are_one_line(tmp_path, video, monkeypatch, arguments, named):
-    """In this process: `main` is what the command runs; the next test shows one in a process of its own."""
-    from gazeqwen.gaze_sources.__main__ import main
-
+def test_command_line_errors_are_one_line(tmp_path, video, arguments, named):
     gaze = gaze_table(tmp_path / "g.csv", 0.8)
-    words = [{"GAZE": str(gaze), "VIDEO": str(video)}.get(word, word) for word in arguments]
-    monkeypatch.setattr(sys, "argv", ["gaze_sources", *words, "-o", str(tmp_path / "f.csv")])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert named in stopped.value.code and "\n" not in stopped.value.code
+    words = [{"GAZE": gaze, "VIDEO": video}.get(word, word) for word in arguments]
+    result = command(*words, "-o", tmp_path / "f.csv")
+    *warnings, error = result.stderr.splitlines()
+    assert result.returncode == 1 and named in error
+    assert all(line.startswith("WARNING: ") for line in warnings)
     assert not (tmp_path / "f.csv").exists()
 
 
-def test_command_line_takes_the_exports_fixations_and_filters_scenes(tmp_path, monkeypatch, capsys):
+def test_command_line_takes_the_exports_fixations_and_filters_scenes(tmp_path):
     """A cut at 3 s: of the export's fixations, the one across it goes, and so does the one outside the frame."""
-    from gazeqwen.gaze_sources.__main__ import main
-
     colors = np.repeat([[250, 20, 20], [20, 250, 20]], 30, axis=0).astype(np.uint8)
     scenes = write_video(tmp_path / "cut.mp4", np.broadcast_to(colors[:, None, None], (60, 48, 64, 3)), fps=10)
     folder = pupil_export(tmp_path / "export", [f"{T0 + 10**9},32,24,1"], world=range(60))
@@ -757,12 +752,10 @@ def test_command_line_takes_the_exports_fixations_and_filters_scenes(tmp_path, m
     lines = [f"{number},{T0 + begin * 10**8},{T0 + end * 10**8},{x},{y}" for number, begin, end, x, y in rows]
     text_file(folder / "fixations.csv", "\n".join([header, *lines]) + "\n")
     words = [folder, "--source", "pupil_labs", "--video", scenes, "-o", tmp_path / "f.csv", "--algorithm", "export"]
-    monkeypatch.setattr(sys, "argv", ["gaze_sources", *map(str, words), "--scene_filter"])
-    main()
+    printed = command(*words, "--scene_filter").stdout
     scanpath = Scanpath.from_csv(tmp_path / "f.csv")
     np.testing.assert_allclose(scanpath.table, [[0.5, 0.5, 1.0, 2.0], [0.25, 0.25, 5.3, 1.4]], atol=1e-6)
     assert scanpath.ids.tolist() == [0, 2]
-    printed = capsys.readouterr().out
     assert "left out: 3 fixations or parts of them" in printed
     for line in ("5.000 to 5.100 s at (1.547, 0.500): its position lies outside the frame", "after the video ends"):
         assert line in printed
@@ -772,7 +765,8 @@ def test_command_line_takes_the_exports_fixations_and_filters_scenes(tmp_path, m
 def test_command_line_fails_in_one_line_and_leaves_the_old_table(tmp_path):
     table = text_file(tmp_path / "f.csv", "old")
     gaze = text_file(tmp_path / "g.csv", "time,x,y\n0,0.5,0.5\nend\n")
-    result = command(gaze, *GENERIC, "--frame_size", "64x48", "-o", table)
+    line = [sys.executable, "-m", "gazeqwen.gaze_sources", gaze, *GENERIC, "--frame_size", "64x48", "-o", table]
+    result = subprocess.run(line, capture_output=True, text=True)
     assert result.returncode == 1 and result.stdout == ""
     assert result.stderr.startswith("gazeqwen gaze: ") and result.stderr.count("\n") == 1
     assert "g.csv, line 3: 1 fields, expected 3" in result.stderr

@@ -9,9 +9,8 @@ import json
 import math
 import os
 import random
+import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import warnings
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support import ROOT, index_frames, write_fixations, write_video
+from support import ROOT, index_frames, run_in_process, write_fixations, write_video
 
 from gazeqwen.questions.dataset import _questions_of, load_questions
 from gazeqwen.questions.release import build
@@ -1434,28 +1433,17 @@ COMMANDS = {  # {id: (content of the QA file, further arguments, what stderr say
 }
 
 
-def test_the_command_line_says_one_clear_line(tmp_path, film):
-    running = {}
-    for name, (qa, arguments, _) in COMMANDS.items():
-        release = write_release(tmp_path / name, film, {OI_E: qa})
-        command = [
-            sys.executable,
-            "-m",
-            "gazeqwen.questions",
-            str(release),
-            str(tmp_path / f"{name} out"),
+@pytest.mark.parametrize(("qa", "arguments", "part"), COMMANDS.values(), ids=COMMANDS)
+def test_the_command_line_says_one_clear_line(tmp_path, film, qa, arguments, part):
+    release = write_release(tmp_path / "release", film, {OI_E: qa})
+    result = run_in_process("gazeqwen.questions", release, tmp_path / "out", *arguments)
+    assert (result.returncode == 0) == (part is None), result.stderr
+    if part is not None:
+        lines = [
+            line for line in re.split(r"[\r\n]", result.stderr) if line.strip() and not line.startswith("videos:")
         ]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
-        running[name] = subprocess.Popen([*command, *arguments], **pipes)
-    for name, process in running.items():
-        _, stderr = process.communicate(timeout=120)
-        said = [
-            line for line in stderr.replace("\r", "\n").split("\n") if line.strip() and not line.startswith("videos:")
-        ]
-        part = COMMANDS[name][2]
-        assert "Traceback" not in stderr and (process.returncode == 0) == (part is None), stderr
-        if part is not None:
-            assert part in stderr and (len(said) == 1 or name == "nothing"), stderr  # that one lists what was left out
+        assert part in result.stderr
+        assert len(lines) == 1 or part == COMMANDS["nothing"][2]  # that one lists what was left out
 
 
 # ================================================================ how many

@@ -15,7 +15,7 @@ from datasets import load_dataset
 from huggingface_hub import DatasetCard, ModelCard, ModelCardData, metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from local_hub import LocalHub, metadata_errors
-from support import BACKBONE, ROOT, VIDEO_ENCODER, perturb
+from support import BACKBONE, ROOT, VIDEO_ENCODER, perturb, run_here
 from test_hub import python
 from test_report import cells, section, write_result
 
@@ -398,9 +398,8 @@ def test_results_that_do_not_belong_together_are_refused(adapter, tmp_path):
 
 
 def test_what_is_not_there_is_named(adapter, tmp_path):
-    command = [sys.executable, "-m", "gazeqwen.model_card", adapter, "--results", tmp_path / "none.json"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and "none.json" in done.stderr and "Traceback" not in done.stderr
+    error = run_here("gazeqwen.model_card", adapter, "--results", tmp_path / "none.json", expect=1)
+    assert "none.json" in error and error.count("\n") == 1
     assert not (adapter / "README.md").exists()
     with pytest.raises(FileNotFoundError, match="neither an adapter .config.json. nor a built dataset"):
         render_card(tmp_path)

@@ -7,7 +7,7 @@ import sys
 import pytest
 from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, load_dataset
 from huggingface_hub import DatasetCard
-from support import ROOT, index_frames, run_here, write_fixations, write_video
+from support import index_frames, run_here, write_fixations, write_video
 
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.own import build
@@ -146,9 +146,6 @@ def test_a_split_for_some_is_refused(recordings, tmp_path):
 
 
 # ---------------------------------------------------------------- the command, and what it leaves alone
-COMMAND = ROOT / "questions" / "__main__.py"
-
-
 def test_the_command_builds_without_torch_and_matplotlib(recordings, tmp_path):
     """In a process of its own, in which nothing else has imported them."""
     table = table_of(recordings, line(0), line(1))
@@ -169,7 +166,7 @@ def test_the_command_builds_without_torch_and_matplotlib(recordings, tmp_path):
 )
 def test_flags_of_a_release_are_refused_for_a_table(recordings, tmp_path, flags):
     table = table_of(recordings, line(0))
-    said = run_here(COMMAND, table, tmp_path / "data", *flags, expect=2)
+    said = run_here("gazeqwen.questions", table, tmp_path / "data", *flags, expect=2)
     assert f"{flags[0]} is for a release, {table} is a table of own questions" in said
     assert not (tmp_path / "data").exists()
 
@@ -178,8 +175,8 @@ def test_flags_of_a_release_are_refused_for_a_table(recordings, tmp_path, flags)
     ("source", "message"), [("none.csv", "none.csv: no such file"), ("none", "none/qa: no question files")]
 )
 def test_the_command_names_a_source_that_is_not_there(tmp_path, source, message):
-    said = run_here(COMMAND, tmp_path / source, tmp_path / "data", expect=1)
-    assert said.count("\n") == 0 and message in said
+    said = run_here("gazeqwen.questions", tmp_path / source, tmp_path / "data", expect=1)
+    assert said.count("\n") == 1 and message in said
     assert not (tmp_path / "data").exists()
 
 

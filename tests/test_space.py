@@ -50,6 +50,7 @@ def test_the_card_asks_for_versions_that_the_package_admits(space):
 def test_the_space_holds_the_package_and_nothing_of_this_machine(space):
     files = {path.relative_to(space).as_posix() for path in space.rglob("*") if path.is_file()}
     assert {"README.md", "app.py", "requirements.txt", "gazeqwen/inference/explorer.py"} <= files
+    assert (space / "app.py").read_text().endswith("main([])\n")
     assert "gazeqwen/toyworld/adapter/model.safetensors" in files
     rooms = {f"gazeqwen.{path.name}" for path in (space / "gazeqwen").iterdir() if path.is_dir()}
     assert {"gazeqwen", *rooms} == set(PACKAGES)
@@ -69,39 +70,41 @@ def test_hidden_files_of_a_room_stay_here(tmp_path, monkeypatch):
 
 
 def test_the_space_runs(space, tmp_path):
-    code = "import gazeqwen; print(gazeqwen.__file__)"
-    told = {
-        "cwd": space,
-        "text": True,
-        "stdout": subprocess.PIPE,
-        "env": os.environ | {"GRADIO_TEMP_DIR": str(tmp_path)},
-    }
-    assert subprocess.run([sys.executable, "-c", code], **told).stdout.startswith(str(space))
-    with subprocess.Popen([sys.executable, "-u", "app.py"], **told) as server:
+    """Its app.py, with the package that lies beside it."""
+    code = "import runpy, gazeqwen; print(gazeqwen.__file__); runpy.run_path('app.py', run_name='__main__')"
+    command, environment = [sys.executable, "-u", "-c", code], os.environ | {"GRADIO_TEMP_DIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=space, env=environment, text=True, stdout=subprocess.PIPE) as server:
         try:
+            assert server.stdout.readline().startswith(str(space))
             address = next(line.split()[1] for line in server.stdout if line.startswith("open "))
             assert "GazeQwen" in urlopen(address).read().decode()
         finally:
             server.terminate()
 
 
-def test_a_space_is_published_and_replaced(tmp_path):
+PUBLISH = """
+import sys
+from huggingface_hub import create_repo, upload_file
+from gazeqwen.model_card.space import main
+space = {"repo_id": "user/space", "repo_type": "space"}
+create_repo(**space, space_sdk="gradio")
+upload_file(**space, path_or_fileobj=b"", path_in_repo="gazeqwen/of_an_earlier_version.py")
+sys.argv = ["space", "user/space", "--model", "user/gazeqwen"]
+main()
+"""
+
+
+def test_a_space_is_published_and_replaces_an_earlier_version(tmp_path):
     with LocalHub() as hub:
-
-        def published(*arguments: str) -> dict[str, bytes]:
-            command = [sys.executable, "-m", "gazeqwen.model_card.space", "user/space", *arguments]
-            environment = hub.environment(tmp_path / "home")
-            result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
-            assert result.returncode == 0, result.stderr
-            assert result.stdout.startswith("published: ") and "spaces/user/space" in result.stdout
-            return hub.files("user/space", kind="spaces")
-
-        files = published("--model", "user/gazeqwen")
-        assert header(files["README.md"].decode())["models"] == ["user/gazeqwen"]
-        assert files["app.py"].decode().endswith("main(['--model', 'user/gazeqwen'])\n")
-        here = (ROOT / "toyworld/adapter/model.safetensors").read_bytes()
-        assert files["gazeqwen/toyworld/adapter/model.safetensors"] == here
-        held = hub.repositories["spaces", "user/space"]
-        held.commit("main", files | {"gazeqwen/of_an_earlier_version.py": b""})
-        files = published()
-        assert "gazeqwen/of_an_earlier_version.py" not in files and files["app.py"].decode().endswith("main([])\n")
+        command, environment = [sys.executable, "-c", PUBLISH], hub.environment(tmp_path / "home")
+        result = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.startswith("published: ") and "spaces/user/space" in result.stdout
+        uploads = [request for request in hub.requests if request == ("POST", "/api/spaces/user/space/commit/main")]
+        assert len(uploads) == 2
+        files = hub.files("user/space", kind="spaces")
+    assert header(files["README.md"].decode())["models"] == ["user/gazeqwen"]
+    assert files["app.py"].decode().endswith("main(['--model', 'user/gazeqwen'])\n")
+    here = (ROOT / "toyworld/adapter/model.safetensors").read_bytes()
+    assert files["gazeqwen/toyworld/adapter/model.safetensors"] == here
+    assert "gazeqwen/of_an_earlier_version.py" not in files

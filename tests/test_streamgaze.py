@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-from support import ROOT
 
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.prompts import PROMPT_STYLES, format_alert, format_question
@@ -162,16 +161,3 @@ def test_what_cannot_be_loaded_is_named(toy_data, toy_world, tmp_path):
     for data in (tmp_path, tmp_path / "nowhere", "nowhere"):
         with pytest.raises(FileNotFoundError, match="nowhere|no dataset here"):
             load_questions(data, "test")
-
-
-def test_the_command_line_names_what_is_wrong(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "gazeqwen.questions",
-        str(tmp_path / "no release"),
-        str(tmp_path / "o"),
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == 1 and "no release/qa: no question files" in result.stderr
-    assert "Traceback" not in result.stderr
