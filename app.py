@@ -35,6 +35,7 @@ with named_extra():
     )
     from gazeqwen.toyworld.examples import Example, toy_examples
     from gazeqwen.toyworld.trained import ADAPTER_DIR, TOY_NOTE, is_toy
+    from gazeqwen.utils.adapters import TRUST_REMOTE_CODE_HELP
 
 STEPS_NOTE = (
     "For each temporal step the frame in the middle of the fixation that covers most of it, and the share of the step "
@@ -327,9 +328,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--host", help="0.0.0.0: for others in the network (default: this machine alone)")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+    parser.add_argument("--trust_remote_code", action="store_true", help=TRUST_REMOTE_CODE_HELP)
     settings = parser.parse_args(arguments)
     source, name = (settings.model, None) if settings.model else (ADAPTER_DIR, "toy adapter")
-    explorer = Explorer(source, settings.device, settings.dtype, name)
+    explorer = Explorer(source, settings.device, settings.dtype, name, settings.trust_remote_code)
     with tempfile.TemporaryDirectory(prefix="gazeqwen-examples-") as folder:
         serve(build(explorer, toy_examples(folder)), settings.host, settings.port)
 

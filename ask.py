@@ -13,10 +13,11 @@ import argparse
 
 import torch
 
-from gazeqwen.inference.answering import Comparison, ask, build_prompt, load_model, load_processor
+from gazeqwen.inference.answering import Comparison, ask, build_prompt
 from gazeqwen.questions.tasks import window_start_s
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.toyworld.trained import ADAPTER_DIR, TOY_NOTE, is_toy
+from gazeqwen.utils.adapters import TRUST_REMOTE_CODE_HELP, load_model, load_processor
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.provenance import describe_trained_parameters
 from gazeqwen.video_gazeqwen import read_frames
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--num_frames", type=int, help="default: as the model was trained")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--trust_remote_code", action="store_true", help=TRUST_REMOTE_CODE_HELP)
     parser.add_argument("--plot", help="draw the frames with the scanpath to this PNG")
     arguments = parser.parse_args()
     if arguments.plot and not arguments.scanpath:
@@ -48,13 +50,15 @@ def main() -> None:
 
     # Inputs first: a mistake in them should not cost the loading of a large model.
     scanpath = Scanpath.from_csv(arguments.scanpath) if arguments.scanpath else None
-    processor = load_processor(arguments.model)
+    processor = load_processor(arguments.model, trust_remote_code=arguments.trust_remote_code)
     prompt, answers = build_prompt(arguments.question, arguments.options, processor.prompt_style)
     start_s = arguments.start
     if start_s is None:
         start_s = 0.0 if arguments.time is None else window_start_s(arguments.time)
     clip = processor.read_clip(arguments.video, start_s, arguments.time, num_frames=arguments.num_frames)
-    model = load_model(arguments.model, arguments.device, arguments.dtype)
+    model = load_model(
+        arguments.model, arguments.device, arguments.dtype, trust_remote_code=arguments.trust_remote_code
+    )
     if is_toy(model):
         print(f"warning: {TOY_NOTE}")
     print(f"adapter: {describe_trained_parameters(model)}")

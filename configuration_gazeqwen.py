@@ -166,7 +166,10 @@ class GazeQwenConfig(PreTrainedConfig):
         if self.backbone_config is None:
             _check(self.base_model_name_or_path is not None, "base_model_name_or_path", None, "an id or a folder")
             self.backbone_config = AutoConfig.from_pretrained(
-                self.base_model_name_or_path, revision=self.base_model_revision or "main", **hub_kwargs
+                self.base_model_name_or_path,
+                revision=self.base_model_revision or "main",
+                trust_remote_code=False,  # base models are classes of transformers
+                **hub_kwargs,
             )
         return self.backbone_config
 

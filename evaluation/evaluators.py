@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from transformers import AutoModel, AutoProcessor
 
 from gazeqwen.evaluation.baselines import Baseline, BaselineItem, is_gazeqwen
 from gazeqwen.evaluation.predictions import CONDITIONS, Prediction, PredictionFile, predict, run_predictions
@@ -16,6 +15,7 @@ from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.pipeline.conditions import Condition, assign_scanpaths
 from gazeqwen.pipeline.overlays import draw_gaze
 from gazeqwen.questions.question import Question, sources_of
+from gazeqwen.utils.adapters import load_model, load_processor
 from gazeqwen.utils.hub import digest_of_adapter
 from gazeqwen.video_gazeqwen import MAX_FRAMES, read_clip
 
@@ -27,10 +27,9 @@ class AdapterEvaluator:
 
     def __init__(self, settings: EvaluationSettings, accelerator: Accelerator):
         self.settings, self.accelerator = settings, accelerator
-        loading = {"trust_remote_code": True, "revision": settings.revision or "main"}
-        self.model = AutoModel.from_pretrained(settings.model, dtype=settings.dtype, **loading)
-        self.model.to(accelerator.device).eval()
-        self.processor = AutoProcessor.from_pretrained(settings.model, **loading)
+        code = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+        self.model = load_model(settings.model, accelerator.device, settings.dtype, **code)
+        self.processor = load_processor(settings.model, **code)
         for name in ("snap_s", "prompt_style", "max_frames"):
             if getattr(settings, name) is not None:
                 setattr(self.processor, name, getattr(settings, name))
@@ -110,7 +109,11 @@ class BaselineEvaluator:
     def __init__(self, settings: EvaluationSettings, accelerator: Accelerator):
         self.settings, self.accelerator = settings, accelerator
         self.baseline = Baseline.from_pretrained(
-            settings.model, settings.revision, settings.dtype, device_map={"": accelerator.device}
+            settings.model,
+            settings.revision,
+            settings.dtype,
+            device_map={"": accelerator.device},
+            trust_remote_code=settings.trust_remote_code,
         )
         self.inputs = InputSettings.from_settings(settings)
 

@@ -6,6 +6,7 @@ from gazeqwen.evaluation.scoring import SCORERS
 from gazeqwen.pipeline.clip_cache import CACHE_KINDS
 from gazeqwen.pipeline.conditions import Condition
 from gazeqwen.questions.prompts import PROMPT_STYLES
+from gazeqwen.utils.adapters import TRUST_REMOTE_CODE_HELP
 
 WITHOUT_GAZE = ("error", "keep", "drop")
 SCORING = ("logits", "generate")
@@ -52,6 +53,7 @@ class EvaluationSettings:
     cache_dir: str | None = field(default=None, metadata=_about("where it is kept (default: ~/.cache/gazeqwen)"))
     dtype: str = field(default="auto", metadata=_about("of the model", DTYPES))
     seed: int = field(default=0, metadata=_about("of the shuffling, the noise and the bootstrap"))
+    trust_remote_code: bool = field(default=False, metadata=_about(TRUST_REMOTE_CODE_HELP))
     name: str | None = field(default=None, metadata=_about("what reports call the run (default: the model)"))
     output: str | None = field(
         default=None, metadata=_about("write scores and every setting as JSON, and predictions beside it")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from os import PathLike
 
 import numpy as np
 import torch
 
-from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.pipeline.answers import answer_tokens, option_logits
 from gazeqwen.processing_gazeqwen import GazeQwenInputs, GazeQwenProcessor
@@ -123,17 +121,6 @@ class Comparison:
                 fixation_s = self.snap.begin_s, self.snap.end_s
             moments[step] = np.clip(fixation_s, begin_s, end_s).mean()
         return moments
-
-
-def load_processor(source: str | PathLike) -> GazeQwenProcessor:
-    """Return the processor of an adapter, a folder or an id on the Hub."""
-    # Given the config, the tokenizer is not looked up by model type, of which transformers would know none.
-    return GazeQwenProcessor.from_pretrained(source, config=GazeQwenConfig.from_pretrained(source))
-
-
-def load_model(source: str | PathLike, device: str = "cpu", dtype: str = "auto") -> GazeQwenForConditionalGeneration:
-    """Return the same adapter's model on `device`, in evaluation mode."""
-    return GazeQwenForConditionalGeneration.from_pretrained(source, dtype=dtype).to(device).eval()
 
 
 def build_prompt(question: str, options: list[str], style: str) -> tuple[str, dict[str, str]]:

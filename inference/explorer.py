@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gazeqwen.inference.answering import Answer, Comparison, ask, build_prompt, load_model, load_processor
+from gazeqwen.inference.answering import Answer, Comparison, ask, build_prompt
 from gazeqwen.plots.scanpath import draw_moment, draw_step, shares_text, span_text
 from gazeqwen.plots.style import pixels
 from gazeqwen.questions.tasks import window_start_s
 from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.utils.adapters import load_model, load_processor
 from gazeqwen.video_gazeqwen import VideoInfo, read_frames, video_info
 
 _catching_warnings = threading.Lock()  # Python's own way is for one thread at a time
@@ -86,9 +87,16 @@ class Explorer:
     `has_attention`: whether its latents look somewhere.
     """
 
-    def __init__(self, source: str | PathLike, device: str = "cpu", dtype: str = "auto", name: str | None = None):
-        self.processor = load_processor(source)
-        self.model = load_model(source, device, dtype)
+    def __init__(
+        self,
+        source: str | PathLike,
+        device: str = "cpu",
+        dtype: str = "auto",
+        name: str | None = None,
+        trust_remote_code: bool = False,
+    ):
+        self.processor = load_processor(source, trust_remote_code=trust_remote_code)
+        self.model = load_model(source, device, dtype, trust_remote_code=trust_remote_code)
         self.name = name or str(source)
         self.has_attention = self.model.config.resampler_type == "attention"
 

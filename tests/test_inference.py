@@ -9,13 +9,14 @@ import pytest
 import torch
 from support import ROOT
 
-from gazeqwen.inference.answering import Comparison, Snap, ask, build_prompt, load_model, load_processor
+from gazeqwen.inference.answering import Comparison, Snap, ask, build_prompt
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.release import build
 from gazeqwen.resampler_gazeqwen import fixation_weights
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.trained import ADAPTER_DIR, keep
+from gazeqwen.utils.adapters import load_model, load_processor
 from gazeqwen.video_gazeqwen import Clip
 
 NOW = "Which object is the user currently gazing at?"

@@ -23,7 +23,6 @@ from safetensors.torch import load_file, save_file
 from support import BACKBONE, FIXTURES, ROOT, VIDEO_ENCODER, index_frames, write_fixations, write_video
 
 from gazeqwen.evaluation.predictions import Prediction, PredictionFile, accuracy_table, run_predictions
-from gazeqwen.inference.answering import load_model
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.scanpath_gazeqwen import Scanpath
@@ -31,6 +30,7 @@ from gazeqwen.toyworld.trained import ADAPTER_DIR
 from gazeqwen.training.planning import plan
 from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe, StageSettings
 from gazeqwen.training.trainer import Trainer
+from gazeqwen.utils.adapters import load_model
 from gazeqwen.utils.settings import read_recipe
 from gazeqwen.video_gazeqwen import read_clip
 

@@ -8,7 +8,6 @@ import torch
 from accelerate import Accelerator
 
 from gazeqwen.evaluation.predictions import Prediction, predict
-from gazeqwen.inference.answering import load_model, load_processor
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.questions.dataset import load_questions
@@ -19,6 +18,7 @@ from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.questions import SCENE_TASKS
 from gazeqwen.toyworld.trained import ADAPTER_DIR
 from gazeqwen.toyworld.video_encoder_controls import ReplacedFeatures, replacements
+from gazeqwen.utils.adapters import load_model, load_processor
 
 WORLD_SEED = 41  # no world that anything was trained or chosen on
 GAZE_TASKS = sorted(task for task in TASKS if task not in SCENE_TASKS and TASKS[task].group != "proactive")
