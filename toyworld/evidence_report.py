@@ -15,14 +15,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from gazeqwen.evaluation.scoring import read_predictions, sorted_tasks
-from gazeqwen.inference.answering import Comparison, ask, load_model, load_processor
+from gazeqwen.inference.answering import Comparison, ask
 from gazeqwen.plots.scanpath import draw_effect, draw_scanpath
 from gazeqwen.plots.style import save_png
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.question import Question
 from gazeqwen.questions.tasks import TASKS, task_info
 from gazeqwen.toyworld.evidence import DEFAULT, NOISE, RESULTS, ROOT, ROWS, WORK
-from gazeqwen.utils.adapters import load_processor
+from gazeqwen.utils.adapters import load_model, load_processor
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import write_text
 from gazeqwen.utils.tables import Table, percent
@@ -246,12 +246,7 @@ def draw_examples(folder: Path, run: Path, data: Path) -> None:
     there is one: frames, scanpath, and where the foveal latents of the first injection layer look. Of one task also
     what gaze adds where, and does to the answer, to a question for which nothing need be snapped.
     """
-<<<<<<< HEAD
     model, processor = load_model(run / "best"), load_processor(run / "best")
-=======
-    model = GazeQwenForConditionalGeneration.from_pretrained(run / "best").eval()  # not the code stored beside it
-    processor = load_processor(run / "best")
->>>>>>> b3b1730 (Adapters are loaded with the package's own classes; the code stored with them runs when --trust_remote_code asks for it; the Auto classes know the package)
     right = {}
     for condition, items in read_predictions(run / "results.predictions.jsonl").items():
         right[condition] = {item.key: item.choice == item.answer for item in items}
