@@ -38,9 +38,10 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         video_encoder_size: side S in pixels of the square frames for the video encoder.
         num_frames, fps, max_frames: how clips are sampled unless a call says otherwise (see `sample_times`). With
             neither `num_frames` nor `fps`: StreamGaze's frame rates by clip length.
-        snap_s, prompt_style: how the adapter was trained to be asked, kept with it for whoever asks it: how near to
-            the query a fixation must begin to be brought into view in tasks that ask about it (`Scanpath.snap`; 0:
-            not), and the wording of questions (`questions.prompts.PROMPT_STYLES`).
+        snap_s: how near to the query, in seconds, a fixation must begin to be brought into view (`Scanpath.snap`; 0:
+            not), as the adapter was trained. The default of chats (`apply_chat_template`); calls and `collate` snap
+            only what they are told to.
+        prompt_style: the wording of questions that the adapter was trained on (`questions.prompts.PROMPT_STYLES`).
     """
 
     def __init__(
@@ -214,7 +215,7 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
             videos: paths of video files, or `Clip`s, in the order of their placeholders.
             scanpaths: one per video: a path to a fixation table, a `Scanpath`, an (F, 4) array, or `None`.
             num_frames, fps, max_frames: how files are sampled, in place of this processor's settings.
-            snap_s: one per video, see `collate`.
+            snap_s: one per video, see `collate`; default 0, whatever this processor's `snap_s` is.
 
         Raises ValueError or FileNotFoundError naming file, row and value for what cannot be read.
         """
@@ -259,8 +260,9 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         """
         As in transformers, with video items such as
         `{"type": "video", "video": "clip.mp4", "scanpath": "fixations.csv", "start_s": 0, "end_s": 276}`.
-        `end_s` is the query time: neither frames nor gaze after it are used. `scanpath` may be left out. With
-        `"snap_s": 1.0`, a fixation that begins within a second of the query is brought into view (`Scanpath.snap`).
+        `end_s` is the query time: neither frames nor gaze after it are used. `scanpath` may be left out. A fixation
+        that begins within `snap_s` seconds of the query is brought into view (`Scanpath.snap`), which uses gaze of up
+        to so much later: as this processor is set, unless the item says otherwise (`"snap_s": 0`: never).
         """
         options = dict(processor_kwargs or {})
         names = ("num_frames", "fps", "max_frames", "padding_side", "return_tensors", "padding")
@@ -280,7 +282,7 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
                 video = self.read_clip(video, item.get("start_s", 0.0), item.get("end_s"), **sampling)
             clips.append(video)
             scanpaths.append(item.get("scanpath"))
-            snap_s.append(item.get("snap_s", 0.0))
+            snap_s.append(item.get("snap_s", self.snap_s))
         inputs = self(
             images=images or None,
             text=prompt,

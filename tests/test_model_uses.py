@@ -25,6 +25,7 @@ from support import (
 from transformers import DynamicCache, pipeline
 
 from gazeqwen.configuration_gazeqwen import GAZE_ENCODINGS
+from gazeqwen.injection_gazeqwen import GazeInjection
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.scanpath_gazeqwen import as_scanpath
 from gazeqwen.video_gazeqwen import Clip
@@ -277,6 +278,41 @@ def test_generate_goes_on_from_a_cache_that_holds_the_video(lora, how):
 
 
 # ---------------------------------------------------------------- generate
+def test_each_position_receives_its_own_row_in_every_pass_and_beam():
+    """Two prompts, a cache that holds 10 positions before theirs, two beams each: neighbours are beams of a prompt."""
+    rows, has_gaze = torch.tensor([[-1, 0, 1, -1], [2, -1, 3, 4]]), torch.tensor([True, False])
+    injection = GazeInjection(rows, has_gaze, factors="factors", start=10)
+    whole = injection.at(10, 2, 4)
+    assert whole.positions.tolist() == [1, 2, 4, 6, 7] and whole.source.tolist() == [0, 1, 2, 3, 4]
+    later = injection.at(11, 4, 2)  # the second and third position of each prompt, twice
+    assert later.positions.tolist() == [0, 1, 2, 3, 5, 7] and later.source.tolist() == [0, 1, 0, 1, 3, 3]
+    assert later.lora_gate.tolist() == later.has_gaze.tolist() == [True, True, False, False]
+    answer = injection.at(14, 2, 1)  # after the prompts
+    assert not len(answer.positions) and answer.factors is None and whole.factors == "factors"
+    beyond = injection.at(13, 2, 3)
+    assert beyond.positions.tolist() == [3] and beyond.source.tolist() == [4]
+    assert not later.starts_cache and GazeInjection(rows, None).at(0, 2, 4).starts_cache
+    assert GazeInjection(rows, torch.tensor([True, True])).at(0, 2, 4).lora_gate is None
+    with pytest.raises(ValueError, match="got position 9 of the cache, expected the call's own, from 10 on"):
+        injection.at(9, 2, 4)
+    with pytest.raises(ValueError, match="got a batch of 3, expected a multiple of the 2 prompts"):
+        injection.at(10, 3, 4)
+
+
+def test_beams_of_two_prompts_each_see_their_own_gaze():
+    """Beams of a batch are those of each prompt alone; the grids differ, their numbers of tokens do not."""
+    model, sizes, looks = tiny_model(lora=True), [(2, 2, 3), (2, 3, 2)], [LOOK, [[0.9, 0.1, 0.5, 1.0]]]
+    settings = {"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 4, "min_new_tokens": 4}
+    together = model.generate(**video_inputs(sizes, looks, text_lengths=[4, 4]), **settings)
+    for index in range(2):
+        one = slice(index, index + 1)
+        inputs = video_inputs(sizes[one], looks[one], seed=index, text_lengths=[4])
+        alone = model.generate(**inputs, **settings)
+        assert torch.equal(together[3 * index : 3 * index + 3, -4:], alone[:, -4:])
+    swapped = model.generate(**video_inputs(sizes, looks[::-1], text_lengths=[4, 4]), **settings)
+    assert not torch.equal(swapped, together)
+
+
 @pytest.mark.parametrize(
     "how",
     [

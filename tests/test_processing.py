@@ -1,5 +1,7 @@
 """The processor: one call from files to model inputs, in which video, gaze and time agree."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -99,3 +101,33 @@ def test_what_does_not_fit_is_refused(files, toy_processor):
         toy_processor.apply_chat_template(conversation(video, scanpath="nowhere.csv"), tokenize=True)
     with pytest.raises(ValueError, match="expected a video under one of the keys"):
         toy_processor.apply_chat_template(conversation(None), tokenize=True)
+
+
+def test_chats_snap_as_the_adapter_was_trained_unless_the_item_says_otherwise(files, toy_processor):
+    """The second fixation begins 0.5 s after the query at 4.5 s: it fills the last step, and the first ends there."""
+    video, _ = files
+    table = as_scanpath([[0.2, 0.3, 2.25, 4.5], [0.7, 0.6, 7.0, 4.0]])
+
+    def scanpath(trained_s: float, **item) -> tuple[torch.Tensor, torch.Tensor]:
+        processor = copy.copy(toy_processor)
+        processor.snap_s = trained_s
+        chat = conversation(video, scanpath=table, end_s=4.5, **item)
+        inputs = processor.apply_chat_template(chat, tokenize=True, return_dict=True)
+        begin, end = inputs["step_spans_s"][0, -1].tolist()
+        assert 3 < begin < end == 4.5
+        return inputs["scanpaths"][0], torch.tensor(
+            [[0.2, 0.3, begin / 2, begin], [0.7, 0.6, (begin + end) / 2, end - begin]]
+        )
+
+    torch.testing.assert_close(*scanpath(1.0))
+    torch.testing.assert_close(*scanpath(0.0, snap_s=1.0))
+    for found, _ in (scanpath(0.0), scanpath(1.0, snap_s=0), scanpath(0.4)):
+        torch.testing.assert_close(found, torch.tensor([[0.2, 0.3, 2.25, 4.5]]))
+
+
+def test_frames_for_the_encoder_are_normalised_with_imagenets_statistics(toy_processor):
+    """Of a clip of one colour, every pixel is (colour / 255 - mean) / std; higher than wide, so that axes count."""
+    frames = np.tile(np.array([255, 128, 0], dtype=np.uint8), (2, 112, 56, 1))
+    pixels = toy_processor.process_clip(Clip(frames, np.arange(2.0), 0.0, 2.0))["video_encoder_pixel_values"]
+    expected = torch.tensor([(1 - 0.485) / 0.229, (128 / 255 - 0.456) / 0.224, (0 - 0.406) / 0.225])
+    torch.testing.assert_close(pixels, expected[None, :, None, None].expand(2, 3, 64, 64))

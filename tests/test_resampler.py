@@ -1,10 +1,13 @@
 """The resampler: the paper's formula against golden numbers, and what the default encoding does differently."""
 
+import copy
+import itertools
 import math
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -197,6 +200,81 @@ def test_only_the_default_encoding_moves_spatial_attention():
         here, there = (spatial_attention(resampler, (features, corner, spans, grid)) for corner in corners)
         moved[encoding] = (here - there).abs().max().item()
     assert moved["coord_pe"] < 1e-6 < 0.1 < moved["foveated"]
+
+
+def written_out(resampler: GazeResampler, features, scanpath, spans, grid) -> torch.Tensor:
+    """The resampler one layer, step and token at a time, in float64, as its docstrings and the paper have it."""
+    exact, (height, width) = copy.deepcopy(resampler).double(), grid
+    features, scanpath, spans = features.double(), scanpath.double(), spans.double()
+    foveated = exact.gaze_encoding == "foveated"
+
+    def heat_of(layer: int, begin: float, end: float) -> torch.Tensor:
+        heat = torch.zeros(height * width, len(exact.sigmas)).double()
+        for x, y, middle, duration in scanpath.tolist():
+            first, last = middle - duration / 2, middle + duration / 2
+            seconds = max(min(last, end) - max(first, begin), 0)
+            if exact.gaze_encoding == "heatmap_decay":
+                rate = F.softplus(exact.decay_rate[layer]).item()
+                weight = math.exp(-rate * max(end - last, 0)) if first < end else 0
+            else:
+                weight = seconds if exact.gaze_encoding == "heatmap_duration" else seconds / (end - begin)
+            for token, (scale, sigma) in itertools.product(range(height * width), enumerate(exact.sigmas)):
+                row, column = divmod(token, width)
+                squared = (column + 0.5 - x * width) ** 2 + (row + 0.5 - y * height) ** 2
+                heat[token, scale] += weight * math.exp(-squared / (2 * sigma**2))
+        return heat
+
+    def linear(module, layer: int, x: torch.Tensor) -> torch.Tensor:
+        return x @ module.weight[layer].T + module.bias[layer]
+
+    def norm(module, layer: int, x: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(x, x.shape[-1:]) * module.weight[layer] + module.bias[layer]
+
+    residual = torch.zeros(len(LAYERS), len(spans), height * width, exact.proj_out.weight.shape[1]).double()
+    for layer, step in itertools.product(range(len(LAYERS)), range(len(spans))):
+        heat = heat_of(layer, *spans[step].tolist())
+        visual = features[step] @ exact.proj_in.weight[layer].T
+        latents, scale = exact.latents[layer], exact.latents.shape[-1] ** -0.5
+        for index, block in enumerate(exact.blocks):
+            keys = linear(block.key, layer, visual)
+            if not foveated:
+                keys = keys + heat * exact.heatmap_key[layer] @ block.gaze.weight[layer].T
+            keys = torch.cat([keys, linear(block.key, layer, latents)])
+            logits = linear(block.query, layer, latents) @ keys.T * scale
+            if foveated:
+                logits[:, : height * width] += F.softplus(exact.foveal_gain[layer, index]) @ heat.T
+            values = linear(block.value, layer, torch.cat([visual, latents]))
+            latents = latents + logits.softmax(-1) @ values
+            hidden = linear(block.feed_forward_up, layer, norm(block.feed_forward_norm, layer, latents))
+            latents = norm(block.norm, layer, latents + linear(block.feed_forward_down, layer, F.gelu(hidden)))
+        queries = visual + heat @ exact.foveal_query[layer] if foveated else visual
+        read = (queries @ latents.T * scale).softmax(-1)
+        residual[layer, step] = exact.amplitude[layer] * read @ latents @ exact.proj_out.weight[layer].T
+    return residual
+
+
+@pytest.mark.parametrize("encoding", [encoding for encoding in ENCODINGS if encoding != "coord_pe"])
+@pytest.mark.parametrize("grid", [(2, 5), (4, 3)])
+def test_residuals_are_what_the_formulas_written_out_give(encoding, grid):
+    """Grids that are not square, steps of unequal length, a fixation across two of them and one before all."""
+    resampler = random_resampler(encoding)
+    features = torch.randn(3, grid[0] * grid[1], 48)
+    spans = torch.tensor([[1.0, 2.0], [2.0, 4.5], [4.5, 5.0]])
+    scanpath = torch.tensor([[0.9, 0.2, 1.8, 1.0], [0.3, 0.8, 4.2, 1.4], [0.5, 0.4, 0.5, 0.4]])
+    expected = written_out(resampler, features, scanpath, spans, grid)
+    assert_same(resampler(features, scanpath, spans, grid).double(), expected)
+    assert expected.abs().max() > 0.1
+
+
+def test_the_first_half_of_the_latents_is_foveal_at_the_start():
+    gain = F.softplus(GazeResampler(resampler_config(num_latents=6)).foveal_gain)
+    torch.testing.assert_close(gain[:, :, :3], torch.full_like(gain[:, :, :3], 4.0))
+    torch.testing.assert_close(gain[:, :, 3:], torch.full_like(gain[:, :, 3:], 0.05))
+
+
+def test_rates_of_decay_begin_at_one_half_per_second():
+    rate = F.softplus(GazeResampler(resampler_config(gaze_encoding="heatmap_decay")).decay_rate)
+    torch.testing.assert_close(rate, torch.full_like(rate, 0.5))
 
 
 def test_old_fixations_fade_at_the_learned_rate():
