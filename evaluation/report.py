@@ -33,12 +33,13 @@ from gazeqwen.evaluation.results import (
     Result,
     check_comparable,
     differing,
+    group_gains,
     read_result,
     task_columns,
 )
-from gazeqwen.evaluation.scoring import score
-from gazeqwen.evaluation.statistics import mcnemar, permutation_test
-from gazeqwen.plots.report import draw_accuracies, draw_gains, draw_reliability
+from gazeqwen.evaluation.scoring import GROUPS, score
+from gazeqwen.evaluation.statistics import calibration, mcnemar, permutation_test
+from gazeqwen.plots.report import draw_accuracies, draw_gains, draw_reliability, series_colors
 from gazeqwen.questions.tasks import TASKS, task_info
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import write_json, write_text
@@ -187,7 +188,36 @@ def model_index(results: list[Result]) -> list[dict]:
 def write_report(
     paths: list[str | PathLike], output: str | PathLike, latex: bool = False, mixed: bool = False
 ) -> list[Path]:
-    """Write the report on some result files into a folder; the files written, `report.md` first."""
+    """
+    Write the report on some result files into a folder, and return the files written, `report.md` first.
+    Raises ValueError naming the files that cannot be read, share a name, or do not compare (unless `mixed`).
+    """
+    results = _read_results(paths)
+    by_kind = {kind: [result for result in results if result.kind == kind] for kind in KINDS}
+    for members in by_kind.values():
+        if members and not mixed:
+            check_comparable(members)
+    published, output = json.loads(PUBLISHED.read_text(encoding="utf-8")), Path(output)
+    parts = ["# Results", "Accuracies in %; overall: the unweighted mean over the tasks of the row."]
+    tex, figures = [], []
+    for kind, members in sorted(by_kind.items(), key=lambda pair: not pair[1]):  # what was measured comes first
+        if members or kind == STREAMGAZE:
+            table = result_table(members, published, kind == STREAMGAZE, mixed)
+            tex.append(f"% {kind}\n{table.latex()}")
+            section, drawn = _section(kind, members, published, table, output)
+            parts += section
+            figures += drawn
+    written = [output / "report.md", *figures, output / "model-index.json"]
+    write_text(output / "report.md", "\n\n".join(parts) + "\n")
+    write_json(output / "model-index.json", {"model-index": model_index(results)})
+    if latex:
+        write_text(output / "report.tex", "\n\n".join(tex) + "\n")
+        written.append(output / "report.tex")
+    return written
+
+
+def _read_results(paths: list[str | PathLike]) -> list[Result]:
+    """Return the results of some files, each file once. Raises ValueError if there are none, or two of one name."""
     results = [result for result in map(read_result, dict.fromkeys(map(Path, paths))) if result is not None]
     if not results:
         raise ValueError(f"no result among {', '.join(map(str, paths)) or 'no files'}")
@@ -196,35 +226,20 @@ def write_report(
         if names.count(result.name) > 1:
             same = ", ".join(str(other.path) for other in results if other.name == result.name)
             raise ValueError(f"{same}: all are named {result.name!r}; give each a `name`")
-    by_kind = {kind: [result for result in results if result.kind == kind] for kind in KINDS}
-    for members in by_kind.values():
-        if members and not mixed:
-            check_comparable(members)
+    return results
 
-    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
-    output = Path(output)
-    parts = ["# Results", "Accuracies in %; overall: the unweighted mean over the tasks of the row."]
-    tex, written = [], []
-    for kind, members in sorted(by_kind.items(), key=lambda pair: not pair[1]):  # what was measured comes first
-        if not members and kind != STREAMGAZE:
-            continue
-        beside = kind == STREAMGAZE
-        table = result_table(members, published, beside, mixed)
-        tex.append(f"% {kind}\n{table.latex()}")
-        parts += [f"## {kind}", _introduction(kind, members, published), table.markdown()]
-        if members:
-            more, figures = _details(kind, members, published, output)
-            parts += more
-            written += figures
-        if beside:
-            parts += _card_section(published)
-    write_text(output / "report.md", "\n\n".join(parts) + "\n")
-    write_json(output / "model-index.json", {"model-index": model_index(results)})
-    written = [output / "report.md", *written, output / "model-index.json"]
-    if latex:
-        write_text(output / "report.tex", "\n\n".join(tex) + "\n")
-        written.append(output / "report.tex")
-    return written
+
+def _section(
+    kind: str, members: list[Result], published: dict, table: Table, output: Path
+) -> tuple[list[str], list[Path]]:
+    """Return one kind's part of the report in Markdown, and its figures."""
+    parts, figures = [f"## {kind}", _introduction(kind, members, published), table.markdown()], []
+    if members:
+        details, figures = _details(kind, members, published, output)
+        parts += details
+    if kind == STREAMGAZE:
+        parts += _card_section(published)
+    return parts, figures
 
 
 def _introduction(kind: str, members: list[Result], published: dict) -> str:
@@ -263,22 +278,63 @@ def _details(kind: str, members: list[Result], published: dict, output: Path) ->
     for title, table in sections.items():
         if table.rows:
             parts += [title, table.markdown()]
-    stem, figures = kind.lower().replace(" ", "_"), []
-    title = {TOY_WORLD: "Toy world (not StreamGaze)"}.get(kind, kind)
-    beside = kind == STREAMGAZE
-    drawn = {
-        "accuracy": draw_accuracies(output / f"{stem}_accuracy.png", members, published, beside, f"{title}: accuracy"),
-        "gain": draw_gains(output / f"{stem}_gain.png", members, f"{title}: gain by gaze"),
-        "reliability": draw_reliability(output / f"{stem}_reliability.png", members, f"{title}: reliability"),
+    figures = _draw_figures(kind, members, published, output)
+    title = _figure_title(kind)
+    parts += [f"![{title}: {name}]({path.name})" for name, path in figures.items()]
+    return parts, list(figures.values())
+
+
+def _figure_title(kind: str) -> str:
+    return {TOY_WORLD: "Toy world (not StreamGaze)"}.get(kind, kind)
+
+
+def _draw_figures(kind: str, members: list[Result], published: dict, output: Path) -> dict[str, Path]:
+    """Draw what the results have numbers for, as {name: file}; files of an earlier report on other results go."""
+    title, colors = _figure_title(kind), series_colors(label for label, _, _ in _series(members))
+    stem = kind.lower().replace(" ", "_")
+    paths = {name: output / f"{stem}_{name}.png" for name in ("accuracy", "gain", "reliability")}
+    tasks = [task for task in task_columns(published, members) if any(task in result.tasks for result in members)]
+    draw_accuracies(
+        paths["accuracy"],
+        f"{title}: accuracy",
+        [task_info(task).abbreviation for task in tasks],
+        {label: _accuracies(result, condition) for label, result, condition in _series(members)},
+        colors,
+        published["table_1"]["rows"] if kind == STREAMGAZE else None,
+    )
+    gains = {
+        label: group_gains(result, condition)
+        for label, result, condition in _series(members)
+        if WITHOUT_GAZE in result.scores and condition != WITHOUT_GAZE
     }
-    for name, there in drawn.items():
-        path = output / f"{stem}_{name}.png"
-        if there:
-            parts.append(f"![{title}: {name}]({path.name})")
-            figures.append(path)
-        else:
-            path.unlink(missing_ok=True)  # of an earlier report, on other results
-    return parts, figures
+    if gains:
+        groups = [name for name in (*GROUPS, "own", "overall") if any(name in gain for gain in gains.values())]
+        draw_gains(paths["gain"], f"{title}: gain by gaze", groups, gains, colors)
+    panels = {
+        label: calibration(result.items[condition])
+        for label, result, condition in _series(members)
+        if any(item.logits is not None for item in result.items.get(condition, ()))
+    }
+    if panels:
+        draw_reliability(paths["reliability"], f"{title}: reliability", panels)
+    for name, drawn in (("gain", gains), ("reliability", panels)):
+        if not drawn:
+            paths.pop(name).unlink(missing_ok=True)
+    return paths
+
+
+def _series(results: list[Result]) -> list[tuple[str, Result, str]]:
+    """Return (label, result, condition) for each row of a table."""
+    return [(f"{result.name}, {condition}", result, condition) for result in results for condition in result.scores]
+
+
+def _accuracies(result: Result, condition: str) -> dict[str, tuple[float, list[float] | None]]:
+    """Return {abbreviation of a task: (accuracy, its interval where known)}."""
+    intervals = result.intervals.get(condition, {"tasks": {}})["tasks"]
+    return {
+        task_info(task).abbreviation: (values["accuracy"], intervals.get(task))
+        for task, values in result.scores[condition]["tasks"].items()
+    }
 
 
 def _card_section(published: dict) -> list[str]:

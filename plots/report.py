@@ -1,102 +1,116 @@
-"""Figures of a report: accuracy by task, gains over no gaze, reliability."""
+"""Figures of a report, from plain numbers: accuracy by task, gains over no gaze, reliability."""
 
 import math
+from collections.abc import Iterable
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from gazeqwen.evaluation.results import WITHOUT_GAZE, Result, group_gains, task_columns
-from gazeqwen.evaluation.scoring import GROUPS
-from gazeqwen.evaluation.statistics import calibration
 from gazeqwen.plots.style import save_png
-from gazeqwen.questions.tasks import task_info
 
 PALETTE = ["#1a73e8", "#9aa0a6", "#f29900", "#12a4af", "#9334e6", "#d01884", "#188038", "#b06000"]
 
+# Published methods with a mark of their own; the others share one.
+_MARKERS = {"Human": "o", "GPT-4o": "s", "Qwen2.5-VL": "D", "GazeQwen": "*"}
 
-_NAMED = {"Human": "o", "GPT-4o": "s", "Qwen2.5-VL": "D", "GazeQwen": "*"}
+# A value from 0 to 1, and its interval where it is known.
+Estimate = tuple[float, list[float] | None]
 
 
-def draw_accuracies(path, results: list[Result], published: dict, beside: bool, title: str) -> bool:
-    """Bars: accuracy per task and condition, with intervals where known; marks: published rows, if `beside`. True."""
-    tasks = [task for task in task_columns(published, results) if any(task in result.tasks for result in results)]
-    rows = shown_rows(results)
-    left = -0.2 if beside else -0.4  # beside the bars there is room for the published marks
-    width = (0.4 - left) / len(rows)
+def series_colors(labels: Iterable[str]) -> dict[str, str]:
+    """Return {label: colour}, so that a series looks the same in every figure."""
+    return {label: PALETTE[number % len(PALETTE)] for number, label in enumerate(labels)}
+
+
+def draw_accuracies(
+    path,
+    title: str,
+    tasks: list[str],
+    series: dict[str, dict[str, Estimate]],
+    colors: dict[str, str],
+    published: list[dict] | None = None,
+) -> None:
+    """
+    Draw bars, the accuracy of each series ({label: {task: estimate}}) by task, with intervals where known; and marks
+    for `published` rows ({"method", "accuracy": {task: value}}).
+    """
+    left = -0.4 if published is None else -0.2  # beside the bars there is room for the published marks
+    width = (0.4 - left) / len(series)
     with matplotlib.rc_context({"font.family": "DejaVu Sans"}):
         figure = Figure(figsize=(max(7.0, 2.0 + 1.1 * len(tasks)), 4.6), layout="constrained")
         axis = figure.subplots()
-        for number, ((result, condition), (label, color)) in enumerate(rows.items()):
-            of = result.scores[condition]["tasks"]
-            there = [place for place, task in enumerate(tasks) if task in of]
-            heights = np.array([100 * of[tasks[place]]["accuracy"] for place in there])
-            found = result.intervals.get(condition, {"tasks": {}})["tasks"]
-            ends = [found.get(tasks[place]) for place in there]
-            ends = np.array([[np.nan, np.nan] if end is None else [100 * value for value in end] for end in ends])
+        for number, (label, estimates) in enumerate(series.items()):
+            places = [place for place, task in enumerate(tasks) if task in estimates]
+            heights, errors = _heights_and_errors([estimates[tasks[place]] for place in places])
             axis.bar(
-                np.array(there) + left + (number + 0.5) * width,
+                np.array(places) + left + (number + 0.5) * width,
                 heights,
                 width,
-                yerr=np.abs(ends - heights[:, None]).T if np.isfinite(ends).any() else None,
-                color=color,
+                yerr=errors,
+                color=colors[label],
                 hatch="//" if number >= len(PALETTE) else None,
                 ecolor="#202124",
                 capsize=2,
                 label=label,
             )
-        if beside:
-            _draw_published(axis, tasks, published["table_1"])
-        axis.set_xticks(range(len(tasks)), [task_info(task).abbreviation for task in tasks])
+        if published is not None:
+            _draw_published(axis, tasks, published)
+        axis.set_xticks(range(len(tasks)), tasks)
         axis.set_ylabel("accuracy, %")
         axis.set_ylim(0, 105)
         axis.spines[["top", "right"]].set_visible(False)
         figure.suptitle(title, fontsize=11)
         figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
         save_png(figure, path)
-    return True
 
 
-def _draw_published(axis, tasks: list[str], table: dict) -> None:
-    others = [row for row in table["rows"] if row["method"] not in _NAMED]
+def _heights_and_errors(estimates: list[Estimate]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return values (N,) in percent, and how far intervals reach below and above (2, N), None if none is known."""
+    heights = np.array([100 * value for value, _ in estimates])
+    ends = np.array([(np.nan, np.nan) if interval is None else interval for _, interval in estimates])
+    if np.isnan(ends).all():
+        return heights, None
+    return heights, np.abs(100 * ends - heights[:, None]).T
+
+
+def _draw_published(axis, tasks: list[str], rows: list[dict]) -> None:
+    others = [row for row in rows if row["method"] not in _MARKERS]
     series = [(others, ".", "#bdc1c6", f"{len(others)} other published rows")]
-    for row in table["rows"]:
-        if row["method"] in _NAMED:
-            series.append(([row], _NAMED[row["method"]], "#202124", f"{row['method']} (published)"))
-    for rows, marker, color, label in series:
+    for row in rows:
+        if row["method"] in _MARKERS:
+            series.append(([row], _MARKERS[row["method"]], "#202124", f"{row['method']} (published)"))
+    for members, marker, color, label in series:
         points = [
-            (place - 0.32, 100 * row["accuracy"][task_info(task).abbreviation])
-            for row in rows
+            (place - 0.32, 100 * row["accuracy"][task])
+            for row in members
             for place, task in enumerate(tasks)
-            if task_info(task).abbreviation in row["accuracy"]
+            if task in row["accuracy"]
         ]
         axis.scatter(*zip(*points, strict=True), marker=marker, color=color, s=36, zorder=3, label=label)
 
 
-def draw_gains(path, results: list[Result], title: str) -> bool:
-    """Gain over the condition without gaze by group of tasks; False, and no file, if no result has that condition."""
-    series = [
-        (*look, group_gains(result, condition))
-        for (result, condition), look in shown_rows(results).items()
-        if WITHOUT_GAZE in result.scores and condition != WITHOUT_GAZE
-    ]
-    if not series:
-        return False
-    names = [name for name in (*GROUPS, "own", "overall") if any(name in gain for *_, gain in series)]
-    known = any(interval for *_, gain in series for _, interval in gain.values())
+def draw_gains(
+    path, title: str, groups: list[str], series: dict[str, dict[str, Estimate]], colors: dict[str, str]
+) -> None:
+    """Draw the gain over no gaze of each series ({label: {group: estimate}}) by group of tasks."""
+    known = any(interval for estimates in series.values() for _, interval in estimates.values())
     with matplotlib.rc_context({"font.family": "DejaVu Sans"}):
         figure = Figure(figsize=(7.0, 4.2), layout="constrained")
         axis = figure.subplots()
         axis.axhline(0, color="#202124", linewidth=0.8)
-        for number, (label, color, gain) in enumerate(series):
+        for number, (label, estimates) in enumerate(series.items()):
             shift = 0.6 * ((number + 0.5) / len(series) - 0.5)
-            points = [(names.index(name) + shift, *gain[name]) for name in names if name in gain]
-            axis.scatter(*zip(*((x, 100 * y) for x, y, _ in points), strict=True), color=color, label=label, zorder=3)
-            for x, _, interval in points:
+            names = [name for name in groups if name in estimates]
+            places = [groups.index(name) + shift for name in names]
+            gains = [100 * estimates[name][0] for name in names]
+            axis.scatter(places, gains, color=colors[label], label=label, zorder=3)
+            for place, name in zip(places, names, strict=True):
+                interval = estimates[name][1]
                 if interval:
-                    axis.vlines(x, 100 * interval[0], 100 * interval[1], color=color, linewidth=1.6)
-        axis.set_xticks(range(len(names)), names)
-        axis.set_xlim(-0.5, len(names) - 0.5)
+                    axis.vlines(place, 100 * interval[0], 100 * interval[1], color=colors[label], linewidth=1.6)
+        axis.set_xticks(range(len(groups)), groups)
+        axis.set_xlim(-0.5, len(groups) - 0.5)
         axis.set_ylabel("gain over no gaze, points")
         axis.spines[["top", "right", "bottom"]].set_visible(False)
         bars = (
@@ -105,19 +119,13 @@ def draw_gains(path, results: list[Result], title: str) -> bool:
         figure.suptitle(f"{title}\n({bars})", fontsize=11)
         figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
         save_png(figure, path)
-    return True
 
 
-def draw_reliability(path, results: list[Result], title: str, columns: int = 3) -> bool:
-    """Accuracy by the probability of the chosen option, a panel each; False, and no file, if none has logits."""
-    panels = [
-        (f"{result.name}, {condition}", calibration(items))
-        for result in results
-        for condition, items in result.items.items()
-        if any(item.logits is not None for item in items)
-    ]
-    if not panels:
-        return False
+def draw_reliability(path, title: str, panels: dict[str, dict], columns: int = 3) -> None:
+    """
+    Draw accuracy by the probability of the chosen option, a panel for each label: {"bins": [{"low", "high", "count",
+    "confidence", "accuracy"}], "count", "ece"}, as `evaluation.statistics.calibration` returns it.
+    """
     columns = min(columns, len(panels))
     lines = math.ceil(len(panels) / columns)
     with matplotlib.rc_context({"font.family": "DejaVu Sans"}):
@@ -125,28 +133,18 @@ def draw_reliability(path, results: list[Result], title: str, columns: int = 3) 
         axes = figure.subplots(lines, columns, squeeze=False).ravel()
         for axis in axes[len(panels) :]:
             axis.axis("off")
-        for axis, (label, found) in zip(axes, panels, strict=False):
-            bins = [row for row in found["bins"] if row["count"]]
-            shares = [row["count"] / found["count"] for row in bins]
-            middle, width = [(row["low"] + row["high"]) / 2 for row in bins], 1 / len(found["bins"])
+        for axis, (label, panel) in zip(axes, panels.items(), strict=False):
+            bins = [row for row in panel["bins"] if row["count"]]
+            shares = [row["count"] / panel["count"] for row in bins]
+            middle, width = [(row["low"] + row["high"]) / 2 for row in bins], 1 / len(panel["bins"])
             axis.bar(middle, shares, width, color="#e8eaed", label="share of questions")
             axis.plot([0, 1], [0, 1], color="#9aa0a6", linewidth=0.8, linestyle="--")
             accuracies = [row["accuracy"] for row in bins]
             axis.plot([row["confidence"] for row in bins], accuracies, "o-", color=PALETTE[0], label="accuracy")
-            axis.set_title(f"{label}\nECE {100 * found['ece']:.1f} %, {found['count']} questions", fontsize=9)
+            axis.set_title(f"{label}\nECE {100 * panel['ece']:.1f} %, {panel['count']} questions", fontsize=9)
             axis.set_xlim(0, 1)
             axis.set_ylim(0, 1.02)
             axis.set_xlabel("probability of the chosen option")
         axes[0].legend(loc="upper left", frameon=False, fontsize=8)
         figure.suptitle(title, fontsize=11)
         save_png(figure, path)
-    return True
-
-
-def shown_rows(results: list[Result]) -> dict[tuple[Result, str], tuple[str, str]]:
-    """{(result, condition): (label, colour)}, the same in every figure."""
-    rows = [(result, condition) for result in results for condition in result.scores]
-    return {
-        (result, condition): (f"{result.name}, {condition}", PALETTE[number % len(PALETTE)])
-        for number, (result, condition) in enumerate(rows)
-    }

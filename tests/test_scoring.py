@@ -170,6 +170,42 @@ def test_what_is_said_of_test_points():
     assert [never[name] for name in ("balanced_accuracy", "precision", "recall", "f1")] == [None] * 4
 
 
+def test_precision_and_recall_of_test_points_are_told_apart():
+    """4 of 6 are due; 2 of them and 1 of the others are answered Yes."""
+    answers = [(YES, "Yes"), (YES, "Yes"), (YES, "No"), (YES, "No"), (NO, "Yes"), (NO, "No")]
+    found = score([item(n, ALERT, answer, response=text) for n, (answer, text) in enumerate(answers)])["tasks"][ALERT]
+    assert found["precision"] == pytest.approx(2 / 3) and found["recall"] == 1 / 2
+    assert found["majority_baseline"] == pytest.approx(4 / 6) and found["f1"] == pytest.approx(4 / 7)
+
+
+def test_of_equal_logits_the_first_option_is_chosen():
+    assert item(0, logits=[1.0, 3.0, 3.0, 0.0]).choice == 1 and item(0, logits=[0.0] * 4).choice == 0
+
+
+def test_what_a_row_says_goes_before_what_its_key_says():
+    key = json.dumps(["of the key", RECALL, 9.0, "Which?", ["knife", "pan"]])
+    row = {"key": key, "task": RECALL, "answer": 1}
+    assert as_graded_answer(row).video_name == "of the key" and as_graded_answer(row).options == ("knife", "pan")
+    named = as_graded_answer({**row, "video_name": "of the row"})
+    assert named.video_name == "of the row" and named.options == ("knife", "pan")
+    assert as_graded_answer({**row, "options": KITCHEN}).options == KITCHEN
+
+
+def test_own_tasks_come_last_by_name():
+    items = [item(n, task, response="A") for n, task in enumerate(["writing", FAP, "reading", RECALL])]
+    assert list(score(items)["tasks"]) == [RECALL, FAP, "reading", "writing"]
+
+
+def test_failed_are_those_without_an_answer_also_where_they_do_not_count():
+    items = [item(0, response="A"), item(1), item(2, response="perhaps")]
+    found = score(items, "streamgaze")["tasks"][RECALL]
+    assert (found["expected"], found["answered"], found["failed"], found["total"]) == (3, 1, 2, 2)
+
+
+def test_the_options_text_may_end_in_an_exclamation_mark():
+    assert exact_choice("B pan!", KITCHEN) == 1
+
+
 # ------------------------------------------------------------------ slow, obvious re-implementations
 def slow_strict_is_right(one: GradedAnswer) -> bool:
     text = (one.response or "").strip()
@@ -445,6 +481,16 @@ def test_upper_ends_belong_to_a_bin_of_the_calibration():
     assert [row["count"] for row in bins] == [1, 1, 0, 1]
     assert [(row["low"], row["high"]) for row in bins] == [(0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1)]
     assert [row["confidence"] for row in bins] == [0.25, 0.5, None, 1.0]
+
+
+def test_the_same_option_is_the_same_wherever_it_stands_and_failing_each_time_is_not():
+    order = (1, 2, 3, 0)
+    offered = tuple(KITCHEN[place] for place in order)
+    moved = {"options": offered, "order": order}
+    first = [item(0, response="A"), item(1, response="A"), item(2, response="")]
+    second = [item(0, answer=3, response="A", **moved), item(1, answer=3, response="D", **moved)]
+    second.append(item(2, answer=3, response="", **moved))
+    assert option_robustness([first, second])["same_share"] == pytest.approx(1 / 3)  # knife both times: question 1
 
 
 def test_robustness_over_option_orders():
