@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import find_path, frame_size_of, read_table
+from .files import find_path, frame_size_of, read_text_table
 from .samples import GazeSamples
 
 _COLUMNS = ("canonical_timestamp_s", "norm_pos_x", "norm_pos_y", "confidence")
@@ -30,7 +30,7 @@ def read(
     """Samples of an Ego4D gaze table. Raises FileNotFoundError, or ValueError naming file, line and value."""
     if origin not in ("bottom-left", "top-left"):
         raise ValueError(f"origin {origin!r}, expected bottom-left or top-left")
-    table = read_table(path, _COLUMNS)
+    table = read_text_table(path, _COLUMNS)
     times_s = table.numbers("canonical_timestamp_s")
     x, y = (table.numbers(name, empty_allowed=True) for name in ("norm_pos_x", "norm_pos_y"))
     confidence = table.numbers("confidence", empty_allowed=True)

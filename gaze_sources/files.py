@@ -25,8 +25,8 @@ def read_text(path: str | PathLike) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
-    """Columns of text, and the line of the file that each row ends on."""
+class TextTable:
+    """A text file's columns, as text, and the line that each row ends on."""
 
     path: Path
     columns: dict[str, list[str]]
@@ -35,10 +35,10 @@ class Table:
     def __contains__(self, column: str) -> bool:
         return column in self.columns
 
-    def rows(self, kept: np.ndarray) -> "Table":
+    def rows(self, kept: np.ndarray) -> "TextTable":
         """The rows that `kept` (N,) bool marks."""
         at = np.flatnonzero(kept)
-        return Table(
+        return TextTable(
             self.path, {name: [texts[i] for i in at] for name, texts in self.columns.items()}, self.lines[kept]
         )
 
@@ -87,7 +87,7 @@ class Table:
                 ) from None
 
 
-def read_table(path: str | PathLike, required, optional=(), delimiter: str = ",") -> Table:
+def read_text_table(path: str | PathLike, required, optional=(), delimiter: str = ",") -> TextTable:
     """
     The `required` columns of a table with a header, and those of `optional` that it has. Empty lines are skipped.
     Raises FileNotFoundError, or ValueError naming the file, and the line for a row with more or fewer fields.
@@ -121,7 +121,7 @@ def read_table(path: str | PathLike, required, optional=(), delimiter: str = ","
     if not rows:
         raise ValueError(f"{path}: a header and no rows")
     columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
-    return Table(path, columns, np.array(lines))
+    return TextTable(path, columns, np.array(lines))
 
 
 def find_path(root: str | PathLike, *names: str) -> Path | None:

@@ -10,8 +10,9 @@ from gazeqwen.video_gazeqwen import read_frames
 
 from .samples import GazeSamples
 
-# StreamGaze's per-frame tables: assumed frames per second, and radius in frame widths (None: 96 pixels).
-_STREAMGAZE = {"egtea": (24.0, 0.15), "egoexolearn": (30.0, None), "holoassist": (24.46, None), "ego4d": (30.0, 0.088)}
+# StreamGaze's per-frame tables: assumed frames per second, and radius in frame widths (absent: 96 pixels).
+ASSUMED_FPS = {"egtea": 24.0, "egoexolearn": 30.0, "holoassist": 24.46, "ego4d": 30.0}
+_STREAMGAZE_RADIUS = {"egtea": 0.15, "ego4d": 0.088}
 _STREAMGAZE_RADIUS_PX, _STREAMGAZE_MIN_DURATION_S = 96, 2.0
 
 # Its filter of scenes: fixations below this duration pass; mean grey below this is black, in most of so many frames.
@@ -121,8 +122,8 @@ def detect_fixations(
             if high_x - low_x + high_y - low_y > max_dispersion_deg:
                 break
             end += 1
-        center = np.clip(xy[start : end + 1].mean(axis=0), 0, 1)  # a mean can round out of the frame
-        table.append((*center, (times[start] + times[end]) / 2, times[end] - times[start]))
+        centre = np.clip(xy[start : end + 1].mean(axis=0), 0, 1)  # a mean can round out of the frame
+        table.append((*centre, (times[start] + times[end]) / 2, times[end] - times[start]))
     return Scanpath.from_array(np.array(table).reshape(-1, 4), samples.source)
 
 
@@ -158,9 +159,9 @@ def streamgaze_fixations(samples: GazeSamples, source: str) -> tuple[Scanpath, l
 
     Ego4D positions are those of `samples`: read with `origin="top-left"` to reproduce the pipeline.
     """
-    if source not in _STREAMGAZE:
-        raise ValueError(f"source {source!r}, StreamGaze has {', '.join(_STREAMGAZE)}")
-    fps, radius = _STREAMGAZE[source]
+    if source not in ASSUMED_FPS:
+        raise ValueError(f"source {source!r}, StreamGaze has {', '.join(ASSUMED_FPS)}")
+    fps, radius = ASSUMED_FPS[source], _STREAMGAZE_RADIUS.get(source)
     if radius is None:
         if samples.frame_size is None:
             raise ValueError(f"{samples.source}: the frame's width is unknown: give the video, or the frame size")
@@ -174,18 +175,18 @@ def streamgaze_fixations(samples: GazeSamples, source: str) -> tuple[Scanpath, l
             first = index
     edges.append((first, len(x)))
     edges = [(first, end) for first, end in edges if times[end - 1] - times[first] >= _STREAMGAZE_MIN_DURATION_S]
-    centers = [(np.mean(x[first:end]), np.mean(y[first:end])) for first, end in edges]
+    centres = [(np.mean(x[first:end]), np.mean(y[first:end])) for first, end in edges]
     begin_s, end_s = (
         [times[place] for place in places] for places in ([a for a, _ in edges], [b - 1 for _, b in edges])
     )
-    return checked_scanpath(begin_s, end_s, centers, samples.source)
+    return checked_scanpath(begin_s, end_s, centres, samples.source)
 
 
 def _streamgaze_table(samples: GazeSamples, source: str) -> np.ndarray:
     """(frames, 2) positions by frame number, in float32's precision, as StreamGaze's preprocessing makes them."""
     xy, frames = samples.recorded_xy, samples.frame_index
     if source == "ego4d":
-        frames = np.floor(samples.times_s * _STREAMGAZE[source][0]).astype(np.int64)
+        frames = np.floor(samples.times_s * ASSUMED_FPS[source]).astype(np.int64)
     if frames is None:
         raise ValueError(f"{samples.source}: samples carry no frame numbers, which StreamGaze's algorithm needs")
     table = np.zeros((max(int(frames.max(initial=0)), 0) + 1, 2), dtype=np.float32)

@@ -3,7 +3,7 @@ Any table of gaze samples with a header: a time, x, y and, if there is one, a co
 
 Units and origin have no defaults, because a wrong guess gives fixations that look right. `time_unit`: s, ms, us or ns.
 `coordinates`: `normalised` by the frame's size, or `pixels` of the frame. `origin`: `top-left` (y down), `bottom-left`
-(y up) or `center` (x to the right, y up, from the frame's middle). `offset_s` is the gaze clock's time, in seconds, at
+(y up) or `centre` (x to the right, y up, from the frame's middle). `offset_s` is the gaze clock's time, in seconds, at
 which the video begins. Empty and NaN positions, and confidences below `min_confidence`, are untracked.
 """
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import find_path, frame_size_of, read_table, required_frame_size
+from .files import find_path, frame_size_of, read_text_table, required_frame_size
 from .samples import GazeSamples
 
 TIME_UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 COORDINATES = ("normalised", "pixels")
-ORIGINS = ("top-left", "bottom-left", "center")
+ORIGINS = ("top-left", "bottom-left", "centre")
 
 
 def find(root, stem: str) -> Path | None:
@@ -53,7 +53,7 @@ def read(
     if delimiter is None:
         delimiter = "\t" if Path(path).suffix.lower() == ".tsv" else ","
     columns = (time_column, x_column, y_column)
-    table = read_table(path, columns, (confidence_column,), delimiter)
+    table = read_text_table(path, columns, (confidence_column,), delimiter)
     times_s = _seconds(table, time_column, time_unit, offset_s)
     xy = np.column_stack([table.numbers(name, empty_allowed=True) for name in (x_column, y_column)])
     finite = np.isfinite(xy).all(axis=1)
@@ -66,7 +66,7 @@ def read(
         size = frame_size_of(video, frame_size)
     if origin == "bottom-left":
         xy = np.column_stack([xy[:, 0], 1 - xy[:, 1]])
-    elif origin == "center":
+    elif origin == "centre":
         xy = np.column_stack([0.5 + xy[:, 0], 0.5 - xy[:, 1]])
     tracked, notes = np.ones(len(xy), bool), []
     if confidence_column in table:

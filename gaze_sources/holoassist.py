@@ -26,7 +26,7 @@ import numpy as np
 
 from gazeqwen.video_gazeqwen import frame_times_s, video_info
 
-from .files import find_path, frame_size_of, read_table, read_text, times_of_frames
+from .files import find_path, frame_size_of, read_text, read_text_table, times_of_frames
 from .samples import GazeSamples
 
 TICKS_PER_S = 10_000_000
@@ -170,7 +170,7 @@ def _read_intrinsics(path: Path, width: int, height: int) -> tuple[np.ndarray, l
 
 
 def _read_table(path: Path, video, frame_size) -> GazeSamples:
-    table = read_table(path, ("frame_idx", "timestamp_sec", "u", "v", "valid", "in_frame"))
+    table = read_text_table(path, ("frame_idx", "timestamp_sec", "u", "v", "valid", "in_frame"))
     frame_index = table.integers("frame_idx")
     if (frame_index < 0).any():
         row = int(np.flatnonzero(frame_index < 0)[0])

@@ -21,7 +21,7 @@ import numpy as np
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.video_gazeqwen import frame_times_s
 
-from .files import Table, find_path, frame_size_of, read_table, required_frame_size
+from .files import TextTable, find_path, frame_size_of, read_text_table, required_frame_size
 from .fixations import Dropped, checked_scanpath
 from .samples import GazeSamples
 
@@ -47,7 +47,7 @@ def read(path, video=None, recording: str | None = None, frame_size: tuple[int, 
     if path.is_dir() and not (path / "gaze.csv").exists() and (path / "info.json").exists():
         return _read_native(path, video, frame_size)
     path = path / "gaze.csv" if path.is_dir() else path
-    table = read_table(path, (_TIME, "gaze x [px]", "gaze y [px]"), ("worn", _RECORDING))
+    table = read_text_table(path, (_TIME, "gaze x [px]", "gaze y [px]"), ("worn", _RECORDING))
     table = _one_recording(table, recording)
     worn = table.flags("worn") if "worn" in table else np.ones(len(table.lines), bool)
     pixels = np.column_stack([table.numbers(f"gaze {axis} [px]", empty_allowed=True) for axis in "xy"])
@@ -66,7 +66,7 @@ def read_fixations(
     """
     path = Path(path) / "fixations.csv" if Path(path).is_dir() else Path(path)
     names = ("start timestamp [ns]", "end timestamp [ns]", "fixation x [px]", "fixation y [px]")
-    table = _one_recording(read_table(path, names, (_RECORDING,)), recording)
+    table = _one_recording(read_text_table(path, names, (_RECORDING,)), recording)
     world = _world_ns(path, recording)
     begin_s, end_s = (_video_times(table.integers(name), world, video)[0] for name in names[:2])
     xy = np.column_stack([table.numbers(name) for name in names[2:]]) / required_frame_size(path, video, frame_size)
@@ -79,7 +79,7 @@ def _samples(times_s, pixels, worn, path, size, notes, lines=()) -> GazeSamples:
     return GazeSamples.from_recording(times_s, pixels / size, worn, path, lines, notes=notes, frame_size=size)
 
 
-def _one_recording(table: Table, recording: str | None) -> Table:
+def _one_recording(table: TextTable, recording: str | None) -> TextTable:
     if _RECORDING not in table:
         return table
     known = sorted(set(table.columns[_RECORDING]))
@@ -92,7 +92,7 @@ def _one_recording(table: Table, recording: str | None) -> Table:
 
 def _world_ns(path: Path, recording: str | None) -> np.ndarray:
     world = path.with_name("world_timestamps.csv")
-    table = _one_recording(read_table(world, (_TIME,), (_RECORDING,)), recording)
+    table = _one_recording(read_text_table(world, (_TIME,), (_RECORDING,)), recording)
     nanoseconds = table.integers(_TIME)
     back = np.flatnonzero(np.diff(nanoseconds) <= 0)
     if len(back):

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import find_path, frame_size_of, read_table, read_text, required_frame_size
+from .files import find_path, frame_size_of, read_text, read_text_table, required_frame_size
 from .generic import TIME_UNITS
 from .samples import GazeSamples, Status
 
@@ -65,7 +65,7 @@ def _read_pro_lab(path: Path, video, time_unit, offset_s: float, recording, fram
         display = ", only positions on a display [DACS]" if any("DACS" in name for name in named) else ""
         raise ValueError(f"{path}: no columns Gaze point X and Y [MCS norm] or [MCS px]{display}")
     axes = (f"Gaze point X{kind}", f"Gaze point Y{kind}")
-    table = read_table(path, (time, *axes), ("Sensor", "Eye movement type", "Recording name", *_VALIDITY), "\t")
+    table = read_text_table(path, (time, *axes), ("Sensor", "Eye movement type", "Recording name", *_VALIDITY), "\t")
     notes = []
     if "Recording name" in table:
         known = sorted(set(table.columns["Recording name"]))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from gazeqwen.questions.dataset_folder import VIDEO_SOURCES
 from gazeqwen.questions.question import TOY_SOURCE
+from gazeqwen.questions.sources import VIDEO_SOURCES
 
 STREAMGAZE_ID = "danaleee/StreamGaze"  # of the dataset on the Hub
 

@@ -23,14 +23,13 @@ from datasets import (
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from gazeqwen.questions.question import TOY_SOURCE
+from gazeqwen.questions.sources import VIDEO_SOURCES
 from gazeqwen.questions.tasks import TASKS, VIDEOS_IN_RELEASE
 from gazeqwen.utils.files import atomic_folder, write_json, write_text
 from gazeqwen.utils.hub import publish
 from gazeqwen.utils.tables import Table
 
 CARD_TEMPLATE = Path(__file__).parent.parent / "model_card" / "dataset_template.md"
-# Where StreamGaze's videos come from, by the release's names (`questions.release.source_of`).
-VIDEO_SOURCES = {"egtea": "EGTEA Gaze+", "egoexolearn": "EgoExoLearn", "holoassist": "HoloAssist"}
 
 # Columns of the dataset. Nothing that tells the answer is among them but `answer` and the test points' `alert`.
 COLUMNS = Features(
@@ -229,7 +228,7 @@ def render_dataset_card(
         toy=toy,
         streamgaze=streamgaze,
         own=own,
-        sources=[VIDEO_SOURCES.get(source, source) for source in sources],
+        sources=[VIDEO_SOURCES[source].title if source in VIDEO_SOURCES else source for source in sources],
         source=repository or "path/to/this/folder",
         counts=Table(["config", "split", "questions", "videos"], counts).markdown(),
         report=report.text(),

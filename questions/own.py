@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from gazeqwen.questions.dataset_folder import Report, check_new, write_dataset
 from gazeqwen.questions.prompts import OPTION_LETTERS
-from gazeqwen.questions.release import participant_split
+from gazeqwen.questions.splits import participant_split
 from gazeqwen.questions.tasks import SPLITS, task_info, window_start_s
 from gazeqwen.scanpath_gazeqwen import Scanpath, read_rows
 from gazeqwen.video_gazeqwen import QUESTION_ROUNDING_S, video_info

@@ -1,9 +1,5 @@
 """StreamGaze's release on disk -> a dataset that `load_dataset` opens, with one clock: seconds of each video file."""
 
-import json
-import math
-import random
-import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -15,236 +11,17 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from gazeqwen.questions.dataset_folder import Report, check_new, write_dataset
-from gazeqwen.questions.prompts import OPTION_LETTERS
-from gazeqwen.questions.tasks import SPLITS, TASKS, clip_window
-from gazeqwen.scanpath_gazeqwen import Scanpath, checked_file, read_rows
-from gazeqwen.video_gazeqwen import QUESTION_ROUNDING_S, VideoInfo, frame_times_s, read_frames, video_info
-
-# How the names of a source's videos look, which part of them is the participant, and how many frames a second the
-# benchmark assumed when it turned frame numbers into seconds (None: its seconds are those of the gaze recording).
-_SOURCES = {
-    "egtea": (re.compile(r"(O?P\d{2})-R\d{2}-.+"), 24.0),
-    "holoassist": (re.compile(r"([Rz]\d{3})-.+"), 24.46),
-    "egoexolearn": (re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"), None),
-}
-
-
-def parse_time(text: str, name: str = "time") -> float:
-    """Seconds of `MM:SS` (minutes may exceed 59), `HH:MM:SS` or plain seconds. Raises ValueError that says `name`."""
-    written = re.fullmatch(r"\s*((\d+:)?\d+:)?\d+(\.\d+)?\s*", str(text), re.ASCII)
-    numbers = [float(part) for part in str(text).split(":")] if written else []
-    seconds = 0.0
-    for number in numbers:
-        seconds = 60 * seconds + number
-    if not numbers or max(numbers[1:], default=0) >= 60 or not math.isfinite(seconds):
-        raise ValueError(f"{name} is {text!r}, expected MM:SS or HH:MM:SS")
-    return seconds
-
-
-# ------------------------------------------------------------------ splits
-def published_split(names) -> dict[str, list[str]]:
-    """The split of the published GazeQwen: sorted video names, shuffled with seed 42, 70 / 15 / 15 percent."""
-    names = sorted(set(names))
-    random.Random(42).shuffle(names)
-    train, validation = int(0.70 * len(names)), int(0.15 * len(names))
-    parts = (names[:train], names[train : train + validation], names[train + validation :])
-    return {split: sorted(part) for split, part in zip(SPLITS, parts, strict=True)}
-
-
-def participant_split(groups: dict[str, tuple[str, str]], seed: int = 42) -> dict[str, list[str]]:
-    """
-    A split in which nobody is in two parts. `groups`: {video name: (source, participant)}. Per source, participants in
-    random order fill 70, 15 and 15 percent of the videos.
-    """
-    by_source: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for name in sorted(groups):
-        source, participant = groups[name]
-        by_source[source][participant].append(name)
-    split: dict[str, list[str]] = {name: [] for name in SPLITS}
-    for source in sorted(by_source):
-        people = sorted(by_source[source])
-        random.Random(f"{seed} {source}").shuffle(people)
-        total, done = sum(map(len, by_source[source].values())), 0
-        for person in people:
-            middle = (done + len(by_source[source][person]) / 2) / total
-            part = "train" if middle < 0.70 else "validation" if middle < 0.85 else "test"
-            split[part] += by_source[source][person]
-            done += len(by_source[source][person])
-    return split
-
-
-# ------------------------------------------------------------------ questions
-@dataclass(frozen=True)
-class ReleasedQuestion:
-    """A question as released: times are seconds of the release's clock. `answer` is None for proactive tasks."""
-
-    video_name: str
-    task: str
-    question: str
-    options: tuple[str, ...]
-    answer: int | None
-    time_s: float
-    test_points: tuple[tuple[float, bool], ...]
-    category: str
-
-
-def _is_text(value) -> bool:
-    """Whether a value is a text that is not blank and can be stored: JSON can hold halves of characters, UTF-8 not."""
-    return isinstance(value, str) and bool(value.strip()) and not re.search("[\ud800-\udfff]", value)
-
-
-def _text(item: dict, name: str) -> str:
-    value = item.get(name)
-    if not _is_text(value):
-        raise ValueError(f"{name} is {value!r}, expected text")
-    return value.strip()
-
-
-def _video_name(entry: dict) -> str:
-    name = entry.get("video_path") or entry.get("video")
-    if not isinstance(name, str) or not name.strip():
-        raise ValueError(f"video_path is {name!r}, expected a file name")
-    parts = name.strip().replace("\\", "/").split("/")
-    if ".." in parts or not parts[-1] or parts[-1].startswith(".") or not parts[-1].isprintable():
-        raise ValueError(f"video_path is {name!r}, expected the name of a file in the videos' folder")
-    return parts[-1]
-
-
-def _options(item: dict) -> tuple[str, ...]:
-    options = item.get("options")
-    if not isinstance(options, list) or not all(map(_is_text, options)):
-        raise ValueError(f"options are {options!r}, expected a list of texts")
-    lettered = [
-        re.fullmatch(rf"\s*{letter}[.)]\s*(.*)", option)
-        for letter, option in zip(OPTION_LETTERS, options, strict=False)
-    ]
-    if len(options) <= len(OPTION_LETTERS) and all(lettered):
-        options = [match.group(1) for match in lettered]
-    options = tuple(option.strip() for option in options)
-    if not 2 <= len(options) <= len(OPTION_LETTERS) or not all(options) or len(set(options)) != len(options):
-        raise ValueError(f"options are {item['options']}, expected 2 to {len(OPTION_LETTERS)} different ones")
-    return options
-
-
-def _test_points(item: dict) -> tuple[tuple[float, bool], ...]:
-    points = item.get("test_info")
-    if not isinstance(points, list) or not points or not all(isinstance(point, dict) for point in points):
-        raise ValueError(f"test_info is {points!r}, expected a list of test points")
-    found = []
-    for point in points:
-        if point.get("type") not in (0, 1) or isinstance(point.get("type"), bool):
-            raise ValueError(f"a test point's type is {point.get('type')!r}, expected 0 or 1")
-        time_s = parse_time(point.get("realtime"), "a test point's realtime")
-        if time_s <= 0:
-            raise ValueError(f"a test point's realtime is {point['realtime']!r}, expected after the video's start")
-        found.append((time_s, point["type"] == 1))
-    if len({time_s for time_s, _ in found}) != len(found):
-        raise ValueError(f"test_info repeats a realtime: {[point['realtime'] for point in points]}")
-    return tuple(sorted(found))
-
-
-def read_question(entry: dict, item: dict, task: str) -> ReleasedQuestion:
-    """One question of a QA file's entry. Raises ValueError naming field, value and what was expected."""
-    if not isinstance(entry, dict) or not isinstance(item, dict):
-        raise ValueError(f"got {item!r} in {entry!r}, expected objects")
-    name, question = _video_name(entry), _text(item, "question")
-    time_s = parse_time(item.get("time_stamp"), "time_stamp")
-    category = _text(entry, "video_categories").lower() if entry.get("video_categories") else "other"
-    if TASKS[task].group == "proactive":
-        return ReleasedQuestion(name, task, question, (), None, time_s, _test_points(item), category)
-    options = _options(item)
-    letters, answer = OPTION_LETTERS[: len(options)], str(item.get("answer")).strip().rstrip(".)")
-    if len(answer) != 1 or answer not in letters:
-        raise ValueError(f"answer is {item.get('answer')!r}, expected one of the options' letters {letters}")
-    if time_s <= 0:
-        raise ValueError(f"time_stamp is {item['time_stamp']!r}, expected a time after the video's start")
-    return ReleasedQuestion(name, task, question, options, letters.index(answer), time_s, (), category)
-
-
-# ------------------------------------------------------------------ the release's clock
-@dataclass(frozen=True)
-class Clock:
-    """Seconds of the release -> seconds of the video file. `kind` says how that is known."""
-
-    kind: str
-    knots_s: tuple[np.ndarray, np.ndarray] | None = None  # (release's, file's) times of the same frames
-
-    def to_file_s(self, times_s):
-        if self.knots_s is None:
-            return times_s
-        release, file = self.knots_s
-        inside = np.interp(times_s, release, file)
-        # Beyond the last frame time goes on at the mean rate: whether a question lies there is checked in file time.
-        rate = (file[-1] - file[0]) / (release[-1] - release[0])
-        return (
-            inside
-            + np.maximum(np.asarray(times_s) - release[-1], 0) * rate
-            + np.minimum(np.asarray(times_s) - release[0], 0) * rate
-        )
-
-
-def release_clock(source: str, video: Path, overlay: Path | None) -> Clock:
-    """
-    The clock of a video's questions and fixation table. StreamGaze cut its clips from the gaze-overlay encodes, which
-    hold the same frames as the originals but may declare another rate: so a time means the overlay's frame on screen
-    then, and the original's frame of the same number. Without the overlay, times are frame number / the source's
-    assumed rate; where the source has none, seconds of the file.
-
-    Raises ValueError if the two files do not show the same frames at the same numbers.
-    """
-    times_s = frame_times_s(video)
-    if overlay is not None:
-        overlay_s = frame_times_s(overlay)
-        count = min(len(times_s), len(overlay_s))
-        if count < 2:
-            raise ValueError(f"{overlay}: {len(overlay_s)} frames beside {len(times_s)}, expected as many")
-        _check_same_frames(video, times_s, overlay, overlay_s, count)
-        return Clock("overlay frames", (overlay_s[:count], times_s[:count]))
-    fps = _SOURCES[source][1] if source in _SOURCES else None
-    if fps is not None and len(times_s) > 1:
-        return Clock(f"frame number at {fps:g} fps", (np.arange(len(times_s)) / fps, times_s))
-    return Clock("seconds of the file")
-
-
-def _thumbnails(path: Path, times_s: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """(n, cells) brightness of frames by number, each averaged over a grid of 16x16 cells and standardised."""
-    frames, shown_s = read_frames(path, times_s[indices])
-    if not np.allclose(shown_s, times_s[indices], atol=1e-6):
-        raise ValueError(f"{path}: frames cannot be found by their times")
-    grey = frames.astype(np.float32).mean(-1)
-    rows, columns = (np.arange(size) * 16 // size for size in grey.shape[1:])
-    cells = np.zeros((len(grey), 16, 16), np.float32)
-    for image, sums in zip(grey, cells, strict=True):
-        np.add.at(sums, (rows[:, None], columns[None, :]), image)
-    flat = cells.reshape(len(grey), -1)
-    flat = flat - flat.mean(1, keepdims=True)
-    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
-
-
-def _check_same_frames(video: Path, times_s: np.ndarray, overlay: Path, overlay_s: np.ndarray, count: int) -> None:
-    """Compare pixels at shared frame numbers: equal counts prove nothing. What the overlay drew is small."""
-    numbers = np.unique(np.linspace(0, count - 1, 7).round().astype(int)[1:-1]) if count > 6 else np.arange(count)
-    ours, theirs = _thumbnails(video, times_s, numbers), _thumbnails(overlay, overlay_s, numbers)
-    likeness = ours @ theirs.T  # correlation of every of our frames with every of theirs
-    same = np.diag(likeness)
-    if np.median(same) < 0.9 or np.mean(likeness.argmax(1) == np.arange(len(numbers))) < 0.5:
-        raise ValueError(
-            f"{video.name} and its gaze overlay show different frames at the same numbers "
-            f"(correlations {np.round(same, 2).tolist()}; {len(times_s)} and {len(overlay_s)} frames)"
-        )
-
-
-# ------------------------------------------------------------------ files of the release
-def source_of(video_name: str, category: str = "other") -> tuple[str, str | None]:
-    """(source, participant) by the video's name; `category` where no source has such names."""
-    for source, (pattern, _) in _SOURCES.items():
-        if match := pattern.fullmatch(Path(video_name).stem):
-            return source, match.group(1) if match.groups() else None
-    return category, None
+from gazeqwen.questions.release_clock import Clock, release_clock
+from gazeqwen.questions.release_questions import ReleasedQuestion, read_questions
+from gazeqwen.questions.sources import source_of
+from gazeqwen.questions.splits import participant_split, published_split, read_splits
+from gazeqwen.questions.tasks import TASKS, clip_window
+from gazeqwen.scanpath_gazeqwen import Scanpath, read_rows
+from gazeqwen.video_gazeqwen import QUESTION_ROUNDING_S, VideoInfo, video_info
 
 
 def _find_videos(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Originals and gaze overlays below `videos/` by name; two originals of one name are an error."""
+    """Find originals and gaze overlays below `videos/` by name. Raises ValueError for two originals of one name."""
     originals: dict[str, Path] = {}
     overlays: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
@@ -259,8 +36,8 @@ def _find_videos(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
 
 def _find_tables(folder: Path) -> tuple[dict[str, Callable[[], Scanpath]], list[str]]:
     """
-    Fixation tables below `metadata/`: per video's stem what reads its own file, or else its rows of a merged table.
-    Notes say which merged tables hold no coordinates.
+    Find fixation tables below `metadata/`: per video's stem what reads its own file, or else its rows of a merged
+    table. Notes say which merged tables hold no coordinates.
     """
     own: dict[str, Path] = {}
     for suffix in ("_fixation_filtered.csv", "_fixation_dataset.csv"):
@@ -284,32 +61,6 @@ def _find_tables(folder: Path) -> tuple[dict[str, Callable[[], Scanpath]], list[
     return merged | {stem: partial(Scanpath.from_csv, path) for stem, path in own.items()}, notes
 
 
-def _read_json(path: Path):
-    text = checked_file(path).read_bytes()
-    try:
-        return json.loads(text.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON ({error})") from error
-
-
-def _read_splits(path: Path) -> dict[str, list[str]]:
-    """{split: video names} of a file that lists them under train, validation (or val), test."""
-    splits = _read_json(path)
-    if not isinstance(splits, dict):
-        raise ValueError(f"{path}: expected an object of lists of video names")
-    if {"val", "validation"} <= set(splits):
-        raise ValueError(f"{path}: splits {sorted(splits)}, expected val or validation, not both")
-    splits = {"validation" if name == "val" else name: names for name, names in splits.items()}
-    if not set(splits) <= set(SPLITS) or not all(
-        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in splits.values()
-    ):
-        raise ValueError(f"{path}: splits {sorted(splits)}, expected lists of video names under {SPLITS}")
-    repeated = [name for name, count in Counter(n for names in splits.values() for n in names).items() if count > 1]
-    if repeated:
-        raise ValueError(f"{path}: {len(repeated)} videos are listed twice, such as {repeated[0]!r}")
-    return {name: splits.get(name, []) for name in SPLITS}
-
-
 # ------------------------------------------------------------------ building
 @dataclass(frozen=True)
 class _Footage:
@@ -321,39 +72,8 @@ class _Footage:
     scanpath: Scanpath | None
 
 
-def _read_questions(files: list[Path], report: Report) -> dict[str, list[ReleasedQuestion]]:
-    questions: dict[str, list[ReleasedQuestion]] = {}
-    for file in files:
-        entries, kept = _read_json(file), []
-        if not isinstance(entries, list):
-            raise ValueError(f"{file}: got {type(entries).__name__}, expected a list of entries")
-        seen, found = set(), 0
-        for number, entry in enumerate(entries):
-            where = f"qa/{file.name}, entry {number}"
-            items = entry.get("questions") if isinstance(entry, dict) else None
-            if not isinstance(items, list) or not items:
-                found += 1
-                report.exclude(where, f"questions are {items!r}, expected a list")
-                continue
-            for item in items:
-                found += 1
-                try:
-                    question = read_question(entry, item, file.stem)
-                except ValueError as error:
-                    report.exclude(where, str(error))
-                    continue
-                if question in seen:
-                    report.exclude(where, "the same question as an earlier one")
-                    continue
-                seen.add(question)
-                kept.append(question)
-        questions[file.stem] = kept
-        report.tasks[file.stem] = {"released": TASKS[file.stem].questions, "found": found}
-    return questions
-
-
 def _in_file_time(scanpath: Scanpath, clock: Clock, end_s: float, where: str, report: Report) -> Scanpath:
-    """The scanpath in seconds of the file; what lies beyond its end is cut or left out, and counted."""
+    """Return the scanpath in seconds of the file; what lies beyond its end is cut or left out, and counted."""
     begin, end = clock.to_file_s(scanpath.begin_s), clock.to_file_s(scanpath.end_s)
     beyond = np.flatnonzero(end > end_s + 0.1)  # a table may round its last frame
     if len(beyond):
@@ -402,14 +122,14 @@ def build(
     if unknown:
         raise ValueError(f"{release / 'qa'}: unknown tasks {unknown}, expected {sorted(TASKS)}")
     report.notes += [f"qa/{task}.json: not there" for task in TASKS if task not in {file.stem for file in files}]
-    questions = _read_questions(files, report)
+    questions = read_questions(files, report)
     everything = [question for kept in questions.values() for question in kept]
 
     names = sorted({question.video_name for question in everything})
     origin = {q.video_name: source_of(q.video_name, q.category) for q in everything}
     if splits is None and (release / "splits.json").exists():
         splits = release / "splits.json"
-    by_video = published_split(names) if splits is None else _read_splits(Path(splits))
+    by_video = published_split(names) if splits is None else read_splits(Path(splits))
     schemes = {
         "default": by_video,
         "participants": participant_split({name: (origin[name][0], origin[name][1] or name) for name in names}),
@@ -490,7 +210,7 @@ def _find_raw(folder: Path, source: str, stem: str) -> Path | None:
 
 
 def _detect(raw: Path, source: str, footage: _Footage, algorithm: str, report: Report) -> Scanpath:
-    """Fixations of a raw recording in seconds of the video file."""
+    """Detect the fixations of a raw recording, in seconds of the video file."""
     from gazeqwen.gaze_sources import SOURCES
     from gazeqwen.gaze_sources.fixations import detect_fixations, streamgaze_fixations
 
@@ -512,7 +232,7 @@ def _detect(raw: Path, source: str, footage: _Footage, algorithm: str, report: R
 
 
 def _row(question: ReleasedQuestion, footage: _Footage, origin: tuple, report: Report) -> dict | None:
-    """A row of the dataset, or None (listed) if the question lies beyond its video."""
+    """Return a row of the dataset, or None (listed) if the question lies beyond its video."""
     where, end_s = f"{question.task}, {question.video_name} at {question.time_s:g} s", footage.info.end_s
     asked_s = float(footage.clock.to_file_s(question.time_s))
     points = []

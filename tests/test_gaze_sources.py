@@ -306,8 +306,8 @@ def test_ego4d_turns_y_over_unless_told(tmp_path):
     assert samples.status.tolist() == [UNKNOWN, UNTRACKED, OUT] and samples.times_s.tolist() == [0, 0.1, 0.2]
     np.testing.assert_allclose(SOURCES["ego4d"].read(path, origin="top-left").xy[0], [0.25, 0.1])
     assert SOURCES["ego4d"].read(path, min_confidence=0.5).status.tolist() == [UNKNOWN, UNTRACKED, UNTRACKED]
-    with pytest.raises(ValueError, match="origin 'center'"):
-        SOURCES["ego4d"].read(path, origin="center")
+    with pytest.raises(ValueError, match="origin 'centre'"):
+        SOURCES["ego4d"].read(path, origin="centre")
 
 
 # ------------------------------------------------------------------ Pupil Labs
@@ -531,10 +531,10 @@ def test_generic_units_and_origins(tmp_path, video):
         np.testing.assert_allclose(samples.times_s, [0.5, 1.5])
     assert read(["0,0.25,0.75"]).xy.tolist() == [[0.25, 0.75]]
     assert read(["0,0.25,0.75"], origin="bottom-left").xy.tolist() == [[0.25, 0.25]]
-    assert read(["0,-0.25,0.125"], origin="center").xy.tolist() == [[0.25, 0.375]]
+    assert read(["0,-0.25,0.125"], origin="centre").xy.tolist() == [[0.25, 0.375]]
     assert read(["0,16,12"], coordinates="pixels").xy.tolist() == [[0.25, 0.25]]
     assert read(["0,16,12"], coordinates="pixels", origin="bottom-left").xy.tolist() == [[0.25, 0.75]]
-    assert read(["0,16,12"], coordinates="pixels", origin="center").xy.tolist() == [[0.75, 0.25]]
+    assert read(["0,16,12"], coordinates="pixels", origin="centre").xy.tolist() == [[0.75, 0.25]]
     assert read(["0,16,12"], coordinates="pixels", frame_size=(32, 24)).xy.tolist() == [[0.5, 0.5]]
 
 
@@ -722,7 +722,7 @@ def test_command_line_compat_and_its_phantoms(tmp_path):
     [
         (["nowhere.csv", *GENERIC], "nowhere.csv: no such file"),
         (["GAZE", "--source", "generic", "--time_unit", "s"], "needs --coordinates, --origin"),
-        (["GAZE", "--source", "egtea", "--origin", "center"], "--origin: no option of source egtea"),
+        (["GAZE", "--source", "egtea", "--origin", "centre"], "--origin: no option of source egtea"),
         (["GAZE", *GENERIC], "the frame's aspect is unknown"),
         (["GAZE", *GENERIC, "--frame_size", "64x48", "--algorithm", "export"], "no fixations of its own"),
         (["GAZE", *GENERIC, "--frame_size", "64x48", "--algorithm", "streamgaze"], "StreamGaze has egtea"),

@@ -12,15 +12,11 @@ from hypothesis import strategies as st
 from support import FIXATION_TABLE, REAL, STREAMGAZE, frame_index, index_frames, write_fixations, write_video
 
 from gazeqwen.questions.dataset import load_questions
-from gazeqwen.questions.release import (
-    build,
-    parse_time,
-    participant_split,
-    published_split,
-    read_question,
-    release_clock,
-    source_of,
-)
+from gazeqwen.questions.release import build
+from gazeqwen.questions.release_clock import release_clock
+from gazeqwen.questions.release_questions import parse_time, read_question
+from gazeqwen.questions.sources import source_of
+from gazeqwen.questions.splits import participant_split, published_split
 from gazeqwen.questions.tasks import SPLITS
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.video_gazeqwen import read_clip

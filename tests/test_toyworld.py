@@ -16,7 +16,7 @@ from support import FIXATION_TABLES
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.release import build
-from gazeqwen.questions.tasks import TASKS as STREAMGAZE_TASKS
+from gazeqwen.questions.tasks import TASKS
 from gazeqwen.toyworld.generate import (
     SPLITS,
     choose,
@@ -40,7 +40,7 @@ from gazeqwen.toyworld.questions import (
     SNAP_S,
     SR,
     STEPS,
-    TASKS,
+    TASK_NAMES,
     clip_of,
     clock,
 )
@@ -95,7 +95,7 @@ def near_chance(hits: float, count: int, chance: float = 0.25) -> bool:
 
 def test_there_are_enough_questions_of_every_task(world):
     counts = {task: len(pairs) for task, pairs in world[1].items()}
-    assert tuple(counts) == TASKS and set(TASKS) == set(STREAMGAZE_TASKS)
+    assert tuple(counts) == TASK_NAMES and set(TASK_NAMES) == set(TASKS)
     assert min(counts.values()) > 80, counts
 
 
@@ -443,7 +443,7 @@ def test_layout_and_reading(folder, tmp_path):
     assert {k: len(v) for k, v in splits.items()} == {"train": 3, "val": 1, "test": 2}
     names = {name for split in splits.values() for name in split}
     assert {p.name for p in (folder / "videos/original_video").iterdir()} == names and len(names) == 6
-    assert {p.stem for p in (folder / "qa").iterdir()} == set(TASKS)
+    assert {p.stem for p in (folder / "qa").iterdir()} == set(TASK_NAMES)
     for name in names:
         stem = name.removesuffix(".mp4")
         lines = (folder / f"metadata/toyworld/{stem}/{stem}_fixation_filtered.csv").read_text().splitlines()
@@ -454,7 +454,7 @@ def test_layout_and_reading(folder, tmp_path):
     build(folder, tmp_path / "data", progress=False)
     written = sum(
         len(entry["questions"][0].get("test_info", "1"))
-        for task in TASKS
+        for task in TASK_NAMES
         for entry in json.loads((folder / "qa" / f"{task}.json").read_text())
     )
     read = [q for split in ("train", "validation", "test") for q in load_questions(tmp_path / "data", split)]
@@ -492,7 +492,7 @@ def test_the_ringed_twin_asks_the_same_of_clips_with_a_ring(tmp_path):
     rings = generate(tmp_path / "rings", 0, 0, 2, seed=1, rings=True, progress=False)
     asked = [[], []]
     for found, where in zip(asked, (plain, rings), strict=True):
-        for task in TASKS:
+        for task in TASK_NAMES:
             for entry in json.loads((where / "qa" / f"{task}.json").read_text()):
                 (question,) = entry["questions"]
                 points = [(point["realtime"], point["type"]) for point in question.get("test_info", [])]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gazeqwen.questions.question import TOY_SOURCE
-from gazeqwen.questions.release import parse_time
+from gazeqwen.questions.release_questions import parse_time
 from gazeqwen.questions.tasks import clip_window, task_info
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.questions import GSM, HARD, NFI, SNAP_S, SR

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from gazeqwen.questions.prompts import OPTION_LETTERS
 from gazeqwen.questions.question import TOY_SOURCE
 from gazeqwen.questions.tasks import clip_window
-from gazeqwen.toyworld.questions import TASKS, ToyQuestion, View, clip_of, clock, gaze_questions
+from gazeqwen.toyworld.questions import TASK_NAMES, ToyQuestion, View, clip_of, clock, gaze_questions
 from gazeqwen.toyworld.viewer import Recording, make_viewer, simulate_viewer, write_fixations
 from gazeqwen.toyworld.world import Highlight, draw_frame, frame_times_s, make_scene, write_video
 
@@ -48,7 +48,7 @@ def choose(
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), 2**31])
     chosen = {}
-    for task in TASKS:
+    for task in TASK_NAMES:
         pairs = []
         for name, questions in videos.items():
             of_task = [q for q in questions if q.task == task]
@@ -164,7 +164,7 @@ def generate(
         (out / folder).mkdir(parents=True, exist_ok=True)
 
     names: dict[str, list[str]] = {split: [] for split in SPLITS}
-    qa: dict[str, list[dict]] = {task: [] for task in TASKS}
+    qa: dict[str, list[dict]] = {task: [] for task in TASK_NAMES}
     with tqdm(total=sum(counts.values()), desc="toy world", unit="video", disable=not progress) as bar:
         for split, count in counts.items():
             made = {f"toy-{split}-{index:04d}.mp4": make_video(seed, split, index) for index in range(count)}
@@ -203,7 +203,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     out = generate(args.out, args.train, args.val, args.test, args.seed, args.per_task, args.most, args.rings)
-    for task in TASKS:
+    for task in TASK_NAMES:
         print(f"{task}: {len(json.loads((out / 'qa' / f'{task}.json').read_text()))} questions")
 
 

@@ -30,7 +30,7 @@ from gazeqwen.toyworld.viewer import NOTHING, Recording
 from gazeqwen.toyworld.world import Scene
 from gazeqwen.video_gazeqwen import FRAMES_PER_STEP, sample_times
 
-GSM, NFI, OTP, SR, FAP, OAR, EASY, HARD, GTA, OAA = TASKS = (
+GSM, NFI, OTP, SR, FAP, OAR, EASY, HARD, GTA, OAA = TASK_NAMES = (
     "past_gaze_sequence_matching",
     "past_non_fixated_object_identification",
     "past_object_transition_prediction",
