@@ -241,7 +241,7 @@ def _build_inputs(titles: list[str], snap_s: float) -> Inputs:
                 label="Snapping, seconds",
                 minimum=0,
                 info="Bring a fixation that begins so near to the question into view, for questions about what is "
-                f"looked at now. 0: off. Empty: as the model was trained, {snap_s:g}.",
+                f"looked at now. 0: off, for all others. Empty: as the model was trained, {snap_s:g}.",
             )
     ask = gr.Button("Ask", variant="primary", elem_id="ask")
     return Inputs(example, video, table, summary, picture, looked_at, time_s, question, options, start_s, snap, ask)

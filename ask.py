@@ -66,7 +66,7 @@ def main() -> None:
 
     snap_s = processor.snap_s if arguments.snap_s is None else arguments.snap_s
     if scanpath is not None and arguments.snap_s is None:
-        print(f"asked as trained: snap_s {snap_s:g}")
+        print(f"asked as trained: snap_s {snap_s:g}, for questions about what is looked at now; --snap_s 0 for others")
     comparison = ask(model, processor, clip, scanpath, prompt, answers, snap_s)
     print_comparison(comparison)
     if arguments.plot:

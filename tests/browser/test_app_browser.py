@@ -187,6 +187,7 @@ def test_a_recording_is_uploaded_scrubbed_through_and_asked_about(page, files):
     page.type("number input for Time", f"{example.time_s:g}" + Keys.TAB)
     page.until(lambda: page.alt().startswith(f"At {example.time_s:.1f} s"))
     page.type("Options", "\n".join(example.options))
+    page.type("Snapping", f"{example.snap_s:g}")  # 0: the question is about what was looked at until now
     page.type("Question", example.question + Keys.ENTER)
     assert f". {example.answer} (" in page.answer().split(" instead of ")[0]
 
