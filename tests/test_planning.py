@@ -22,7 +22,7 @@ from gazeqwen.questions.dataset import load_questions
 from gazeqwen.training.memory import ClipShape, estimate_memory, parameter_counts
 from gazeqwen.training.planning import config_of, model_on_meta, plan
 from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe, StageSettings
-from gazeqwen.training.setup import build_processor
+from gazeqwen.training.setup import build_processor, checkpoint_activations
 from gazeqwen.utils.settings import read_recipe
 
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if path.stem not in ("demo", "toyworld"))
@@ -223,8 +223,7 @@ def test_activations_are_near_what_autograd_keeps(stage, dtype, batch, checkpoin
     for frozen in (model.backbone, model.video_encoder):
         frozen.to(getattr(torch, dtype))
     if checkpointed:
-        model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
-        model.backbone.disable_input_require_grads()
+        checkpoint_activations(model.backbone)
     if stage == 2:
         model.add_lora(2, 4)
     perturb(model)

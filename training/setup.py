@@ -8,7 +8,7 @@ from collections import defaultdict
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
@@ -96,12 +96,20 @@ def build_model(recipe: Recipe, device: torch.device) -> GazeQwenForConditionalG
     )
     place(model, recipe, device)
     if recipe.gradient_checkpointing:
-        model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
-        # Without this the embeddings, and the vision tower with them, would carry a graph that nothing needs.
-        model.backbone.disable_input_require_grads()
+        checkpoint_activations(model.backbone)
     if recipe.compile:
         model.resampler.factors = torch.compile(model.resampler.factors, backend=recipe.compile)
     return model
+
+
+def checkpoint_activations(backbone: PreTrainedModel) -> None:
+    """Have activations computed again in the backward pass instead of kept."""
+    if hasattr(backbone, "activation_checkpointing_enable"):
+        backbone.activation_checkpointing_enable({"use_reentrant": False})
+    else:  # its name in transformers 5.17, deprecated in 5.23
+        backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    # Without this the embeddings, and the vision tower with them, would carry a graph that nothing needs.
+    backbone.disable_input_require_grads()
 
 
 def base_arguments(model: ModelSettings, device) -> dict:
