@@ -23,7 +23,8 @@ def load_processor(
     there, where there is one. Raises ValueError or OSError for what is no adapter.
     """
     revision = revision or "main"
-    kind, config = GazeQwenProcessor, GazeQwenConfig.from_pretrained(source, revision=revision)
+    kind: type = GazeQwenProcessor
+    config = GazeQwenConfig.from_pretrained(source, revision=revision)
     if trust_remote_code:
         settings, _ = ProcessorMixin.get_processor_dict(source, revision=revision)
         kind = _stored_class(source, settings.get("auto_map", {}).get("AutoProcessor"), revision) or kind
@@ -40,7 +41,7 @@ def load_model(
 ) -> GazeQwenForConditionalGeneration:
     """Return the model of an adapter as `load_processor` does its processor, on `device`, in evaluation mode."""
     revision = revision or "main"
-    kind = GazeQwenForConditionalGeneration
+    kind: type = GazeQwenForConditionalGeneration
     if trust_remote_code:
         settings, _ = GazeQwenConfig.get_config_dict(source, revision=revision)
         kind = _stored_class(source, settings.get("auto_map", {}).get("AutoModel"), revision) or kind
