@@ -2,7 +2,7 @@
 
 from os import PathLike
 
-from transformers import ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
@@ -23,7 +23,7 @@ def load_processor(
     there, where there is one. Raises ValueError or OSError for what is no adapter.
     """
     revision = revision or "main"
-    kind: type = GazeQwenProcessor
+    kind: type[ProcessorMixin] = GazeQwenProcessor
     config = GazeQwenConfig.from_pretrained(source, revision=revision)
     if trust_remote_code:
         settings, _ = ProcessorMixin.get_processor_dict(source, revision=revision)
@@ -41,7 +41,7 @@ def load_model(
 ) -> GazeQwenForConditionalGeneration:
     """Return the model of an adapter as `load_processor` does its processor, on `device`, in evaluation mode."""
     revision = revision or "main"
-    kind: type = GazeQwenForConditionalGeneration
+    kind: type[PreTrainedModel] = GazeQwenForConditionalGeneration
     if trust_remote_code:
         settings, _ = GazeQwenConfig.get_config_dict(source, revision=revision)
         kind = _stored_class(source, settings.get("auto_map", {}).get("AutoModel"), revision) or kind
