@@ -111,11 +111,11 @@ def read_predictions(path: str | PathLike) -> dict[str | None, list[GradedAnswer
         found[row.get("condition") if isinstance(row, dict) else None].append(
             as_graded_answer(row, f"{path}, line {number}")
         )
-    return {condition: checked(items, f"{path}, condition {condition}: ") for condition, items in found.items()}
+    return {condition: graded_answers(items, f"{path}, condition {condition}: ") for condition, items in found.items()}
 
 
-def checked(items: Iterable[dict | GradedAnswer], where: str = "") -> list[GradedAnswer]:
-    """A run's questions. Raises ValueError if there are none, or some twice."""
+def graded_answers(items: Iterable[dict | GradedAnswer], where: str = "") -> list[GradedAnswer]:
+    """Return the questions of a run. Raises ValueError if there are none, or some twice."""
     items = [as_graded_answer(item, f"{where}question {number}") for number, item in enumerate(items, 1)]
     if not items:
         raise ValueError(f"{where}no questions to score")
@@ -209,7 +209,7 @@ def score(items: Iterable[dict | GradedAnswer], scorer: str = "strict") -> dict:
     of each group's tasks. `counts`: the sums over tasks; `failed`: each failed question and why.
     """
     by_task, failed = defaultdict(list), []
-    for item in checked(items):
+    for item in graded_answers(items):
         by_task[item.task].append((item, grade(item, scorer)))
     tasks = {}
     for task in sorted_tasks(by_task):
@@ -233,13 +233,14 @@ def score(items: Iterable[dict | GradedAnswer], scorer: str = "strict") -> dict:
     counts = {name: sum(values[name] for values in tasks.values()) for name in ("expected", "answered", "failed")}
     correct, total = (sum(values[name] for values in tasks.values()) for name in ("correct", "total"))
     accuracies = {task: values["accuracy"] for task, values in tasks.items()}
+    groups = tasks_by_group(accuracies)
     return {
         "scorer": scorer,
         "tasks": tasks,
-        "macro": _mean(accuracies.values()),
-        "macro_10": _mean(accuracies[task] for task in TASKS) if set(TASKS) <= set(accuracies) else None,
+        "macro": unweighted_mean(accuracies.values()),
+        "macro_10": unweighted_mean(accuracies[task] for task in TASKS) if set(TASKS) <= set(accuracies) else None,
         "micro": correct / total if total else 0.0,
-        "groups": {group: _mean(accuracies[task] for task in members) for group, members in _groups(accuracies)},
+        "groups": {group: unweighted_mean(map(accuracies.get, members)) for group, members in groups.items()},
         "counts": counts,
         "failed": failed,
     }
@@ -276,14 +277,14 @@ def sorted_tasks(tasks: Iterable[str]) -> list[str]:
     return [task for task in TASKS if task in tasks] + sorted(tasks - set(TASKS))
 
 
-def _groups(tasks: Iterable[str]) -> list[tuple[str, list[str]]]:
-    """(group, its tasks), StreamGaze's groups first; `own` are tasks of people's own data."""
+def tasks_by_group(tasks: Iterable[str]) -> dict[str, list[str]]:
+    """Return {group: its tasks}, StreamGaze's groups first; `own` are tasks of people's own data."""
     members = defaultdict(list)
     for task in tasks:
         members[task_info(task).group].append(task)
-    return [(group, members[group]) for group in (*GROUPS, "own") if group in members]
+    return {group: members[group] for group in (*GROUPS, "own") if group in members}
 
 
-def _mean(values: Iterable[float]) -> float:
+def unweighted_mean(values: Iterable[float]) -> float:
     values = list(values)
     return sum(values) / len(values)

@@ -4,7 +4,15 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from gazeqwen.evaluation.scoring import GradedAnswer, _groups, _mean, checked, grade, score, sorted_tasks
+from gazeqwen.evaluation.scoring import (
+    GradedAnswer,
+    grade,
+    graded_answers,
+    score,
+    sorted_tasks,
+    tasks_by_group,
+    unweighted_mean,
+)
 
 
 def intervals(
@@ -22,7 +30,7 @@ def intervals(
     This is `scipy.stats.bootstrap(method="percentile")` of the videos, except that it takes all values from the same
     draws, and passes over draws that lack a task.
     """
-    tasks, correct, total = _by_video(checked(items), scorer)
+    tasks, correct, total = _by_video(graded_answers(items), scorer)
     weights = _draws(len(total), resamples, seed)
     found = _quantities(tasks, weights @ correct, weights @ total)
     return _shaped(tasks, found, total, confidence) | {"videos": len(total), "resamples": resamples}
@@ -48,7 +56,7 @@ def paired_difference(
     spread = _shaped(tasks, {name: values[1:] for name, values in found.items()}, ours[1], confidence)
     return {
         "tasks": {task: points["task", task] for task in tasks},
-        "groups": {group: points["group", group] for group, _ in _groups(tasks)},
+        "groups": {group: points["group", group] for group in tasks_by_group(tasks)},
         "macro": points["macro"],
         "micro": points["micro"],
         "intervals": spread | {"videos": len(ours[1]), "resamples": resamples},
@@ -84,7 +92,8 @@ def _quantities(tasks: list[str], correct: np.ndarray, total: np.ndarray) -> dic
             return np.where(total[:, columns] > 0, accuracy[:, columns], 0).sum(1) / there.sum(1)
 
     found = {("task", task): accuracy[:, column] for column, task in enumerate(tasks)}
-    found |= {("group", group): mean([tasks.index(task) for task in members]) for group, members in _groups(tasks)}
+    for group, members in tasks_by_group(tasks).items():
+        found["group", group] = mean([tasks.index(task) for task in members])
     return found | {"macro": mean(list(range(len(tasks)))), "micro": micro}
 
 
@@ -100,7 +109,7 @@ def _shaped(tasks: list[str], found: dict, total: np.ndarray, confidence: float)
         "tasks": {task: interval(("task", task), [tasks.index(task)]) for task in tasks},
         "groups": {
             group: interval(("group", group), [tasks.index(task) for task in members])
-            for group, members in _groups(tasks)
+            for group, members in tasks_by_group(tasks).items()
         },
         "macro": interval("macro", every),
         "micro": interval("micro", every),
@@ -109,7 +118,7 @@ def _shaped(tasks: list[str], found: dict, total: np.ndarray, confidence: float)
 
 
 def _paired(first, second) -> tuple[list[GradedAnswer], list[GradedAnswer]]:
-    first, second = checked(first), checked(second)
+    first, second = graded_answers(first), graded_answers(second)
     here, there = {item.key for item in first}, {item.key for item in second}
     if here != there:
         raise ValueError(
@@ -185,7 +194,7 @@ def calibration(items: Iterable[dict | GradedAnswer], bins: int = 10) -> dict:
     the offered) and `accuracy`, None where empty; `ece`: the mean of their gaps by count; `count`: questions with
     logits, no others count.
     """
-    items = [item for item in checked(items) if item.logits is not None]
+    items = [item for item in graded_answers(items) if item.logits is not None]
     if not items:
         raise ValueError("calibration needs logits, no question has them")
     sure = np.array([1 / np.exp(np.subtract(item.logits, max(item.logits))).sum() for item in items])
@@ -221,8 +230,8 @@ def option_robustness(runs: Sequence[Iterable[dict | GradedAnswer]]) -> dict:
         "permutations": len(runs),
         "questions": len(steady),
         "accuracies": accuracies,
-        "accuracy": _mean(accuracies),
+        "accuracy": unweighted_mean(accuracies),
         "macros": macros,
-        "macro": _mean(macros),
-        "same_share": _mean(steady),
+        "macro": unweighted_mean(macros),
+        "same_share": unweighted_mean(steady),
     }

@@ -1,4 +1,4 @@
-"""Controls: training under any condition, LoRA alone, noisy gaze, and one snapped gaze for all that it is given by."""
+"""Controls: training under any condition, LoRA alone, and one snapped gaze for all that it is given by."""
 
 import json
 from dataclasses import replace
@@ -202,38 +202,9 @@ def test_lora_alone_is_planned_trained_saved_loaded_and_evaluated(toy_data, tmp_
             GazeQwenForConditionalGeneration.from_pretrained(trainer.folder / "best")
 
 
-# ---------------------------------------------------------------- noise
+# ---------------------------------------------------------------- questions
 def asked(video: str, end_s: float, rows, task: str = OI_E) -> Question:
     return Question(Path(video), video, Scanpath.from_array(rows), task, "Which?", ("a", "b"), 0, 0.0, end_s)
-
-
-def test_noise_is_the_same_for_a_question_wherever_it_is_asked_and_another_for_each():
-    rows = [[0.5, 0.5, 1 + 2 * i, 1.0] for i in range(400)]
-    questions = [asked("a", 10.0, rows), asked("a", 12.0, rows), asked("b", 10.0, rows)]
-    noise5 = Condition.parse("noise5")
-    first, second, third = (scanpath.table for _, scanpath in assign_scanpaths(noise5, questions))
-    for one, other in ((first, second), (second, third), (first, third)):
-        assert not np.allclose(one[:, :2], other[:, :2], atol=0.01) and (one[:, 2:] == other[:, 2:]).all()
-    ((_, alone),) = assign_scanpaths(noise5, [questions[2].permuted(1)])
-    assert (alone.table == third).all()
-    assert (assign_scanpaths(noise5, questions[::-1])[0][1].table == third).all()
-    assert not np.allclose(assign_scanpaths(noise5, questions, seed=1)[2][1].table, third, atol=0.01)
-    assert np.abs((third - np.array(rows))[:, :2].std(axis=0) - 0.05).max() < 0.006
-    assert (third[:, 2:] == np.array(rows)[:, 2:]).all() and (questions[2].scanpath.table == rows).all()
-    wide = assign_scanpaths(Condition.parse("overlay+noise100"), questions)[0][1].table[:, :2]
-    assert wide.min() == 0 and wide.max() == 1  # clipped
-    moved = assign_scanpaths(Condition.parse("shuffled+noise5"), questions)
-    plain = assign_scanpaths(Condition.parse("shuffled"), questions)
-    assert [of for of, _ in moved] == [of for of, _ in plain]
-    assert 0.04 < (moved[0][1].table - plain[0][1].table)[:, 0].std() < 0.06
-
-
-def test_noise_is_a_whole_percent():
-    assert Condition.parse("overlay+noise10").noise == 0.1 and Condition.parse("noise100").noise == 1.0
-    assert Condition.parse("noise7").channels == {"model"} and Condition.parse("gaze").noise == 0
-    for name in ("noise", "noise0", "noise05", "noise101", "noise5.5", "noiseN", "noise5+noise6", "none+noise5"):
-        with pytest.raises(ValueError, match="condition"):
-            Condition.parse(name)
 
 
 # ---------------------------------------------------------------- one snapped gaze
