@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from forked import run as run_script
 from support import BACKBONE, tiny_model, video_inputs, write_video
-from test_training import recipe_text, script
+from test_training import recipe_text
 from test_training_options import losses, trainer_of
 
 from gazeqwen.evaluation.evaluators import BaselineData, InputSettings
 from gazeqwen.evaluation.predictions import predict
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
-from gazeqwen.pipeline import conditions
+from gazeqwen.pipeline import overlays
 from gazeqwen.pipeline.batches import QuestionDataset
 from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.pipeline.conditions import Condition, assign_scanpaths
@@ -115,10 +116,10 @@ def test_validation_is_under_the_condition_and_eval_compares_with_it(shuffled, t
     assert all(row["scanpath_of"] != json.loads(row["key"])[0] for row in rows)
     command = ("eval.py", "--model", out, "--data", toy_data, "--split", "validation", "--compare", saved)
     command = (*command, "--no_cache", "--num_workers", 0)
-    assert "largest difference" in script(*command, "--seed", 3, "--gaze", "shuffled")
-    error = script(*command, "--seed", 3, "--gaze", "gaze", expect=1)
+    assert "largest difference" in run_script(*command, "--seed", 3, "--gaze", "shuffled")
+    error = run_script(*command, "--seed", 3, "--gaze", "gaze", expect=1)
     assert "holds predictions under ['shuffled'], expected one of those evaluated: ['gaze']" in error
-    assert "seed has to be that of the recipe" in script(*command, "--gaze", "shuffled", expect=1)
+    assert "seed has to be that of the recipe" in run_script(*command, "--gaze", "shuffled", expect=1)
 
 
 # ---------------------------------------------------------------- LoRA alone
@@ -326,7 +327,7 @@ def test_what_is_drawn_otherwise_is_another_entry(toy_model, toy_questions, tmp_
     again = Scanpath(question.scanpath.table.copy(), question.scanpath.ids)
     assert cache.path(question, Condition.parse("overlay").drawing(again)) == names[1]  # the channel that is drawn
     assert snapping.path(other, OVERLAY.drawing(again)) == names[1]  # not snapped
-    monkeypatch.setattr(conditions, "_RING", 0.1)
+    monkeypatch.setattr(overlays, "_RING", 0.1)
     assert cache.path(question, OVERLAY.drawing(question.scanpath)) not in names
     assert OVERLAY.drawing(None) is None and Condition.parse("gaze").drawing(question.scanpath) is None
 
