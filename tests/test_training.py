@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,12 +13,12 @@ import torch
 import torch.nn.functional as F
 import yaml
 from accelerate import Accelerator
-from forked import run as run_script
 from PIL import Image
 from safetensors.torch import load_file
 from support import (
     BACKBONE,
     FIXATION_TABLE,
+    ROOT,
     VIDEO_ENCODER,
     index_frames,
     run_here,
@@ -209,6 +212,15 @@ def test_the_table_holds_tasks_and_their_mean():
 
 
 # ---------------------------------------------------------------- scripts
+def run_script(*command, expect: int = 0) -> str:
+    """Return what a script prints in a new process; stderr if it is to fail."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, command)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert result.returncode == expect, result.stderr
+    return result.stdout if expect == 0 else result.stderr
+
+
 def test_eval_reloads_the_adapter_with_equal_logits_and_writes_every_setting(run, toy_data, tmp_path):
     out = run["folder"] / "out"
     printed = run_script(
