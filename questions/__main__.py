@@ -16,7 +16,7 @@ from gazeqwen.questions.dataset_folder import push_dataset
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.hub import open_repository
 
-_OF_A_RELEASE = ("splits", "gaze", "algorithm", "strict")
+_RELEASE_OPTIONS = ("splits", "gaze", "algorithm", "strict")
 
 
 def main() -> None:
@@ -34,9 +34,9 @@ def main() -> None:
     parser.add_argument("--private", action="store_true", help="to a repository that others cannot see")
     arguments = parser.parse_args()
     is_release = not arguments.source.endswith(".csv")
-    foreign = [name for name in _OF_A_RELEASE if getattr(arguments, name)]
-    if not is_release and foreign:
-        parser.error(f"--{foreign[0]} is for a release, {arguments.source} is a table of own questions")
+    misplaced = [name for name in _RELEASE_OPTIONS if getattr(arguments, name)]
+    if not is_release and misplaced:
+        parser.error(f"--{misplaced[0]} is for a release, {arguments.source} is a table of own questions")
     if arguments.push:
         open_repository(arguments.push, "dataset", arguments.private)  # before the work: the token may be wrong
     if is_release:

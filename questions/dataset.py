@@ -1,4 +1,4 @@
-"""A dataset folder, or a dataset on the Hub -> questions."""
+"""Load questions from a dataset folder or from a dataset on the Hub."""
 
 import math
 from collections.abc import Iterator
@@ -19,10 +19,15 @@ def load_questions(
     without_gaze: str = "error",
 ) -> list[Question]:
     """
-    The questions of a split of a dataset that `gazeqwen build` wrote: a folder, or an id on the
-    Hub. `config`: `default`, the published split, or `participants`, where no participant is in two splits.
-    `without_gaze`: what to do with videos whose gaze is not known: `error`, `keep` (the model is then the base model),
-    or `drop`, which says how many.
+    Return the questions of one split of a dataset that `gazeqwen build` wrote.
+
+    Args:
+        data: the dataset's folder, or its id on the Hub.
+        split: `train`, `validation` or `test`.
+        tasks: keep questions of these tasks only; default: of all.
+        config: `default`, the published split, or `participants`, where no participant is in two splits.
+        without_gaze: what to do with videos whose gaze is not known: `error`, `keep` (the model is then the base
+            model), or `drop`, which says how many.
 
     Raises ValueError or FileNotFoundError naming data, split, task and video.
     """
@@ -31,7 +36,7 @@ def load_questions(
     rows = _load_rows(data, split, config)
     questions: list[Question] = []
     scanpaths: dict[str, Scanpath | None] = {}
-    dropped = set()
+    dropped: set[str] = set()
     for row in rows:
         name = row["video_name"]
         if not isinstance(name, str) or Path(name).name != name:  # it may not lead out of the dataset's folder
@@ -39,10 +44,9 @@ def load_questions(
         if tasks is not None and row["task"] not in tasks:
             continue
         if row["scanpath"] is None and without_gaze != "keep":
-            dropped.add(row["video_name"])
+            dropped.add(name)
             continue
-        video = _video_of(data, row)
-        questions.extend(_questions_of(row, video, scanpaths))
+        questions.extend(_questions_of_row(row, _video_path(data, row), scanpaths))
     if dropped and without_gaze == "error":
         raise ValueError(
             f"{data}, split {split!r}: no gaze for {len(dropped)} videos, such as {min(dropped)}; "
@@ -50,14 +54,17 @@ def load_questions(
         )
     if dropped:
         print(f"{data}, split {split!r}: left out {len(dropped)} videos without gaze: {', '.join(sorted(dropped))}")
-    absent = sorted(set(tasks or ()) - {question.task for question in questions})
-    if absent or not questions:
-        there = sorted(set(rows["task"]))
-        raise ValueError(f"{data}: no question in split {split!r} of the tasks {absent or 'asked for'}, found {there}")
+    missing_tasks = sorted(set(tasks or ()) - {question.task for question in questions})
+    if missing_tasks or not questions:
+        known_tasks = sorted(set(rows["task"]))
+        raise ValueError(
+            f"{data}: no question in split {split!r} of the tasks {missing_tasks or 'asked for'}, found {known_tasks}"
+        )
     return questions
 
 
-def _video_of(data: str | PathLike, row: dict) -> Path:
+def _video_path(data: str | PathLike, row: dict) -> Path:
+    """Return the file of a row's video. Raises FileNotFoundError, or ValueError for a file outside the dataset."""
     if Path(data).is_dir():  # not where the row says: the cache of `datasets` knows a moved folder by its old place
         video = Path(data) / "videos" / row["video_name"]
         if not video.is_file():
@@ -66,7 +73,8 @@ def _video_of(data: str | PathLike, row: dict) -> Path:
     from datasets.config import HF_DATASETS_CACHE  # holds what came in archives
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    video, caches = Path(row["video"]["path"] or ""), (Path(HF_HUB_CACHE), Path(HF_DATASETS_CACHE))
+    video = Path(row["video"]["path"] or "")
+    caches = (Path(HF_HUB_CACHE), Path(HF_DATASETS_CACHE))
     downloaded = any(video.is_relative_to(cache.absolute()) for cache in caches)
     if not downloaded or ".." in video.parts:  # a table may name any file of this machine
         raise ValueError(f"{data}: the video of a question is {str(video)!r}, expected a file of the dataset")
@@ -75,8 +83,10 @@ def _video_of(data: str | PathLike, row: dict) -> Path:
 
 def _load_rows(data, split: str, config: str):
     """
-    The rows of a dataset with the columns of `dataset_folder.COLUMNS`. Of these, people's own data may lack
+    Return the rows of a dataset with the columns of `dataset_folder.COLUMNS`. Of these, people's own data may lack
     `options`, `answer`, `answer_text`, `test_points` and `fixation_ids` where no question has them.
+
+    Raises ValueError or FileNotFoundError naming data, and what is missing or wrong.
     """
     from datasets import load_dataset
 
@@ -95,20 +105,20 @@ def _load_rows(data, split: str, config: str):
     try:
         rows = load_dataset(str(data), config, split=split)
     except Exception as error:  # of `datasets`, pyarrow, fsspec, yaml: what is wrong with a file has many names
-        first, *_, last = 2 * str(error.__cause__ or error).splitlines() or [type(error).__name__] * 2
-        why = first if first == last else f"{first} ... {last}"
-        raise ValueError(f"{data}, config {config!r}, split {split!r}: cannot be loaded ({why})") from error
-    needed = {"video", "video_name", "scanpath", "task", "question", "start_s", "end_s"}
-    if not needed <= set(rows.column_names):
-        raise ValueError(f"{data}: no columns {sorted(needed - set(rows.column_names))} among {rows.column_names}")
+        lines = str(error.__cause__ or error).splitlines() or [type(error).__name__]
+        reason = lines[0] if lines[0] == lines[-1] else f"{lines[0]} ... {lines[-1]}"
+        raise ValueError(f"{data}, config {config!r}, split {split!r}: cannot be loaded ({reason})") from error
+    required = {"video", "video_name", "scanpath", "task", "question", "start_s", "end_s"}
+    if not required <= set(rows.column_names):
+        raise ValueError(f"{data}: no columns {sorted(required - set(rows.column_names))} among {rows.column_names}")
     return rows
 
 
 def _check_row(row: dict, video: Path) -> None:
-    """Raise for values that are no question; a build writes none, other hands may."""
+    """Raise ValueError for values that are no question; a build writes none, people's own tables may."""
 
-    def check(right, name: str, expected: str) -> None:
-        if not right:
+    def check(valid: bool, name: str, expected: str) -> None:
+        if not valid:
             raise ValueError(f"a question about {video}: {name} is {row.get(name)!r}, expected {expected}")
 
     start_s, end_s = row["start_s"], row["end_s"]
@@ -118,21 +128,27 @@ def _check_row(row: dict, video: Path) -> None:
     check(end_s is not None and start_s < end_s < math.inf, "end_s", f"more seconds than start_s, {start_s}")
     if row["task"] in TASKS and TASKS[row["task"]].group == "proactive":
         points = row.get("test_points") or [None]
-        right = all(p and p["alert"] is not None and start_s < (p["time_s"] or 0) < math.inf for p in points)
-        check(right, "test_points", "times after start_s, and whether the alert is due")
+        valid = all(p and p["alert"] is not None and start_s < (p["time_s"] or 0) < math.inf for p in points)
+        check(valid, "test_points", "times after start_s, and whether the alert is due")
     elif options := row.get("options"):
-        right = 2 <= len(options) <= len(OPTION_LETTERS) and all(isinstance(option, str) for option in options)
-        check(right, "options", f"2 to {len(OPTION_LETTERS)} texts")
+        valid = 2 <= len(options) <= len(OPTION_LETTERS) and all(isinstance(option, str) for option in options)
+        check(valid, "options", f"2 to {len(OPTION_LETTERS)} texts")
 
 
-def _questions_of(row: dict, video: Path, scanpaths: dict[str, Scanpath]) -> Iterator[Question]:
+def _questions_of_row(row: dict, video: Path, scanpaths: dict[str, Scanpath | None]) -> Iterator[Question]:
+    """
+    Yield the question of a row, or one for each test point. `scanpaths` holds those built before, by video name, and
+    gets this row's. Raises ValueError naming video and question.
+    """
     _check_row(row, video)
     name, table = row["video_name"], row["scanpath"]
     if table is not None and name not in scanpaths:
         scanpaths[name] = Scanpath.from_array(table, f"scanpath of {name}", row.get("fixation_ids"))
-    shared, source = (video, name, scanpaths.get(name), row["task"], row["question"]), row.get("source")
+    shared = (video, name, scanpaths.get(name), row["task"], row["question"])
+    source = row.get("source")
     if task_info(row["task"]).group != "proactive":
-        options, answer, text = tuple(row.get("options") or ()), row.get("answer"), row.get("answer_text")
+        options = tuple(row.get("options") or ())
+        answer, text = row.get("answer"), row.get("answer_text")
         if text is None and (answer is None or not 0 <= answer < len(options)):
             raise ValueError(f"{name}, {row['question']!r}: answer is {answer!r} of the options {options}")
         if text is not None and (options or not text.strip()):

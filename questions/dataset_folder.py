@@ -1,4 +1,4 @@
-"""The folder of a dataset that `load_dataset` opens: one clock, videos, tables, a report of what is in it, a card."""
+"""Write the folder of a dataset that `load_dataset` opens: videos, tables, a report of what is in it, a card."""
 
 import hashlib
 import json
@@ -66,11 +66,13 @@ class Report:
     notes: list = field(default_factory=list)
 
     def exclude(self, where: str, reason: str) -> None:
+        """List a thing that is left out, and why."""
         self.excluded.append({"where": where, "reason": reason})
 
     def text(self) -> str:
+        """Return the report as printed: a table of tasks, totals, clocks, what is missing and what was left out."""
         kept = sum(task["kept"] for task in self.tasks.values())
-        found = sum(task["found"] for task in self.tasks.values())
+        question_count = sum(task["found"] for task in self.tasks.values())
         streamgaze = set(self.tasks) <= set(TASKS)
         sources = sorted({source for task in self.tasks.values() for source in task["kept_by_source"]})
         rows = [
@@ -85,10 +87,10 @@ class Report:
             rows.append([name, *(str(task[key]) for key in ("released", "found", "kept")), *by_source, points])
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = [
-            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+            "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
             for row in rows
         ]
-        lines.append(f"{kept} questions of {len(self.videos)} videos kept; {found} questions found")
+        lines.append(f"{kept} questions of {len(self.videos)} videos kept; {question_count} questions found")
         if streamgaze:
             released = sum(task.questions for task in TASKS.values())
             lines[-1] += f"; the release holds {released:,} questions of {VIDEOS_IN_RELEASE} videos"
@@ -113,8 +115,13 @@ def write_dataset(
     out: Path, rows: dict[str, list[dict]], videos: dict[str, Path], schemes: dict[str, dict], report: Report
 ) -> None:
     """
-    Write a dataset folder: `rows` by video name, with all of `COLUMNS` but `video`; `videos`: where each lies;
-    `schemes`: for each config the names of the videos of each split, `default` first. The folder appears whole.
+    Write a dataset folder, which appears whole or not at all.
+
+    Args:
+        rows: by video name, each with all of `COLUMNS` but `video`.
+        videos: by video name, where each file lies.
+        schemes: for each config the names of the videos of each split, `default` first.
+        report: what is stored beside the data; gets the counts of the splits.
     """
     columns = Features(
         {"file_name": Value("string"), **{name: kind for name, kind in COLUMNS.items() if name != "video"}}
@@ -130,13 +137,13 @@ def write_dataset(
         for scheme, splits in schemes.items():
             files = []
             for split, names in splits.items():
-                mine = [{"file_name": f"videos/{name}", **row} for name in names for row in rows.get(name, [])]
-                if mine:
-                    counts = {"questions": len(mine), "videos": len({row["video_name"] for row in mine})}
+                split_rows = [{"file_name": f"videos/{name}", **row} for name in names for row in rows.get(name, [])]
+                if split_rows:
+                    counts = {"questions": len(split_rows), "videos": len({row["video_name"] for row in split_rows})}
                     report.splits.setdefault(scheme, {})[split] = counts
                     # One table beside one video would be taken for a dataset of tables, but for this name.
                     file = "metadata.parquet" if len(rows) == 1 else f"{scheme}-{split}.parquet"
-                    Dataset.from_list(mine, features=columns).to_parquet(str(folder / file))
+                    Dataset.from_list(split_rows, features=columns).to_parquet(str(folder / file))
                     files.append({"split": split, "path": ["videos/*", file]})
             if files:
                 configs.append(
@@ -168,6 +175,7 @@ def _no_progress_bars():
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` a hard link to a file, or a copy of it on another file system."""
     try:
         os.link(source.resolve(), target)
     except OSError:  # another file system
@@ -179,7 +187,7 @@ def render_dataset_card(
     folder: str | PathLike, configs: list[dict] | None = None, repository: str | None = None
 ) -> DatasetCard:
     """
-    The card of a dataset that `gazeqwen build` wrote, from its report and its tables.
+    Return the card of a dataset that `gazeqwen build` wrote, drawn from its report and its tables.
 
     Args:
         configs: what `load_dataset` reads of the card; default: those of the card that lies in the folder.
@@ -188,7 +196,7 @@ def render_dataset_card(
     Raises FileNotFoundError where report or card are not there, ValueError where the card has no configs.
     """
     folder = Path(folder)
-    for name in ("report.json", *(() if configs else ("README.md",))):
+    for name in ("report.json",) if configs else ("report.json", "README.md"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name}: not there, expected what `gazeqwen build` writes")
     if configs is None:
@@ -197,8 +205,8 @@ def render_dataset_card(
         raise ValueError(f"{folder / 'README.md'}: configs are {configs!r}, expected those that the build wrote")
     report = Report(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
     sources = sorted({video["source"] for video in report.videos.values()})
-    own = sources == ["own"]
-    toy, streamgaze = sources == [TOY_SOURCE], bool(sources) and set(sources) <= set(VIDEO_SOURCES)
+    own, toy = sources == ["own"], sources == [TOY_SOURCE]
+    streamgaze = bool(sources) and set(sources) <= set(VIDEO_SOURCES)
     name, license_data = "Egocentric video questions with scanpaths", {"license": "unknown"}
     if toy:
         name, license_data = "GazeQwen's toy world", {"license": "apache-2.0"}
@@ -217,9 +225,9 @@ def render_dataset_card(
         configs=configs,
     )
     counts = [
-        [f"`{scheme}`", split, f"{of['questions']:,}", f"{of['videos']:,}"]
+        [f"`{scheme}`", split, f"{sizes['questions']:,}", f"{sizes['videos']:,}"]
         for scheme, splits in report.splits.items()
-        for split, of in splits.items()
+        for split, sizes in splits.items()
     ]
     return DatasetCard.from_template(
         data,
@@ -237,7 +245,7 @@ def render_dataset_card(
 
 
 def _size_category(count: int) -> str:
-    """As the Hub names sizes."""
+    """Return the Hub's name for a number of questions."""
     names = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M")
     return next((name for power, name in enumerate(names, 3) if count < 10**power), "1M<n<10M")
 

@@ -1,5 +1,5 @@
 """
-People's own questions -> a dataset that `load_dataset`, `train.py` and `eval.py` open.
+Make a dataset that `load_dataset`, `train.py` and `eval.py` open from people's own questions.
 
     gazeqwen build questions.csv data/mine
 
@@ -27,44 +27,50 @@ from gazeqwen.questions.tasks import SPLITS, task_info, window_start_s
 from gazeqwen.scanpath_gazeqwen import Scanpath, read_rows
 from gazeqwen.video_gazeqwen import QUESTION_ROUNDING_S, video_info
 
-NEEDED = ("video", "time_s", "question", "answer")
+REQUIRED = ("video", "time_s", "question", "answer")
 OPTIONAL = ("scanpath", "start_s", "options", "task", "participant", "split")
 
 
 def read_questions(table: str | Path, progress: bool = True) -> tuple[dict[str, list[dict]], dict[str, Path]]:
     """
-    The dataset's rows by video name, and where each video is; videos and scanpaths are opened once. Raises ValueError
-    or FileNotFoundError naming file, line and value.
+    Return (rows by video name, file by video name) of a table of questions. Videos and scanpaths are opened once.
+
+    Raises ValueError or FileNotFoundError naming file, line and value.
     """
     columns, lines = read_rows(table)
-    if missing := [name for name in NEEDED if name not in columns]:
-        raise ValueError(f"{table}: no columns {missing} among {columns}, expected {', '.join(NEEDED)}")
-    if unknown := [name for name in columns if name not in NEEDED + OPTIONAL]:
-        raise ValueError(f"{table}: unknown columns {unknown}, expected some of {', '.join(NEEDED + OPTIONAL)}")
+    if missing := [name for name in REQUIRED if name not in columns]:
+        raise ValueError(f"{table}: no columns {missing} among {columns}, expected {', '.join(REQUIRED)}")
+    if unknown := [name for name in columns if name not in REQUIRED + OPTIONAL]:
+        raise ValueError(f"{table}: unknown columns {unknown}, expected some of {', '.join(REQUIRED + OPTIONAL)}")
     if not lines:
         raise ValueError(f"{table}: no questions")
-    here, ends, gaze = Path(table).parent, {}, {}
+    folder = Path(table).parent
+    ends_s: dict[str, float] = {}
+    scanpaths: dict[str, tuple[str | None, Scanpath | None]] = {}  # by video name: the cell's text, and what it names
     videos: dict[str, Path] = {}
     rows: dict[str, list[dict]] = defaultdict(list)
     for line, cells in tqdm(lines, desc="questions", unit="question", disable=not progress):
         cells = {name: value.strip() for name, value in cells.items()}
         where = f"{table}, line {line}"
-        path = here / cells["video"]
+        path = folder / cells["video"]
         name = path.name
         if videos.setdefault(name, path) != path:
             raise ValueError(f"{where}: video is {path}, another one of that name is {videos[name]}")
-        scanpath = cells.get("scanpath") or None
-        if name not in ends:
-            with _naming(where):
-                ends[name] = video_info(path).end_s
-                gaze[name] = (scanpath, Scanpath.from_csv(here / scanpath) if scanpath else None)
-        if gaze[name][0] != scanpath:
-            raise ValueError(f"{where}: scanpath is {scanpath!r}, on another line of {name} it is {gaze[name][0]!r}")
-        rows[name].append(_row(where, name, cells, ends[name], gaze[name][1]))
+        file = cells.get("scanpath") or None
+        if name not in ends_s:
+            with _errors_name(where):
+                ends_s[name] = video_info(path).end_s
+                scanpaths[name] = (file, Scanpath.from_csv(folder / file) if file else None)
+        first_file, scanpath = scanpaths[name]
+        if file != first_file:
+            raise ValueError(f"{where}: scanpath is {file!r}, on another line of {name} it is {first_file!r}")
+        rows[name].append(_row(where, name, cells, ends_s[name], scanpath))
     return dict(rows), videos
 
 
 def _row(where: str, video: str, cells: dict[str, str], video_end_s: float, scanpath: Scanpath | None) -> dict:
+    """Return a line as a row of the dataset, with its `split`. Raises ValueError naming line and value."""
+
     def number(name: str) -> float:
         try:
             value = float(cells[name])
@@ -116,7 +122,8 @@ def _row(where: str, video: str, cells: dict[str, str], video_end_s: float, scan
 
 
 @contextmanager
-def _naming(where: str):
+def _errors_name(where: str):
+    """Raise the errors of a block again with the place that they are about in front."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -124,20 +131,28 @@ def _naming(where: str):
 
 
 def splits_of(table: str | Path, rows: dict[str, list[dict]]) -> dict[str, list[str]]:
-    """Names of videos by split: those given, taken out of the rows, or drawn. ValueError if questions disagree."""
-    given: dict[str, str] = {}
-    people: dict[str, str] = {}
-    for name, mine in rows.items():
-        for column, found in (("split", given), ("participant", people)):
-            values = {row.pop("split") if column == "split" else row[column] for row in mine}
-            if len(values) > 1:
-                raise ValueError(f"{table}: {name} has {column}s {sorted(map(str, values))}, expected one")
-            found[name] = values.pop()
-    if not any(given.values()):
-        return participant_split({name: ("own", people[name] or name) for name in rows})
-    if unsaid := [name for name, split in given.items() if split is None]:
-        raise ValueError(f"{table}: {unsaid[0]} has no split where others have one, expected all or none")
-    return {split: [name for name in given if given[name] == split] for split in SPLITS}
+    """
+    Return the names of videos by split: as the rows say, or drawn where none does. Takes `split` out of the rows.
+    Raises ValueError naming table and video if its questions disagree, or if only some videos have a split.
+    """
+    split_by_video: dict[str, str | None] = {}
+    participants: dict[str, str | None] = {}
+    for name, video_rows in rows.items():
+        split_by_video[name] = _only_value(table, name, "split", [row.pop("split") for row in video_rows])
+        participants[name] = _only_value(table, name, "participant", [row["participant"] for row in video_rows])
+    if not any(split_by_video.values()):
+        return participant_split({name: ("own", participants[name] or name) for name in rows})
+    without_split = [name for name, split in split_by_video.items() if split is None]
+    if without_split:
+        raise ValueError(f"{table}: {without_split[0]} has no split where others have one, expected all or none")
+    return {split: [name for name in rows if split_by_video[name] == split] for split in SPLITS}
+
+
+def _only_value(table: str | Path, video: str, column: str, values: list[str | None]) -> str | None:
+    """Return the value that all questions of a video have in a column. Raises ValueError if they differ."""
+    if len(set(values)) > 1:
+        raise ValueError(f"{table}: {video} has {column}s {sorted(map(str, set(values)))}, expected one")
+    return values[0]
 
 
 def build(table: str | Path, out: str | Path, overwrite: bool = False, progress: bool = True) -> Report:
@@ -146,19 +161,19 @@ def build(table: str | Path, out: str | Path, overwrite: bool = False, progress:
     check_new(out, overwrite)
     rows, videos = read_questions(table, progress)
     splits = splits_of(table, rows)
-    counts = Counter(row["task"] for mine in rows.values() for row in mine)
+    counts = Counter(row["task"] for video_rows in rows.values() for row in video_rows)
     report = Report(
         tasks={
             task: {"released": 0, "found": count, "kept": count, "kept_by_source": {"own": count}, "test_points": 0}
             for task, count in sorted(counts.items())
         },
-        without_gaze=[name for name, mine in rows.items() if mine[0]["scanpath"] is None],
+        without_gaze=[name for name, video_rows in rows.items() if video_rows[0]["scanpath"] is None],
     )
-    for name, mine in rows.items():
-        scanpath = mine[0]["scanpath"]
+    for name, video_rows in rows.items():
+        scanpath = video_rows[0]["scanpath"]
         report.videos[name] = {
             "source": "own",
-            "participant": mine[0]["participant"],
+            "participant": video_rows[0]["participant"],
             "clock": "that of the file",
             "gaze": None if scanpath is None else "fixation table",
             "fixations": None if scanpath is None else len(scanpath),

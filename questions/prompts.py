@@ -1,4 +1,4 @@
-"""How questions are put to a model, and which answers they offer."""
+"""Put questions to a model: the words of a prompt, and the answers that it offers."""
 
 OPTION_LETTERS = "ABCDEFGH"
 
@@ -8,13 +8,18 @@ PROMPT_STYLES = ("reference", "streamgaze")
 
 
 def _checked_style(style: str) -> str:
+    """Return the style. Raises ValueError for an unknown one."""
     if style not in PROMPT_STYLES:
         raise ValueError(f"prompt style {style!r}, expected one of {PROMPT_STYLES}")
     return style
 
 
 def format_question(question: str, options, style: str = "reference") -> str:
-    """The user turn of a multiple-choice question. `options` carry no letters: `["box", "knife"]`."""
+    """
+    Return the user turn of a multiple-choice question. `options` carry no letters: `["box", "knife"]`.
+
+    Raises ValueError for fewer than 2 options, more than there are letters, or an unknown style.
+    """
     if not 2 <= len(options) <= len(OPTION_LETTERS):
         raise ValueError(f"got {len(options)} options {list(options)}, expected 2 to {len(OPTION_LETTERS)}")
     lines = [f"{letter}. {option}" for letter, option in zip(OPTION_LETTERS, options, strict=False)]
@@ -26,10 +31,10 @@ def format_question(question: str, options, style: str = "reference") -> str:
 
 
 def format_alert(question: str, style: str = "reference") -> tuple[str, list[str]]:
-    """The user turn of a proactive question at a test point, and the answers it offers: yes first."""
+    """Return the user turn of a proactive question at a test point, and the answers that it offers: yes first."""
     if _checked_style(style) == "reference":
-        asked = f"{question} Based on the video so far, should the alert be triggered?"
-        return format_question(asked, ("Yes", "No")), ["A", "B"]
+        alert_question = f"{question} Based on the video so far, should the alert be triggered?"
+        return format_question(alert_question, ("Yes", "No")), ["A", "B"]
     lines = [
         "You watch a video stream as it comes in.",
         question,
@@ -40,6 +45,6 @@ def format_alert(question: str, style: str = "reference") -> tuple[str, list[str
 
 
 def chat_message(prompt: str, with_video: bool = True) -> list[dict]:
-    """The conversation that asks `prompt` about one video, or, as a control, without it."""
+    """Return the conversation that asks `prompt` about one video, or, as a control, without it."""
     video = [{"type": "video"}] if with_video else []
     return [{"role": "user", "content": [*video, {"type": "text", "text": prompt}]}]

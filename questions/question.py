@@ -38,11 +38,11 @@ class Question:
 
     @property
     def permutable(self) -> bool:
-        """Whether its options may stand in another order: Yes and No may not."""
+        """Return whether its options may stand in another order: Yes and No may not."""
         return task_info(self.task).group != "proactive"
 
     def permuted(self, by: int) -> "Question":
-        """The question with its options in another order: each `by` places further on, the last ones first."""
+        """Return the question with its options in another order: each `by` places further on, the last ones first."""
         count = len(self.options)
         order = tuple((place - by) % count for place in range(count))
         options = tuple(self.options[place] for place in order)
@@ -50,13 +50,14 @@ class Question:
 
     @property
     def snapped(self) -> bool:
-        """Whether the question asks about the fixation that begins at its query time."""
+        """Return whether the question asks about the fixation that begins at its query time."""
         return task_info(self.task).asks_about_fixation_at_query
 
     def seen(self, scanpath: Scanpath | None, step_spans_s, snap_s: float) -> Scanpath | None:
         """
-        A scanpath as the question sees it, whatever the gaze is given by: where it asks about the fixation that begins
-        at its query time, snapped within `snap_s` (0: not). `step_spans_s` (T, 2): the temporal steps of its clip.
+        Return a scanpath as the question sees it, whatever the gaze is given by: where it asks about the fixation that
+        begins at its query time, snapped within `snap_s` (0: not). `step_spans_s` (T, 2): the seconds at which the
+        temporal steps of its clip begin and end.
         """
         if scanpath is None or not self.snapped or not snap_s:
             return scanpath
@@ -64,14 +65,14 @@ class Question:
 
     @property
     def key(self) -> str:
-        """Tells this question from every other of the benchmark, in whatever order its options are."""
+        """Return what tells this question from every other of the benchmark, in whatever order its options are."""
         options = self.options
         if self.order is not None:
             options = tuple(self.options[self.order.index(place)] for place in range(len(options)))
         return json.dumps([self.video_name, self.task, self.end_s, self.question, options], ensure_ascii=False)
 
     def prompt(self, style: str = "reference") -> tuple[str, list[str]]:
-        """The user turn, and the answers it offers, one token each."""
+        """Return the user turn, and the answers that it offers, one token each; none for an open-ended question."""
         if self.answer_text is not None:
             return self.question, []
         if task_info(self.task).group == "proactive":

@@ -1,4 +1,4 @@
-"""StreamGaze's release on disk -> a dataset that `load_dataset` opens, with one clock: seconds of each video file."""
+"""Make a dataset that `load_dataset` opens from StreamGaze's release: with one clock, seconds of each video file."""
 
 import warnings
 from collections import Counter, defaultdict
@@ -27,10 +27,11 @@ def _find_videos(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.suffix.lower() not in (".mp4", ".mkv", ".mov", ".avi"):
             continue
-        found = overlays if any("viz" in part for part in path.relative_to(folder).parts[:-1]) else originals
-        if path.name in found:
-            raise ValueError(f"{path}: a second video of this name beside {found[path.name]}")
-        found[path.name] = path
+        is_overlay = any("viz" in part for part in path.relative_to(folder).parts[:-1])
+        videos = overlays if is_overlay else originals
+        if path.name in videos:
+            raise ValueError(f"{path}: a second video of this name beside {videos[path.name]}")
+        videos[path.name] = path
     return originals, overlays
 
 
@@ -39,26 +40,26 @@ def _find_tables(folder: Path) -> tuple[dict[str, Callable[[], Scanpath]], list[
     Find fixation tables below `metadata/`: per video's stem what reads its own file, or else its rows of a merged
     table. Notes say which merged tables hold no coordinates.
     """
-    own: dict[str, Path] = {}
+    tables: dict[str, Path] = {}
     for suffix in ("_fixation_filtered.csv", "_fixation_dataset.csv"):
         for path in sorted(folder.rglob(f"*{suffix}")):
-            own.setdefault(path.name.removesuffix(suffix), path)
+            tables.setdefault(path.name.removesuffix(suffix), path)
     merged: dict[str, Callable[[], Scanpath]] = {}
     notes = []
     for path in sorted(folder.glob("*.csv")):
-        if path in own.values():
+        if path in tables.values():
             continue
         columns, rows = read_rows(path)
         names = [name for name in ("video_name", "video_source", "video_id", "source_file") if name in columns]
         if not names or not {"center_x", "center_y"} <= set(columns):
             notes.append(f"{path}: no gaze coordinates in it (columns {columns}), expected center_x, center_y")
             continue
-        of_video = defaultdict(list)
+        lines_by_stem = defaultdict(list)
         for line, row in rows:
-            of_video[Path(row[names[0]]).stem].append((line, row))
-        for stem, lines in of_video.items():
+            lines_by_stem[Path(row[names[0]]).stem].append((line, row))
+        for stem, lines in lines_by_stem.items():
             merged[stem] = partial(Scanpath.from_rows, columns, lines, str(path))
-    return merged | {stem: partial(Scanpath.from_csv, path) for stem, path in own.items()}, notes
+    return merged | {stem: partial(Scanpath.from_csv, path) for stem, path in tables.items()}, notes
 
 
 # ------------------------------------------------------------------ building
@@ -123,15 +124,15 @@ def build(
         raise ValueError(f"{release / 'qa'}: unknown tasks {unknown}, expected {sorted(TASKS)}")
     report.notes += [f"qa/{task}.json: not there" for task in TASKS if task not in {file.stem for file in files}]
     questions = read_questions(files, report)
-    everything = [question for kept in questions.values() for question in kept]
+    all_questions = [question for kept in questions.values() for question in kept]
 
-    names = sorted({question.video_name for question in everything})
-    origin = {q.video_name: source_of(q.video_name, q.category) for q in everything}
+    names = sorted({question.video_name for question in all_questions})
+    origin = {q.video_name: source_of(q.video_name, q.category) for q in all_questions}
     if splits is None and (release / "splits.json").exists():
         splits = release / "splits.json"
-    by_video = published_split(names) if splits is None else read_splits(Path(splits))
+    by_split = published_split(names) if splits is None else read_splits(Path(splits))
     schemes = {
-        "default": by_video,
+        "default": by_split,
         "participants": participant_split({name: (origin[name][0], origin[name][1] or name) for name in names}),
     }
     footage = _read_footage(release, names, origin, gaze, algorithm, report, progress)
@@ -151,8 +152,8 @@ def build(
         report.tasks[task] |= {"kept": sum(counts.values()), "kept_by_source": dict(counts), "test_points": points}
     if not rows:
         raise ValueError(f"{release}: nothing can be used\n{report.text()}")
-    in_no_split = sorted(set(rows) - {name for names in by_video.values() for name in names})
-    for name in in_no_split:
+    split_names = {name for names in by_split.values() for name in names}
+    for name in sorted(set(rows) - split_names):
         report.exclude(name, f"in no split of {splits}")
     write_dataset(out, rows, {name: footage[name].path for name in rows}, schemes, report)
     return report
@@ -161,6 +162,7 @@ def build(
 def _read_footage(
     release: Path, names: list[str], origin: dict, gaze, algorithm: str, report: Report, progress: bool
 ) -> dict[str, _Footage]:
+    """Return the usable videos by name; the report gets each, and what is missing or cannot be used."""
     originals, overlays = _find_videos(release / "videos")
     tables, notes = _find_tables(release / "metadata")
     report.notes += notes
@@ -174,16 +176,16 @@ def _read_footage(
         try:
             info = video_info(path)
             clock = release_clock(source, path, overlays.get(name))
-            found, scanpath, gaze_from = _Footage(path, info, clock, None), None, None
+            video, scanpath, gaze_origin = _Footage(path, info, clock, None), None, None
             if stem in tables:
-                with warnings.catch_warnings(record=True) as said:
+                with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always")
                     table = tables[stem]()
-                report.notes += [str(warning.message) for warning in said]
+                report.notes += [str(warning.message) for warning in caught]
                 scanpath = _in_file_time(table, clock, info.end_s, f"fixations of {name}", report)
-                gaze_from = "fixation table"
+                gaze_origin = "fixation table"
             elif gaze is not None and (raw := _find_raw(Path(gaze), source, stem)) is not None:
-                scanpath, gaze_from = _detect(raw, source, found, algorithm, report), f"raw gaze, {algorithm}"
+                scanpath, gaze_origin = _detect(raw, source, video, algorithm, report), f"raw gaze, {algorithm}"
         except (ValueError, OSError) as error:
             report.exclude(name, str(error))
             continue
@@ -196,14 +198,15 @@ def _read_footage(
             "begin_s": info.start_s,
             "end_s": info.end_s,
             "clock": clock.kind,
-            "gaze": gaze_from,
+            "gaze": gaze_origin,
             "fixations": None if scanpath is None else len(scanpath),
         }
-        footage[name] = replace(found, scanpath=scanpath)
+        footage[name] = replace(video, scanpath=scanpath)
     return footage
 
 
 def _find_raw(folder: Path, source: str, stem: str) -> Path | None:
+    """Return where the raw recording of a video lies below the folder of its source, or None."""
     from gazeqwen.gaze_sources import SOURCES
 
     return SOURCES[source].find(folder / source, stem) if source in SOURCES else None

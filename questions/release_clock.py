@@ -1,4 +1,4 @@
-"""The clock of StreamGaze's questions and fixation tables -> seconds of each video file."""
+"""Turn the clock of StreamGaze's questions and fixation tables into seconds of each video file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,11 +72,11 @@ def _thumbnails(path: Path, times_s: np.ndarray, indices: np.ndarray) -> np.ndar
 def _check_same_frames(video: Path, times_s: np.ndarray, overlay: Path, overlay_s: np.ndarray, count: int) -> None:
     """Raise ValueError unless the frames of shared numbers look alike: equal counts prove nothing."""
     numbers = np.unique(np.linspace(0, count - 1, 7).round().astype(int)[1:-1]) if count > 6 else np.arange(count)
-    ours, theirs = _thumbnails(video, times_s, numbers), _thumbnails(overlay, overlay_s, numbers)
-    likeness = ours @ theirs.T  # correlation of every of our frames with every of theirs
-    same = np.diag(likeness)
-    if np.median(same) < 0.9 or np.mean(likeness.argmax(1) == np.arange(len(numbers))) < 0.5:
+    original_cells, overlay_cells = _thumbnails(video, times_s, numbers), _thumbnails(overlay, overlay_s, numbers)
+    correlation = original_cells @ overlay_cells.T  # (n, n): original's frames by overlay's
+    same_number = np.diag(correlation)
+    if np.median(same_number) < 0.9 or np.mean(correlation.argmax(1) == np.arange(len(numbers))) < 0.5:
         raise ValueError(
             f"{video.name} and its gaze overlay show different frames at the same numbers "
-            f"(correlations {np.round(same, 2).tolist()}; {len(times_s)} and {len(overlay_s)} frames)"
+            f"(correlations {np.round(same_number, 2).tolist()}; {len(times_s)} and {len(overlay_s)} frames)"
         )

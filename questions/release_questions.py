@@ -1,4 +1,4 @@
-"""StreamGaze's questions as released."""
+"""Read StreamGaze's questions as released."""
 
 import json
 import math
@@ -14,8 +14,8 @@ from gazeqwen.scanpath_gazeqwen import checked_file
 
 def parse_time(text: str, name: str = "time") -> float:
     """Return seconds of `MM:SS` (minutes may exceed 59), `HH:MM:SS` or seconds. Raises ValueError naming `name`."""
-    written = re.fullmatch(r"\s*((\d+:)?\d+:)?\d+(\.\d+)?\s*", str(text), re.ASCII)
-    numbers = [float(part) for part in str(text).split(":")] if written else []
+    match = re.fullmatch(r"\s*((\d+:)?\d+:)?\d+(\.\d+)?\s*", str(text), re.ASCII)
+    numbers = [float(part) for part in str(text).split(":")] if match else []
     seconds = 0.0
     for number in numbers:
         seconds = 60 * seconds + number
@@ -44,6 +44,7 @@ def _is_text(value) -> bool:
 
 
 def _text(item: dict, name: str) -> str:
+    """Return a text field. Raises ValueError naming it."""
     value = item.get(name)
     if not _is_text(value):
         raise ValueError(f"{name} is {value!r}, expected text")
@@ -51,6 +52,7 @@ def _text(item: dict, name: str) -> str:
 
 
 def _video_name(entry: dict) -> str:
+    """Return the name of an entry's video file, without folders. Raises ValueError."""
     name = entry.get("video_path") or entry.get("video")
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"video_path is {name!r}, expected a file name")
@@ -61,6 +63,7 @@ def _video_name(entry: dict) -> str:
 
 
 def _options(item: dict) -> tuple[str, ...]:
+    """Return the options without their letters. Raises ValueError unless they are some different texts."""
     options = item.get("options")
     if not isinstance(options, list) or not all(map(_is_text, options)):
         raise ValueError(f"options are {options!r}, expected a list of texts")
@@ -77,20 +80,21 @@ def _options(item: dict) -> tuple[str, ...]:
 
 
 def _test_points(item: dict) -> tuple[tuple[float, bool], ...]:
+    """Return (seconds, whether the alert is due) of each test point, in order of time. Raises ValueError."""
     points = item.get("test_info")
     if not isinstance(points, list) or not points or not all(isinstance(point, dict) for point in points):
         raise ValueError(f"test_info is {points!r}, expected a list of test points")
-    found = []
+    times_and_alerts = []
     for point in points:
         if point.get("type") not in (0, 1) or isinstance(point.get("type"), bool):
             raise ValueError(f"a test point's type is {point.get('type')!r}, expected 0 or 1")
         time_s = parse_time(point.get("realtime"), "a test point's realtime")
         if time_s <= 0:
             raise ValueError(f"a test point's realtime is {point['realtime']!r}, expected after the video's start")
-        found.append((time_s, point["type"] == 1))
-    if len({time_s for time_s, _ in found}) != len(found):
+        times_and_alerts.append((time_s, point["type"] == 1))
+    if len({time_s for time_s, _ in times_and_alerts}) != len(times_and_alerts):
         raise ValueError(f"test_info repeats a realtime: {[point['realtime'] for point in points]}")
-    return tuple(sorted(found))
+    return tuple(sorted(times_and_alerts))
 
 
 def read_question(entry: dict, item: dict, task: str) -> ReleasedQuestion:
@@ -103,7 +107,8 @@ def read_question(entry: dict, item: dict, task: str) -> ReleasedQuestion:
     if TASKS[task].group == "proactive":
         return ReleasedQuestion(name, task, question, (), None, time_s, _test_points(item), category)
     options = _options(item)
-    letters, answer = OPTION_LETTERS[: len(options)], str(item.get("answer")).strip().rstrip(".)")
+    letters = OPTION_LETTERS[: len(options)]
+    answer = str(item.get("answer")).strip().rstrip(".)")
     if len(answer) != 1 or answer not in letters:
         raise ValueError(f"answer is {item.get('answer')!r}, expected one of the options' letters {letters}")
     if time_s <= 0:
@@ -130,16 +135,17 @@ def read_questions(files: list[Path], report: Report) -> dict[str, list[Released
         entries, kept = read_json(file), []
         if not isinstance(entries, list):
             raise ValueError(f"{file}: got {type(entries).__name__}, expected a list of entries")
-        seen, found = set(), 0
+        seen: set[ReleasedQuestion] = set()
+        count = 0
         for number, entry in enumerate(entries):
             where = f"qa/{file.name}, entry {number}"
             items = entry.get("questions") if isinstance(entry, dict) else None
             if not isinstance(items, list) or not items:
-                found += 1
+                count += 1
                 report.exclude(where, f"questions are {items!r}, expected a list")
                 continue
             for item in items:
-                found += 1
+                count += 1
                 try:
                     question = read_question(entry, item, file.stem)
                 except ValueError as error:
@@ -151,5 +157,5 @@ def read_questions(files: list[Path], report: Report) -> dict[str, list[Released
                 seen.add(question)
                 kept.append(question)
         questions[file.stem] = kept
-        report.tasks[file.stem] = {"released": TASKS[file.stem].questions, "found": found}
+        report.tasks[file.stem] = {"released": TASKS[file.stem].questions, "found": count}
     return questions

@@ -1,4 +1,4 @@
-"""Where StreamGaze's videos come from, as their names tell."""
+"""Tell where StreamGaze's videos come from by their names."""
 
 import re
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
-"""Which videos are for training, validation and test."""
+"""Divide videos into training, validation and test."""
 
 import random
 from collections import Counter, defaultdict
+from itertools import chain
 from pathlib import Path
 
 from gazeqwen.questions.release_questions import read_json
@@ -30,17 +31,21 @@ def participant_split(groups: dict[str, tuple[str, str]], seed: int = 42) -> dic
     for source in sorted(by_source):
         people = sorted(by_source[source])
         random.Random(f"{seed} {source}").shuffle(people)
-        total, done = sum(map(len, by_source[source].values())), 0
+        total, placed = sum(map(len, by_source[source].values())), 0
         for person in people:
-            middle = (done + len(by_source[source][person]) / 2) / total
+            middle = (placed + len(by_source[source][person]) / 2) / total
             part = "train" if middle < 0.70 else "validation" if middle < 0.85 else "test"
             split[part] += by_source[source][person]
-            done += len(by_source[source][person])
+            placed += len(by_source[source][person])
     return split
 
 
 def read_splits(path: Path) -> dict[str, list[str]]:
-    """Read {split: video names} from a JSON file that lists them under train, validation (or val) and test."""
+    """
+    Read {split: video names} from a JSON file that lists them under train, validation (or val) and test.
+
+    Raises ValueError naming the file for other splits, or a video that is listed twice.
+    """
     splits = read_json(path)
     if not isinstance(splits, dict):
         raise ValueError(f"{path}: expected an object of lists of video names")
@@ -51,7 +56,7 @@ def read_splits(path: Path) -> dict[str, list[str]]:
         isinstance(names, list) and all(isinstance(name, str) for name in names) for names in splits.values()
     ):
         raise ValueError(f"{path}: splits {sorted(splits)}, expected lists of video names under {SPLITS}")
-    repeated = [name for name, count in Counter(n for names in splits.values() for n in names).items() if count > 1]
+    repeated = [name for name, count in Counter(chain.from_iterable(splits.values())).items() if count > 1]
     if repeated:
         raise ValueError(f"{path}: {len(repeated)} videos are listed twice, such as {repeated[0]!r}")
     return {name: splits.get(name, []) for name in SPLITS}

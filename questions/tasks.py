@@ -45,16 +45,16 @@ VIDEOS_IN_RELEASE = 285
 
 
 def task_info(name: str) -> Task:
-    """One of StreamGaze's tasks, or one of people's own data."""
+    """Return one of StreamGaze's tasks by name, or a task of people's own data for any other name."""
     return TASKS.get(name) or Task(name, "own", None, 0)
 
 
 def clip_window(task: str, question_time_s: float) -> tuple[float, float]:
-    """The part of the video that a question of `task` is asked about, seconds."""
+    """Return (begin, end) of the part of the video that a question of a StreamGaze task is about, seconds."""
     window_s = TASKS[task].window_s
     return (0.0 if window_s is None else window_start_s(question_time_s, window_s)), question_time_s
 
 
 def window_start_s(question_time_s: float, window_s: float = WINDOW_S) -> float:
-    """Where a clip begins that ends with its question and looks back `window_s`, seconds of the video."""
+    """Return where a clip begins that ends with its question and looks back `window_s`, seconds of the video."""
     return max(0.0, question_time_s - window_s)

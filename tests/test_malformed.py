@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from support import ROOT, index_frames, run_in_process, write_fixations, write_video
 
-from gazeqwen.questions.dataset import _questions_of, load_questions
+from gazeqwen.questions.dataset import _questions_of_row, load_questions
 from gazeqwen.questions.release import build
 from gazeqwen.scanpath_gazeqwen import Scanpath, as_scanpath
 from gazeqwen.training.recipe import Recipe
@@ -1148,9 +1148,9 @@ def dataset_row(task: str) -> dict:
 @table_of(ROWS)
 def test_rows_of_a_dataset_that_are_refused(case):
     task, changes, part = case
-    assert len(list(_questions_of(dataset_row(task), Path(VIDEO), {}))) == 1
+    assert len(list(_questions_of_row(dataset_row(task), Path(VIDEO), {}))) == 1
     with refused(VIDEO, part):
-        list(_questions_of(dataset_row(task) | changes, Path(VIDEO), {}))
+        list(_questions_of_row(dataset_row(task) | changes, Path(VIDEO), {}))
 
 
 # ================================================================ the processor
