@@ -26,12 +26,8 @@ with named_extra():
     from accelerate import Accelerator
 
     from gazeqwen.evaluation.evaluators import check_conditions, evaluate_condition, evaluator_class
-    from gazeqwen.evaluation.predictions import (
-        PredictionFile,
-        accuracy_table,
-        largest_logit_difference,
-        load_predictions,
-    )
+    from gazeqwen.evaluation.prediction_file import PredictionFile, largest_logit_difference, load_predictions
+    from gazeqwen.evaluation.predictions import accuracy_table
     from gazeqwen.evaluation.settings import EvaluationSettings
     from gazeqwen.questions.dataset import load_questions
     from gazeqwen.utils.files import write_json

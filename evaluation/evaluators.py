@@ -6,7 +6,8 @@ import torch
 from accelerate import Accelerator
 
 from gazeqwen.evaluation.baselines import Baseline, BaselineItem, is_gazeqwen
-from gazeqwen.evaluation.predictions import CONDITIONS, Prediction, PredictionFile, predict, run_predictions
+from gazeqwen.evaluation.prediction_file import Prediction, PredictionFile
+from gazeqwen.evaluation.predictions import CONDITIONS, predict, run_predictions
 from gazeqwen.evaluation.scoring import score
 from gazeqwen.evaluation.settings import EvaluationSettings
 from gazeqwen.evaluation.statistics import intervals, option_robustness

@@ -18,7 +18,8 @@ from support import BACKBONE, ROOT, VIDEO_ENCODER, perturb, run_here
 
 from gazeqwen.eval import read_settings
 from gazeqwen.evaluation.evaluators import AdapterEvaluator, InputSettings
-from gazeqwen.evaluation.predictions import Prediction, PredictionFile, length_sorted_batches, predict
+from gazeqwen.evaluation.prediction_file import Prediction, PredictionFile
+from gazeqwen.evaluation.predictions import length_sorted_batches, predict
 from gazeqwen.evaluation.settings import EvaluationSettings
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.pipeline.batches import QuestionDataset, prompt_under

@@ -22,7 +22,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from support import BACKBONE, FIXTURES, ROOT, VIDEO_ENCODER, index_frames, write_fixations, write_video
 
-from gazeqwen.evaluation.predictions import Prediction, PredictionFile, accuracy_table, run_predictions
+from gazeqwen.evaluation.prediction_file import Prediction, PredictionFile
+from gazeqwen.evaluation.predictions import accuracy_table, run_predictions
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.scanpath_gazeqwen import Scanpath

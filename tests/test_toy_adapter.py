@@ -7,7 +7,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from gazeqwen.evaluation.predictions import Prediction, predict
+from gazeqwen.evaluation.prediction_file import Prediction
+from gazeqwen.evaluation.predictions import predict
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.questions.dataset import load_questions

@@ -27,12 +27,8 @@ from support import (
     write_video,
 )
 
-from gazeqwen.evaluation.predictions import (
-    CONDITIONS,
-    Prediction,
-    accuracy_table,
-    predict,
-)
+from gazeqwen.evaluation.prediction_file import Prediction
+from gazeqwen.evaluation.predictions import CONDITIONS, accuracy_table, predict
 from gazeqwen.evaluation.scoring import score
 from gazeqwen.model_card.card import render_model_card
 from gazeqwen.questions.dataset import load_questions

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from gazeqwen.evaluation.predictions import Prediction, predict
+from gazeqwen.evaluation.prediction_file import Prediction
+from gazeqwen.evaluation.predictions import predict
 from gazeqwen.evaluation.scoring import score
 from gazeqwen.evaluation.statistics import intervals, paired_difference
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration

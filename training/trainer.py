@@ -15,7 +15,8 @@ from accelerate.utils import set_seed
 from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
-from gazeqwen.evaluation.predictions import predict, save_predictions, text_loss
+from gazeqwen.evaluation.prediction_file import save_predictions
+from gazeqwen.evaluation.predictions import predict, text_loss
 from gazeqwen.evaluation.scoring import score as score_predictions
 from gazeqwen.pipeline.answers import option_logits, text_losses
 from gazeqwen.pipeline.batches import Augmentation, Batch, MicroBatchSampler, QuestionDataset

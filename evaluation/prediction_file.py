@@ -1,0 +1,122 @@
+"""Predictions on disk: written while questions are answered, read again to go on or to compare."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from gazeqwen.evaluation.scoring import GradedAnswer
+from gazeqwen.utils.files import write_json, write_text
+from gazeqwen.utils.settings import differences
+
+
+@dataclass(frozen=True)
+class Prediction(GradedAnswer):
+    """
+    A question with the answer that was given, under `condition`. `scanpath_of`: the video whose gaze was given, if
+    any; `time_s`: the query time.
+    """
+
+    condition: str = "gaze"
+    scanpath_of: str | None = None
+    time_s: float = 0.0
+
+
+class PredictionFile:
+    """
+    Predictions as JSON lines, one for each (condition, question), that survive any kill. While questions are answered
+    each process appends to a part of its own; `merge` puts all into one file. `settings` lie beside it: predictions of
+    other settings are refused. What had to be repaired is said in `repairs`.
+    """
+
+    def __init__(self, path: str | Path, settings: dict, condition: str | None = None):
+        self.path, self.settings, self.condition, self.repairs = Path(path), settings, condition, []
+
+    def named(self, condition: str) -> "PredictionFile":
+        """The same file for the predictions of one condition, under this name."""
+        file = PredictionFile(self.path, self.settings, condition)
+        file.repairs = self.repairs
+        return file
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.path.parent.glob(f"{self.path.stem}.part-*.jsonl"))
+
+    def start(self, restart: bool = False) -> None:
+        """On the main process, before any other uses the file."""
+        sidecar = self.path.with_suffix(".settings.json")
+        if restart:
+            for path in (self.path, sidecar, *self._parts()):
+                path.unlink(missing_ok=True)
+        if sidecar.exists() and (self.path.exists() or self._parts()):
+            before = json.loads(sidecar.read_text(encoding="utf-8"))
+            changed = differences(before, json.loads(json.dumps(self.settings)))
+            if changed:
+                raise ValueError(
+                    f"{self.path} holds predictions of other settings; choose another output, or --restart:\n  "
+                    + "\n  ".join(changed)
+                )
+        write_json(sidecar, self.settings)
+        self.merge()
+
+    def read(self) -> dict[tuple[str, str], Prediction]:
+        """All predictions by condition and question's key."""
+        found, repeated = {}, 0
+        for path in (self.path, *self._parts()):
+            if not path.exists():
+                continue
+            lines = path.read_text(encoding="utf-8").split("\n")
+            torn = lines.pop()  # after the last line's end: empty, unless the writer was killed
+            if torn:
+                self.repairs.append(f"{path}: dropped a torn last line, its questions are asked again")
+            for number, line in enumerate(lines, 1):
+                try:
+                    prediction = Prediction(**json.loads(line))
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"{path}, line {number}: no prediction ({error})") from None
+                repeated += (prediction.condition, prediction.key) in found
+                found.setdefault((prediction.condition, prediction.key), prediction)
+        if repeated:
+            self.repairs.append(f"{self.path}: {repeated} predictions were there twice, the first ones are kept")
+        return found
+
+    def append(self, process_index: int, predictions: list[Prediction]) -> None:
+        part = self.path.with_name(f"{self.path.stem}.part-{process_index}.jsonl")
+        with part.open("a", encoding="utf-8") as file:
+            file.write("".join(_line(prediction) for prediction in predictions))
+
+    def merge(self) -> None:
+        """One file of what is in all, in place of them."""
+        if self.path.exists() or self._parts():
+            write_text(self.path, "".join(map(_line, self.read().values())))
+        for part in self._parts():
+            part.unlink()
+
+
+def _line(prediction: Prediction) -> str:
+    return json.dumps(dataclasses.asdict(prediction), ensure_ascii=False) + "\n"
+
+
+def save_predictions(path, predictions: list[Prediction]) -> None:
+    """One JSON line per prediction."""
+    write_text(path, "".join(map(_line, predictions)))
+
+
+def load_predictions(path, conditions: list[str]) -> tuple[str, list[Prediction]]:
+    """The predictions that `save_predictions` wrote, and their condition; ValueError if that is none of these."""
+    saved = [Prediction(**json.loads(line)) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    found = sorted({prediction.condition for prediction in saved})
+    if len(found) != 1 or found[0] not in conditions:
+        raise ValueError(f"{path}: holds predictions under {found}, expected one of those evaluated: {conditions}")
+    return found[0], saved
+
+
+def largest_logit_difference(path, saved: list[Prediction], predictions: list[Prediction]) -> tuple[float, int]:
+    """Between predictions of the same questions, the saved ones those at `path`: (it, number of questions)."""
+    before, now = {p.key: p for p in saved}, {p.key: p for p in predictions}
+    if set(before) != set(now):
+        left_out, others = len(set(before) - set(now)), len(set(now) - set(before))
+        raise ValueError(f"{path}: {left_out} of its questions were not asked, {others} others were")
+    if any(before[key].scanpath_of != now[key].scanpath_of for key in before):
+        raise ValueError(f"{path}: gaze of other videos was given; the seed has to be that of the recipe")
+    differences = [abs(a - b) for key in before for a, b in zip(before[key].logits, now[key].logits, strict=True)]
+    return max(differences), len(before)
