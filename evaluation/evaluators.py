@@ -254,7 +254,7 @@ def evaluate_condition(
     for places in range(settings.permute_options):
         permuted = [q.permuted(places) if places and q.permutable else q for q in questions]
         label = condition.name if places == 0 else f"{condition.name}, options moved by {places}"
-        runs.append(evaluator.predict(permuted, condition, None if file is None else file.named(label)))
+        runs.append(evaluator.predict(permuted, condition, None if file is None else file.for_condition(label)))
     scores = score(runs[0], settings.scorer)
     scores["intervals"] = intervals(runs[0], settings.scorer, seed=settings.seed)
     if len(runs) > 1:

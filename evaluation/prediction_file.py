@@ -13,8 +13,8 @@ from gazeqwen.utils.settings import differences
 @dataclass(frozen=True)
 class Prediction(GradedAnswer):
     """
-    A question with the answer that was given, under `condition`. `scanpath_of`: the video whose gaze was given, if
-    any; `time_s`: the query time.
+    A question with a model's answer to it under `condition`. `scanpath_of`: the video whose gaze the model was given,
+    None without gaze; `time_s`: the query time, in seconds of the video.
     """
 
     condition: str = "gaze"
@@ -24,16 +24,18 @@ class Prediction(GradedAnswer):
 
 class PredictionFile:
     """
-    Predictions as JSON lines, one for each (condition, question), that survive any kill. While questions are answered
-    each process appends to a part of its own; `merge` puts all into one file. `settings` lie beside it: predictions of
-    other settings are refused. What had to be repaired is said in `repairs`.
+    Keep predictions as JSON lines, one for each (condition, question), that survive any kill.
+
+    While questions are answered each process appends to a part of its own; `merge` puts all into one file. `settings`
+    lie beside it: predictions of other settings are refused. `condition`: the name that predictions are written and
+    looked up under, None for the name of the condition that is run. `repairs`: one line for each repair of a file.
     """
 
     def __init__(self, path: str | Path, settings: dict, condition: str | None = None):
         self.path, self.settings, self.condition, self.repairs = Path(path), settings, condition, []
 
-    def named(self, condition: str) -> "PredictionFile":
-        """The same file for the predictions of one condition, under this name."""
+    def for_condition(self, condition: str) -> "PredictionFile":
+        """Return the same file for the predictions of one condition, under this name."""
         file = PredictionFile(self.path, self.settings, condition)
         file.repairs = self.repairs
         return file
@@ -42,7 +44,11 @@ class PredictionFile:
         return sorted(self.path.parent.glob(f"{self.path.stem}.part-*.jsonl"))
 
     def start(self, restart: bool = False) -> None:
-        """On the main process, before any other uses the file."""
+        """
+        Make the file ready to be appended to; call it on the main process before any other process uses the file.
+        `restart` deletes what an earlier run wrote. Raises ValueError naming the settings that differ from those of
+        the predictions in it.
+        """
         sidecar = self.path.with_suffix(".settings.json")
         if restart:
             for path in (self.path, sidecar, *self._parts()):
@@ -59,8 +65,11 @@ class PredictionFile:
         self.merge()
 
     def read(self) -> dict[tuple[str, str], Prediction]:
-        """All predictions by condition and question's key."""
-        found, repeated = {}, 0
+        """
+        Return all predictions by (condition, question's key), the first of each. Raises ValueError naming file and
+        line for a line that is no prediction.
+        """
+        predictions, repeated = {}, 0
         for path in (self.path, *self._parts()):
             if not path.exists():
                 continue
@@ -73,19 +82,27 @@ class PredictionFile:
                     prediction = Prediction(**json.loads(line))
                 except (TypeError, ValueError) as error:
                     raise ValueError(f"{path}, line {number}: no prediction ({error})") from None
-                repeated += (prediction.condition, prediction.key) in found
-                found.setdefault((prediction.condition, prediction.key), prediction)
+                key = prediction.condition, prediction.key
+                if key in predictions:
+                    repeated += 1
+                else:
+                    predictions[key] = prediction
         if repeated:
             self.repairs.append(f"{self.path}: {repeated} predictions were there twice, the first ones are kept")
-        return found
+        return predictions
+
+    def read_condition(self, condition: str) -> dict[str, Prediction]:
+        """Return the predictions of one condition by the question's key."""
+        return {key: prediction for (name, key), prediction in self.read().items() if name == condition}
 
     def append(self, process_index: int, predictions: list[Prediction]) -> None:
+        """Write predictions at the end of the process's own part."""
         part = self.path.with_name(f"{self.path.stem}.part-{process_index}.jsonl")
         with part.open("a", encoding="utf-8") as file:
             file.write("".join(_line(prediction) for prediction in predictions))
 
     def merge(self) -> None:
-        """One file of what is in all, in place of them."""
+        """Put the predictions of all parts into one file, in place of them."""
         if self.path.exists() or self._parts():
             write_text(self.path, "".join(map(_line, self.read().values())))
         for part in self._parts():
@@ -97,21 +114,27 @@ def _line(prediction: Prediction) -> str:
 
 
 def save_predictions(path, predictions: list[Prediction]) -> None:
-    """One JSON line per prediction."""
+    """Write predictions as JSON lines."""
     write_text(path, "".join(map(_line, predictions)))
 
 
 def load_predictions(path, conditions: list[str]) -> tuple[str, list[Prediction]]:
-    """The predictions that `save_predictions` wrote, and their condition; ValueError if that is none of these."""
+    """
+    Return the condition of the predictions that `save_predictions` wrote, and the predictions. Raises ValueError
+    naming the file if they are of several conditions, or of none of `conditions`.
+    """
     saved = [Prediction(**json.loads(line)) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    found = sorted({prediction.condition for prediction in saved})
-    if len(found) != 1 or found[0] not in conditions:
-        raise ValueError(f"{path}: holds predictions under {found}, expected one of those evaluated: {conditions}")
-    return found[0], saved
+    names = sorted({prediction.condition for prediction in saved})
+    if len(names) != 1 or names[0] not in conditions:
+        raise ValueError(f"{path}: holds predictions under {names}, expected one of those evaluated: {conditions}")
+    return names[0], saved
 
 
 def largest_logit_difference(path, saved: list[Prediction], predictions: list[Prediction]) -> tuple[float, int]:
-    """Between predictions of the same questions, the saved ones those at `path`: (it, number of questions)."""
+    """
+    Return the largest absolute difference of a logit between the predictions saved at `path` and those made now, and
+    the number of questions. Raises ValueError naming the file if questions or the gaze given for them differ.
+    """
     before, now = {p.key: p for p in saved}, {p.key: p for p in predictions}
     if set(before) != set(now):
         left_out, others = len(set(before) - set(now)), len(set(now) - set(before))

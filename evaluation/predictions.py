@@ -20,14 +20,10 @@ from gazeqwen.utils.loading import repeatable_loader
 CONDITIONS = ("gaze", "none", "shuffled")
 
 
-# ------------------------------------------------------------------ predictions on disk
-
-
-# ------------------------------------------------------------------ answering
 def length_sorted_batches(questions: list[Question], batch_size: int) -> list[list[int]]:
     """
-    All questions in batches of clips of similar length. They do not depend on what is answered already, nor on the
-    number of processes, so that padding, and with it the numbers, stays the same.
+    Return the indices of all questions in batches of clips of similar length. The batches do not depend on what is
+    answered already, nor on the number of processes, so that padding, and with it the numbers, stays the same.
     """
     order = sorted(range(len(questions)), key=lambda index: (questions[index].end_s - questions[index].start_s, index))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
@@ -47,8 +43,9 @@ def predict(
     file: PredictionFile | None = None,
 ) -> list[Prediction]:
     """
-    Predictions for all questions with options, in their order, on every process. `cache` has been filled. With a
-    `file`, what it holds is not asked again, and what is answered is in it at once.
+    Return predictions for all questions with options, in their order, on every process. `cache` has been filled. With
+    a `file`, what it holds is not asked again, and what is answered is in it at once. `between_batches` is called
+    after each batch.
     """
     data = QuestionDataset(cache, questions, Condition.parse(condition), seed)
 
@@ -71,60 +68,79 @@ def run_predictions(
     file: PredictionFile | None = None,
 ) -> list[Prediction]:
     """
-    `predict` for any `data` with `questions` and `scanpaths_of`, whose batches have `indices` and `questions`, and any
-    function that answers them.
+    Return predictions as `predict` does, for any dataset and any model.
+
+    `data`: a dataset with `questions` and `scanpaths_of`, whose batches have `indices` and `questions`. `answers`:
+    takes a batch and returns for each of its questions {"logits": ...} or {"response": ...}. Raises ValueError where
+    a batch does not fit the device's memory.
     """
-    questions, known = data.questions, {}
-    if file is not None:
-        condition = file.condition or condition
-        known = {key: found for (of, key), found in file.read().items() if of == condition}
-    batches = length_sorted_batches(questions, batch_size)
-    open_batches = [batch for batch in batches if any(questions[index].key not in known for index in batch)]
-    mine = open_batches[accelerator.process_index :: accelerator.num_processes]
+    questions = data.questions
+    if file is not None and file.condition:
+        condition = file.condition
+    answered = {} if file is None else file.read_condition(condition)
+    batches = [
+        indices
+        for indices in length_sorted_batches(questions, batch_size)
+        if any(questions[index].key not in answered for index in indices)
+    ]
+    process_batches = batches[accelerator.process_index :: accelerator.num_processes]
     accelerator.wait_for_everyone()  # all have read before any writes
-    loader, found = repeatable_loader(data, batch_sampler=mine, collate_fn=data.collate, num_workers=num_workers), []
-    with tqdm(
-        total=sum(map(len, mine)), desc=condition, unit="question", disable=not accelerator.is_main_process
-    ) as bar:
+
+    loader = repeatable_loader(data, batch_sampler=process_batches, collate_fn=data.collate, num_workers=num_workers)
+    total, predictions = sum(map(len, process_batches)), []
+    with tqdm(total=total, desc=condition, unit="question", disable=not accelerator.is_main_process) as bar:
         for batch in loader:
-            given = []
-            try:
-                answered = answers(batch)
-            except torch.OutOfMemoryError as error:
-                raise ValueError(
-                    f"out of memory on {len(batch.indices)} questions such as {batch.questions[0].key}; inputs are "
-                    f"never made smaller silently: choose a smaller batch_size, fewer frames or fewer pixels ({error})"
-                ) from None
-            for index, question, answer in zip(batch.indices, batch.questions, answered, strict=True):
-                given.append(
-                    Prediction(
-                        question.key,
-                        question.video_name,
-                        question.task,
-                        question.answer,
-                        list(question.options),
-                        order=question.order,
-                        source=question.source,
-                        condition=condition,
-                        scanpath_of=data.scanpaths_of[index],
-                        time_s=question.end_s,
-                        **answer,
-                    )
-                )
+            batch_predictions = _predict_batch(batch, answers, condition, data.scanpaths_of)
             if file is not None:
-                file.append(accelerator.process_index, given)
-            found += given
+                file.append(accelerator.process_index, batch_predictions)
+            predictions += batch_predictions
             bar.update(len(batch.indices))
             between_batches()
-    if file is not None:
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            file.merge()
-        accelerator.wait_for_everyone()
-        known = {key: prediction for (of, key), prediction in file.read().items() if of == condition}
-    else:
-        known = {prediction.key: prediction for prediction in gather_object(found)}
-    return [known[question.key] for question in questions]
+
+    predictions_by_key = _gather(accelerator, predictions, condition, file)
+    return [predictions_by_key[question.key] for question in questions]
+
+
+def _predict_batch(
+    batch: Batch, answers: Callable[[Batch], list[dict]], condition: str, scanpaths_of: list[str | None]
+) -> list[Prediction]:
+    """Return the predictions of one batch; `scanpaths_of`: whose gaze is given, for each question of the dataset."""
+    try:
+        batch_answers = answers(batch)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"out of memory on {len(batch.indices)} questions such as {batch.questions[0].key}; inputs are "
+            f"never made smaller silently: choose a smaller batch_size, fewer frames or fewer pixels ({error})"
+        ) from None
+    return [
+        Prediction(
+            question.key,
+            question.video_name,
+            question.task,
+            question.answer,
+            list(question.options),
+            order=question.order,
+            source=question.source,
+            condition=condition,
+            scanpath_of=scanpaths_of[index],
+            time_s=question.end_s,
+            **answer,
+        )
+        for index, question, answer in zip(batch.indices, batch.questions, batch_answers, strict=True)
+    ]
+
+
+def _gather(
+    accelerator: Accelerator, predictions: list[Prediction], condition: str, file: PredictionFile | None
+) -> dict[str, Prediction]:
+    """Return the predictions of all processes by the question's key, with those of earlier runs where a file is."""
+    if file is None:
+        return {prediction.key: prediction for prediction in gather_object(predictions)}
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        file.merge()
+    accelerator.wait_for_everyone()
+    return file.read_condition(condition)
 
 
 @torch.no_grad()
@@ -139,20 +155,20 @@ def text_loss(
     num_workers: int = 0,
     between_batches: Callable[[], None] = lambda: None,
 ) -> float:
-    """Mean over open-ended questions of their answers' loss per token."""
+    """Return the mean over open-ended questions of their answers' loss per token, on every process."""
     model.eval()
-    data, mine = QuestionDataset(cache, questions, Condition.parse(condition), seed), []
+    data, losses = QuestionDataset(cache, questions, Condition.parse(condition), seed), []
     batches = length_sorted_batches(questions, batch_size)[accelerator.process_index :: accelerator.num_processes]
     for batch in repeatable_loader(data, batch_sampler=batches, collate_fn=data.collate, num_workers=num_workers):
         batch.inputs.to(accelerator.device)
-        mine += text_losses(model, batch.inputs, batch.labels).tolist()
+        losses += text_losses(model, batch.inputs, batch.labels).tolist()
         between_batches()
-    losses = gather_object(mine)
+    losses = gather_object(losses)
     return sum(losses) / len(losses)
 
 
 def accuracy_table(scores: dict[str, dict]) -> str:
-    """A text table: conditions as rows, tasks and their mean as columns, in percent."""
+    """Return a text table of the scores by condition: conditions as rows, tasks and their mean as columns, in %."""
     tasks = sorted_tasks(task for score in scores.values() for task in score["tasks"])
     header = ["gaze given"] + [task_info(task).abbreviation for task in tasks] + ["mean"]
     rows = [
@@ -166,6 +182,6 @@ def accuracy_table(scores: dict[str, dict]) -> str:
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = []
     for row in [header, *rows]:
-        first, *others = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
-        lines.append("  ".join([first, *(cell.strip().rjust(len(cell)) for cell in others)]))
+        numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *numbers]))
     return "\n".join(lines)

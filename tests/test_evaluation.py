@@ -213,15 +213,15 @@ def test_a_torn_line_and_repeated_predictions_are_repaired_and_counted(tmp_path)
     file.append(1, [prediction("2"), prediction("3"), prediction("1", "none")])
     part = tmp_path / "p.part-1.jsonl"
     part.write_text(part.read_text()[:-20])
-    found = PredictionFile(tmp_path / "p.jsonl", {"seed": 0})
-    found.start()
-    assert set(found.read()) == {("gaze", "1"), ("gaze", "2"), ("gaze", "3")}
-    assert any("torn last line" in line for line in found.repairs)
-    assert any("1 predictions were there twice" in line for line in found.repairs)
+    repaired = PredictionFile(tmp_path / "p.jsonl", {"seed": 0})
+    repaired.start()
+    assert set(repaired.read()) == {("gaze", "1"), ("gaze", "2"), ("gaze", "3")}
+    assert any("torn last line" in line for line in repaired.repairs)
+    assert any("1 predictions were there twice" in line for line in repaired.repairs)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.jsonl", "p.settings.json"]
     (tmp_path / "p.jsonl").write_text('{"key": "1"}\n' + (tmp_path / "p.jsonl").read_text())
     with pytest.raises(ValueError, match=r"p.jsonl, line 1: no prediction"):
-        found.read()
+        repaired.read()
 
 
 def test_predictions_of_other_settings_are_refused_and_named(tmp_path):
