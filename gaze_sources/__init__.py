@@ -1,5 +1,5 @@
 """
-Raw eye-tracking recordings -> gaze samples -> fixations, on the video's clock and in its frame.
+Read raw eye-tracking recordings as gaze samples and detect fixations in them, on the video's clock and in its frame.
 
 Each source is a module with `read(path, video=None, **options) -> GazeSamples` and `find(root, stem) -> Path | None`,
 where the recording of the video `<stem>.mp4` lies below a folder of that source. Its docstring says what is read.

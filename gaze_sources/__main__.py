@@ -28,11 +28,12 @@ from .fixations import (
 from .generic import COORDINATES, ORIGINS, TIME_UNITS
 from .samples import GazeSamples, Status
 
-_LISTED = 5  # of a long list, so many are shown
+_MAX_LISTED = 5  # of a long list, so many are shown
 _CLOCK_SHARE, _FRAME_SHARE = 0.05, 0.5  # warn if more samples than this lie outside the video, or outside its frame
 
 
-def _size(text: str) -> tuple[int, int]:
+def _parse_size(text: str) -> tuple[int, int]:
+    """Return (width, height) of a text such as `1280x720`. Raises ArgumentTypeError."""
     try:
         width, height = map(int, text.lower().split("x"))
     except ValueError:
@@ -41,6 +42,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def arguments() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="gazeqwen gaze",
         description=__doc__,
@@ -65,7 +67,7 @@ def arguments() -> argparse.ArgumentParser:
     for name, parameter in _parameters(detect_fixations).items():
         detector.add_argument(f"--{name}", type=float, help=f"default {parameter.default}")
     reader = parser.add_argument_group("reading (each source takes some of these; see its module)")
-    reader.add_argument("--frame_size", type=_size, metavar="WIDTHxHEIGHT", help="in place of the video's own")
+    reader.add_argument("--frame_size", type=_parse_size, metavar="WIDTHxHEIGHT", help="in place of the video's own")
     reader.add_argument("--time_unit", choices=TIME_UNITS)
     reader.add_argument("--coordinates", choices=COORDINATES)
     reader.add_argument("--origin", choices=ORIGINS)
@@ -80,35 +82,40 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def _parameters(function) -> dict[str, inspect.Parameter]:
-    """The options of a function: its parameters without samples, path and video."""
+    """Return the options of a function: its parameters without samples, path and video."""
     parameters = inspect.signature(function).parameters
     return {name: value for name, value in parameters.items() if name not in ("samples", "path", "video")}
 
 
-def _given(args, function, what: str, others) -> dict:
-    """The options that were given for `function`; ValueError for those of `others` that it does not take, or lacks."""
+def _options_for(args, function, what: str, others) -> dict:
+    """
+    Return the options of the command line that `function` takes. `others`: names of options that it may not take.
+    Raises ValueError for those of them that were typed, and for options that it needs and does not get.
+    """
     parameters = _parameters(function)
-    given = {name: getattr(args, name) for name in (*parameters, *others) if getattr(args, name, None) is not None}
-    unknown = [f"--{name}" for name in given if name not in parameters]
+    options = {name: getattr(args, name) for name in (*parameters, *others) if getattr(args, name, None) is not None}
+    unknown = [f"--{name}" for name in options if name not in parameters]
     if unknown:
         raise ValueError(f"{', '.join(unknown)}: no option of {what}, which takes {_flags(parameters) or 'none'}")
-    lacking = [name for name, value in parameters.items() if value.default is value.empty and name not in given]
-    if lacking:
-        raise ValueError(f"{what} needs {_flags(lacking)}")
-    return given
+    missing = [name for name, value in parameters.items() if value.default is value.empty and name not in options]
+    if missing:
+        raise ValueError(f"{what} needs {_flags(missing)}")
+    return options
 
 
 def _flags(names) -> str:
+    """Return names of options as they are typed."""
     return ", ".join(f"--{name}" for name in names)
 
 
 def run(args) -> None:
+    """Read a recording, detect or read its fixations, print what there is, write the table and the picture."""
     source = SOURCES[args.source]
-    reading = {name for module in SOURCES.values() for name in _parameters(module.read)}
-    options = _given(args, source.read, f"source {args.source}", reading)
-    detecting = _given(args, detect_fixations, "dispersion", ())
-    if detecting and args.algorithm != "dispersion":
-        raise ValueError(f"{_flags(detecting)}: options of --algorithm dispersion, not of {args.algorithm}")
+    reader_options = {name for module in SOURCES.values() for name in _parameters(module.read)}
+    options = _options_for(args, source.read, f"source {args.source}", reader_options)
+    detector_options = _options_for(args, detect_fixations, "dispersion", ())
+    if detector_options and args.algorithm != "dispersion":
+        raise ValueError(f"{_flags(detector_options)}: options of --algorithm dispersion, not of {args.algorithm}")
     if (args.scene_filter or args.scene_threshold is not None) and not (args.scene_filter and args.video):
         raise ValueError("--scene_filter needs --video, and --scene_threshold needs --scene_filter")
     info = None if args.video is None else video_info(args.video)
@@ -119,7 +126,7 @@ def run(args) -> None:
     if info is not None:
         samples = _inside_video(samples, info.start_s, info.end_s, args.video)
     if args.algorithm == "dispersion":
-        scanpath = detect_fixations(samples, **detecting)
+        scanpath = detect_fixations(samples, **detector_options)
     elif args.algorithm == "streamgaze":
         scanpath, dropped = streamgaze_fixations(samples, args.source)
         print("clock: StreamGaze's, frame number / its assumed frame rate; the video's only where the rates agree")
@@ -153,12 +160,16 @@ def run(args) -> None:
 
 
 def _inside_video(samples: GazeSamples, start_s: float, end_s: float, video: str) -> GazeSamples:
-    """The samples within the video's extent; the others are counted, listed, and warned about if they are many."""
+    """
+    Return the samples within the video's extent; the others are counted, listed, and warned about if they are many.
+    """
     inside = samples.within(start_s, end_s)
     outside = samples.times_s[~inside]
     if not len(outside):
         return samples
-    listed = ", ".join(f"{time:.3f}" for time in outside[:_LISTED]) + (", ..." if len(outside) > _LISTED else "")
+    listed = ", ".join(f"{time:.3f}" for time in outside[:_MAX_LISTED])
+    if len(outside) > _MAX_LISTED:
+        listed += ", ..."
     print(f"outside the video ({start_s:.3f} to {end_s:.3f} s), left out: {len(outside)} samples, at {listed} s")
     share = len(outside) / len(samples)
     if share > _CLOCK_SHARE:
@@ -169,6 +180,7 @@ def _inside_video(samples: GazeSamples, start_s: float, end_s: float, video: str
 
 
 def _print_samples(samples: GazeSamples) -> None:
+    """Print number, rate, gaps, states and notes of samples; warn where most lie outside the frame."""
     times, count = samples.times_s, len(samples)
     print(f"{samples.source}")
     print(f"samples: {count} from {times[0]:.3f} to {times[-1]:.3f} s, {samples.repeated_times} repeat a time")
@@ -193,23 +205,28 @@ def _print_samples(samples: GazeSamples) -> None:
 def _print_fixations(
     samples: GazeSamples, scanpath: Scanpath, dropped: list[Dropped], span: tuple[float, float], whole: str
 ) -> None:
+    """
+    Print number and durations of fixations, their share of `span` (begin and end of the `whole`), those left out.
+    """
     print(f"fixations: {len(scanpath)}")
     if len(scanpath):
         duration = scanpath.table[:, 3]
         share = 100 * duration.sum() / max(span[1] - span[0], duration.sum())
-        together = f"{duration.sum():.1f} s, {share:.1f} % of the {whole}"
-        print(f"duration: median {np.median(duration):.3f} s; together {together}")
-        first, last = (np.searchsorted(samples.times_s, at) for at in (scanpath.begin_s - 1e-6, scanpath.end_s + 1e-6))
-        seen = np.concatenate([[0], np.cumsum(samples.in_frame)])
-        unseen = int((seen[last] == seen[first]).sum())
-        if unseen:
-            _warn(f"{unseen} fixations have no sample in the frame")
+        total = f"{duration.sum():.1f} s, {share:.1f} % of the {whole}"
+        print(f"duration: median {np.median(duration):.3f} s; together {total}")
+        first, last = (
+            np.searchsorted(samples.times_s, times) for times in (scanpath.begin_s - 1e-6, scanpath.end_s + 1e-6)
+        )
+        in_frame_before = np.concatenate([[0], np.cumsum(samples.in_frame)])
+        unsupported = int((in_frame_before[last] == in_frame_before[first]).sum())
+        if unsupported:
+            _warn(f"{unsupported} fixations have no sample in the frame")
     if dropped:
         print(f"left out: {len(dropped)} fixations or parts of them")
-        for entry in dropped[:_LISTED]:
+        for entry in dropped[:_MAX_LISTED]:
             print(f"  {entry}")
-        if len(dropped) > _LISTED:
-            print(f"  and {len(dropped) - _LISTED} more")
+        if len(dropped) > _MAX_LISTED:
+            print(f"  and {len(dropped) - _MAX_LISTED} more")
 
 
 def _warn(text: str) -> None:

@@ -17,6 +17,7 @@ _COLUMNS = ("canonical_timestamp_s", "norm_pos_x", "norm_pos_y", "confidence")
 
 
 def find(root, stem: str) -> Path | None:
+    """Return where the recording of the video `stem`.mp4 lies below `root`, or None."""
     return find_path(root, f"{stem}.csv")
 
 
@@ -27,7 +28,9 @@ def read(
     min_confidence: float = 0.0,
     frame_size: tuple[int, int] | None = None,
 ) -> GazeSamples:
-    """Samples of an Ego4D gaze table. Raises FileNotFoundError, or ValueError naming file, line and value."""
+    """
+    Return the samples of an Ego4D gaze table. Raises FileNotFoundError, or ValueError naming file, line and value.
+    """
     if origin not in ("bottom-left", "top-left"):
         raise ValueError(f"origin {origin!r}, expected bottom-left or top-left")
     table = read_text_table(path, _COLUMNS)

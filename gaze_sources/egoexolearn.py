@@ -19,13 +19,14 @@ RATE_HZ = 30
 
 
 def find(root, stem: str) -> Path | None:
+    """Return where the recording of the video `stem`.mp4 lies below `root`, or None."""
     return find_path(root, f"{stem}.npy")
 
 
 def read(path, video=None, frame_size: tuple[int, int] | None = None) -> GazeSamples:
     """
-    Samples of a gaze array; `frame_index` is the row. Raises FileNotFoundError, or ValueError naming file and value:
-    also for an array of pickled objects, which is never loaded.
+    Return the samples of a gaze array; `frame_index` is the row. Raises FileNotFoundError, or ValueError naming file
+    and value: also for an array of pickled objects, which is never loaded.
     """
     path = Path(path)
     if not path.is_file():

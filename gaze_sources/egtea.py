@@ -22,18 +22,19 @@ _KINDS = {"Fixation": Status.FIXATION, "Saccade": Status.SACCADE}
 
 
 def find(root, stem: str) -> Path | None:
+    """Return where the recording of the video `stem`.mp4 lies below `root`, or None."""
     return find_path(root, f"{stem}.txt")
 
 
 def read(path, video=None) -> GazeSamples:
     """
-    Samples of a BeGaze text export. Raises FileNotFoundError, or ValueError naming file, line and value.
+    Return the samples of a BeGaze text export. Raises FileNotFoundError, or ValueError naming file, line and value.
     """
     lines = read_text(path).split("\n")
-    first, second = (len(lines) > number and _COUNT_MARK in lines[number] for number in (9, 10))
-    if not (first or second):
+    is_first_layout, is_second_layout = (len(lines) > number and _COUNT_MARK in lines[number] for number in (9, 10))
+    if not (is_first_layout or is_second_layout):
         raise ValueError(f"{path}: no {_COUNT_MARK!r} on line 10 or 11, expected a text export of BeGaze")
-    fields = 7 if first else 26
+    fields = 7 if is_first_layout else 26
     positions, frames, kinds, numbers = [], [], [], []
     for number, line in enumerate(lines[HEADER_LINES:], start=HEADER_LINES + 1):
         values = line.split()
@@ -42,8 +43,8 @@ def read(path, video=None) -> GazeSamples:
         if len(values) != fields:
             raise ValueError(f"{path}, line {number}: {len(values)} fields, expected {fields}")
         try:
-            positions.append([_position(text) for text in (values[3:5] if first else values[5:7])])
-            frames.append(int(values[5]) if first else _frame_of_timecode(values[-2]))
+            positions.append([_position(text) for text in (values[3:5] if is_first_layout else values[5:7])])
+            frames.append(int(values[5]) if is_first_layout else _frame_of_timecode(values[-2]))
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
         if frames[-1] < 0:
@@ -52,7 +53,7 @@ def read(path, video=None) -> GazeSamples:
         numbers.append(number)
     pixels, frame_index = np.array(positions, dtype=np.float64).reshape(-1, 2), np.array(frames, dtype=np.int64)
     notes = []
-    announced = lines[9 if first else 10].split(":")[-1].strip()
+    announced = lines[9 if is_first_layout else 10].split(":")[-1].strip()
     if announced != str(len(frames)):
         notes.append(f"the header announces {announced} samples, the file holds {len(frames)}")
     missing = int(frame_index.max(initial=-1)) + 1 - len(np.unique(frame_index))
@@ -72,6 +73,7 @@ def read(path, video=None) -> GazeSamples:
 
 
 def _position(text: str) -> float:
+    """Return a coordinate in pixels, NaN for `-`. Raises ValueError."""
     if text == "-":
         return np.nan
     try:
@@ -81,6 +83,7 @@ def _position(text: str) -> float:
 
 
 def _frame_of_timecode(text: str) -> int:
+    """Return the frame number of a time code HH:MM:SS:FF. Raises ValueError."""
     parts = text.split(":")
     if len(parts) != 4 or not all(part.isdigit() for part in parts):
         raise ValueError(f"time code is {text!r}, expected HH:MM:SS:FF")

@@ -1,4 +1,4 @@
-"""What the readers share: text tables with errors that name the line, files below a folder, frames and their times."""
+"""Read what recordings come in: text tables with errors that name the line, files below a folder, times of frames."""
 
 import csv
 import re
@@ -13,7 +13,10 @@ from gazeqwen.video_gazeqwen import frame_times_s, video_info
 
 
 def read_text(path: str | PathLike) -> str:
-    """A text file in UTF-8 or, with its mark, UTF-16; Windows line ends as they are. ValueError if it is neither."""
+    """
+    Return a text file in UTF-8 or, with its mark, UTF-16; Windows line ends as they are. Raises FileNotFoundError, or
+    ValueError if it is neither.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
@@ -36,14 +39,13 @@ class TextTable:
         return column in self.columns
 
     def rows(self, kept: np.ndarray) -> "TextTable":
-        """The rows that `kept` (N,) bool marks."""
-        at = np.flatnonzero(kept)
-        return TextTable(
-            self.path, {name: [texts[i] for i in at] for name, texts in self.columns.items()}, self.lines[kept]
-        )
+        """Return the rows that `kept` (N,) bool marks."""
+        indices = np.flatnonzero(kept)
+        columns = {name: [texts[index] for index in indices] for name, texts in self.columns.items()}
+        return TextTable(self.path, columns, self.lines[kept])
 
     def numbers(self, column: str, empty_allowed: bool = False, decimal_comma: bool = False) -> np.ndarray:
-        """(N,) float64, NaN for empty cells where they are allowed. ValueError names file, line and value."""
+        """Return (N,) float64, NaN for empty cells where allowed. Raises ValueError naming file, line and value."""
         texts = self.columns[column]
         if empty_allowed:
             texts = [text if text.strip() else "nan" for text in texts]
@@ -52,17 +54,18 @@ class TextTable:
         return np.array(self._parsed(column, texts, float, "a number"), dtype=np.float64)
 
     def integers(self, column: str) -> np.ndarray:
-        """(N,) int64: exact, where float64 would round nanoseconds."""
+        """Return (N,) int64: exact, where float64 would round nanoseconds. Raises ValueError as `numbers`."""
 
         def whole(text: str) -> int:
-            if abs(number := int(text)) >= 2**63:
+            number = int(text)
+            if abs(number) >= 2**63:
                 raise ValueError
             return number
 
         return np.array(self._parsed(column, self.columns[column], whole, "a whole number"), dtype=np.int64)
 
     def flags(self, column: str) -> np.ndarray:
-        """(N,) bool from true/false or 1/0, in any case."""
+        """Return (N,) bool from true/false or 1/0, in any case. Raises ValueError as `numbers`."""
         words = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
         def flag(text: str) -> bool:
@@ -73,6 +76,7 @@ class TextTable:
         return np.array(self._parsed(column, self.columns[column], flag, "true or false (1 or 0)"), dtype=bool)
 
     def _parsed(self, column: str, texts: list[str], parse, expected: str) -> list:
+        """Return each text as `parse` reads it. Raises ValueError naming the first line where it cannot."""
         try:
             return [parse(text) for text in texts]
         except ValueError:
@@ -89,8 +93,8 @@ class TextTable:
 
 def read_text_table(path: str | PathLike, required, optional=(), delimiter: str = ",") -> TextTable:
     """
-    The `required` columns of a table with a header, and those of `optional` that it has. Empty lines are skipped.
-    Raises FileNotFoundError, or ValueError naming the file, and the line for a row with more or fewer fields.
+    Return the `required` columns of a table with a header, and those of `optional` that it has. Empty lines are
+    skipped. Raises FileNotFoundError, or ValueError naming the file, and the line for a row with more or fewer fields.
     """
     path = Path(path)
     reader = csv.reader(StringIO(read_text(path), newline=""), delimiter=delimiter)
@@ -107,10 +111,11 @@ def read_text_table(path: str | PathLike, required, optional=(), delimiter: str 
         repeated = [name for name in names if header.count(name) > 1]
         if repeated:
             raise ValueError(f"{path}: column {repeated[0]} occurs {header.count(repeated[0])} times, expected one")
-        places, rows, lines = [header.index(name) for name in names], [], []
+        positions = [header.index(name) for name in names]
+        rows, lines = [], []
         for row in reader:
             if len(row) == len(header):
-                rows.append([row[place] for place in places])
+                rows.append([row[position] for position in positions])
                 lines.append(reader.line_num)
             elif row:
                 raise ValueError(
@@ -126,25 +131,26 @@ def read_text_table(path: str | PathLike, required, optional=(), delimiter: str 
 
 def find_path(root: str | PathLike, *names: str) -> Path | None:
     """
-    The file or folder below `root` whose path ends with one of `names` (such as `a/b.txt`), the first that exists.
-    Raises ValueError if several do.
+    Return the file or folder below `root` whose path ends with one of `names` (such as `a/b.txt`), the first that
+    exists. Raises ValueError if several do.
     """
     for name in names:
         parts = Path(name).parts
-        found = sorted(
+        matches = sorted(
             path
             for path in Path(root).rglob("*")
             if path.name == parts[-1] and path.relative_to(root).parts[-len(parts) :] == parts
         )
-        if len(found) > 1:
-            raise ValueError(f"{root}: {len(found)} places for {name}: {', '.join(map(str, found[:5]))}; expected one")
-        if found:
-            return found[0]
+        if len(matches) > 1:
+            listed = ", ".join(map(str, matches[:5]))
+            raise ValueError(f"{root}: {len(matches)} places for {name}: {listed}; expected one")
+        if matches:
+            return matches[0]
     return None
 
 
 def frame_size_of(video, frame_size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """(width, height) in pixels: as given, or else the video's displayed size, or else None."""
+    """Return (width, height) in pixels: `frame_size` itself, or else the video's displayed size, or else None."""
     if frame_size is not None:
         width, height = frame_size
         if not (width > 0 and height > 0):
@@ -157,7 +163,7 @@ def frame_size_of(video, frame_size: tuple[int, int] | None) -> tuple[int, int] 
 
 
 def required_frame_size(path, video, frame_size) -> tuple[int, int]:
-    """As `frame_size_of`; ValueError if neither a video nor a size is given."""
+    """Return what `frame_size_of` does. Raises ValueError if neither a video nor a size is given."""
     size = frame_size_of(video, frame_size)
     if size is None:
         raise ValueError(f"{path}: positions in pixels need the frame's size: give the video, or the frame size")
@@ -166,8 +172,8 @@ def required_frame_size(path, video, frame_size) -> tuple[int, int]:
 
 def times_of_frames(frame_index: np.ndarray, video, fps: float) -> np.ndarray:
     """
-    Seconds at which frames are shown: their true presentation times in `video`, or index / `fps` without one. Frames
-    that the video does not have continue after its last one at its mean rate.
+    Return the seconds at which frames are shown, (N,): their true presentation times in `video`, or index / `fps`
+    without one. Frames that the video does not have continue after its last one at its mean rate.
     """
     if video is None:
         return frame_index / fps

@@ -1,4 +1,4 @@
-"""Gaze samples -> fixations: by dispersion, or as StreamGaze's pipeline makes them; and its filter of scenes."""
+"""Detect fixations in gaze samples: by dispersion, or as StreamGaze's pipeline does; and its filter of scenes."""
 
 import math
 from dataclasses import dataclass
@@ -41,8 +41,8 @@ def checked_scanpath(
     begin_s, end_s, xy, source: str, video_start_s: float = 0.0, video_end_s: float = math.inf
 ) -> tuple[Scanpath, list[Dropped]]:
     """
-    The fixations (times (N,), positions (N, 2)) with a position in the frame, cut to the video's extent, and what that
-    leaves out. `ids` are row numbers from before.
+    Return the fixations (times (N,), positions (N, 2)) with a position in the frame, cut to the video's extent, and
+    what that leaves out. `ids` are the row numbers in what is passed.
     """
     table, ids, dropped = [], [], []
     for index, (begin, end, (x, y)) in enumerate(zip(begin_s, end_s, xy, strict=True)):
@@ -72,7 +72,7 @@ def detect_fixations(
     horizontal_fov_deg: float = 90.0,
 ) -> Scanpath:
     """
-    Dispersion-threshold identification (I-DT, Salvucci and Goldberg 2000) on samples at any times.
+    Detect fixations by a threshold of dispersion (I-DT, Salvucci and Goldberg 2000) in samples at any times.
 
     A fixation is the longest run of samples whose horizontal plus vertical extent is at most `max_dispersion_deg`,
     that lasts `min_duration_s` or more from its first to its last sample, and in which no two neighbours are more than
@@ -128,14 +128,16 @@ def detect_fixations(
 
 
 def _extent(values: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Largest minus smallest of `values[first : last + 1]` for each pair, from windows that double in length."""
+    """
+    Return largest minus smallest of `values[first : last + 1]` for each pair, from windows that double in length.
+    """
     extent = np.zeros(len(first))
     doublings = np.frexp(last - first + 1)[1] - 1  # the longest window of 2 ** k samples that fits
     low = high = values
     for power in range(doublings.max(initial=-1) + 1):
-        at, length = doublings == power, 2**power
-        begin, end = first[at], last[at] - length + 1
-        extent[at] = np.maximum(high[begin], high[end]) - np.minimum(low[begin], low[end])
+        selected, length = doublings == power, 2**power
+        begin, end = first[selected], last[selected] - length + 1
+        extent[selected] = np.maximum(high[begin], high[end]) - np.minimum(low[begin], low[end])
         low, high = np.minimum(low[:-length], low[length:]), np.maximum(high[:-length], high[length:])
     return extent
 
@@ -143,7 +145,7 @@ def _extent(values: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarr
 # ------------------------------------------------------------------ as StreamGaze does
 def streamgaze_fixations(samples: GazeSamples, source: str) -> tuple[Scanpath, list[Dropped]]:
     """
-    The fixations that StreamGaze's pipeline (its step 1) makes of a recording of `source` (egtea, egoexolearn,
+    Return the fixations that StreamGaze's pipeline (its step 1) makes of a recording of `source` (egtea, egoexolearn,
     holoassist, ego4d), and those of them that are no valid fixations. As implemented there:
     - times are frame number / assumed frames per second (24, 30, 24.46, 30): the clock of its questions, which is not
       the video's where the video has another rate;
@@ -176,14 +178,15 @@ def streamgaze_fixations(samples: GazeSamples, source: str) -> tuple[Scanpath, l
     edges.append((first, len(x)))
     edges = [(first, end) for first, end in edges if times[end - 1] - times[first] >= _STREAMGAZE_MIN_DURATION_S]
     centres = [(np.mean(x[first:end]), np.mean(y[first:end])) for first, end in edges]
-    begin_s, end_s = (
-        [times[place] for place in places] for places in ([a for a, _ in edges], [b - 1 for _, b in edges])
-    )
+    begin_s = [times[first] for first, _ in edges]
+    end_s = [times[end - 1] for _, end in edges]
     return checked_scanpath(begin_s, end_s, centres, samples.source)
 
 
 def _streamgaze_table(samples: GazeSamples, source: str) -> np.ndarray:
-    """(frames, 2) positions by frame number, in float32's precision, as StreamGaze's preprocessing makes them."""
+    """
+    Return (frames, 2) positions by frame number, in float32's precision, as StreamGaze's preprocessing makes them.
+    """
     xy, frames = samples.recorded_xy, samples.frame_index
     if source == "ego4d":
         frames = np.floor(samples.times_s * ASSUMED_FPS[source]).astype(np.int64)
@@ -196,11 +199,11 @@ def _streamgaze_table(samples: GazeSamples, source: str) -> np.ndarray:
         table[frames] = np.where(np.isnan(xy).any(axis=1, keepdims=True), 0.5, xy)
     else:
         scale = samples.frame_size if source == "egtea" else (1, 1)
-        seen = np.zeros(len(table), bool)
+        has_sample = np.zeros(len(table), bool)
         present = (frames >= 0) & np.isfinite(xy).all(axis=1)
         for frame, position in zip(frames[present], xy[present] * scale, strict=True):
-            table[frame] = (table[frame] + position) / 2 if seen[frame] else position
-            seen[frame] = True
+            table[frame] = (table[frame] + position) / 2 if has_sample[frame] else position
+            has_sample[frame] = True
         table = np.clip(table, 0, np.maximum(np.float32(scale) - 1, 1)) / np.float32(scale)
     return table.astype(np.float64)
 
@@ -210,7 +213,7 @@ def scene_consistent(
     scanpath: Scanpath, video, threshold: float = DEFAULT_SCENE_THRESHOLD
 ) -> tuple[Scanpath, list[Dropped]]:
     """
-    StreamGaze's filter (its step 1.5): fixations during which the scene stays the same, and the others.
+    Return, by StreamGaze's filter (its step 1.5), the fixations during which the scene stays the same, and the others.
 
     Of a fixation of 1.5 s or more, `max(5, 2 per second)` evenly spaced frames, first and last instant included, are
     compared: the correlation of neighbouring frames' histograms of hue and saturation (50 x 60 bins) may nowhere fall
@@ -231,35 +234,36 @@ def scene_consistent(
 
 
 def _scene_change(video, begin: float, end: float, threshold: float) -> str | None:
-    """What speaks against one scene from `begin` to `end`, or None."""
+    """Return what speaks against one scene from `begin` to `end`, seconds, or None."""
     greys = [grey for frames in _frames_at(video, np.linspace(begin, end, _BLACK_SAMPLES)) for grey in _grey(frames)]
     black = sum(grey < _BLACK_LEVEL for grey in greys)
     if black > _BLACK_SAMPLES // 2:
         return f"{black} of {_BLACK_SAMPLES} frames are black"
-    before, lowest = None, 1.0
+    previous, lowest = None, 1.0
     for frames in _frames_at(video, np.linspace(begin, end, max(5, int(2 * (end - begin))))):
         for frame in frames:
             histogram = hue_saturation_histogram(frame)
-            if before is not None:
-                lowest = min(lowest, _correlation(before, histogram))
-            before = histogram
+            if previous is not None:
+                lowest = min(lowest, _correlation(previous, histogram))
+            previous = histogram
     return f"the scene changes: correlation {lowest:.3f}, below {threshold}" if lowest < threshold else None
 
 
 def _frames_at(video, times: np.ndarray):
-    """Frames on screen at increasing times, a few at a time: a long fixation has more than memory holds."""
+    """Yield the frames on screen at increasing times, a few at a time: a long fixation has more than memory holds."""
     for first in range(0, len(times), _FRAMES_AT_ONCE):
         yield read_frames(video, times[first : first + _FRAMES_AT_ONCE])[0]
 
 
 def _grey(frames: np.ndarray) -> np.ndarray:
+    """Return (n,) the mean grey of frames (n, H, W, 3), 0 to 255."""
     return (frames.reshape(len(frames), -1, 3).mean(axis=1) * (0.299, 0.587, 0.114)).sum(axis=1)
 
 
 def hue_saturation_histogram(frame: np.ndarray) -> np.ndarray:
     """
-    (50, 60) counts of hue (0 to 179: halved degrees) by saturation (0 to 255) of an RGB frame (H, W, 3) uint8, in the
-    rounding of 8-bit HSV images.
+    Return (50, 60) counts of hue (0 to 179: halved degrees) by saturation (0 to 255) of an RGB frame (H, W, 3) uint8,
+    in the rounding of 8-bit HSV images.
     """
     red, green, blue = np.ascontiguousarray(frame.reshape(-1, 3).T).astype(np.int32)
     value = np.maximum(np.maximum(red, green), blue)
@@ -273,12 +277,14 @@ def hue_saturation_histogram(frame: np.ndarray) -> np.ndarray:
     per_chroma[1:] = np.rint((180 << 12) / (6 * np.arange(1, 256)))
     saturation = (chroma * per_value[value] + (1 << 11)) >> 12
     hue = (sixths * per_chroma[chroma] + (1 << 11)) >> 12
-    hue += 180 * (hue < 0)
+    hue = np.where(hue < 0, hue + 180, hue)
     return np.bincount(hue * 50 // 180 * 60 + saturation * 60 // 256, minlength=50 * 60).reshape(50, 60)
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Of two histograms; scaling them (StreamGaze scales to 0..1) does not change it. Two flat ones are equal: 1."""
+    """
+    Return the correlation of two histograms, whatever their scale (StreamGaze scales to 0..1); 1 for two flat ones.
+    """
     first, second = first - first.mean(), second - second.mean()
     norm = math.sqrt((first**2).sum() * (second**2).sum())
     return float((first * second).sum() / norm) if norm > 0 else 1.0

@@ -1,5 +1,5 @@
 """
-Any table of gaze samples with a header: a time, x, y and, if there is one, a confidence per row.
+Read any table of gaze samples with a header: a time, x, y and, if there is one, a confidence per row.
 
 Units and origin have no defaults, because a wrong guess gives fixations that look right. `time_unit`: s, ms, us or ns.
 `coordinates`: `normalised` by the frame's size, or `pixels` of the frame. `origin`: `top-left` (y down), `bottom-left`
@@ -20,6 +20,7 @@ ORIGINS = ("top-left", "bottom-left", "centre")
 
 
 def find(root, stem: str) -> Path | None:
+    """Return where the recording of the video `stem`.mp4 lies below `root`, or None."""
     return find_path(root, f"{stem}.csv", f"{stem}.tsv", f"{stem}.txt")
 
 
@@ -40,8 +41,8 @@ def read(
     frame_size: tuple[int, int] | None = None,
 ) -> GazeSamples:
     """
-    Samples of a table (`delimiter`: tab for .tsv, else a comma). Raises FileNotFoundError, or ValueError naming file,
-    line, value and what was expected.
+    Return the samples of a table (`delimiter`: tab for .tsv, else a comma). Raises FileNotFoundError, or ValueError
+    naming file, line, value and what was expected.
     """
     for name, value, known in (
         ("time_unit", time_unit, tuple(TIME_UNITS)),
@@ -81,7 +82,10 @@ def read(
 
 
 def _seconds(table, column: str, unit: str, offset_s: float) -> np.ndarray:
-    """Times minus the offset. Whole numbers stay exact until it is gone: nanoseconds since 1970 fill float64."""
+    """
+    Return times minus the offset, seconds. Whole numbers stay exact until it is gone: nanoseconds since 1970 fill
+    float64.
+    """
     try:
         ticks = table.integers(column)
     except ValueError:

@@ -36,6 +36,7 @@ _TO_IMAGE_AXES = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
 
 
 def find(root, stem: str) -> Path | None:
+    """Return where the recording of the video `stem`.mp4 lies below `root`, or None."""
     return find_path(root, f"{stem}/Export_py", f"{stem}_gaze_2d.csv")
 
 
@@ -48,8 +49,8 @@ def read(
     frame_size: tuple[int, int] | None = None,
 ) -> GazeSamples:
     """
-    One sample per video frame, from a session's folder (`Export_py`, or the one that holds it) or a table of projected
-    gaze; `frame_index` is the frame. Raises FileNotFoundError, or ValueError naming file, line and value.
+    Return one sample per video frame, from a session's folder (`Export_py`, or the one that holds it) or a table of
+    projected gaze; `frame_index` is the frame. Raises FileNotFoundError, or ValueError naming file, line and value.
     """
     path = Path(path)
     if path.is_file() or path.suffix == ".csv":
@@ -71,7 +72,7 @@ def read(
     ticks_from_begin = (times_s - info.start_s) * (end - begin) / shown_s
     pose, pose_gap_s = _nearest(pose_ticks - begin, ticks_from_begin)
     ray, ray_gap_s = _nearest(ray_ticks - begin, ticks_from_begin)
-    pixels, seen = project(
+    pixels, before_camera = project(
         ray_values[ray, :3], ray_values[ray, 3:6], pose_values[pose].reshape(-1, 4, 4), camera, gaze_distance_m
     )
     valid = ray_values[ray, 6] == 1
@@ -80,14 +81,14 @@ def read(
         ((~valid).sum(), "with an invalid ray"),
         ((ray_gap_s > max_gaze_gap_s).sum(), f"with no ray within {max_gaze_gap_s} s"),
         ((pose_gap_s > max_pose_gap_s).sum(), f"with no pose within {max_pose_gap_s} s"),
-        ((valid & near & ~seen).sum(), "whose gaze lies behind the camera or whose pose has no inverse"),
+        ((valid & near & ~before_camera).sum(), "whose gaze lies behind the camera or whose pose has no inverse"),
     ):
         if count:
             notes.append(f"{count} of {len(times_s)} frames {what} are untracked")
     return GazeSamples.from_recording(
         times_s,
         pixels / (width, height),
-        valid & near & seen,
+        valid & near & before_camera,
         path,
         notes=notes,
         frame_size=(width, height),
@@ -97,7 +98,7 @@ def read(
 
 def project(origins, directions, camera_to_room, camera, distance_m: float) -> tuple[np.ndarray, np.ndarray]:
     """
-    Pixels (N, 2) of the points `distance_m` along rays, and (N,) bool whether they lie before the camera.
+    Return pixels (N, 2) of the points `distance_m` along rays, and (N,) bool whether they lie before the camera.
 
     `origins`, `directions` (N, 3) in the room; `camera_to_room` (N, 4, 4); `camera` (3, 3). Pixels are NaN where the
     point is not before the camera, a direction has no length, or a pose has no inverse.
@@ -107,16 +108,16 @@ def project(origins, directions, camera_to_room, camera, distance_m: float) -> t
         points = np.column_stack([origins + distance_m * directions / lengths, np.ones(len(origins))])
         invertible = np.isfinite(camera_to_room).all(axis=(1, 2)) & np.isfinite(points).all(axis=1)
         invertible[invertible] = np.abs(np.linalg.det(camera_to_room[invertible])) > 1e-9
-        seen_by_camera = np.full((len(points), 4), np.nan)
-        seen_by_camera[invertible] = np.linalg.solve(camera_to_room[invertible], points[invertible][..., None])[..., 0]
-        x, y, z = _TO_IMAGE_AXES @ seen_by_camera[:, :3].T
+        in_camera = np.full((len(points), 4), np.nan)
+        in_camera[invertible] = np.linalg.solve(camera_to_room[invertible], points[invertible][..., None])[..., 0]
+        x, y, z = _TO_IMAGE_AXES @ in_camera[:, :3].T
         before = z > 0
         pixels = np.column_stack([camera[0, 0] * x / z + camera[0, 2], camera[1, 1] * y / z + camera[1, 2]])
     return np.where(before[:, None], pixels, np.nan), before
 
 
 def _nearest(ticks: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Index of the entry of increasing `ticks` that is nearest to each of `wanted`, and its distance in seconds."""
+    """Return for each of `wanted` the index of the nearest of increasing `ticks`, and its distance in seconds."""
     after = np.minimum(np.searchsorted(ticks, wanted), len(ticks) - 1)
     before = np.maximum(after - 1, 0)
     nearest = np.where(np.abs(ticks[after] - wanted) < np.abs(ticks[before] - wanted), after, before)
@@ -124,7 +125,7 @@ def _nearest(ticks: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _read_rows(path: Path, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) int64 ticks, in increasing order, and (N, width - 2) float64 values of a synchronised table."""
+    """Return (N,) int64 ticks, in increasing order, and (N, width - 2) float64 values of a synchronised table."""
     ticks, values = [], []
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
@@ -144,6 +145,7 @@ def _read_rows(path: Path, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_timing(path: Path) -> tuple[int, int]:
+    """Return the ticks at which the video begins and ends. Raises ValueError naming the file."""
     lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
     if len(lines) < 2 or not all(line.isdigit() for line in lines[:2]) or int(lines[0]) >= int(lines[1]):
         raise ValueError(f"{path}: {lines[:2]}, expected the ticks of the video's begin and, later, its end")
@@ -151,25 +153,27 @@ def _read_timing(path: Path) -> tuple[int, int]:
 
 
 def _read_intrinsics(path: Path, width: int, height: int) -> tuple[np.ndarray, list[str]]:
-    """The (3, 3) camera matrix for a video of `width` x `height` pixels, and notes."""
+    """Return the (3, 3) camera matrix for a video of `width` x `height` pixels, and notes."""
     try:
         values = [float(cell) for cell in read_text(path).split()]
     except ValueError as error:
         raise ValueError(f"{path}: {error}, expected 11 numbers") from None
     if len(values) != 11:
         raise ValueError(f"{path}: {len(values)} numbers, expected 11: the 3 x 3 camera matrix, width, height")
-    camera, (own_width, own_height) = np.array(values[:9]).reshape(3, 3), values[9:]
-    if (own_width, own_height) == (width, height):
+    camera, (image_width, image_height) = np.array(values[:9]).reshape(3, 3), values[9:]
+    if (image_width, image_height) == (width, height):
         return camera, []
-    if abs(width * own_height - height * own_width) > 0.01 * width * own_height:
+    if abs(width * image_height - height * image_width) > 0.01 * width * image_height:
         raise ValueError(
-            f"{path}: for images of {own_width:g} x {own_height:g}, the video has {width} x {height}: another shape"
+            f"{path}: for images of {image_width:g} x {image_height:g}, "
+            f"the video has {width} x {height}: another shape"
         )
-    scaled = np.diag([width / own_width, height / own_height, 1.0]) @ camera
-    return scaled, [f"intrinsics for {own_width:g} x {own_height:g} are scaled to the video's {width} x {height}"]
+    scaled = np.diag([width / image_width, height / image_height, 1.0]) @ camera
+    return scaled, [f"intrinsics for {image_width:g} x {image_height:g} are scaled to the video's {width} x {height}"]
 
 
 def _read_table(path: Path, video, frame_size) -> GazeSamples:
+    """Return the samples of a table of projected gaze. Raises ValueError naming file, line and value."""
     table = read_text_table(path, ("frame_idx", "timestamp_sec", "u", "v", "valid", "in_frame"))
     frame_index = table.integers("frame_idx")
     if (frame_index < 0).any():

@@ -29,7 +29,7 @@ _TIME, _RECORDING = "timestamp [ns]", "recording id"
 
 
 def find(root, stem: str) -> Path | None:
-    """The folder named `stem`, or that of the video `stem`.mp4, if an export or a native recording is in it."""
+    """Return the folder named `stem`, or that of the video `stem`.mp4, if an export or a native recording is in it."""
     folder = find_path(root, stem)
     if folder is None:
         video = find_path(root, f"{stem}.mp4")
@@ -40,8 +40,9 @@ def find(root, stem: str) -> Path | None:
 
 def read(path, video=None, recording: str | None = None, frame_size: tuple[int, int] | None = None) -> GazeSamples:
     """
-    Samples of an export's folder (or its gaze.csv) or of a native recording. `recording` picks one recording id of a
-    gaze.csv that holds several. Raises FileNotFoundError, ValueError naming file, line and value, or ImportError.
+    Return the samples of an export's folder (or its gaze.csv) or of a native recording. `recording` picks one
+    recording id of a gaze.csv that holds several. Raises FileNotFoundError, ValueError naming file, line and value, or
+    ImportError.
     """
     path = Path(path)
     if path.is_dir() and not (path / "gaze.csv").exists() and (path / "info.json").exists():
@@ -60,9 +61,9 @@ def read_fixations(
     path, video=None, recording: str | None = None, frame_size: tuple[int, int] | None = None
 ) -> tuple[Scanpath, list[Dropped]]:
     """
-    The fixations that Pupil Cloud found, from an export's `fixations.csv` (or the folder that holds it), and what of
-    them lies outside the frame or before the video. Columns: start timestamp [ns], end timestamp [ns], fixation x
-    [px], fixation y [px]. Raises FileNotFoundError, or ValueError naming file, line and value.
+    Return the fixations that Pupil Cloud detected, from an export's `fixations.csv` (or the folder that holds it), and
+    what of them lies outside the frame or before the video. Columns: start timestamp [ns], end timestamp [ns],
+    fixation x [px], fixation y [px]. Raises FileNotFoundError, or ValueError naming file, line and value.
     """
     path = Path(path) / "fixations.csv" if Path(path).is_dir() else Path(path)
     names = ("start timestamp [ns]", "end timestamp [ns]", "fixation x [px]", "fixation y [px]")
@@ -74,12 +75,14 @@ def read_fixations(
 
 
 def _samples(times_s, pixels, worn, path, size, notes, lines=()) -> GazeSamples:
+    """Return samples at `pixels` (N, 2) of a frame of `size`, untracked where the glasses were not worn."""
     if not worn.all():
         notes = [*notes, f"{(~worn).sum()} samples while the glasses were not worn are untracked"]
     return GazeSamples.from_recording(times_s, pixels / size, worn, path, lines, notes=notes, frame_size=size)
 
 
 def _one_recording(table: TextTable, recording: str | None) -> TextTable:
+    """Return the rows of one recording. Raises ValueError if the table holds several and none of them is picked."""
     if _RECORDING not in table:
         return table
     known = sorted(set(table.columns[_RECORDING]))
@@ -91,6 +94,7 @@ def _one_recording(table: TextTable, recording: str | None) -> TextTable:
 
 
 def _world_ns(path: Path, recording: str | None) -> np.ndarray:
+    """Return (frames,) int64, when each scene frame was taken, from the table beside `path`. Raises ValueError."""
     world = path.with_name("world_timestamps.csv")
     table = _one_recording(read_text_table(world, (_TIME,), (_RECORDING,)), recording)
     nanoseconds = table.integers(_TIME)
@@ -101,7 +105,7 @@ def _world_ns(path: Path, recording: str | None) -> np.ndarray:
 
 
 def _video_times(ns: np.ndarray, world_ns: np.ndarray, video) -> tuple[np.ndarray, list[str]]:
-    """Seconds of the video at nanoseconds `ns`, given those of its frames; and notes."""
+    """Return (N,) seconds of the video at nanoseconds `ns`, by those of its frames (`world_ns`); and notes."""
     since_first_s, world_s = (ns - world_ns[0]) / 1e9, (world_ns - world_ns[0]) / 1e9
     if video is None:
         return since_first_s, []
@@ -115,6 +119,7 @@ def _video_times(ns: np.ndarray, world_ns: np.ndarray, video) -> tuple[np.ndarra
 
 
 def _read_native(path: Path, video, frame_size) -> GazeSamples:
+    """Return the samples of a Neon's native recording. Raises ImportError, or ValueError naming the folder."""
     try:
         from pupil_labs import neon_recording
     except ImportError as error:
@@ -134,6 +139,6 @@ def _read_native(path: Path, video, frame_size) -> GazeSamples:
     if not np.array_equal(worn_ns, gaze_ns):
         worn = np.ones(len(gaze_ns), bool)
         notes.append("whether the glasses were worn is not recorded per gaze sample, so all samples count")
-    times_s, more = _video_times(gaze_ns, world_ns, video)
+    times_s, clock_notes = _video_times(gaze_ns, world_ns, video)
     size = frame_size_of(video, frame_size) or scene_size
-    return _samples(times_s, pixels, worn, path, size, [*notes, *more])
+    return _samples(times_s, pixels, worn, path, size, [*notes, *clock_notes])

@@ -1,4 +1,4 @@
-"""Gaze samples: what a recording says, sample by sample, on the video's clock and in the video's frame."""
+"""Hold gaze samples as a recording gives them, on the video's clock and in the video's frame."""
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -58,9 +58,10 @@ class GazeSamples:
         cls, times_s, recorded_xy, tracked, source, lines=(), kinds=None, notes=(), **others
     ) -> "GazeSamples":
         """
-        Samples of which the recording says whether they are `tracked` (N,) and, in `kinds` (N,), how the eye moved.
-        Those without a finite position are untracked, those outside 0 to 1 out of frame. `lines` (N,) are the samples'
-        lines in the file. Raises ValueError naming file, line and value for times that are not finite or run back.
+        Return samples of which the recording says whether they are `tracked` (N,) and, in `kinds` (N,), how the eye
+        moved. Those without a finite position are untracked, those outside 0 to 1 out of frame. `lines` (N,) are the
+        samples' lines in the file. Raises ValueError naming file, line and value for times that are not finite or run
+        back.
         """
         times_s, recorded_xy = np.asarray(times_s, np.float64), np.asarray(recorded_xy, np.float64).reshape(-1, 2)
         if not len(times_s):
@@ -81,28 +82,29 @@ class GazeSamples:
 
     @property
     def xy(self) -> np.ndarray:
-        """(N, 2) positions, NaN where untracked; outside 0 to 1 where out of frame."""
+        """Return (N, 2) positions, NaN where untracked; outside 0 to 1 where out of frame."""
         return np.where((self.status == Status.UNTRACKED)[:, None], np.nan, self.recorded_xy)
 
     @property
     def in_frame(self) -> np.ndarray:
-        """(N,) bool: tracked, and inside the frame."""
+        """Return (N,) bool: tracked, and inside the frame."""
         return (self.status != Status.UNTRACKED) & (self.status != Status.OUT_OF_FRAME)
 
     def count(self, status: Status) -> int:
+        """Return how many samples have a status."""
         return int((self.status == status).sum())
 
     @property
     def repeated_times(self) -> int:
-        """How many samples carry the time of the sample before."""
+        """Return how many samples carry the time of the sample before."""
         return int((np.diff(self.times_s) == 0).sum())
 
     def within(self, start_s: float, end_s: float) -> np.ndarray:
-        """(N,) bool: which samples lie in `[start_s, end_s]`."""
+        """Return (N,) bool: which samples lie in `[start_s, end_s]`."""
         return (self.times_s >= start_s - 1e-6) & (self.times_s <= end_s + 1e-6)
 
     def keep(self, kept: np.ndarray) -> "GazeSamples":
-        """The samples that `kept` (N,) bool marks."""
+        """Return the samples that `kept` (N,) bool marks."""
         return replace(
             self,
             times_s=self.times_s[kept],
@@ -118,9 +120,9 @@ def check_times(times_s: np.ndarray, source, lines) -> None:
     def place(index: int) -> str:
         return f"{source}, line {lines[index]}" if len(lines) else f"{source}, sample {index}"
 
-    strange = np.flatnonzero(~np.isfinite(times_s))
-    if len(strange):
-        raise ValueError(f"{place(strange[0])}: time is {times_s[strange[0]]}, expected a finite number")
+    not_finite = np.flatnonzero(~np.isfinite(times_s))
+    if len(not_finite):
+        raise ValueError(f"{place(not_finite[0])}: time is {times_s[not_finite[0]]}, expected a finite number")
     back = np.flatnonzero(np.diff(times_s) < 0)
     if len(back):
         before, after = times_s[back[0]], times_s[back[0] + 1]

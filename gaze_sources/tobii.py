@@ -31,6 +31,7 @@ _VALIDITY = ("Validity left", "Validity right")
 
 
 def find(root, stem: str) -> Path | None:
+    """Return where the recording of the video `stem`.mp4 lies below `root`, or None."""
     return find_path(root, f"{stem}.tsv", f"{stem}/gazedata.gz", f"{stem}/gazedata")
 
 
@@ -43,9 +44,9 @@ def read(
     frame_size: tuple[int, int] | None = None,
 ) -> GazeSamples:
     """
-    Samples of a Pro Lab export (.tsv) or of a Glasses 3 recording (its folder or its gaze data). `offset_s` is the
-    recording's time at which the video begins, where the video was cut. Raises FileNotFoundError, or ValueError naming
-    file, line and value.
+    Return the samples of a Pro Lab export (.tsv) or of a Glasses 3 recording (its folder or its gaze data). `offset_s`
+    is the recording's time at which the video begins, where the video was cut. Raises FileNotFoundError, or ValueError
+    naming file, line and value.
     """
     path = Path(path)
     if path.is_dir():
@@ -56,13 +57,14 @@ def read(
 
 
 def _read_pro_lab(path: Path, video, time_unit, offset_s: float, recording, frame_size) -> GazeSamples:
+    """Return the samples of a Pro Lab export. Raises ValueError naming file, line and value."""
     header = read_text(path).partition("\n")[0].rstrip("\r").split("\t")
-    named = {unicodedata.normalize("NFKC", name.strip()): name.strip() for name in header}  # both signs for micro
-    time, unit = _time_column(path, named, time_unit)
+    columns = {unicodedata.normalize("NFKC", name.strip()): name.strip() for name in header}  # both signs for micro
+    time, unit = _time_column(path, columns, time_unit)
     kinds = (" [MCS norm]", " [MCS px]", "")
-    kind = next((kind for kind in kinds if {f"Gaze point X{kind}", f"Gaze point Y{kind}"} <= set(named)), None)
+    kind = next((kind for kind in kinds if {f"Gaze point X{kind}", f"Gaze point Y{kind}"} <= set(columns)), None)
     if kind is None:
-        display = ", only positions on a display [DACS]" if any("DACS" in name for name in named) else ""
+        display = ", only positions on a display [DACS]" if any("DACS" in name for name in columns) else ""
         raise ValueError(f"{path}: no columns Gaze point X and Y [MCS norm] or [MCS px]{display}")
     axes = (f"Gaze point X{kind}", f"Gaze point Y{kind}")
     table = read_text_table(path, (time, *axes), ("Sensor", "Eye movement type", "Recording name", *_VALIDITY), "\t")
@@ -104,21 +106,25 @@ def _read_pro_lab(path: Path, video, time_unit, offset_s: float, recording, fram
     )
 
 
-def _time_column(path: Path, named: dict[str, str], time_unit: str | None) -> tuple[str, str]:
-    """The header's name of the time and its unit."""
-    for written, unit in (("[μs]", "us"), ("[us]", "us"), ("[ms]", "ms")):
-        if f"Recording timestamp {written}" in named:
-            return named[f"Recording timestamp {written}"], unit
-    if "Recording timestamp" not in named:
-        raise ValueError(f"{path}: no column Recording timestamp among {list(named)}")
+def _time_column(path: Path, columns: dict[str, str], time_unit: str | None) -> tuple[str, str]:
+    """
+    Return the header's name of the time, and its unit. `columns`: the header's names by normalised name. Raises
+    ValueError naming the file.
+    """
+    for label, unit in (("[μs]", "us"), ("[us]", "us"), ("[ms]", "ms")):
+        if f"Recording timestamp {label}" in columns:
+            return columns[f"Recording timestamp {label}"], unit
+    if "Recording timestamp" not in columns:
+        raise ValueError(f"{path}: no column Recording timestamp among {list(columns)}")
     if time_unit not in TIME_UNITS:
         raise ValueError(
             f"{path}: Recording timestamp carries no unit and time_unit is {time_unit!r}, expected us or ms"
         )
-    return named["Recording timestamp"], time_unit
+    return columns["Recording timestamp"], time_unit
 
 
 def _read_glasses3(path: Path, video, offset_s: float, frame_size) -> GazeSamples:
+    """Return the samples of a Glasses 3 recording. Raises FileNotFoundError, or ValueError naming file and line."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     data = path.read_bytes()
