@@ -240,6 +240,24 @@ def test_a_copied_cache_answers_a_second_question_with_lora():
     torch.testing.assert_close(cropped, whole, atol=1e-5, rtol=0)
 
 
+def test_a_question_without_gaze_leaves_the_cache_as_it_was_filled_and_a_new_prompt_does_not():
+    """A cache is marked by what fills it from its first position on, and by nothing after that."""
+    model, inputs = exact_model(lora=True), prefixed([LOOK])
+    whole, cache = logits(model, inputs)[:, 17:], logits_and_cache(model, up_to_question(inputs))[1]
+    question = {"input_ids": inputs["input_ids"][:, 17:], "position_ids": positions_of(model, inputs)[..., 17:]}
+    with torch.no_grad():
+        with model.gaze_disabled():
+            model(**question, past_key_values=cache)
+        cache.crop(-4)
+        torch.testing.assert_close(model(**question, past_key_values=cache).logits, whole, atol=1e-5, rtol=0)
+        cache.crop(-cache.get_seq_length())
+        words = torch.tensor([PREFIX])
+        base = model(input_ids=words, position_ids=torch.arange(3).expand(3, 1, 3)).logits
+        model(input_ids=words[:, :2], past_key_values=cache, position_ids=torch.arange(2).expand(3, 1, 2))
+        last = model(input_ids=words[:, 2:], past_key_values=cache, position_ids=torch.full((3, 1, 1), 2)).logits
+    torch.testing.assert_close(last, base[:, 2:], atol=1e-5, rtol=0)
+
+
 def test_what_a_cache_does_not_tell_is_asked_for():
     model, inputs = exact_model(lora=True), prefixed([LOOK])
     with pytest.raises(ValueError, match="prompt 0 has a scanpath.*state has_gaze from the first chunk on"):

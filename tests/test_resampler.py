@@ -285,6 +285,8 @@ def test_old_fixations_fade_at_the_learned_rate():
     torch.testing.assert_close(weights[1], torch.tensor([0.0, -0.5, -1.5]).exp())
     later = decayed_weights(torch.tensor([[[0.5, 0.5, 4.0, 1.0]]]), spans, torch.tensor([0.5]))
     assert later[0, 0, :, 0].tolist() == [0, 0, pytest.approx(math.exp(-0.25))]
+    at_the_end = decayed_weights(torch.tensor([[[0.5, 0.5, 3.5, 1.0]]]), spans, torch.tensor([0.5]))
+    assert at_the_end[0, 0, :2, 0].tolist() == [0, 0]  # it begins at 3 s, where the second step ends
 
 
 def test_long_fixations_count_by_their_seconds():
