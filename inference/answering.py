@@ -1,4 +1,4 @@
-"""One question about one clip, answered with gaze and without: what ask.py prints and app.py shows."""
+"""Answer one question about one clip with gaze and without: what ask.py prints and app.py shows."""
 
 from __future__ import annotations
 
@@ -166,8 +166,8 @@ def ask(
     if scanpath is None:
         return Comparison(clip, spans.numpy(), without_gaze)
     both = {"with gaze": answer(scanpath)} | without_gaze
-    seen, snap = _seen_scanpath(scanpath, clip, spans.tolist()[-1], snap_s)
-    weights = fixation_weights("share", torch.tensor(seen.table), spans.double()).numpy()
+    clip_scanpath, snap = _clip_scanpath(scanpath, clip, spans.tolist()[-1], snap_s)
+    weights = fixation_weights("share", torch.tensor(clip_scanpath.table), spans.double()).numpy()
     attention = residuals = None
     if explain and model.config.has_resampler:
         inputs = inputs_for(scanpath)
@@ -175,7 +175,7 @@ def ask(
         attention = _foveal_attention(model, inputs, height, width)
         lengths = model.gaze_residuals(**inputs).norm(dim=-1).mean(0)[0]  # (T, H*W)
         residuals = lengths.unflatten(-1, (height, width)).cpu().numpy()
-    return Comparison(clip, spans.numpy(), both, seen, weights, attention, residuals, snap)
+    return Comparison(clip, spans.numpy(), both, clip_scanpath, weights, attention, residuals, snap)
 
 
 def _encode_clip(model, processor, clip: Clip, with_gaze: bool, with_options: bool) -> dict[str, torch.Tensor]:
@@ -192,22 +192,22 @@ def _encode_clip(model, processor, clip: Clip, with_gaze: bool, with_options: bo
     return processed
 
 
-def _seen_scanpath(
+def _clip_scanpath(
     scanpath: Scanpath, clip: Clip, last_step_s: tuple[float, float], snap_s: float
 ) -> tuple[Scanpath, Snap | None]:
     """Return what the model sees of a scanpath, cut and snapped as `collate` does it, and what snapping changed."""
-    begin_s, query_s = last_step_s
-    true = scanpath.clip(clip.start_s, query_s)
+    step_begin_s, query_s = last_step_s
+    unsnapped = scanpath.clip(clip.start_s, query_s)
     index = scanpath.index_to_snap(query_s, snap_s) if snap_s else None
     if index is None:
-        return true, None
-    snapped = scanpath.snap(query_s, begin_s, snap_s).clip(clip.start_s, query_s)
-    if len(snapped) == len(true) and np.allclose(snapped.table, true.table):
-        return true, None
-    fixation, now = int(scanpath.ids[index]), scanpath.index_at(query_s)
-    looked_at = None if now is None else int(scanpath.ids[now])
-    true_span_s = float(scanpath.begin_s[index]), float(scanpath.end_s[index])
-    return snapped, Snap(fixation, *true_span_s, query_s, looked_at)
+        return unsnapped, None
+    snapped = scanpath.snap(query_s, step_begin_s, snap_s).clip(clip.start_s, query_s)
+    if len(snapped) == len(unsnapped) and np.allclose(snapped.table, unsnapped.table):
+        return unsnapped, None
+    index_at_query = scanpath.index_at(query_s)
+    looked_at = None if index_at_query is None else int(scanpath.ids[index_at_query])
+    begin_s, end_s = float(scanpath.begin_s[index]), float(scanpath.end_s[index])
+    return snapped, Snap(int(scanpath.ids[index]), begin_s, end_s, query_s, looked_at)
 
 
 def _answer(model, processor, inputs: GazeQwenInputs, answers: dict[str, str], max_new_tokens: int) -> Answer:

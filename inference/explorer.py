@@ -1,4 +1,4 @@
-"""What app.py shows, without the page: a video with gaze to scrub through, an answer in words and pictures."""
+"""Hold what app.py shows, without the page: a video with gaze to scrub through, an answer in words and pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.utils.adapters import load_model, load_processor
 from gazeqwen.video_gazeqwen import VideoInfo, read_frames, video_info
 
-_catching_warnings = threading.Lock()  # Python's own way is for one thread at a time
+_warnings_lock = threading.Lock()  # Python's own way is for one thread at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,21 +61,22 @@ class GazeRecording:
         """
         time_s = min(time_s, self.info.end_s)
         (frame,), _ = read_frames(self.video, [time_s])
-        return pixels(draw_moment(frame, self.scanpath, time_s), dpi=220), self._looked_at(time_s)
+        return pixels(draw_moment(frame, self.scanpath, time_s), dpi=220), self._fixation_text(time_s)
 
-    def _looked_at(self, time_s: float) -> str:
+    def _fixation_text(self, time_s: float) -> str:
+        """Return in words which fixation there is at a time."""
         if self.scanpath is None:
             return f"At {time_s:.1f} s"
-        now = self.scanpath.index_at(time_s)
-        if now is None:
+        index = self.scanpath.index_at(time_s)
+        if index is None:
             return f"At {time_s:.1f} s: no fixation"
-        begin, end = self.scanpath.begin_s[now], self.scanpath.end_s[now]
-        return f"At {time_s:.1f} s: fixation {self.scanpath.ids[now]}, from {begin:.1f} to {end:.1f} s"
+        begin, end = self.scanpath.begin_s[index], self.scanpath.end_s[index]
+        return f"At {time_s:.1f} s: fixation {self.scanpath.ids[index]}, from {begin:.1f} to {end:.1f} s"
 
 
 def read_scanpath(table: str | Path) -> tuple[Scanpath, tuple[str, ...]]:
     """Return a fixation table (CSV), and what is odd about it. Raises as `Scanpath.from_csv`."""
-    with _catching_warnings, warnings.catch_warnings(record=True) as caught:
+    with _warnings_lock, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         scanpath = Scanpath.from_csv(table)
     return scanpath, tuple(with_file_names(warning.message, table) for warning in caught)
@@ -179,9 +180,9 @@ def steps_html(comparison: Comparison, frames: np.ndarray, attention: np.ndarray
         picture = pixels(draw_step(frame, scanpath, weights[step], step_attention, snapped))
         span = span_text(*comparison.step_spans_s[step])
         shares = shares_text(scanpath, weights[step], snapped)
-        seen = "Fixations" if attention is None else "Where the latents look, and fixations"
+        subject = "Fixations" if attention is None else "Where the latents look, and fixations"
         figures.append(
-            f'<figure><img src="{_data_url(picture)}" alt="{seen} from {span}: {shares}">'
+            f'<figure><img src="{_data_url(picture)}" alt="{subject} from {span}: {shares}">'
             f"<figcaption>{span}<br>{shares}</figcaption></figure>"
         )
     return f'<div class="steps">{"".join(figures)}</div>'
@@ -205,6 +206,7 @@ def with_file_names(message, *files: str | Path | None) -> str:
 
 
 def _data_url(picture: np.ndarray) -> str:
+    """Return a picture (H, W, 3) uint8 as the address of a WebP image that HTML can hold."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "WEBP", quality=85)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

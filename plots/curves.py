@@ -1,4 +1,4 @@
-"""A run's losses and validation by optimizer step."""
+"""Draw a run's losses and validation by optimizer step."""
 
 from collections import defaultdict
 
@@ -10,16 +10,16 @@ from gazeqwen.plots.style import GAZE_COLOR, save_png
 
 def draw_curves(path, log: list[dict]) -> None:
     """Write a PNG of a run's log: the loss by optimizer step, and validation, stages one after the other."""
-    steps, losses, marks, shown = 0, [], [], defaultdict(list)
+    steps, losses, stage_begins, scores = 0, [], [], defaultdict(list)
     for line in log:
         if "loss" in line:
             steps += 1
             losses.append(line["loss"])
-            if not marks or marks[-1][1] != line["stage"]:
-                marks.append((steps, line["stage"]))
+            if not stage_begins or stage_begins[-1][1] != line["stage"]:
+                stage_begins.append((steps, line["stage"]))
         for name in ("validation_macro", "validation_text_loss"):
             if name in line:
-                shown[name].append((steps, line[name]))
+                scores[name].append((steps, line[name]))
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axis = figure.subplots()
     axis.plot(np.arange(1, steps + 1), losses, color="#9aa0a6", linewidth=0.8, label="loss, each step")
@@ -29,19 +29,19 @@ def draw_curves(path, log: list[dict]) -> None:
         axis.plot(
             np.arange(window, steps + 1), smooth, color="#202124", linewidth=1.6, label=f"mean of {window} steps"
         )
-    if shown["validation_text_loss"]:
+    if scores["validation_text_loss"]:
         axis.plot(
-            *zip(*shown["validation_text_loss"], strict=True), "s-", color="#1a73e8", label="open-ended validation"
+            *zip(*scores["validation_text_loss"], strict=True), "s-", color="#1a73e8", label="open-ended validation"
         )
     axis.set_xlabel("optimizer step")
     axis.set_ylabel("loss")
     axis.set_ylim(bottom=0)
-    for step, stage in marks:
+    for step, stage in stage_begins:
         axis.axvline(step, color="#dadce0", zorder=0)
         axis.text(step, 1.0, f" stage {stage}", transform=axis.get_xaxis_transform(), va="bottom", fontsize=9)
-    if shown["validation_macro"]:
+    if scores["validation_macro"]:
         right = axis.twinx()
-        right.plot(*zip(*shown["validation_macro"], strict=True), "o-", color=GAZE_COLOR, label="validation accuracy")
+        right.plot(*zip(*scores["validation_macro"], strict=True), "o-", color=GAZE_COLOR, label="validation accuracy")
         right.set_ylabel("validation accuracy, mean over tasks")
         right.set_ylim(0, 1)
         right.legend(loc="lower right", frameon=False)

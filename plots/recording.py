@@ -1,4 +1,4 @@
-"""A picture of a recording: gaze over time with its fixations, and the fixations on a frame of the video."""
+"""Draw a recording: gaze over time with its fixations, and the fixations on a frame of the video."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 _EXCERPT_S = 20.0  # what is longer cannot be read, and the scene moves on
-_NUMBERED = 25  # more numbers than this cover each other
+_MAX_NUMBERS = 25  # more numbers than this cover each other
 
 
 def draw_recording(path, samples: GazeSamples, scanpath: Scanpath, video=None, title: str = "") -> None:
@@ -37,11 +37,11 @@ def draw_recording(path, samples: GazeSamples, scanpath: Scanpath, video=None, t
         grid = figure.add_gridspec(2, 2, width_ratios=(1.25, 1))
         x_axis = figure.add_subplot(grid[0, 0])
         y_axis = figure.add_subplot(grid[1, 0], sharex=x_axis)
-        shown = np.where(samples.in_frame[:, None], samples.recorded_xy, np.nan)
+        gaze = np.where(samples.in_frame[:, None], samples.recorded_xy, np.nan)
         for axis, column, name in ((x_axis, 0, "x (left to right)"), (y_axis, 1, "y (top to bottom)")):
-            place = scanpath.table[:, column]
-            axis.hlines(place, scanpath.begin_s, scanpath.end_s, colors=colors, linewidth=9, alpha=0.55)
-            axis.plot(samples.times_s, shown[:, column], ".", color="black", markersize=1.5, rasterized=True)
+            positions = scanpath.table[:, column]
+            axis.hlines(positions, scanpath.begin_s, scanpath.end_s, colors=colors, linewidth=9, alpha=0.55)
+            axis.plot(samples.times_s, gaze[:, column], ".", color="black", markersize=1.5, rasterized=True)
             axis.set_ylim((0, 1) if column == 0 else (1, 0))
             axis.set_ylabel(name)
             axis.grid(alpha=0.25)
@@ -55,7 +55,7 @@ def draw_recording(path, samples: GazeSamples, scanpath: Scanpath, video=None, t
 
 
 def _excerpt(samples: GazeSamples, scanpath: Scanpath) -> tuple[float, float]:
-    """Begin and end of the part to show."""
+    """Return (begin, end) of the part to show, seconds."""
     first, last = float(samples.times_s[0]), float(samples.times_s[-1])
     if last - first <= _EXCERPT_S:
         return first, last
@@ -65,6 +65,7 @@ def _excerpt(samples: GazeSamples, scanpath: Scanpath) -> tuple[float, float]:
 
 
 def _draw_on_frame(axis, samples: GazeSamples, scanpath: Scanpath, video, colors: np.ndarray) -> None:
+    """Draw fixations, each of its colour (N, 4), on the video's frame at the longest; without a video on nothing."""
     width, height = samples.frame_size or (1, 1)
     longest = int(np.argmax(scanpath.table[:, 3])) if len(scanpath) else None
     if video is not None:
@@ -88,7 +89,7 @@ def _draw_on_frame(axis, samples: GazeSamples, scanpath: Scanpath, video, colors
     axis.scatter(
         x[longest], y[longest], sizes[longest], color=colors[longest], edgecolors="white", alpha=0.8, zorder=2
     )
-    if len(scanpath) <= _NUMBERED:
+    if len(scanpath) <= _MAX_NUMBERS:
         for number, place_x, place_y in zip(scanpath.ids, x, y, strict=True):
             text = axis.text(place_x, place_y, str(number), ha="center", va="center", fontsize=8, color="white")
             text.set_path_effects([withStroke(linewidth=2, foreground="black")])

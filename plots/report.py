@@ -1,4 +1,4 @@
-"""Figures of a report, from plain numbers: accuracy by task, gains over no gaze, reliability."""
+"""Draw the figures of a report from plain numbers: accuracy by task, gains over no gaze, reliability."""
 
 import math
 from collections.abc import Iterable
@@ -75,6 +75,7 @@ def _heights_and_errors(estimates: list[Estimate]) -> tuple[np.ndarray, np.ndarr
 
 
 def _draw_published(axis, tasks: list[str], rows: list[dict]) -> None:
+    """Draw published accuracies by task: a mark for each well-known method, dots for the others."""
     others = [row for row in rows if row["method"] not in _MARKERS]
     series = [(others, ".", "#bdc1c6", f"{len(others)} other published rows")]
     for row in rows:

@@ -1,5 +1,5 @@
 """
-Pictures of what the wearer looked at.
+Draw what the wearer looked at.
 
 A fixation belongs to a moment of a video that moves on. A filled disc lies on the frame of its own moment. All else is
 drawn from other moments: hollow rings are other fixations, the thin line leads from each one's predecessor to it. A
@@ -49,9 +49,9 @@ def draw_scanpath(
     for axis in axes:
         axis.axis("off")
     for step, (axis, frame) in enumerate(zip(axes, frames, strict=False)):
-        snapped_here = snapped if step == len(frames) - 1 else None
-        _draw_step(axis, frame, scanpath, weights[step], None if attention is None else attention[step], snapped_here)
-        shares = shares_text(scanpath, weights[step], snapped_here)
+        step_snapped = snapped if step == len(frames) - 1 else None
+        _draw_step(axis, frame, scanpath, weights[step], None if attention is None else attention[step], step_snapped)
+        shares = shares_text(scanpath, weights[step], step_snapped)
         axis.set_title(f"{span_text(*step_spans_s[step])}\n{shares}", fontsize=9, **FONT)
     figure.suptitle(title, fontsize=11, **FONT)
     return figure
@@ -83,10 +83,10 @@ def draw_moment(frame: np.ndarray, scanpath: Scanpath | None, time_s: float, tra
     """
     figure, axis = _picture(frame)
     _show(axis, frame)
-    begun = np.flatnonzero(scanpath.begin_s <= time_s) if scanpath is not None else []
-    for age, index in enumerate(reversed(begun[-trail - 1 :])):
+    past = np.flatnonzero(scanpath.begin_s <= time_s) if scanpath is not None else []  # and the present one
+    for age, index in enumerate(reversed(past[-trail - 1 :])):
         fade = 1 - age / (trail + 1)
-        if age < min(trail, len(begun) - 1):
+        if age < min(trail, len(past) - 1):
             _draw_line(axis, frame, scanpath, index, fade)
         if scanpath.end_s[index] > time_s:
             _draw_disc(axis, frame, scanpath, index, 0.75)
@@ -115,20 +115,20 @@ def draw_effect(
     figure = Figure(figsize=(len(frames) * panel + bars, 2 * panel * height / width + 1.0), layout="constrained")
     grid = figure.add_gridspec(2, len(frames) + 1, width_ratios=[panel] * len(frames) + [bars])
     for step, frame in enumerate(frames):
-        seen, added = (figure.add_subplot(grid[row, step]) for row in (0, 1))
-        snapped_here = snapped if step == len(frames) - 1 else None
-        _draw_step(seen, frame, scanpath, weights[step], None, snapped_here)
-        shares = shares_text(scanpath, weights[step], snapped_here)
-        seen.set_title(f"{span_text(*step_spans_s[step])}\n{shares}", fontsize=8, **FONT)
+        frame_axis, residual_axis = (figure.add_subplot(grid[row, step]) for row in (0, 1))
+        step_snapped = snapped if step == len(frames) - 1 else None
+        _draw_step(frame_axis, frame, scanpath, weights[step], None, step_snapped)
+        shares = shares_text(scanpath, weights[step], step_snapped)
+        frame_axis.set_title(f"{span_text(*step_spans_s[step])}\n{shares}", fontsize=8, **FONT)
         # On the frame's own extent, so that a token lies where it is seen.
-        added.imshow(
+        residual_axis.imshow(
             residuals[step],
             cmap="inferno",
             vmin=0,
             vmax=residuals.max(),
             extent=(-0.5, width - 0.5, height - 0.5, -0.5),
         )
-        added.axis("off")
+        residual_axis.axis("off")
     _draw_probabilities(figure.add_subplot(grid[:, -1]), probabilities)
     figure.suptitle(title, fontsize=11, **FONT)
     return figure
@@ -138,9 +138,9 @@ def _draw_probabilities(axis: Axes, probabilities: dict[str, dict[str, float]]) 
     """Draw horizontal bars: for each option one of each answer."""
     options, thickness = list(next(iter(probabilities.values()))), 0.8 / len(probabilities)
     colors = (GAZE_COLOR, "#9aa0a6")
-    for number, ((name, of_options), color) in enumerate(zip(probabilities.items(), colors, strict=False)):
+    for number, ((name, by_option), color) in enumerate(zip(probabilities.items(), colors, strict=False)):
         places = [place + (number - (len(probabilities) - 1) / 2) * thickness for place in range(len(options))]
-        axis.barh(places, [100 * of_options[option] for option in options], thickness, color=color, label=name)
+        axis.barh(places, [100 * by_option[option] for option in options], thickness, color=color, label=name)
     axis.set_yticks(range(len(options)), options, fontsize=9, **FONT)
     axis.invert_yaxis()
     axis.set_xlim(0, 100)
@@ -159,12 +159,12 @@ def shares_text(scanpath: Scanpath, shares: np.ndarray, snapped: int | None = No
     Return which fixations cover which share of a temporal step, `shares` (F,): `#3: 80 %, #4: 20 %`. `snapped`: the
     fixation (id) that snapping put there, which is marked.
     """
-    covering = np.flatnonzero(shares > 0)
-    if len(covering) > 3:
-        first, last = scanpath.ids[covering[[0, -1]]]
+    indices = np.flatnonzero(shares > 0)
+    if len(indices) > 3:
+        first, last = scanpath.ids[indices[[0, -1]]]
         return f"#{first} to #{last}: {100 * shares.sum():.0f} %"
     parts = []
-    for index in covering:
+    for index in indices:
         mark = " (snapped)" if scanpath.ids[index] == snapped else ""
         parts.append(f"#{scanpath.ids[index]}: {100 * shares[index]:.0f} %{mark}")
     return ", ".join(parts) or "no fixation"
@@ -178,6 +178,7 @@ def _picture(frame: np.ndarray) -> tuple[Figure, Axes]:
 
 
 def _show(axis: Axes, frame: np.ndarray) -> None:
+    """Draw a frame to its edges, without ticks."""
     height, width = frame.shape[:2]
     axis.axis("off")
     axis.imshow(frame)
@@ -192,12 +193,13 @@ def _draw_step(
     attention: np.ndarray | None,
     snapped: int | None,
 ) -> None:
-    _show(axis, frame if attention is None else _lit(frame, attention))
-    covering = np.flatnonzero(shares > 0)
-    for index in covering:
+    """Draw a temporal step as `draw_step` does, on an axis."""
+    _show(axis, frame if attention is None else _darkened(frame, attention))
+    indices = np.flatnonzero(shares > 0)
+    for index in indices:
         if index > 0:
             _draw_line(axis, frame, scanpath, index, 0.8)
-    for index in sorted(covering, key=lambda index: shares[index]):  # the main fixation last, over the others
+    for index in sorted(indices, key=lambda index: shares[index]):  # the main fixation last, over the others
         if scanpath.ids[index] == snapped:
             _draw_ring(axis, frame, scanpath, index, 1.0, label=f"{snapped} snapped", dashed=True)
         elif index == shares.argmax():
@@ -251,11 +253,12 @@ def _draw_ring(
 
 
 def _write(axis: Axes, x: float, y: float, label: str, size: int) -> None:
+    """Write a label in white with a black edge, which is read on every ground."""
     text = axis.text(x, y, label, fontsize=size, color="white", ha="center", va="center", **FONT)
     text.set_path_effects([withStroke(linewidth=2, foreground="black")])
 
 
-def _lit(frame: np.ndarray, attention: np.ndarray) -> np.ndarray:
+def _darkened(frame: np.ndarray, attention: np.ndarray) -> np.ndarray:
     """Return the frame, dark where attention (H, W) is low."""
     height, width = frame.shape[:2]
     rows, columns = (
@@ -266,4 +269,5 @@ def _lit(frame: np.ndarray, attention: np.ndarray) -> np.ndarray:
 
 
 def _clock(seconds: float) -> str:
+    """Return seconds as minutes and seconds, such as `0:04.0`."""
     return f"{int(seconds // 60)}:{seconds % 60:04.1f}"

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, font, and writing a PNG."""
+"""Hold what all pictures share: colours, font, and writing a PNG."""
 
 import os
 from pathlib import Path
@@ -9,11 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 GAZE_COLOR, PATH_COLOR = "#ff2d55", "#ffd60a"
-
-
 FONT = {"fontfamily": "DejaVu Sans"}
-
-
 DPI = 110
 
 
@@ -27,7 +23,7 @@ def save_png(figure: Figure, path) -> None:
 
 
 def pixels(figure: Figure, dpi: int = DPI) -> np.ndarray:
-    """The figure as (H, W, 3) uint8."""
+    """Return the figure as (H, W, 3) uint8."""
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -35,4 +31,5 @@ def pixels(figure: Figure, dpi: int = DPI) -> np.ndarray:
 
 
 def rgb(color: str) -> tuple[float, float, float]:
+    """Return red, green and blue of a colour, 0 to 1."""
     return matplotlib.colors.to_rgb(color)

@@ -1,4 +1,4 @@
-"""Adapters, loaded with this package's own classes; the code that is stored with them runs only when asked for."""
+"""Load adapters with this package's own classes; the code that is stored with them runs only when asked for."""
 
 from os import PathLike
 

@@ -1,4 +1,4 @@
-"""The command `gazeqwen`, and what every command shares."""
+"""Run the command `gazeqwen`, and end what every command may fail at in one line."""
 
 import sys
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Files and folders written so that a reader sees the old one or the whole new one."""
+"""Write files and folders so that a reader sees the old one or the whole new one."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Repositories on the Hub: made, written to, and told apart."""
+"""Make repositories on the Hub, write to them, and tell adapters apart."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ def digest_of_adapter(source: str | os.PathLike, revision: str | None = None, ha
     from transformers.utils import cached_file
 
     digest = hashlib.sha256()
-    for name in ADAPTER_WEIGHTS[: 1 + bool(has_lora)]:
+    for name in ADAPTER_WEIGHTS if has_lora else ADAPTER_WEIGHTS[:1]:
         digest.update(Path(cached_file(str(source), name, revision=revision or "main")).read_bytes())
     return digest.hexdigest()[:16]
 
@@ -27,7 +27,8 @@ _REPLACED = {"model": ["lora/*"], "dataset": ["videos/*", "*.parquet"], "space":
 
 
 @contextmanager
-def _writing_to(repository: str):
+def _errors_name_repository(repository: str):
+    """Raise OSError naming the repository, and how to log in, for what the Hub refuses in a block."""
     from huggingface_hub.utils import httpx
 
     try:
@@ -43,7 +44,7 @@ def open_repository(repository: str, repo_type: str = "model", private: bool = F
     from huggingface_hub import create_repo
 
     sdk = {"space_sdk": "gradio"} if repo_type == "space" else {}
-    with _writing_to(repository):
+    with _errors_name_repository(repository):
         create_repo(repository, repo_type=repo_type, private=private, exist_ok=True, **sdk)
 
 
@@ -53,7 +54,7 @@ def publish(folder: str | os.PathLike, repository: str, repo_type: str = "model"
 
     open_repository(repository, repo_type)
     replaced = _REPLACED[repo_type]
-    with _writing_to(repository):
+    with _errors_name_repository(repository):
         commit = upload_folder(repo_id=repository, repo_type=repo_type, folder_path=folder, delete_patterns=replaced)
     return str(commit)
 
@@ -63,5 +64,5 @@ def publish_card(card, repository: str) -> str:
     Put a card (of `gazeqwen.model_card`) into its repository on the Hub, once the Hub finds it valid. Return the
     address. Raise ValueError with what the Hub says of its metadata, or OSError if it cannot be written to.
     """
-    with _writing_to(repository):
+    with _errors_name_repository(repository):
         return str(card.push_to_hub(repository))

@@ -1,4 +1,4 @@
-"""Data loaders that leave torch's random state alone."""
+"""Make data loaders that leave torch's random state alone."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""What ran where: part of every result file."""
+"""Record what ran where: part of every result file."""
 
 import os
 import platform
@@ -27,11 +27,11 @@ def _git_hash() -> str | None:
     Return the commit that this package's files come from, with `+changes` if they differ from it; None outside a
     checkout. Changed results do not count: one command may write several.
     """
-    here = Path(__file__).parent.parent
+    folder = Path(__file__).parent.parent
 
     def git(*arguments: str) -> str | None:
         try:
-            result = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True)
+            result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
             return None
         return result.stdout.strip()
@@ -39,7 +39,8 @@ def _git_hash() -> str | None:
     commit = git("rev-parse", "HEAD")
     if commit is None:
         return None
-    return commit + ("+changes" if git("status", "--porcelain", "--", ".", ":(exclude)results") else "")
+    changes = git("status", "--porcelain", "--", ".", ":(exclude)results")
+    return f"{commit}+changes" if changes else commit
 
 
 def describe_trained_parameters(model) -> str:

@@ -1,4 +1,4 @@
-"""Settings: YAML files, `section.key=value` and flags -> checked dataclasses, and what differs between two of them."""
+"""Read settings (YAML files, `section.key=value`, flags) as checked dataclasses, and tell how two of them differ."""
 
 import argparse
 import dataclasses
@@ -24,14 +24,14 @@ def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
         if field.default not in (None, False, ""):
             description += f" (default: {field.default})"
         kind = _plain_types(hints[field.name])[0]
-        parsed_as: dict[str, typing.Any]
+        options: dict[str, typing.Any]
         if kind is bool:
-            parsed_as = {"action": "store_true"}
+            options = {"action": "store_true"}
         elif kind is list:
-            parsed_as = {"nargs": "+"}
+            options = {"nargs": "+"}
         else:
-            parsed_as = {"type": kind, "metavar": kind.__name__.upper()}
-        parser.add_argument(*flags, dest=field.name, default=argparse.SUPPRESS, help=description, **parsed_as)
+            options = {"type": kind, "metavar": kind.__name__.upper()}
+        parser.add_argument(*flags, dest=field.name, default=argparse.SUPPRESS, help=description, **options)
 
 
 def read_recipe(
@@ -49,6 +49,7 @@ def read_recipe(
 
 
 def _read_yaml(cls: type, path: Path) -> dict:
+    """Return the keys and values of a YAML file for a `cls`. Raises ValueError naming the file."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -58,11 +59,13 @@ def _read_yaml(cls: type, path: Path) -> dict:
 
 
 def _check_is_section(cls: type, values, where: str) -> None:
+    """Raise ValueError naming the keys of `cls` unless `values` are a dict."""
     if not isinstance(values, dict):
         raise ValueError(f"{where}: got {values!r}, expected keys {[field.name for field in dataclasses.fields(cls)]}")
 
 
 def _apply_override(values: dict, override: str) -> None:
+    """Set what an override such as `stage1.epochs=2` says in `values`. Raises ValueError naming the override."""
     keys, equals, text = override.partition("=")
     if not equals:
         raise ValueError(f"override {override!r}, expected section.key=value")
@@ -79,19 +82,20 @@ def _apply_override(values: dict, override: str) -> None:
 
 
 def _build(cls: type, values: dict, where: str):
+    """Return a `cls` of checked `values`, sections likewise. Raises ValueError naming place, key and value."""
     _check_is_section(cls, values, where)
-    hints, built = typing.get_type_hints(cls), {}
+    hints, arguments = typing.get_type_hints(cls), {}
     for key, value in values.items():
         if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else f", expected one of {sorted(hints)}"
+            matches = difflib.get_close_matches(str(key), hints, n=1)
+            hint = f", did you mean {matches[0]!r}?" if matches else f", expected one of {sorted(hints)}"
             raise ValueError(f"{where}: unknown key {key!r}{hint}")
         if dataclasses.is_dataclass(hints[key]):
-            built[key] = _build(hints[key], value, f"{where}: {key}")
+            arguments[key] = _build(hints[key], value, f"{where}: {key}")
         else:
-            built[key] = _as_type(value, hints[key], f"{where}: {key}")
+            arguments[key] = _as_type(value, hints[key], f"{where}: {key}")
     try:
-        return cls(**built)
+        return cls(**arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
 

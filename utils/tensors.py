@@ -1,4 +1,4 @@
-"""Tensors on disk, whole or not at all."""
+"""Write tensors to disk, whole or not at all."""
 
 import os
 import uuid
