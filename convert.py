@@ -1,4 +1,4 @@
-"""Turns official checkpoints into folders that `from_pretrained` loads.
+"""Turn official checkpoints into folders that `from_pretrained` loads.
 
     gazeqwen convert vjepa2_1 vjepa2_1_vitb_dist_vitG_384.pt OUT
     gazeqwen convert vjepa2_1 tiny.pt OUT --num_attention_heads 2
@@ -36,7 +36,7 @@ VJEPA21_PRETRAIN_SIZE_PX = 256
 
 
 def load_checkpoint(path: str | Path) -> dict:
-    """Reads a pickle of tensors and plain values on the CPU.
+    """Read a pickle of tensors and plain values on the CPU.
 
     Raises:
         FileNotFoundError: no such file.
@@ -56,7 +56,7 @@ def load_checkpoint(path: str | Path) -> dict:
 def vjepa2_1_config(
     state: dict[str, torch.Tensor], num_attention_heads: int | None = None, image_size: int = 384
 ) -> VJEPA21Config:
-    """Reads the encoder's sizes off its tensors (official names without prefix).
+    """Read the encoder's sizes off its tensors (official names without prefix).
 
     Raises:
         ValueError: a tensor that tells a size is missing or has the wrong rank, or the sizes are none of
@@ -98,7 +98,7 @@ def vjepa2_1_config(
 
 
 def check_tensors(state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """Raises a ValueError that lists every missing, unknown and misshapen tensor, and mixed or integer dtypes."""
+    """Raise a ValueError that lists every missing, unknown and misshapen tensor, and mixed or integer dtypes."""
     problems = [f"missing: {name} {tuple(expected[name].shape)}" for name in sorted(expected.keys() - state.keys())]
     problems += [f"unknown: {name} {tuple(state[name].shape)}" for name in sorted(state.keys() - expected.keys())]
     problems += [
@@ -116,7 +116,7 @@ def check_tensors(state: dict[str, torch.Tensor], expected: dict[str, torch.Tens
 def convert_vjepa2_1(
     checkpoint: str | Path, out: str | Path, num_attention_heads: int | None = None, image_size: int = 384
 ) -> VJEPA21Model:
-    """Converts an official V-JEPA 2.1 checkpoint into a folder for `VJEPA21Model.from_pretrained(out)`.
+    """Convert an official V-JEPA 2.1 checkpoint into a folder for `VJEPA21Model.from_pretrained(out)`.
 
     Args:
         checkpoint: file with `{"ema_encoder": {"module.backbone.<name>": tensor}}`; `target_encoder` and `encoder`
@@ -171,20 +171,19 @@ def reference_resampler_state(
     state: dict[str, torch.Tensor], injection_layers: list[int], num_blocks: int
 ) -> dict[str, torch.Tensor]:
     """
-    The weights of a `GazeResampler` with `gaze_encoding="coord_pe"` from the reference implementation's `state_dict`,
-    which keeps one resampler per injection layer and one amplitude per decoder layer. Raises ValueError that lists
-    missing and unknown tensors.
+    Return the weights of a `GazeResampler` with `gaze_encoding="coord_pe"` from the reference implementation's
+    `state_dict`, which keeps one resampler per injection layer and one amplitude per decoder layer. Raises ValueError
+    that lists missing and unknown tensors.
     """
-
     layers = range(len(injection_layers))
     sources = {
         "latents": "latents.{layer}",
         "proj_in.weight": "proj_ins.{layer}.weight",
         "proj_out.weight": "proj_outs.{layer}.weight",
         **{
-            f"blocks.{block}.{ours}.{kind}": f"{theirs}.{kind}".replace("{block}", str(block))
+            f"blocks.{block}.{name}.{kind}": f"{reference_name}.{kind}".replace("{block}", str(block))
             for block in range(num_blocks)
-            for theirs, ours in _REFERENCE_BLOCK_NAMES.items()
+            for reference_name, name in _REFERENCE_BLOCK_NAMES.items()
             for kind in ("weight", "bias")
         },
     }
@@ -203,7 +202,7 @@ _REFERENCE_LORA_NAME = re.compile(r"model\.(?:language_model\.)?layers\.(\d+)\.s
 
 
 def reference_lora_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns PEFT's names of a reference `lora_state_dict`. Raises ValueError listing unknown names."""
+    """Return PEFT's names of a reference `lora_state_dict`. Raises ValueError listing unknown names."""
     matches = {name: _REFERENCE_LORA_NAME.fullmatch(name.removesuffix(".weight")) for name in state}
     unknown = sorted(name for name, match in matches.items() if match is None)
     if unknown:
@@ -217,7 +216,7 @@ def reference_lora_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tens
 def convert_gazeqwen(
     checkpoint: str | Path, out: str | Path, base_model: str, video_encoder: str
 ) -> GazeQwenForConditionalGeneration:
-    """Converts a checkpoint of the reference implementation into a folder for `from_pretrained(out)`.
+    """Convert a checkpoint of the reference implementation into a folder for `from_pretrained(out)`.
 
     Args:
         checkpoint: file with `state_dict`, `config`, and, where LoRA was trained, `lora_state_dict`, `lora_config`.
@@ -267,8 +266,8 @@ def convert_gazeqwen(
         with torch.device("meta"):
             model.add_lora(content["lora_config"]["rank"], content["lora_config"]["alpha"])
         check_tensors(lora, model.lora_state())
-        named = {name.replace(".weight", ".default.weight"): value for name, value in lora.items()}
-        model.backbone.load_state_dict(named, strict=False, assign=True)  # PEFT's own loader moves it to meta
+        backbone_state = {name.replace(".weight", ".default.weight"): value for name, value in lora.items()}
+        model.backbone.load_state_dict(backbone_state, strict=False, assign=True)  # PEFT's own loader moves it to meta
         applied = sum(not value.is_meta for value in model.lora_state().values())
         if applied != len(lora):
             raise ValueError(f"{checkpoint}: {applied} LoRA tensors were applied, {len(lora)} converted")
@@ -278,6 +277,7 @@ def convert_gazeqwen(
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Convert what the command line names; end errors in one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -303,6 +303,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run_vjepa2_1(args: argparse.Namespace) -> None:
+    """Convert an encoder and print its sizes."""
     model = convert_vjepa2_1(args.checkpoint, args.out, args.num_attention_heads, args.image_size)
     config = model.config
     name, _ = VJEPA21_PRESETS.get((config.hidden_size, config.num_hidden_layers), ("custom size", 0))
@@ -313,6 +314,7 @@ def run_vjepa2_1(args: argparse.Namespace) -> None:
 
 
 def run_gazeqwen(args: argparse.Namespace) -> None:
+    """Convert an adapter and print its sizes."""
     model = convert_gazeqwen(args.checkpoint, args.out, args.base_model, args.video_encoder)
     lora = model.lora_state() if model.has_lora else {}
     print(

@@ -23,10 +23,11 @@ class GazeQwenInputs(BatchFeature):
     """Model inputs; `to(dtype=...)` casts pixels and features, never times or gaze."""
 
     def to(self, *args, **kwargs) -> "GazeQwenInputs":
-        exact = {name: self.data.pop(name) for name in _KEEP_FLOAT32 if name in self.data}
+        """Move the inputs as `BatchFeature.to` does, and return them; times and gaze keep float32."""
+        float32_data = {name: self.data.pop(name) for name in _KEEP_FLOAT32 if name in self.data}
         super().to(*args, **kwargs)
         device = next((value.device for value in self.data.values() if isinstance(value, torch.Tensor)), None)
-        self.data.update({name: value.to(device) for name, value in exact.items()})
+        self.data.update({name: value.to(device) for name, value in float32_data.items()})
         return self
 
 
@@ -68,15 +69,16 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
 
     @classmethod
     def from_base(cls, base_model: str, revision: str | None = None, **settings) -> "GazeQwenProcessor":
-        """The processor of a Qwen2.5-VL by id or folder, with this class's own `settings`."""
+        """Return the processor of a Qwen2.5-VL by id or folder, with this class's own `settings`."""
         base = Qwen2_5_VLProcessor.from_pretrained(base_model, revision=revision or "main")
         parts = (base.image_processor, base.tokenizer, base.video_processor)
         return cls(*parts, chat_template=base.chat_template, **settings)
 
     @property
     def model_input_names(self) -> list[str]:
-        own = ["video_encoder_pixel_values", "scanpaths", "scanpath_mask", "has_scanpath", "step_spans_s"]
-        return super().model_input_names + own
+        """Return Qwen2.5-VL's names and those of gaze and the video encoder."""
+        names = ["video_encoder_pixel_values", "scanpaths", "scanpath_mask", "has_scanpath", "step_spans_s"]
+        return super().model_input_names + names
 
     # ---------------------------------------------------------------- video
     def read_clip(
@@ -88,17 +90,17 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         fps: float | None = None,
         max_frames: int | None = None,
     ) -> Clip:
-        """`read_clip` of a video file, sampled as this processor is set unless told otherwise."""
+        """Read a clip of a video file, see `read_clip`, sampled as this processor is set unless told otherwise."""
         if num_frames is None and fps is None:
             num_frames, fps = self.num_frames, self.fps
         return read_clip(path, start_s, end_s, num_frames, fps, self.max_frames if max_frames is None else max_frames)
 
     def process_clip(self, clip: Clip, for_video_encoder: bool = True) -> dict[str, torch.Tensor]:
         """
-        What one clip gives, whatever is asked about it: `pixel_values_videos` (patches, dim), `video_grid_thw` (3,),
-        `second_per_grid_ts` (), `step_spans_s` (T, 2), `video_encoder_pixel_values` (F, 3, S, S). Both kinds of pixels
-        show the same frames, so that the encoder's tubelets and Qwen's temporal steps are the same moments. The last
-        is left out where `for_video_encoder` is False: its features are known, or no gaze is given.
+        Return what one clip gives, whatever is asked about it: `pixel_values_videos` (patches, dim), `video_grid_thw`
+        (3,), `second_per_grid_ts` (), `step_spans_s` (T, 2), `video_encoder_pixel_values` (F, 3, S, S). Both kinds of
+        pixels show the same frames, so that the encoder's tubelets and Qwen's temporal steps are the same moments. The
+        last is left out where `for_video_encoder` is False: its features are known, or no gaze is given.
         """
         frames_per_step = self.video_processor.temporal_patch_size
         clip = clip.padded(frames_per_step)
@@ -115,16 +117,16 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         if for_video_encoder:
             size = (self.video_encoder_size, self.video_encoder_size)
             encoder_frames = F.interpolate(frames.float(), size=size, mode="bilinear", align_corners=False) / 255
-            mean, std = (torch.tensor(x)[:, None, None] for x in (_VIDEO_ENCODER_MEAN, _VIDEO_ENCODER_STD))
+            mean, std = (torch.tensor(value)[:, None, None] for value in (_VIDEO_ENCODER_MEAN, _VIDEO_ENCODER_STD))
             processed["video_encoder_pixel_values"] = (encoder_frames - mean) / std
         return processed
 
     # ---------------------------------------------------------------- text, and everything together
     def _expand(self, texts: list[str], token: str, counts: list[int], kind: str) -> list[str]:
-        """Each placeholder `token`, in order over all texts, repeated as often as its image or video has tokens."""
-        found = sum(text.count(token) for text in texts)
-        if found != len(counts):
-            raise ValueError(f"the text holds {found} {kind} placeholders ({token}), got {len(counts)} {kind}s")
+        """Return texts with each placeholder `token`, in order, repeated as often as its image or video has tokens."""
+        placeholders = sum(text.count(token) for text in texts)
+        if placeholders != len(counts):
+            raise ValueError(f"the text holds {placeholders} {kind} placeholders ({token}), got {len(counts)} {kind}s")
         remaining = iter(counts)
         expanded = []
         for text in texts:
@@ -142,8 +144,8 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         snap_s: Sequence[float] | None = None,
     ) -> GazeQwenInputs:
         """
-        A batch from prompts and processed clips (`process_clip`), one scanpath per clip. Scanpaths are cut to their
-        clip; `snap_s` says for each whether the fixation that begins within so many seconds of the clip's end is
+        Return a batch of prompts and processed clips (`process_clip`), one scanpath per clip. Scanpaths are cut to
+        their clip; `snap_s` says for each whether the fixation that begins within so many seconds of the clip's end is
         brought into view (`Scanpath.snap`; 0: not). A clip may hold `video_encoder_features` (T, N, D_v) in place of
         `video_encoder_pixel_values`, or neither for a model without a video encoder, and `video_embeds` (T*N, D) in
         place of `pixel_values_videos`.
@@ -157,7 +159,9 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
             texts, padding=len(texts) > 1, padding_side=padding_side, return_tensors="pt", add_special_tokens=False
         )
         ids = encoded["input_ids"]
-        types = (ids == self.image_token_id).int() + 2 * (ids == self.video_token_id).int()
+        types = torch.zeros_like(ids, dtype=torch.int32)  # 0: text
+        types[ids == self.image_token_id] = 1
+        types[ids == self.video_token_id] = 2
         data = {"input_ids": ids, "attention_mask": encoded["attention_mask"], "mm_token_type_ids": types}
         data.update(images or {})
         if not clips:
@@ -165,8 +169,8 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
                 raise ValueError(f"got {len(scanpaths)} scanpaths without a video")
             return GazeQwenInputs(data)
 
-        seen = "video_embeds" if "video_embeds" in clips[0] else "pixel_values_videos"
-        data[seen] = torch.cat([clip[seen] for clip in clips])
+        visual_input = "video_embeds" if "video_embeds" in clips[0] else "pixel_values_videos"
+        data[visual_input] = torch.cat([clip[visual_input] for clip in clips])
         for name in ("video_grid_thw", "second_per_grid_ts"):
             data[name] = torch.stack([clip[name] for clip in clips])
         if scanpaths is None:
@@ -174,7 +178,7 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         if len(scanpaths) != len(clips):
             raise ValueError(f"got {len(scanpaths)} scanpaths for {len(clips)} videos, expected one each (or None)")
         snap_s = [0.0] * len(clips) if snap_s is None else snap_s
-        if len(snap_s) != len(clips) or not all(isinstance(s, (int, float)) and s >= 0 for s in snap_s):
+        if len(snap_s) != len(clips) or not all(isinstance(value, (int, float)) and value >= 0 for value in snap_s):
             raise ValueError(f"snap_s: got {snap_s}, expected seconds, 0 or more, for each of {len(clips)} videos")
         if all(scanpath is None for scanpath in scanpaths):
             return GazeQwenInputs(data)
@@ -210,6 +214,8 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         **kwargs,
     ) -> GazeQwenInputs:
         """
+        Return the model's inputs for prompts, images, videos and scanpaths.
+
         Args:
             text: prompts with one placeholder per image and video (`apply_chat_template` writes them).
             videos: paths of video files, or `Clip`s, in the order of their placeholders.
@@ -258,7 +264,7 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         **kwargs,
     ):
         """
-        As in transformers, with video items such as
+        Return a conversation as a prompt or as inputs, as in transformers, with video items such as
         `{"type": "video", "video": "clip.mp4", "scanpath": "fixations.csv", "start_s": 0, "end_s": 276}`.
         `end_s` is the query time: neither frames nor gaze after it are used. `scanpath` may be left out. A fixation
         that begins within `snap_s` seconds of the query is brought into view (`Scanpath.snap`), which uses gaze of up
@@ -302,7 +308,9 @@ _ITEM_KEYS = {
 
 
 def _items(conversation) -> list[dict]:
-    """The items of all messages of a conversation, or of a batch of them; ValueError for what is none."""
+    """
+    Return the items of all messages of a conversation, or of a batch of them. Raises ValueError for what is none.
+    """
     if not isinstance(conversation, (list, tuple)) or not conversation:
         raise ValueError(f"conversation: got {conversation!r}, expected a list of messages")
     if isinstance(conversation[0], (list, tuple)):
@@ -329,6 +337,7 @@ def _items(conversation) -> list[dict]:
 
 
 def _load_image(source):
+    """Return an image by path, address or as it is. Raises ValueError for what cannot be read."""
     try:
         return load_image(source)
     except (TypeError, ValueError, OSError) as error:
@@ -336,6 +345,7 @@ def _load_image(source):
 
 
 def _source(item: dict, kind: str):
+    """Return where an item's image or video is. Raises ValueError if it does not say."""
     for name in (kind, "path", "url"):
         if item.get(name) is not None:
             return item[name]
@@ -343,6 +353,7 @@ def _source(item: dict, kind: str):
 
 
 def _flatten(values) -> list:
+    """Return the leaves of nested lists; one value as a list, None as an empty one."""
     if values is None:
         return []
     if not isinstance(values, (list, tuple)):

@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|nan|inf(ini
 
 
 def _check_rows(table: np.ndarray, source: str, row_names: list[str]) -> None:
-    """Raise for the first bad row of an (N, 4) table, naming source, row, value, and what was expected."""
+    """Raise ValueError for the first bad row of an (N, 4) table, naming source, row, value, and what was expected."""
 
     def refuse(bad: np.ndarray, column: int, name: str, expected: str) -> None:
         if bad.any():
@@ -54,9 +54,9 @@ class Scanpath:
     @classmethod
     def from_array(cls, table, source: str = "scanpath", ids=None) -> "Scanpath":
         """
-        From an (N, 4) array, tensor or list, such as a dataset row's `scanpath`: `x_norm, y_norm, t_mid_s,
-        duration_s`; `ids` (N,) default to row numbers. Raises ValueError naming the row; warns of rows out of order,
-        which are sorted, and of repeated ones, which are left out.
+        Return the scanpath of an (N, 4) array, tensor or list, such as a dataset row's `scanpath`: `x_norm, y_norm,
+        t_mid_s, duration_s`; `ids` (N,) default to row numbers. Raises ValueError naming the row; warns of rows out of
+        order, which are sorted, and of repeated ones, which are left out.
         """
         try:
             table = np.asarray(table, dtype=np.float64)
@@ -70,23 +70,25 @@ class Scanpath:
             raise ValueError(
                 f"{source}: got shape {table.shape}, expected (N, 4): x_norm, y_norm, t_mid_s, duration_s"
             )
-        given = range(len(table)) if ids is None else ids
+        numbers = range(len(table)) if ids is None else ids
         try:
-            ids = np.array([int(number) for number in given], dtype=np.int64)
-            whole = all(number == given_number for number, given_number in zip(ids, given, strict=True))
+            ids = np.array([int(number) for number in numbers], dtype=np.int64)
+            are_integers = all(integer == number for integer, number in zip(ids, numbers, strict=True))
         except (TypeError, ValueError, OverflowError):
-            whole = False
-        if not whole:
-            raise ValueError(f"{source}: ids are {given}, expected integers")
+            are_integers = False
+        if not are_integers:
+            raise ValueError(f"{source}: ids are {numbers}, expected integers")
         if len(ids) != len(table):
             raise ValueError(f"{source}: got {len(ids)} ids for {len(table)} fixations")
         return cls._sorted(table, ids, source, [f"row {row}" for row in range(len(table))])
 
     @classmethod
     def _sorted(cls, table: np.ndarray, ids: np.ndarray, source: str, row_names: list[str]) -> "Scanpath":
+        """Return the scanpath of checked rows, sorted by time, each once. Raises and warns as `from_array` does."""
         _check_rows(table, source, row_names)
         order = np.argsort(table[:, 2], kind="stable")
-        if displaced := int((order != np.arange(len(order))).sum()):
+        displaced = int((order != np.arange(len(order))).sum())
+        if displaced:
             warnings.warn(
                 f"{source}: {displaced} of {len(table)} fixations are out of order, sorted by time", stacklevel=3
             )
@@ -100,21 +102,21 @@ class Scanpath:
     @classmethod
     def from_csv(cls, path: str | PathLike) -> "Scanpath":
         """
-        From a StreamGaze fixation table (`*_fixation_filtered.csv`): center_x, center_y in 0 to 1, start_time and
-        end_time (or duration) in seconds, fixation_id optional. Raises ValueError naming file, row and value; warns as
-        `from_array` does.
+        Return the scanpath of a StreamGaze fixation table (`*_fixation_filtered.csv`): center_x, center_y in 0 to 1,
+        start_time and end_time (or duration) in seconds, fixation_id optional. Raises ValueError naming file, row and
+        value; warns as `from_array` does.
         """
         return cls.from_rows(*read_rows(path), str(path))
 
     @classmethod
     def from_rows(cls, columns: list[str], rows: list[tuple[int, dict]], path: str) -> "Scanpath":
-        """From (line, {column: text}) rows of the table at `path`, see `read_rows`; raises and warns as `from_csv`."""
-        found = {
+        """Return the scanpath of a table's rows as `read_rows` returns them. Raises and warns as `from_csv` does."""
+        column_of = {
             quantity: next((name for name in aliases if name in columns), None)
             for quantity, aliases in _COLUMN_ALIASES.items()
         }
-        missing = [quantity for quantity in ("start", "x", "y") if found[quantity] is None]
-        if found["end"] is None and found["duration"] is None:
+        missing = [quantity for quantity in ("start", "x", "y") if column_of[quantity] is None]
+        if column_of["end"] is None and column_of["duration"] is None:
             missing.append("end or duration")
         if missing:
             hint = ", separated by commas" if len(columns) == 1 else ""
@@ -127,51 +129,54 @@ class Scanpath:
                 raise ValueError(f"{path}, line {line}: {column} is {row[column]!r}, expected a number")
             return float(row[column])
 
-        table, ids, contradictory = np.empty((len(rows), 4)), np.arange(len(rows)), []
+        table, ids = np.empty((len(rows), 4)), np.arange(len(rows))
+        contradictions = []
         for index, (line, row) in enumerate(rows):
-            start = number(line, row, found["start"])
-            if found["end"] is not None:
-                end = number(line, row, found["end"])
-                if found["duration"] is not None and not (
-                    abs(number(line, row, found["duration"]) - end + start) <= 0.1
+            start = number(line, row, column_of["start"])
+            if column_of["end"] is not None:
+                end = number(line, row, column_of["end"])
+                if column_of["duration"] is not None and not (
+                    abs(number(line, row, column_of["duration"]) - end + start) <= 0.1
                 ):
-                    contradictory.append(f"line {line}")
+                    contradictions.append(f"line {line}")
             else:
-                end = start + number(line, row, found["duration"])
+                end = start + number(line, row, column_of["duration"])
             if end <= start:
                 raise ValueError(
                     f"{path}, line {line}: the fixation runs from {start} to {end} s, expected an end after its start"
                 )
-            x, y = number(line, row, found["x"]), number(line, row, found["y"])
+            x, y = number(line, row, column_of["x"]), number(line, row, column_of["y"])
             table[index] = x, y, (start + end) / 2, end - start
             if "fixation_id" in columns:
-                number_of_fixation = number(line, row, "fixation_id")
-                if not number_of_fixation.is_integer() or abs(number_of_fixation) >= 2**63:
+                fixation_id = number(line, row, "fixation_id")
+                if not fixation_id.is_integer() or abs(fixation_id) >= 2**63:
                     raise ValueError(
                         f"{path}, line {line}: fixation_id is {row['fixation_id']!r}, expected an integer"
                     )
-                ids[index] = int(number_of_fixation)
-        if contradictory:
+                ids[index] = int(fixation_id)
+        if contradictions:
             warnings.warn(
-                f"{path}: in {len(contradictory)} rows duration is not end - start, the end counts: "
-                f"{', '.join(contradictory)}",
+                f"{path}: in {len(contradictions)} rows duration is not end - start, the end counts: "
+                f"{', '.join(contradictions)}",
                 stacklevel=2,
             )
         return cls._sorted(table, ids, path, [f"line {line}" for line, _ in rows])
 
     def to_csv(self) -> str:
-        """The text of a fixation table that `from_csv` reads: StreamGaze's column names, times in seconds."""
+        """Return the text of a fixation table that `from_csv` reads: StreamGaze's column names, times in seconds."""
         lines = ["fixation_id,start_time,end_time,center_x,center_y,duration"]
         for index, begin, end, (x, y, _, duration) in zip(self.ids, self.begin_s, self.end_s, self.table, strict=True):
-            lines.append(",".join([str(int(index)), *(repr(float(v)) for v in (begin, end, x, y, duration))]))
+            lines.append(",".join([str(int(index)), *(repr(float(value)) for value in (begin, end, x, y, duration))]))
         return "\n".join(lines) + "\n"
 
     @property
     def begin_s(self) -> np.ndarray:
+        """Return (N,) when each fixation begins, seconds."""
         return self.table[:, 2] - self.table[:, 3] / 2
 
     @property
     def end_s(self) -> np.ndarray:
+        """Return (N,) when each fixation ends, seconds."""
         return self.table[:, 2] + self.table[:, 3] / 2
 
     def __len__(self) -> int:
@@ -191,7 +196,7 @@ class Scanpath:
         return int(distance.argmin()) if len(self) and distance.min() <= within_s else None
 
     def clip(self, start_s: float, end_s: float) -> "Scanpath":
-        """What of the scanpath overlaps `[start_s, end_s)`; fixations across an edge are cut there."""
+        """Return what of the scanpath overlaps `[start_s, end_s)`; fixations across an edge are cut there."""
         begin, end = np.maximum(self.begin_s, start_s), np.minimum(self.end_s, end_s)
         kept = end - begin > 1e-9
         table = np.column_stack([self.table[:, :2], (begin + end) / 2, end - begin])[kept]
@@ -199,17 +204,17 @@ class Scanpath:
 
     def snap(self, query_s: float, last_step_begin_s: float, within_s: float = 1.0) -> "Scanpath":
         """
-        The scanpath as seen by a question about the fixation at `query_s`, the end of the clip, whose last temporal
-        step begins at `last_step_begin_s`. StreamGaze stamps such questions with the rounded start of that fixation,
-        so next to nothing of it lies before the query. Here the fixation whose start is nearest to the query, and at
-        most `within_s` from it, fills the last step, and the others end where that step begins. If there is none,
-        nothing changes. This uses gaze of up to `within_s` after the query: off unless asked for.
+        Return the scanpath as seen by a question about the fixation at `query_s`, the end of the clip, whose last
+        temporal step begins at `last_step_begin_s`. StreamGaze stamps such questions with the rounded start of that
+        fixation, so next to nothing of it lies before the query. Here the fixation whose start is nearest to the
+        query, and at most `within_s` from it, fills the last step, and the others end where that step begins. If there
+        is none, nothing changes. This uses gaze of up to `within_s` after the query: off unless asked for.
         """
-        asked = self.index_to_snap(query_s, within_s)
-        if asked is None:
+        index = self.index_to_snap(query_s, within_s)
+        if index is None:
             return self
         begin, end = self.begin_s, np.minimum(self.end_s, last_step_begin_s)
-        begin[asked], end[asked] = min(begin[asked], last_step_begin_s), query_s
+        begin[index], end[index] = min(begin[index], last_step_begin_s), query_s
         kept = end - begin > 1e-9
         table = np.column_stack([self.table[:, :2], (begin + end) / 2, end - begin])[kept]
         order = np.argsort(table[:, 2], kind="stable")
@@ -218,8 +223,8 @@ class Scanpath:
 
 def read_rows(path: str | PathLike) -> tuple[list[str], list[tuple[int, dict]]]:
     """
-    Header, and rows as (line, {column: text}), of a CSV file. Raises FileNotFoundError, or ValueError naming the file,
-    and the line for a row with more or fewer cells than the header.
+    Return the header, and rows as (line, {column: text}), of a CSV file. Raises FileNotFoundError, or ValueError
+    naming the file, and the line for a row with more or fewer cells than the header.
     """
     path = checked_file(path)
     try:
@@ -231,18 +236,20 @@ def read_rows(path: str | PathLike) -> tuple[list[str], list[tuple[int, dict]]]:
         raise ValueError(f"{path}: not a CSV text file in UTF-8 ({error})") from error
     if not columns:
         raise ValueError(f"{path}: empty file or first line, expected a header with {_expected_columns()}")
-    if repeated := [name for name in columns if columns.count(name) > 1]:
+    repeated = [name for name in columns if columns.count(name) > 1]
+    if repeated:
         raise ValueError(f"{path}: the header holds {repeated[0]!r} twice")
     for line, cells in rows:
         if len(cells) != len(columns):
-            lacking = "".join(f": {name} is None, expected a number or a text" for name in columns[len(cells) :][:1])
-            hint = lacking or " (cells are separated by commas, decimals written with a point)"
+            hint = " (cells are separated by commas, decimals written with a point)"
+            if len(cells) < len(columns):
+                hint = f": {columns[len(cells)]} is None, expected a number or a text"
             raise ValueError(f"{path}, line {line}: {len(cells)} cells, expected {len(columns)}{hint}")
     return columns, [(line, dict(zip(columns, cells, strict=True))) for line, cells in rows]
 
 
 def checked_file(path: str | PathLike) -> Path:
-    """The path of a file that is there; ValueError if it is no path, FileNotFoundError if it leads to no file."""
+    """Return the path of a file that is there. Raises ValueError if it is no path, FileNotFoundError if no file."""
     if not isinstance(path, (str, PathLike)):
         raise ValueError(f"got {' '.join(repr(path).split())[:80]}, expected the path of a file")
     path = Path(path)
@@ -252,11 +259,12 @@ def checked_file(path: str | PathLike) -> Path:
 
 
 def _expected_columns() -> str:
+    """Return the columns of a fixation table in words, for errors."""
     return "center_x, center_y, start_time and end_time (or duration)"
 
 
 def as_scanpath(value) -> Scanpath | None:
-    """A `Scanpath` from itself, a path to a fixation table, or an (N, 4) array; `None` stays `None`."""
+    """Return a `Scanpath` from itself, a path to a fixation table, or an (N, 4) array; `None` stays `None`."""
     if value is None or isinstance(value, Scanpath):
         return value
     if isinstance(value, (str, PathLike)):

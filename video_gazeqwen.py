@@ -36,6 +36,7 @@ QUESTION_ROUNDING_S = 1.0
 
 
 def _check_number(name: str, value, whole: bool = False) -> None:
+    """Raise ValueError naming the value unless it is a finite number, and if asked for a whole one."""
     kind = numbers.Integral if whole else numbers.Real
     if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
         raise ValueError(f"{name}: got {value!r}, expected a {'whole' if whole else 'finite'} number")
@@ -77,7 +78,9 @@ class Clip:
         object.__setattr__(self, "timestamps_s", times)
 
     def padded(self, multiple: int) -> "Clip":
-        """The clip with its last frame repeated until the number of frames is a multiple (of a temporal patch)."""
+        """
+        Return the clip with its last frame repeated until the number of frames is a multiple (of a temporal patch).
+        """
         missing = -len(self.frames) % multiple
         if not missing:
             return self
@@ -91,15 +94,15 @@ class Clip:
 
     def step_spans_s(self, frames_per_step: int = FRAMES_PER_STEP) -> np.ndarray:
         """
-        (T, 2) begin and end of each temporal step of `frames_per_step` frames. Steps tile the clip: neighbours meet
-        halfway between the last frame of one and the first of the next.
+        Return (T, 2) begin and end of each temporal step of `frames_per_step` frames. Steps tile the clip: neighbours
+        meet halfway between the last frame of one and the first of the next.
         """
         times = self.padded(frames_per_step).timestamps_s.reshape(-1, frames_per_step)
         edges = np.concatenate([[self.start_s], (times[:-1, -1] + times[1:, 0]) / 2, [self.end_s]])
         return np.stack([edges[:-1], edges[1:]], axis=1)
 
     def seconds_per_step(self, frames_per_step: int = FRAMES_PER_STEP) -> float:
-        """Mean distance between the centres of neighbouring temporal steps, Qwen's `second_per_grid_ts`."""
+        """Return the mean seconds between neighbouring temporal steps' centres, Qwen's `second_per_grid_ts`."""
         times = self.padded(frames_per_step).timestamps_s.reshape(-1, frames_per_step).mean(axis=1)
         if len(times) == 1:
             return self.end_s - self.start_s
@@ -110,9 +113,12 @@ def sample_times(
     start_s: float, end_s: float, num_frames: int | None = None, fps: float | None = None, max_frames: int = MAX_FRAMES
 ) -> np.ndarray:
     """
-    The (F,) times to take frames at: the centres of F equal parts of `[start_s, end_s]`. F is `num_frames`, or follows
-    `fps`, or, with neither, StreamGaze's rate for the clip's length (1, 0.5, 0.2, 0.1 per second up to 30 s, 60 s,
-    300 s, beyond). F is even and at most `max_frames`; a cap spreads the frames, it does not cut the clip.
+    Return the (F,) times to take frames at, seconds: the centres of F equal parts of `[start_s, end_s]`. F is
+    `num_frames`, or follows `fps`, or, with neither, StreamGaze's rate for the clip's length (1, 0.5, 0.2, 0.1 per
+    second up to 30 s, 60 s, 300 s, beyond). F is even and at most `max_frames`; a cap spreads the frames, it does not
+    cut the clip.
+
+    Raises ValueError naming the argument and its value.
     """
     _check_number("start_s", start_s)
     _check_number("end_s", end_s)
@@ -151,7 +157,7 @@ class VideoInfo:
 
 @contextmanager
 def _opened(path: str | PathLike):
-    """Yields (container, video stream). What is no video, or cannot be decoded in the block, is a ValueError."""
+    """Yield (container, video stream). Raises ValueError for what is no video, or cannot be decoded in the block."""
     if av is None:
         raise ImportError("reading video files needs PyAV: pip install av")
     path = checked_file(path)
@@ -172,17 +178,19 @@ def _opened(path: str | PathLike):
 
 
 def _time_s(frame) -> float:
+    """Return the presentation time of a frame, seconds."""
     return float(frame.pts * frame.time_base)
 
 
 def _end_s(container, stream) -> float:
-    """Time at which the last frame ends, from the last packets: what files say of their length may be wrong."""
-    ends, last = [], (container.start_time or 0) + (container.duration or 0)
-    usual = round(1 / (stream.average_rate * stream.time_base)) if stream.average_rate else 0
-    for begin in (max(last - 2_000_000, 0), 0):  # microseconds; frames are stored out of order by less than that
+    """Return when the last frame ends, seconds, from the last packets: what files say of their length may be wrong."""
+    ends: list[int] = []
+    end_us = (container.start_time or 0) + (container.duration or 0)
+    frame_duration = round(1 / (stream.average_rate * stream.time_base)) if stream.average_rate else 0
+    for begin in (max(end_us - 2_000_000, 0), 0):  # microseconds; frames are stored out of order by less than that
         with suppress(av.FFmpegError):  # a file without an index cannot be entered at its end
             container.seek(begin)
-        ends = [p.pts + (p.duration or usual) for p in container.demux(stream) if p.pts is not None]
+        ends = [p.pts + (p.duration or frame_duration) for p in container.demux(stream) if p.pts is not None]
         if ends:
             break
     container.seek(0)
@@ -192,7 +200,7 @@ def _end_s(container, stream) -> float:
 
 
 def video_info(path: str | PathLike) -> VideoInfo:
-    """Size and extent of a video file. Raises FileNotFoundError, or ValueError naming the file."""
+    """Return size and extent of a video file. Raises FileNotFoundError, or ValueError naming the file."""
     with _opened(path) as (container, stream):
         end_s = _end_s(container, stream)
         frame = next(_timed(container.decode(stream), path), None)
@@ -203,13 +211,13 @@ def video_info(path: str | PathLike) -> VideoInfo:
 
 
 def video_size(path: str | PathLike) -> tuple[int, int]:
-    """(width, height) in pixels as stored, before any rotation: read from the header alone."""
+    """Return (width, height) in pixels as stored, before any rotation: read from the header alone."""
     with _opened(path) as (_, stream):
         return stream.width, stream.height
 
 
 def frame_times_s(path: str | PathLike) -> np.ndarray:
-    """(n,) presentation times of all frames of a video, increasing, from its packets: nothing is decoded."""
+    """Return (n,) presentation times of all frames, increasing, from a video's packets: nothing is decoded."""
     with _opened(path) as (container, stream):
         times = [float(p.pts * p.time_base) for p in container.demux(stream) if p.pts is not None and not p.is_discard]
     if not times:
@@ -219,8 +227,8 @@ def frame_times_s(path: str | PathLike) -> np.ndarray:
 
 def read_frames(path: str | PathLike, times_s) -> tuple[np.ndarray, np.ndarray]:
     """
-    The frames on screen at increasing times: the last whose presentation time is not later (the first frame, where
-    there is none yet). Returns (F, H, W, 3) uint8 RGB, upright, and their (F,) presentation times.
+    Return the frames on screen at increasing times, (F, H, W, 3) uint8 RGB, upright, and their (F,) presentation
+    times: for each time the last frame that is not later (the first frame, where there is none yet).
 
     Decoding starts at the last keyframe before a time, skips what lies between times where the file has an index, and
     keeps nothing but the frames asked for. Raises as `read_clip`.
@@ -244,7 +252,7 @@ def read_clip(
     max_frames: int = MAX_FRAMES,
 ) -> Clip:
     """
-    Decode frames of `[start_s, end_s]` (default: the whole video) at `sample_times`. The frame taken for a time is the
+    Return frames of `[start_s, end_s]` (default: the whole video) at `sample_times`. The frame taken for a time is the
     one on screen then: the last whose presentation time is not later. Rotation metadata is applied: gaze is relative
     to the frame as displayed.
 
@@ -261,24 +269,25 @@ def read_clip(
     return Clip(frames, timestamps, start_s, end_s, str(path))
 
 
-def _checked_end(path: Path, start_s: float, end_s: float | None, video_end: float) -> float:
+def _checked_end(path: Path, start_s: float, end_s: float | None, video_end_s: float) -> float:
+    """Return the clip's end, at most the video's. Raises ValueError for a clip that the video does not hold."""
     _check_number(f"{path}: start_s", start_s)
     if end_s is None:
-        end_s = video_end
+        end_s = video_end_s
     _check_number(f"{path}: end_s", end_s)
-    if not end_s <= video_end + QUESTION_ROUNDING_S:
-        raise ValueError(f"{path}: query time {end_s} s lies beyond the video, which ends at {video_end:.3f} s")
-    if not 0 <= start_s < video_end:
-        raise ValueError(f"{path}: clip starts at {start_s} s, expected 0 to the video's end at {video_end:.3f} s")
+    if not end_s <= video_end_s + QUESTION_ROUNDING_S:
+        raise ValueError(f"{path}: query time {end_s} s lies beyond the video, which ends at {video_end_s:.3f} s")
+    if not 0 <= start_s < video_end_s:
+        raise ValueError(f"{path}: clip starts at {start_s} s, expected 0 to the video's end at {video_end_s:.3f} s")
     if not start_s < end_s:
         raise ValueError(f"{path}: clip from {start_s} to {end_s} s, expected a positive length")
-    return min(end_s, video_end)
+    return min(end_s, video_end_s)
 
 
 def _upright(frame, path: str | PathLike, reformatter=None) -> np.ndarray:
     """
-    (H, W, 3) uint8 RGB of a decoded frame, turned as the file says it is to be displayed. A `reformatter` kept for all
-    frames of a video is set up once.
+    Return (H, W, 3) uint8 RGB of a decoded frame, turned as the file says it is to be displayed. A `reformatter` kept
+    for all frames of a video is set up once.
     """
     if frame.is_corrupt:
         raise ValueError(f"{path}: the frame at {_time_s(frame):.3f} s is damaged")
@@ -290,6 +299,7 @@ def _upright(frame, path: str | PathLike, reformatter=None) -> np.ndarray:
 
 
 def _timed(frames, path: str | PathLike):
+    """Yield frames. Raises ValueError at the first without a presentation time."""
     for frame in frames:
         if frame.pts is None:
             raise ValueError(f"{path}: a frame carries no presentation time")
@@ -297,7 +307,7 @@ def _timed(frames, path: str | PathLike):
 
 
 def _decode_from(container, stream, time_s: float, path: Path):
-    """All frames in order of presentation, from one that is not later than `time_s` on (or from the first)."""
+    """Yield all frames in order of presentation, from one that is not later than `time_s` on (or from the first)."""
     back_s = 0.0
     while True:
         begin = time_s - back_s
@@ -313,35 +323,35 @@ def _decode_from(container, stream, time_s: float, path: Path):
         yield from frames
 
 
-def _keyframe_ahead(stream, shown, time_s: float) -> bool:
-    """Whether the file's index knows a keyframe after frame `shown` from which `time_s` can be reached."""
+def _keyframe_ahead(stream, frame, time_s: float) -> bool:
+    """Return whether the file's index knows a keyframe after `frame` from which `time_s` can be reached."""
     entry = stream.index_entries.search_timestamp(math.floor(time_s / stream.time_base))
-    return entry >= 0 and stream.index_entries[entry].timestamp > shown.pts
+    return entry >= 0 and stream.index_entries[entry].timestamp > frame.pts
 
 
 def _decode_at(container, stream, times: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The frames on screen at increasing `times`, and their presentation times."""
+    """Return the frames on screen at increasing `times`, and their presentation times."""
     if stream.width * stream.height > _SMALL_FRAME_PX:
         stream.thread_type = "AUTO"
     frames: list[np.ndarray] = []
     timestamps: list[float] = []
-    shown, upcoming, decoder, reformatter = None, None, None, VideoReformatter()
+    current, upcoming, decoder, reformatter = None, None, None, VideoReformatter()
     for time_s in times.tolist():
         if decoder is None or (upcoming is not None and _keyframe_ahead(stream, upcoming, time_s)):
             decoder = _decode_from(container, stream, time_s, path)
-            shown, upcoming = next(decoder, None), next(decoder, None)
-            if shown is None:
+            current, upcoming = next(decoder, None), next(decoder, None)
+            if current is None:
                 raise ValueError(f"{path}: no frame could be decoded from {time_s:.3f} s on")
         while upcoming is not None and _time_s(upcoming) <= time_s + _SAME_TIME_S:
-            shown, upcoming = upcoming, next(decoder, None)
+            current, upcoming = upcoming, next(decoder, None)
         if upcoming is None:
-            until = float((shown.pts + (shown.duration or 0)) * shown.time_base)
+            until = float((current.pts + (current.duration or 0)) * current.time_base)
             if time_s > until + QUESTION_ROUNDING_S:
                 raise ValueError(f"{path}: the video's data ends at {until:.3f} s, before {time_s:.3f} s is reached")
-        if not timestamps or timestamps[-1] != _time_s(shown):
-            pixels = _upright(shown, path, reformatter)
+        if not timestamps or timestamps[-1] != _time_s(current):
+            pixels = _upright(current, path, reformatter)
         frames.append(pixels)
-        timestamps.append(_time_s(shown))
+        timestamps.append(_time_s(current))
     return np.stack(frames), np.array(timestamps)
 
 
