@@ -36,7 +36,7 @@ class AdapterEvaluator:
                 setattr(self.processor, name, getattr(settings, name))
         if settings.num_frames is not None or settings.fps is not None:
             self.processor.num_frames, self.processor.fps = settings.num_frames, settings.fps
-        self.cache = ClipCache.of(self.model, self.processor, settings.cache, settings.cache_dir)
+        self.cache = ClipCache.from_model(self.model, self.processor, settings.cache, settings.cache_dir)
 
     @staticmethod
     def check_condition(settings: EvaluationSettings, condition: Condition) -> None:

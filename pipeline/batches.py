@@ -1,5 +1,6 @@
 """Questions -> batches of model inputs, read ahead by loader workers; which questions an epoch holds, and when."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,9 +23,10 @@ OWN_GAZE = Condition("model")
 @dataclass
 class Batch:
     """
-    `inputs` of the model for some `questions`, `indices` of the whole list. Prompts end at the last position.
-    `answer_tokens`: per question, the token of each answer it offers. Of open-ended questions the answer's text ends
-    at the last position instead, and `labels` (B, K) are the tokens of the last K positions, -100 where there is none.
+    Hold the model's `inputs` for some `questions`, whose places in the dataset are `indices`. Prompts end at the last
+    position. `answer_tokens`: per question, the token of each answer it offers. Of open-ended questions the answer's
+    text ends at the last position instead, and `labels` (B, K) are the tokens of the last K positions, -100 where
+    there is none.
     """
 
     indices: list[int]
@@ -37,8 +39,8 @@ class Batch:
 @dataclass(frozen=True)
 class Augmentation:
     """
-    Of scanpaths in training: normal noise on x and y, `noise` of the frame's size, and each fixation left out with
-    probability `dropout`, one at least kept. Neither is in the paper; the reference code has .02 and .1. `seed`: of
+    Change scanpaths in training: add normal noise to x and y, `noise` of the frame's size, and leave out each fixation
+    with probability `dropout`, but never all. Neither is in the paper; the reference code has .02 and .1. `seed`: of
     what is drawn anew in each epoch.
     """
 
@@ -51,7 +53,9 @@ class Augmentation:
             scanpath = noisy(scanpath, self.noise, rng)
         if len(scanpath) and self.dropout:
             kept = rng.random(len(scanpath)) >= self.dropout
-            kept[rng.integers(len(scanpath))] |= not kept.any()
+            fallback = rng.integers(len(scanpath))  # drawn always, so that later draws do not depend on `kept`
+            if not kept.any():
+                kept[fallback] = True
             scanpath = Scanpath(scanpath.table[kept], scanpath.ids[kept])
         return scanpath
 
@@ -59,7 +63,7 @@ class Augmentation:
 def prompt_under(
     condition: Condition, question: Question, scanpath: Scanpath | None, style: str
 ) -> tuple[str, list[str]]:
-    """The user turn of a question under a condition, and the answers it offers."""
+    """Return the user turn of a question under a condition, and the answers it offers."""
     prompt, answers = question.prompt(style)
     if "text" in condition.channels and scanpath is not None:
         prompt = f"{gaze_in_words(scanpath, question.start_s, question.end_s)}\n{prompt}"
@@ -68,9 +72,10 @@ def prompt_under(
 
 class QuestionDataset(torch.utils.data.Dataset):
     """
-    (index, question, the scanpath given for it as it sees it, its clip) by index: here, in the loader's workers, clips
-    are decoded, and gaze is snapped once for all that it is given by. `condition` says whose gaze is given, and how;
-    `seed` draws what of it is random. `scanpaths_of`: the videos whose `scanpaths` are given.
+    Read (index, question, its scanpath after snapping, its clip) in the loader's workers: there clips are decoded,
+    and gaze is snapped once for all channels that it is given by. `condition` says whose gaze is given, and how;
+    `seed` draws what of it is random. `scanpaths_of`: for each question, the video whose gaze is in `scanpaths`, if
+    any.
     """
 
     def __init__(
@@ -82,13 +87,13 @@ class QuestionDataset(torch.utils.data.Dataset):
         augmentation: Augmentation | None = None,
     ):
         self.cache, self.questions, self.condition, self.augmentation = cache, questions, condition, augmentation
-        given = assign_scanpaths(condition, questions, seed)
-        self.scanpaths_of, self.scanpaths = [of for of, _ in given], [scanpath for _, scanpath in given]
+        assigned = assign_scanpaths(condition, questions, seed)
+        self.scanpaths_of, self.scanpaths = [video for video, _ in assigned], [scanpath for _, scanpath in assigned]
         self.epoch = 0
 
     @property
     def drawings(self) -> list[Drawing | None]:
-        """What is drawn on each question's clip, for `ClipCache.fill`."""
+        """Return what is drawn on each question's clip, for `ClipCache.fill`."""
         return [self.condition.drawing(scanpath) for scanpath in self.scanpaths]
 
     def __len__(self) -> int:
@@ -104,49 +109,60 @@ class QuestionDataset(torch.utils.data.Dataset):
         return index, question, question.seen(scanpath, clip["step_spans_s"], self.cache.processor.snap_s), clip
 
     def collate(self, samples: list[tuple]) -> Batch:
-        """A batch of samples, all open-ended or none."""
+        """Return a batch. Raises ValueError if the tokens of an answer change when it follows its prompt."""
         processor = self.cache.processor
         indices, questions, scanpaths, clips = (list(column) for column in zip(*samples, strict=True))
-        asked = [
-            prompt_under(self.condition, question, scanpath, processor.prompt_style)
-            for question, scanpath in zip(questions, scanpaths, strict=True)
-        ]
-        texts = [
-            processor.apply_chat_template(
-                chat_message(prompt, with_video=not self.condition.text_only), add_generation_prompt=True
-            )
-            for prompt, _ in asked
-        ]
-        labels = None
-        if questions[0].answer_text is not None:
-            texts, labels = self._with_answers(texts, questions)
+        prompts, answers = self._prompts(questions, scanpaths)
+        if questions[0].answer_text is None:
+            texts, labels = prompts, None
+        else:  # all of a batch are open-ended, or none
+            texts, labels = self._append_answers(prompts, questions)
         if self.condition.text_only:
             inputs = processor.collate(texts, [], padding_side="left")
         else:
-            for_model = scanpaths if "model" in self.condition.channels else None
-            inputs = processor.collate(texts, clips, for_model, padding_side="left")
-        if labels is not None and not torch.equal(
-            inputs["input_ids"][:, -labels.shape[1] :][labels != -100], labels[labels != -100]
-        ):
-            raise ValueError("the tokens of an answer change when it follows its prompt")
-        offered = [answer_tokens(processor.tokenizer, answers) for _, answers in asked]
-        return Batch(indices, questions, inputs, offered, labels)
+            model_scanpaths = scanpaths if "model" in self.condition.channels else None
+            inputs = processor.collate(texts, clips, model_scanpaths, padding_side="left")
+        if labels is not None:
+            self._check_labels(inputs["input_ids"], labels)
+        tokens = [answer_tokens(processor.tokenizer, question_answers) for question_answers in answers]
+        return Batch(indices, questions, inputs, tokens, labels)
 
-    def _with_answers(self, texts: list[str], questions: list[Question]) -> tuple[list[str], torch.Tensor]:
+    def _prompts(
+        self, questions: list[Question], scanpaths: list[Scanpath | None]
+    ) -> tuple[list[str], list[list[str]]]:
+        """Return the prompt of each question, in the model's chat template, and the answers each offers."""
+        processor, with_video = self.cache.processor, not self.condition.text_only
+        prompts, answers = [], []
+        for question, scanpath in zip(questions, scanpaths, strict=True):
+            turn, question_answers = prompt_under(self.condition, question, scanpath, processor.prompt_style)
+            message = chat_message(turn, with_video=with_video)
+            prompts.append(processor.apply_chat_template(message, add_generation_prompt=True))
+            answers.append(question_answers)
+        return prompts, answers
+
+    def _append_answers(self, prompts: list[str], questions: list[Question]) -> tuple[list[str], torch.Tensor]:
+        """Return the prompts of open-ended questions with their answers, and the answers' tokens as (B, K) labels."""
         tokenizer = self.cache.processor.tokenizer
         answers = [question.answer_text + tokenizer.eos_token for question in questions]
         tokens = [tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
         labels = torch.full((len(tokens), max(map(len, tokens))), -100)
         for row, ids in zip(labels, tokens, strict=True):
             row[len(row) - len(ids) :] = torch.tensor(ids)
-        return [text + answer for text, answer in zip(texts, answers, strict=True)], labels
+        return [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)], labels
+
+    @staticmethod
+    def _check_labels(input_ids: torch.Tensor, labels: torch.Tensor) -> None:
+        """Raise ValueError unless (B, L) `input_ids` end with the tokens of the (B, K) labels."""
+        is_answer = labels != -100
+        if not torch.equal(input_ids[:, -labels.shape[1] :][is_answer], labels[is_answer]):
+            raise ValueError("the tokens of an answer change when it follows its prompt")
 
 
 @dataclass(frozen=True)
 class MicroBatch:
     """
-    What one process runs at a time. `share` of the optimizer step's loss: its samples / all samples of the step, 0 for
-    one that only keeps the process in step with the others. `ends_step`: the optimizer steps after it.
+    Hold what one process runs at a time. `share` of the optimizer step's loss: its samples / all samples of the step,
+    0 for one that only keeps the process in step with the others. `ends_step`: the optimizer steps after it.
     """
 
     indices: list[int]
@@ -156,7 +172,7 @@ class MicroBatch:
 
 class MicroBatchSampler:
     """
-    One process's micro-batches of an epoch, for a data loader. Which samples make an optimizer step depends on the
+    Yield one process's micro-batches of an epoch to a data loader. Which samples make an optimizer step depends on the
     seed, the epoch and their number `step_size` alone, not on how many processes and micro-batches they are spread
     over. Clips of similar length come together, so that little is padded; open-ended questions are never mixed with
     others. With `balance_tasks` each epoch draws as many questions as there are, every task as often as the others,
@@ -187,34 +203,35 @@ class MicroBatchSampler:
         self.weights = weights / weights.sum()
 
     def _steps(self) -> list[np.ndarray]:
-        """The samples of each optimizer step of the epoch."""
+        """Return the samples of each optimizer step of the epoch, as arrays of indices."""
         rng, count = np.random.default_rng([self.seed, self.epoch]), len(self.lengths)
         order = rng.choice(count, count, p=self.weights) if self.balance_tasks else rng.permutation(count)
         steps, size = [], self.step_size
         for kind in (False, True):
-            mine = order[self.is_open[order] == kind]
-            for start in range(0, len(mine), 50 * size):
-                near = mine[start : start + 50 * size]
-                near = near[np.argsort(self.lengths[near], kind="stable")]
-                steps += [near[i : i + size] for i in range(0, len(near), size)]
+            samples = order[self.is_open[order] == kind]
+            for start in range(0, len(samples), 50 * size):
+                chunk = samples[start : start + 50 * size]
+                chunk = chunk[np.argsort(self.lengths[chunk], kind="stable")]
+                steps += [chunk[i : i + size] for i in range(0, len(chunk), size)]
         return [steps[i] for i in rng.permutation(len(steps))]
 
-    def steps_of_an_epoch(self) -> int:
-        """How many optimizer steps an epoch has (with balanced tasks and open-ended questions: of this one)."""
+    def steps_per_epoch(self) -> int:
+        """Return the number of optimizer steps of an epoch (with balanced tasks and open-ended questions: of this)."""
         return len(self._steps())
 
     def micro_batches(self) -> list[MicroBatch]:
-        """This process's, in order, without the `first`."""
-        found = []
+        """Return this process's micro-batches of the epoch, in order, without the `first`."""
+        micro_batches = []
         for step in self._steps():
-            shares = [step[rank :: self.num_processes] for rank in range(self.num_processes)]
-            rounds = -(-len(shares[0]) // self.batch_size)  # of the process that has most
-            mine = shares[self.process_index]
+            process_samples = step[self.process_index :: self.num_processes]
+            rounds = math.ceil(len(step[:: self.num_processes]) / self.batch_size)  # of the process that has most
             for number in range(rounds):
-                part = mine[number * self.batch_size : (number + 1) * self.batch_size].tolist()
-                share, ends_step = len(part) / len(step), number == rounds - 1
-                found.append(MicroBatch(part or step[:1].tolist(), share, ends_step))
-        return found[self.first :]
+                indices = process_samples[number * self.batch_size : (number + 1) * self.batch_size].tolist()
+                share, ends_step = len(indices) / len(step), number == rounds - 1
+                if not indices:  # nothing left for this process: any sample keeps it in step
+                    indices = step[:1].tolist()
+                micro_batches.append(MicroBatch(indices, share, ends_step))
+        return micro_batches[self.first :]
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter([micro_batch.indices for micro_batch in self.micro_batches()])

@@ -35,12 +35,12 @@ from gazeqwen.video_gazeqwen import FRAMES_PER_STEP, Clip, sample_times, video_s
 # video has to be decoded any more.
 CACHE_KINDS = ("none", "features", "embeddings")
 
-# A question about a clip, and what is drawn on the clip.
-AskedClip = tuple[Question, Drawing | None]
+# A question, which names a clip, and what is drawn on the clip.
+DrawnClip = tuple[Question, Drawing | None]
 
 _FORMAT = 1  # part of the folder's name: raised when entries are made in another way
 # Written into a processor's config when it is saved, for whoever loads it; no number depends on them.
-_NAMES_OF_CODE = {"auto_map", "processor_class"}
+_CODE_NAMES = {"auto_map", "processor_class"}
 _BLOCKS, _BLOCK_BYTES = 16, 1 << 16
 
 
@@ -50,7 +50,7 @@ def default_cache_folder() -> Path:
 
 @functools.cache
 def _digest_of_content(path: str, size: int, modified_ns: int) -> str:
-    """Of a file's size and 16 blocks spread over it: videos are too large to read whole."""
+    """Return a digest of a file's size and 16 blocks spread over it: videos are too large to read whole."""
     digest = hashlib.sha256(str(size).encode())
     with open(path, "rb") as file:
         for offset in np.linspace(0, max(size - _BLOCK_BYTES, 0), _BLOCKS).astype(int):
@@ -60,7 +60,9 @@ def _digest_of_content(path: str, size: int, modified_ns: int) -> str:
 
 
 def digest_of_weights(module: torch.nn.Module) -> str:
-    """Of 64 values spread over each parameter, with names, shapes and dtypes: the same on every device."""
+    """
+    Return a digest of 64 values spread over each parameter, with names, shapes and dtypes: the same on every device.
+    """
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
@@ -71,7 +73,7 @@ def digest_of_weights(module: torch.nn.Module) -> str:
 
 @dataclass(frozen=True)
 class CacheSize:
-    """How large the cache of some clips is: computed from the videos' sizes, before anything is encoded."""
+    """Hold how large the cache of some clips is: computed from the videos' sizes, before anything is encoded."""
 
     clips: int
     steps: int
@@ -108,7 +110,7 @@ class ClipCache:
         self.folder = Path(root or default_cache_folder()) / f"{kind}-{digest[:16]}"
 
     @classmethod
-    def of(cls, model, processor, kind: str, root: str | Path | None = None) -> "ClipCache":
+    def from_model(cls, model, processor, kind: str, root: str | Path | None = None) -> "ClipCache":
         """Return the cache that fits a model and a processor: the same before they are saved and after loading."""
         video_processor = json.loads(processor.video_processor.to_json_string())
         settings = {
@@ -116,7 +118,7 @@ class ClipCache:
             "num_frames": processor.num_frames,
             "fps": processor.fps,
             "max_frames": processor.max_frames,
-            "video_processor": {name: video_processor[name] for name in video_processor.keys() - _NAMES_OF_CODE},
+            "video_processor": {name: video_processor[name] for name in video_processor.keys() - _CODE_NAMES},
         }
         if model.video_encoder is not None:
             settings["video_encoder"] = digest_of_weights(model.video_encoder)
@@ -126,18 +128,24 @@ class ClipCache:
         return cls(processor, kind, settings, root, model.video_encoder is not None)
 
     def path(self, question: Question, drawing: Drawing | None = None) -> Path:
-        """Of the entry of the question's clip, with what is drawn on it."""
+        """Return the file of the entry of the question's clip, with what is drawn on it."""
         stat = question.video.stat()
         content = _digest_of_content(str(question.video), stat.st_size, stat.st_mtime_ns)
-        clip = f"{content} {question.start_s!r} {question.end_s!r}{self._drawn(question, drawing)}"
+        clip = f"{content} {question.start_s!r} {question.end_s!r}{self._drawing_key(question, drawing)}"
         return self.folder / f"{hashlib.sha256(clip.encode()).hexdigest()[:32]}.safetensors"
 
-    def _drawn(self, question: Question, drawing: Drawing | None) -> str:
-        """What tells clips of equal frames apart: all that what is drawn follows from, without decoding."""
-        return "" if drawing is None else f" {drawing.digest} {float(question.snapped * self.processor.snap_s)}"
+    def _drawing_key(self, question: Question, drawing: Drawing | None) -> str:
+        """Return what tells clips of equal frames apart: all that the drawing follows from, without decoding."""
+        if drawing is None:
+            return ""
+        snap_s = float(self.processor.snap_s) if question.snapped else 0.0
+        return f" {drawing.digest} {snap_s}"
 
     def read(self, question: Question, drawing: Drawing | None = None) -> dict[str, torch.Tensor]:
-        """What `GazeQwenProcessor.collate` takes for the question's clip, with what is drawn on it."""
+        """
+        Return what `GazeQwenProcessor.collate` takes for the question's clip, with what is drawn on it. Raises
+        ValueError naming the entry and the video where the entry cannot be read.
+        """
         if self.kind == "embeddings":
             return self._entry(question, drawing)
         processed = self.process(question, drawing, self.kind == "none" and self.for_video_encoder)
@@ -146,7 +154,7 @@ class ClipCache:
         return processed
 
     def process(self, question: Question, drawing: Drawing | None, for_video_encoder: bool) -> dict[str, torch.Tensor]:
-        """The clip decoded, drawn on with the gaze that the question sees, and processed."""
+        """Return the clip decoded, drawn on with the gaze that the question sees, and processed."""
         processor = self.processor
         clip = processor.read_clip(question.video, question.start_s, question.end_s)
         if drawing is not None:
@@ -171,18 +179,18 @@ class ClipCache:
             path.unlink(missing_ok=True)
             return False
 
-    def missing(self, clips: Iterable[AskedClip]) -> list[AskedClip]:
-        """Those of the clips, each once, that have no whole entry; truncated entries are removed."""
+    def missing(self, clips: Iterable[DrawnClip]) -> list[DrawnClip]:
+        """Return those of the clips, each once, that have no whole entry. Truncated entries are removed."""
         if self.kind == "none":
             return []
-        return [clip for clip in self._each_once(clips) if not self._is_whole(self.path(*clip))]
+        return [clip for clip in self._unique(clips) if not self._is_whole(self.path(*clip))]
 
-    def _each_once(self, clips: Iterable[AskedClip]) -> list[AskedClip]:
-        shown = {}
+    def _unique(self, clips: Iterable[DrawnClip]) -> list[DrawnClip]:
+        clips_by_key = {}
         for question, drawing in clips:
             window = question.start_s, question.end_s
-            shown[question.video, window, self._drawn(question, drawing)] = question, drawing
-        return list(shown.values())
+            clips_by_key[question.video, window, self._drawing_key(question, drawing)] = question, drawing
+        return list(clips_by_key.values())
 
     def size(
         self,
@@ -192,21 +200,28 @@ class ClipCache:
         bytes_per_value: int,
         drawings: Sequence[Drawing | None] | None = None,
     ) -> CacheSize:
-        """Of the entries of the questions' clips, with what is drawn on them; values are `bytes_per_value` long."""
-        clips = self._each_once(_asked(questions, drawings))
+        """
+        Return the size of the entries of the questions' clips, with what is drawn on them. `feature_dim`, `hidden`:
+        values of a video token in the video encoder and in the base model, each `bytes_per_value` long.
+        """
+        clips = self._unique(_pairs(questions, drawings))
         sizes = {video: video_size(video) for video in {question.video for question, _ in clips}}
-        tokens_of = {size: self._tokens_per_step(*size) for size in set(sizes.values())}
+        tokens_per_step = {size: self._tokens_per_step(*size) for size in set(sizes.values())}
         steps = tokens = 0
         for question, _ in clips:
-            mine = self.num_frames(question) // FRAMES_PER_STEP
-            steps, tokens = steps + mine, tokens + mine * tokens_of[sizes[question.video]]
+            clip_steps = self.num_frames(question) // FRAMES_PER_STEP
+            steps += clip_steps
+            tokens += clip_steps * tokens_per_step[sizes[question.video]]
         values = {"none": 0, "features": feature_dim, "embeddings": feature_dim + hidden}[self.kind]
         return CacheSize(len(clips), steps, tokens, tokens * values * bytes_per_value)
 
     def num_frames(self, question: Question) -> int:
-        """How many frames the question's clip has."""
-        p = self.processor
-        return len(sample_times(question.start_s, question.end_s, p.num_frames, p.fps, p.max_frames))
+        """Return how many frames the question's clip has."""
+        processor = self.processor
+        times_s = sample_times(
+            question.start_s, question.end_s, processor.num_frames, processor.fps, processor.max_frames
+        )
+        return len(times_s)
 
     def _tokens_per_step(self, width: int, height: int) -> int:
         blank = Clip(np.zeros((2, height, width, 3), np.uint8), [0.0, 1.0], 0.0, 2.0)
@@ -226,9 +241,9 @@ class ClipCache:
     ) -> int:
         """
         Compute what is missing of the questions' clips, with what is drawn on them, shared among the processes.
-        Returns how many clips were missing.
+        Return how many clips were missing. Raises OSError where they do not fit on the disk.
         """
-        missing = self.missing(_asked(questions, drawings))
+        missing = self.missing(_pairs(questions, drawings))
         accelerator.wait_for_everyone()  # all have looked before any writes
         if not missing:
             return 0
@@ -237,8 +252,8 @@ class ClipCache:
             write_json(self.folder / "settings.json", self.settings)
             hidden = model.backbone.config.text_config.hidden_size
             width = model.video_encoder.config.hidden_size if self.for_video_encoder else 0
-            asked, drawn = zip(*missing, strict=True)
-            size = self.size(asked, width, hidden, model.dtype.itemsize, drawn)
+            missing_questions, missing_drawings = zip(*missing, strict=True)
+            size = self.size(missing_questions, width, hidden, model.dtype.itemsize, missing_drawings)
             free = shutil.disk_usage(self.folder).free
             accelerator.print(f"cache of {self.kind}: {size} to compute into {self.folder} ({_size(free)} free)")
             if size.bytes > free:
@@ -246,19 +261,20 @@ class ClipCache:
                     f"{self.folder}: {_size(size.bytes)} needed, {_size(free)} free; choose another cache_dir"
                 )
         accelerator.wait_for_everyone()
-        mine = missing[accelerator.process_index :: accelerator.num_processes]
-        loader = repeatable_loader(_Clips(self, mine), batch_size=batch_size, num_workers=num_workers, collate_fn=list)
-        with tqdm(total=len(mine), desc="clips", unit="clip", disable=not accelerator.is_main_process) as bar:
+        process_clips = missing[accelerator.process_index :: accelerator.num_processes]
+        data = _MissingClips(self, process_clips)
+        loader = repeatable_loader(data, batch_size=batch_size, num_workers=num_workers, collate_fn=list)
+        with tqdm(total=len(process_clips), desc="clips", unit="clip", disable=not accelerator.is_main_process) as bar:
             for batch in loader:
-                entries = self._encode(model, [clip for _, clip in batch])
-                for (asked, _), entry in zip(batch, entries, strict=True):
-                    write_tensors(self.path(*asked), entry)
+                entries = self._encode(model, [processed for _, processed in batch])
+                for (clip, _), entry in zip(batch, entries, strict=True):
+                    write_tensors(self.path(*clip), entry)
                 bar.update(len(batch))
         accelerator.wait_for_everyone()
         return len(missing)
 
     def _encode(self, model, clips: list[dict]) -> list[dict]:
-        """The entries of some clips, the frozen networks run on all of them together."""
+        """Return the entries of some processed clips; the frozen networks run on all of them together."""
         grids = torch.stack([clip["video_grid_thw"] for clip in clips]).to(model.device)
         token_grids = model.token_grids(grids)
         entries = [{name: value for name, value in clip.items() if "pixel_values" not in name} for clip in clips]
@@ -270,26 +286,29 @@ class ClipCache:
         if self.kind == "embeddings":
             pixels = torch.cat([clip["pixel_values_videos"] for clip in clips]).to(model.device)
             embeds = model.embed_video(pixels, grids).cpu().split(token_grids.prod(-1).tolist())
-            for entry, of_tokens in zip(entries, embeds, strict=True):
-                entry["video_embeds"] = of_tokens.clone()
+            for entry, clip_embeds in zip(entries, embeds, strict=True):
+                entry["video_embeds"] = clip_embeds.clone()
         return entries
 
 
-class _Clips(torch.utils.data.Dataset):
-    """(clip, everything the frozen networks need), decoded in loader workers."""
+class _MissingClips(torch.utils.data.Dataset):
+    """Read (clip, everything the frozen networks need), decoded in loader workers."""
 
-    def __init__(self, cache: ClipCache, clips: list[AskedClip]):
+    def __init__(self, cache: ClipCache, clips: list[DrawnClip]):
         self.cache, self.clips = cache, clips
 
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, index: int) -> tuple[AskedClip, dict]:
+    def __getitem__(self, index: int) -> tuple[DrawnClip, dict]:
         return self.clips[index], self.cache.process(*self.clips[index], self.cache.for_video_encoder)
 
 
-def _asked(questions: Sequence[Question], drawings: Sequence[Drawing | None] | None) -> list[AskedClip]:
-    return list(zip(questions, drawings or [None] * len(questions), strict=True))
+def _pairs(questions: Sequence[Question], drawings: Sequence[Drawing | None] | None) -> list[DrawnClip]:
+    """Return each question with what is drawn on its clip: nothing without `drawings`."""
+    if drawings is None:
+        drawings = [None] * len(questions)
+    return list(zip(questions, drawings, strict=True))
 
 
 def _size(count: float) -> str:

@@ -278,8 +278,8 @@ def toy_questions(toy_data):
 
 @pytest.mark.parametrize("kind", ["features", "embeddings"])
 def test_kept_drawn_clips_give_the_numbers_of_computing_on_the_fly(toy_model, toy_questions, tmp_path, kind):
-    none = ClipCache.of(toy_model, processor := processor_of(1.0), "none", tmp_path)
-    kept = ClipCache.of(toy_model, processor, kind, tmp_path)
+    none = ClipCache.from_model(toy_model, processor := processor_of(1.0), "none", tmp_path)
+    kept = ClipCache.from_model(toy_model, processor, kind, tmp_path)
     drawings = QuestionDataset(kept, toy_questions, OVERLAY).drawings
     kept.fill(Accelerator(), toy_model, toy_questions)  # without what is drawn, beside it
     count = kept.fill(Accelerator(), toy_model, toy_questions, drawings=drawings)
@@ -308,8 +308,8 @@ def test_kept_drawn_clips_give_the_numbers_of_computing_on_the_fly(toy_model, to
 
 
 def test_what_is_drawn_otherwise_is_another_entry(toy_model, toy_questions, tmp_path, monkeypatch):
-    cache = ClipCache.of(toy_model, processor_of(0.0), "embeddings", tmp_path)
-    snapping = ClipCache.of(toy_model, processor_of(1.0), "embeddings", tmp_path)
+    cache = ClipCache.from_model(toy_model, processor_of(0.0), "embeddings", tmp_path)
+    snapping = ClipCache.from_model(toy_model, processor_of(1.0), "embeddings", tmp_path)
     question = replace(toy_questions[0], task=OI_E)
     other = replace(question, task="past_object_transition_prediction")
     table = question.scanpath.table.copy()
@@ -333,7 +333,7 @@ def test_what_is_drawn_otherwise_is_another_entry(toy_model, toy_questions, tmp_
 
 
 def test_a_truncated_drawn_entry_is_never_served(toy_model, toy_questions, tmp_path):
-    cache = ClipCache.of(toy_model, processor_of(0.0), "embeddings", tmp_path)
+    cache = ClipCache.from_model(toy_model, processor_of(0.0), "embeddings", tmp_path)
     question, drawing = toy_questions[0], OVERLAY.drawing(toy_questions[0].scanpath)
     with pytest.raises(ValueError, match="cannot be read"):
         cache.read(question, drawing)

@@ -138,7 +138,7 @@ def loaded(adapter):
 
 def test_every_condition_reaches_the_model(loaded, toy_processor, toy_data, tmp_path):
     questions, found = load_questions(toy_data, "test"), {}
-    cache = ClipCache.of(loaded, toy_processor, "embeddings", tmp_path)
+    cache = ClipCache.from_model(loaded, toy_processor, "embeddings", tmp_path)
     cache.fill(Accelerator(), loaded, questions)
     names = ("gaze", "none", "zero", "shuffled", "shifted", "text", "overlay", "saliency", "text_only")
     for name in (*names, "overlay+shuffled", "overlay+model"):
@@ -163,7 +163,7 @@ def test_what_training_cached_is_not_encoded_again_for_the_saved_adapter(toy_dat
     model = GazeQwenForConditionalGeneration.from_base(str(BACKBONE), str(VIDEO_ENCODER), latent_dim=16, num_latents=8)
     processor = GazeQwenProcessor.from_base(str(BACKBONE), video_encoder_size=64, num_frames=8)
     questions = load_questions(toy_data, "test")
-    trained = ClipCache.of(model, processor, "features", tmp_path / "cache")
+    trained = ClipCache.from_model(model, processor, "features", tmp_path / "cache")
     assert trained.fill(Accelerator(), model, questions) > 0
     model.save_pretrained(tmp_path / "adapter")
     processor.save_pretrained(tmp_path / "adapter")
@@ -172,7 +172,7 @@ def test_what_training_cached_is_not_encoded_again_for_the_saved_adapter(toy_dat
     assert evaluator.cache.folder == trained.folder
     assert evaluator.cache.fill(Accelerator(), evaluator.model, questions) == 0
     evaluator.processor.video_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28}
-    other = ClipCache.of(evaluator.model, evaluator.processor, "features", tmp_path / "cache")
+    other = ClipCache.from_model(evaluator.model, evaluator.processor, "features", tmp_path / "cache")
     assert other.folder != trained.folder  # what does change numbers is another cache
 
 

@@ -43,8 +43,8 @@ def questions(toy_data):
 
 @pytest.mark.parametrize("kind", ["features", "embeddings"])
 def test_the_cache_gives_the_numbers_of_computing_on_the_fly(toy_model, toy_processor, questions, tmp_path, kind):
-    none = ClipCache.of(toy_model, toy_processor, "none", tmp_path)
-    kept = ClipCache.of(toy_model, toy_processor, kind, tmp_path)
+    none = ClipCache.from_model(toy_model, toy_processor, "none", tmp_path)
+    kept = ClipCache.from_model(toy_model, toy_processor, kind, tmp_path)
     assert kept.fill(Accelerator(), toy_model, questions, batch_size=4) == len(
         {(q.video, q.start_s, q.end_s) for q in questions}
     )
@@ -57,7 +57,7 @@ def test_the_cache_gives_the_numbers_of_computing_on_the_fly(toy_model, toy_proc
 
 
 def test_the_size_is_known_beforehand(toy_model, toy_processor, questions, tmp_path):
-    cache = ClipCache.of(toy_model, toy_processor, "embeddings", tmp_path)
+    cache = ClipCache.from_model(toy_model, toy_processor, "embeddings", tmp_path)
     width, hidden = toy_model.video_encoder.config.hidden_size, toy_model.backbone.config.text_config.hidden_size
     size = cache.size(questions, width, hidden, 4)
     cache.fill(Accelerator(), toy_model, questions)
@@ -68,7 +68,7 @@ def test_the_size_is_known_beforehand(toy_model, toy_processor, questions, tmp_p
 
 
 def test_what_is_there_is_not_computed_again_and_what_is_broken_is(toy_model, toy_processor, questions, tmp_path):
-    cache = ClipCache.of(toy_model, toy_processor, "embeddings", tmp_path)
+    cache = ClipCache.from_model(toy_model, toy_processor, "embeddings", tmp_path)
     count = cache.fill(Accelerator(), toy_model, questions)
     files = {path: path.read_bytes() for path in cache.folder.glob("*.safetensors")}
     assert count == len(files) and cache.fill(Accelerator(), toy_model, questions) == 0
@@ -87,9 +87,9 @@ def test_another_video_encoder_or_setting_is_another_entry(toy_model, toy_proces
 
     from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 
-    cache = ClipCache.of(toy_model, toy_processor, "features", tmp_path)
+    cache = ClipCache.from_model(toy_model, toy_processor, "features", tmp_path)
     other = GazeQwenProcessor.from_base(str(BACKBONE), video_encoder_size=64, num_frames=6)
-    assert ClipCache.of(toy_model, other, "features", tmp_path).folder != cache.folder
+    assert ClipCache.from_model(toy_model, other, "features", tmp_path).folder != cache.folder
     model = tiny_model()
     before = digest_of_weights(model.video_encoder)
     with torch.no_grad():
@@ -195,7 +195,7 @@ def test_augmentation_moves_and_drops_fixations_the_same_way_each_time():
 
 
 def test_augmentation_is_for_training_and_new_in_each_epoch(toy_processor, questions, tmp_path, toy_model):
-    cache = ClipCache.of(toy_model, toy_processor, "embeddings", tmp_path)
+    cache = ClipCache.from_model(toy_model, toy_processor, "embeddings", tmp_path)
     cache.fill(Accelerator(), toy_model, questions)
     data, plain = (
         QuestionDataset(cache, questions, augmentation=Augmentation(noise=0.1)),

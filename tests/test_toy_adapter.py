@@ -45,7 +45,7 @@ def shipped(tmp_path_factory) -> Shipped:
     build(folder / "world", folder / "data", progress=False)
     questions = load_questions(folder / "data", "test", GAZE_TASKS)
     model = load_model(ADAPTER_DIR)
-    cache = ClipCache.of(model, load_processor(ADAPTER_DIR), "embeddings", folder / "cache")
+    cache = ClipCache.from_model(model, load_processor(ADAPTER_DIR), "embeddings", folder / "cache")
     cache.fill(Accelerator(), model, questions, 64)
     return Shipped(model, cache, questions)
 

@@ -119,7 +119,7 @@ def plain_loop(recipe: Recipe, questions: list, cache: ClipCache, weights: dict)
     size = recipe.batch_size * recipe.gradient_accumulation_steps
     lengths = [cache.num_frames(question) for question in questions]
     sampler = MicroBatchSampler(questions, lengths, size, seed=recipe.seed + 1, balance_tasks=True)
-    steps, warm_up, losses = recipe.stage1.epochs * sampler.steps_of_an_epoch(), recipe.warmup_steps, []
+    steps, warm_up, losses = recipe.stage1.epochs * sampler.steps_per_epoch(), recipe.warmup_steps, []
     for epoch in range(1, recipe.stage1.epochs + 1):
         sampler.epoch = data.epoch = epoch
         for indices in sampler:

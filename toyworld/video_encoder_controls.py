@@ -85,7 +85,7 @@ def answer_with_replaced_features(best: Path, data: Path, cache_dir: Path, seed:
     model = GazeQwenForConditionalGeneration.from_pretrained(best).eval()
     processor = GazeQwenProcessor.from_pretrained(best)
     accelerator, questions = Accelerator(), load_questions(data, "test")
-    cache = ClipCache.of(model, processor, "embeddings", cache_dir)
+    cache = ClipCache.from_model(model, processor, "embeddings", cache_dir)
     cache.fill(accelerator, model, questions, 64)
     return {
         name: predict(accelerator, model, ReplacedFeatures(cache, replacement), questions, "gaze", 64, seed)

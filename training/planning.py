@@ -168,7 +168,7 @@ def _stage_plans(
             epochs=stage.epochs,
             trained_parameters=count_trained(model, number),
             samples_per_epoch=len(questions),
-            steps_per_epoch=batches.steps_of_an_epoch(),
+            steps_per_epoch=batches.steps_per_epoch(),
             samples_per_step=batches.step_size,
         )
     return stages

@@ -102,7 +102,7 @@ class Trainer:
         self.condition = Condition.parse(recipe.data.gaze)
         self.processor = build_processor(recipe.model)
         self.model = build_model(recipe, self.accelerator.device)
-        self.cache = ClipCache.of(self.model, self.processor, recipe.data.cache, recipe.data.cache_dir)
+        self.cache = ClipCache.from_model(self.model, self.processor, recipe.data.cache, recipe.data.cache_dir)
         self.progress, self.log = Progress(), []
         self._signal: int | None = None
 
@@ -201,7 +201,7 @@ class Trainer:
         )
         optimizer = torch.optim.AdamW(optimizer_groups(self.model, settings, recipe.weight_decay))
         model, optimizer = accelerator.prepare(self.model, optimizer)
-        steps = settings.epochs * batches.steps_of_an_epoch()
+        steps = settings.epochs * batches.steps_per_epoch()
         # Stepped by hand once per optimizer step, so that the schedule does not depend on the number of processes.
         # Linear warm-up, then cosine (paper section 3.1).
         schedule = get_cosine_schedule_with_warmup(optimizer, min(recipe.warmup_steps, steps - 1), steps)
