@@ -47,13 +47,15 @@ from gazeqwen.utils.tables import NO_VALUE, Table, percent
 
 
 def _overall(accuracies: dict[str, float], shown: float | None = None) -> str:
-    """The mean over the tasks that are there, and how many they are unless they are StreamGaze's ten."""
+    """Return `shown`, else the mean over the tasks, in percent, and the number of tasks unless it is StreamGaze's."""
     mean = sum(accuracies.values()) / len(accuracies) if shown is None else shown
-    return percent(mean) + ("" if len(accuracies) == len(TASKS) else f" ({len(accuracies)} tasks)")
+    if len(accuracies) == len(TASKS):
+        return percent(mean)
+    return f"{percent(mean)} ({len(accuracies)} tasks)"
 
 
 def sampling(settings: dict) -> str:
-    """How many frames of a clip are shown."""
+    """Return how many frames of a clip are shown, as text."""
     if settings.get("num_frames"):
         return str(settings["num_frames"])
     rate = f"{settings['fps']} fps" if settings.get("fps") else "adaptive"
@@ -61,10 +63,13 @@ def sampling(settings: dict) -> str:
 
 
 def result_table(results: list[Result], published: dict, beside: bool, mixed: bool = False) -> Table:
-    """One row for each result and condition, below the published ones if `beside`."""
+    """
+    Return a table with one row for each result and condition, below the published ones if `beside`; with settings that
+    may differ in a last column if `mixed`.
+    """
     tasks = task_columns(published, results)
     names = [task_info(task).abbreviation for task in tasks]
-    header = ["method", "params", "frames", *names, "overall", "source"] + ["settings"] * mixed
+    header = ["method", "params", "frames", *names, "overall", "source"]
     rows, table = [], published["table_1"]
     for row in table["rows"] if beside else []:
         values = [percent(row["accuracy"].get(name)) for name in names]
@@ -75,16 +80,18 @@ def result_table(results: list[Result], published: dict, beside: bool, mixed: bo
         values = [f"{delta['accuracy'][name]:+.1f}" if name in delta["accuracy"] else "" for name in names]
         label = f"{delta['method']}, {delta['unit']}"
         rows.append([label, "", "", *values, f"{delta['overall']:+.1f}", f"published: {table['source']}"])
-    rows = [row + [""] * mixed for row in rows]
+    if mixed:
+        header.append("settings")
+        rows = [[*row, ""] for row in rows]
     for result in results:
         for condition, values in result.scores.items():
-            accuracies = {task: of["accuracy"] for task, of in values["tasks"].items()}
+            accuracies = {task: counts["accuracy"] for task, counts in values["tasks"].items()}
             about = [f"{result.name}, {condition}", result.settings.get("parameters") or NO_VALUE]
             cells = [percent(accuracies.get(task)) for task in tasks]
-            same = result.same
-            shown = ", ".join(f"{key} {same[key]}" for key in ("data", "config", "split", "scorer"))
             row = [*about, sampling(result.settings), *cells, _overall(accuracies), "measured here"]
-            rows.append(row + [shown] * mixed)
+            if mixed:
+                row.append(", ".join(f"{key} {result.same[key]}" for key in ("data", "config", "split", "scorer")))
+            rows.append(row)
     return Table(header, rows)
 
 
@@ -95,7 +102,7 @@ def _measured_table(results: list[Result]) -> Table:
         git = result.provenance.get("git")
         code = re.sub(r"^([0-9a-f]{10})[0-9a-f]+", r"\1", git) if git else "unknown"
         for condition, values in result.scores.items():
-            total = sum(of["total"] for of in values["tasks"].values())
+            total = sum(task["total"] for task in values["tasks"].values())
             counts = values.get("counts") or {"expected": total, "answered": NO_VALUE, "failed": NO_VALUE}
             about = [result.name, *(str(result.same[key]) for key in ("data", "split", "scorer")), condition]
             numbers = [str(counts.get(key, NO_VALUE)) for key in ("expected", "answered", "failed")]
@@ -107,30 +114,28 @@ def _interval_table(results: list[Result], published: dict) -> Table:
     tasks = [task for task in task_columns(published, results) if any(task in result.tasks for result in results)]
     rows = []
     for result in results:
-        for condition, found in result.intervals.items():
-            values = result.scores[condition]
-            cells = []
-            for task in tasks:
-                of = values["tasks"].get(task)
-                cells.append(percent(of and of["accuracy"], found["tasks"].get(task)))
-            rows.append([f"{result.name}, {condition}", *cells, percent(values["macro"], found["macro"])])
+        for condition, bounds in result.intervals.items():
+            scores = result.scores[condition]
+            accuracies = {task: values["accuracy"] for task, values in scores["tasks"].items()}
+            cells = [percent(accuracies.get(task), bounds["tasks"].get(task)) for task in tasks]
+            rows.append([f"{result.name}, {condition}", *cells, percent(scores["macro"], bounds["macro"])])
     return Table(["method", *(task_info(task).abbreviation for task in tasks), "overall"], rows)
 
 
 def _gain_table(results: list[Result], published: dict) -> Table:
     rows = []
     for result in results:
-        for condition, found in result.against_none.items():
-            ours, base = result.items[condition], result.items[WITHOUT_GAZE]
-            spread = found["intervals"]
+        for condition, difference in result.against_none.items():
+            items, base = result.items[condition], result.items[WITHOUT_GAZE]
+            bounds = difference["intervals"]
             label = f"{result.name}, {condition}"
-            for task in [task for task in task_columns(published, results) if task in found["tasks"]]:
-                pair = [[item for item in items if item.task == task] for items in (ours, base)]
+            for task in [task for task in task_columns(published, results) if task in difference["tasks"]]:
+                pair = [[item for item in run if item.task == task] for run in (items, base)]
                 test = f"McNemar, p = {mcnemar(*pair)['pvalue']:.2g}"
-                gain = percent(found["tasks"][task], spread["tasks"][task])
+                gain = percent(difference["tasks"][task], bounds["tasks"][task])
                 rows.append([label, task_info(task).abbreviation, str(len(pair[0])), gain, test])
-            test = f"permutation by video, p = {permutation_test(ours, base)['pvalue']:.2g}"
-            rows.append([label, "overall", str(len(ours)), percent(found["macro"], spread["macro"]), test])
+            test = f"permutation by video, p = {permutation_test(items, base)['pvalue']:.2g}"
+            rows.append([label, "overall", str(len(items)), percent(difference["macro"], bounds["macro"]), test])
     return Table(["method", "task", "questions", f"gain over {WITHOUT_GAZE}, points", "test"], rows)
 
 
@@ -141,10 +146,10 @@ def _test_point_table(results: list[Result]) -> Table:
     for result in results:
         for condition, values in result.scores.items():
             details = score(result.items[condition], result.scorer)["tasks"] if condition in result.items else {}
-            for task, of in (values["tasks"] | details).items():
-                if task_info(task).group == "proactive" and "majority_baseline" in of:
-                    label = [f"{result.name}, {condition}", task_info(task).abbreviation, str(of["total"])]
-                    rows.append([*label, *(percent(of.get(name)) or NO_VALUE for name in names)])
+            for task, measures in (values["tasks"] | details).items():
+                if task_info(task).group == "proactive" and "majority_baseline" in measures:
+                    label = [f"{result.name}, {condition}", task_info(task).abbreviation, str(measures["total"])]
+                    rows.append([*label, *(percent(measures.get(name)) or NO_VALUE for name in names)])
     return Table(["method", "task", "test points", *(name.replace("_", " ") for name in names)], rows)
 
 
@@ -153,23 +158,25 @@ def _permuted_table(results: list[Result]) -> Table:
     rows = []
     for result in results:
         for condition, values in result.scores.items():
-            if found := values.get("options_permuted"):
-                each = ", ".join(map(percent, found["accuracies"]))
-                numbers = [str(found["permutations"]), str(found["questions"]), each]
-                shown = [percent(found["accuracy"]), percent(found["same_share"])]
-                rows.append([f"{result.name}, {condition}", *numbers, *shown])
+            if robustness := values.get("options_permuted"):
+                each = ", ".join(map(percent, robustness["accuracies"]))
+                numbers = [str(robustness["permutations"]), str(robustness["questions"]), each]
+                means = [percent(robustness["accuracy"]), percent(robustness["same_share"])]
+                rows.append([f"{result.name}, {condition}", *numbers, *means])
     return Table(header, rows)
 
 
 # ------------------------------------------------------------------ model card metadata
 def model_index(results: list[Result]) -> list[dict]:
-    """`model-index` of a model card, one model for each result: its headline condition's accuracies, from 0 to 1."""
-    found = []
+    """
+    Return `model-index` of a model card, one model for each result: its headline condition's accuracies, from 0 to 1.
+    """
+    models = []
     for result in results:
         condition = result.headline
         values = result.scores[condition]
-        named = {task_info(task).abbreviation: of["accuracy"] for task, of in values["tasks"].items()}
-        named[f"mean over {len(named)} tasks"] = values["macro"]
+        accuracies = {task_info(task).abbreviation: counts["accuracy"] for task, counts in values["tasks"].items()}
+        accuracies[f"mean over {len(accuracies)} tasks"] = values["macro"]
         about = {
             "task_type": "video-text-to-text",
             "dataset_type": {STREAMGAZE: "danaleee/StreamGaze", TOY_WORLD: "toy-world"}.get(result.kind, "other"),
@@ -179,9 +186,12 @@ def model_index(results: list[Result]) -> list[dict]:
             "dataset_args": {"condition": condition, "scorer": result.scorer} | result.pooled,
             "metric_type": "accuracy",
         }
-        rows = [EvalResult(**about, metric_name=f"accuracy, {name}", metric_value=of) for name, of in named.items()]
-        found += ModelCardData(model_name=result.name, eval_results=rows).to_dict()["model-index"]
-    return found
+        rows = [
+            EvalResult(**about, metric_name=f"accuracy, {name}", metric_value=accuracy)
+            for name, accuracy in accuracies.items()
+        ]
+        models += ModelCardData(model_name=result.name, eval_results=rows).to_dict()["model-index"]
+    return models
 
 
 # ------------------------------------------------------------------ the report
@@ -204,9 +214,9 @@ def write_report(
         if members or kind == STREAMGAZE:
             table = result_table(members, published, kind == STREAMGAZE, mixed)
             tex.append(f"% {kind}\n{table.latex()}")
-            section, drawn = _section(kind, members, published, table, output)
+            section, section_figures = _section(kind, members, published, table, output)
             parts += section
-            figures += drawn
+            figures += section_figures
     written = [output / "report.md", *figures, output / "model-index.json"]
     write_text(output / "report.md", "\n\n".join(parts) + "\n")
     write_json(output / "model-index.json", {"model-index": model_index(results)})
@@ -263,7 +273,9 @@ def _introduction(kind: str, members: list[Result], published: dict) -> str:
 
 
 def _details(kind: str, members: list[Result], published: dict, output: Path) -> tuple[list[str], list[Path]]:
-    """What is below a table: where rows come from, settings that differ, statistics, figures."""
+    """
+    Return what is below a table, in Markdown, and its figures: where rows come from, settings that differ, statistics.
+    """
     parts = ["### Measured here", _measured_table(members).markdown()]
     different = differing(members) if len(members) > 1 else {}
     if different:
@@ -317,8 +329,8 @@ def _draw_figures(kind: str, members: list[Result], published: dict, output: Pat
     }
     if panels:
         draw_reliability(paths["reliability"], f"{title}: reliability", panels)
-    for name, drawn in (("gain", gains), ("reliability", panels)):
-        if not drawn:
+    for name, values in (("gain", gains), ("reliability", panels)):
+        if not values:
             paths.pop(name).unlink(missing_ok=True)
     return paths
 

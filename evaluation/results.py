@@ -26,7 +26,7 @@ WITHOUT_GAZE = "none"
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A result file; `items`: {condition: questions with their answers} where predictions are at hand."""
+    """Hold a result file; `items`: {condition: graded answers} where predictions are at hand."""
 
     path: Path
     name: str
@@ -55,31 +55,35 @@ class Result:
 
     @cached_property
     def headline(self) -> str:
-        """The condition that stands for the model: `gaze` (also called `model`), or the file's first."""
-        return next((name for name in ("gaze", "model") if name in self.scores), next(iter(self.scores)))
+        """Return the condition that stands for the model: `gaze` (also called `model`), or the file's first."""
+        for name in ("gaze", "model"):
+            if name in self.scores:
+                return name
+        return next(iter(self.scores))
 
     @cached_property
     def intervals(self) -> dict[str, dict]:
-        """{condition: `statistics.intervals`}, where the file has them or predictions are at hand."""
-        found = {name: values["intervals"] for name, values in self.scores.items() if values.get("intervals")}
-        return {name: intervals(items, self.scorer) for name, items in self.items.items()} | found
+        """Return {condition: `statistics.intervals`}, where the file has them or predictions are at hand."""
+        recorded = {name: values["intervals"] for name, values in self.scores.items() if values.get("intervals")}
+        return {name: intervals(items, self.scorer) for name, items in self.items.items()} | recorded
 
     @cached_property
     def against_none(self) -> dict[str, dict]:
-        """{condition: `paired_difference` from the same run without gaze}, where predictions are at hand."""
+        """Return {condition: `paired_difference` from the same run without gaze}, where predictions are at hand."""
         base = self.items.get(WITHOUT_GAZE)
-        others = {name: items for name, items in self.items.items() if name != WITHOUT_GAZE}
-        return {name: paired_difference(items, base) for name, items in others.items()} if base else {}
+        if not base:
+            return {}
+        return {name: paired_difference(items, base) for name, items in self.items.items() if name != WITHOUT_GAZE}
 
     @property
     def pooled(self) -> dict[str, list]:
-        """`seeds` of the models whose mean it is, if it is that of several."""
+        """Return {"seeds": those of the models whose mean it is}, empty if it is one model's."""
         seeds = self.settings.get("seeds") or []
         return {"seeds": seeds} if len(seeds) > 1 else {}
 
     @property
     def data_name(self) -> str:
-        """What the data are called: where a folder lies is nobody else's business."""
+        """Return what the data are called: where a folder lies is nobody else's business."""
         data = str(self.same["data"])
         return {STREAMGAZE: "StreamGaze", TOY_WORLD: "toy world (not StreamGaze)"}.get(
             self.kind, Path(data).name if Path(data).is_absolute() else data
@@ -87,23 +91,25 @@ class Result:
 
     @property
     def same(self) -> dict:
-        """What results of one table must share."""
+        """Return what results of one table must share."""
         totals, seeds = {}, len(self.pooled.get("seeds", [0]))  # each answers the same questions
         for values in self.scores.values():
-            for task, of in values["tasks"].items():
-                totals[f"questions of {task}"] = of.get("expected", of["total"]) // seeds
+            for task, counts in values["tasks"].items():
+                totals[f"questions of {task}"] = counts.get("expected", counts["total"]) // seeds
         settings = {"data": self.settings.get("data"), "config": self.settings.get("config", "default")}
         return settings | {"split": self.settings.get("split"), "scorer": self.scorer} | totals
 
 
 def is_published(value) -> bool:
+    """Return whether a file's content is that of the published rows."""
     return isinstance(value, dict) and "table_1" in value
 
 
 def read_result(path: str | PathLike) -> Result | None:
     """
-    A result file; None for the published rows, which are in every report. Raises ValueError naming the file and the
-    value that is not as it should be, also where accuracies are not those of the counts or of the predictions.
+    Return a result file's content; None for the published rows, which are in every report. Raises ValueError naming
+    the file and the value that is not as it should be, also where accuracies are not those of the counts or of the
+    predictions.
     """
     path = Path(path)
     try:
@@ -113,9 +119,9 @@ def read_result(path: str | PathLike) -> Result | None:
     if is_published(value):
         return None
 
-    def check(right, what: str) -> None:
-        if not right:
-            raise ValueError(f"{path}: {what}")
+    def check(valid, message: str) -> None:
+        if not valid:
+            raise ValueError(f"{path}: {message}")
 
     check(isinstance(value, dict), f"got {str(value)[:80]}, expected scores, settings and provenance")
     for key in ("scores", "settings", "provenance"):
@@ -124,16 +130,16 @@ def read_result(path: str | PathLike) -> Result | None:
     for condition, values in value["scores"].items():
         tasks = values.get("tasks") if isinstance(values, dict) else None
         check(isinstance(tasks, dict) and tasks, f"scores, {condition}: tasks are {tasks!r}, expected an object")
-        for task, of in tasks.items():
-            numbers = [of.get(key) if isinstance(of, dict) else None for key in ("correct", "total", "accuracy")]
-            right = all(isinstance(number, (int, float)) and number >= 0 for number in numbers)
-            right = right and math.isclose(numbers[0], numbers[1] * numbers[2], abs_tol=1e-6)
-            shown = dict(zip(("correct", "total", "accuracy"), numbers, strict=True))
-            check(right, f"scores, {condition}, {task}: {shown} do not fit")
-        mean = sum(of["accuracy"] for of in tasks.values()) / len(tasks)
+        for task, counts in tasks.items():
+            keys = ("correct", "total", "accuracy")
+            numbers = {key: counts.get(key) if isinstance(counts, dict) else None for key in keys}
+            valid = all(isinstance(number, (int, float)) and number >= 0 for number in numbers.values())
+            valid = valid and math.isclose(numbers["correct"], numbers["total"] * numbers["accuracy"], abs_tol=1e-6)
+            check(valid, f"scores, {condition}, {task}: {numbers} do not fit")
+        mean = sum(counts["accuracy"] for counts in tasks.values()) / len(tasks)
         macro = values.get("macro")
-        right = isinstance(macro, (int, float)) and math.isclose(macro, mean, abs_tol=1e-6)
-        check(right, f"scores, {condition}: macro is {macro!r}, but the mean of its {len(tasks)} tasks is {mean:.6f}")
+        valid = isinstance(macro, (int, float)) and math.isclose(macro, mean, abs_tol=1e-6)
+        check(valid, f"scores, {condition}: macro is {macro!r}, but the mean of its {len(tasks)} tasks is {mean:.6f}")
     scorer = value.get("scorer", "strict")
     check(scorer in SCORERS, f"scorer is {scorer!r}, expected one of {SCORERS}")
     items = {}
@@ -143,13 +149,14 @@ def read_result(path: str | PathLike) -> Result | None:
         items = read_predictions(file)
         if set(items) == {None} and len(value["scores"]) == 1:
             items = {next(iter(value["scores"])): items[None]}
-        known = sorted(map(str, value["scores"]))
-        check(set(items) & set(value["scores"]), f"{file} has conditions {sorted(map(str, items))}, scores {known}")
+        conditions = sorted(map(str, value["scores"]))
+        message = f"{file} has conditions {sorted(map(str, items))}, scores {conditions}"
+        check(set(items) & set(value["scores"]), message)
         items = {condition: items[condition] for condition in value["scores"] if condition in items}
         for condition, answers in items.items():
-            found, macro = score(answers, scorer)["macro"], value["scores"][condition]["macro"]
-            right = math.isclose(found, macro, abs_tol=1e-6)
-            check(right, f"scores, {condition}: macro is {macro:.6f}, but that of {file} is {found:.6f}")
+            rescored, macro = score(answers, scorer)["macro"], value["scores"][condition]["macro"]
+            valid = math.isclose(rescored, macro, abs_tol=1e-6)
+            check(valid, f"scores, {condition}: macro is {macro:.6f}, but that of {file} is {rescored:.6f}")
     name = str(value.get("name") or path.stem)
     return Result(path, name, value["scores"], value["settings"], value["provenance"], scorer, items)
 
@@ -167,34 +174,39 @@ def check_comparable(results: list[Result]) -> None:
 
 
 def differing(results: list[Result]) -> dict[str, list]:
-    """{setting: its value in each result}, of settings, provenance and scorer, of those that are not all the same."""
+    """Return {setting: its value in each result} of the settings, provenance and scorer that are not all the same."""
     settings = [
         flat({"scorer": result.scorer, **result.settings, "provenance": result.provenance}) for result in results
     ]
     names = dict.fromkeys(name for one in settings for name in one)
-    found = {name: [one.get(name) for one in settings] for name in names}
-    return {name: values for name, values in found.items() if len(set(map(repr, values))) > 1}
+    values_by_name = {name: [one.get(name) for one in settings] for name in names}
+    return {name: values for name, values in values_by_name.items() if len(set(map(repr, values))) > 1}
 
 
 def task_columns(published: dict, results: list[Result]) -> list[str]:
-    """Tasks: StreamGaze's in the order of the paper's table, then those of people's own data."""
+    """Return the tasks: StreamGaze's in the order of the paper's table, then those of people's own data."""
     order = list(published["table_1"]["rows"][0]["accuracy"])
     ten = sorted(TASKS, key=lambda task: order.index(TASKS[task].abbreviation))
     return ten + sorted({task for result in results for task in result.tasks} - set(ten))
 
 
 def group_gains(result: Result, condition: str) -> dict[str, tuple[float, list[float] | None]]:
-    """{group, then `overall`: (gain over the same run without gaze, its interval where predictions are at hand)}."""
+    """
+    Return {group, then `overall`: (gain over the same run without gaze, its interval where predictions are at hand)}.
+    Accuracies and gains are from 0 to 1.
+    """
     if condition in result.against_none:
-        found = result.against_none[condition]
-        spread = found["intervals"]
-        gain = {group: (value, spread["groups"][group]) for group, value in found["groups"].items()}
-        return gain | {"overall": (found["macro"], spread["macro"])}
-    ours, base = (result.scores[name]["tasks"] for name in (condition, WITHOUT_GAZE))
-    each = {task: of["accuracy"] - base[task]["accuracy"] for task, of in ours.items() if task in base}
-    gain = {}
+        difference = result.against_none[condition]
+        bounds = difference["intervals"]
+        gains = {group: (value, bounds["groups"][group]) for group, value in difference["groups"].items()}
+        return gains | {"overall": (difference["macro"], bounds["macro"])}
+    tasks, base = (result.scores[name]["tasks"] for name in (condition, WITHOUT_GAZE))
+    task_gains = {task: values["accuracy"] - base[task]["accuracy"] for task, values in tasks.items() if task in base}
+    gains = {}
     for group in (*GROUPS, "own"):
-        members = [value for task, value in each.items() if task_info(task).group == group]
+        members = [value for task, value in task_gains.items() if task_info(task).group == group]
         if members:
-            gain[group] = sum(members) / len(members), None
-    return gain | ({"overall": (sum(each.values()) / len(each), None)} if each else {})
+            gains[group] = sum(members) / len(members), None
+    if task_gains:
+        gains["overall"] = sum(task_gains.values()) / len(task_gains), None
+    return gains

@@ -8,7 +8,7 @@ test point). Every accuracy is from 0 to 1.
 import json
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from os import PathLike
@@ -28,10 +28,11 @@ YES_NO = ("Yes", "No")
 @dataclass(frozen=True)
 class GradedAnswer:
     """
-    A question that was expected to be answered. `answer`: index of the right option; of proactive tasks 0 is Yes, 1 is
-    No. `options`: how many were offered, or their texts. The answer given: `logits` of the offered options in their
-    order, or a generated `response` ("" if generation failed); neither if the question was not answered at all.
-    `order`: if options were permuted, which original option stood at each place. `source`: see `Question`.
+    Hold a question that was expected to be answered, with a model's answer. `answer`: index of the right option; of
+    proactive tasks 0 is Yes, 1 is No. `options`: how many were offered, or their texts. The answer given: `logits` of
+    the offered options in their order, or a generated `response` ("" if generation failed); neither if the question
+    was not answered at all. `order`: if options were permuted, which original option stood at each place. `source`:
+    see `Question`.
 
     Raises ValueError naming the key and what is wrong with it.
     """
@@ -47,8 +48,8 @@ class GradedAnswer:
     source: str | None = None
 
     def __post_init__(self):
-        def check(right: bool, name: str, expected: str) -> None:
-            if not right:
+        def check(valid: bool, name: str, expected: str) -> None:
+            if not valid:
                 raise ValueError(f"question {self.key!r}: {name} is {getattr(self, name)!r}, expected {expected}")
 
         most, count = len(OPTION_LETTERS), self.options if isinstance(self.options, int) else len(self.options)
@@ -67,20 +68,26 @@ class GradedAnswer:
 
     @property
     def choice(self) -> int | None:
-        """The option with the largest logit (of equals the first), or the one that the response says exactly."""
+        """
+        Return the index of the option with the largest logit (of equals the first), or of the one that the response
+        names exactly; None if it names none, or there is neither.
+        """
         if self.logits is not None:
             return int(np.argmax(self.logits))
         return None if self.response is None else exact_choice(self.response, self.options, self.proactive)
 
     def original(self, index: int | None) -> int | None:
-        """The option's index before options were permuted."""
-        return index if index is None or self.order is None else self.order[index]
+        """Return the option's index before options were permuted, None for None."""
+        if index is None or self.order is None:
+            return index
+        return self.order[index]
 
 
 def as_graded_answer(row: dict | GradedAnswer, where: str = "a question") -> GradedAnswer:
     """
-    From a dict, such as a line of a predictions file. Keys that are no field are passed over. The video's name and the
-    number of options may be left out where `key` is a `streamgaze.Question`'s, which holds them.
+    Return the graded answer that a dict holds, such as a line of a predictions file. Keys that are no field are passed
+    over. The video's name and the options may be left out where `key` is a question's of the package, which holds
+    them. Raises ValueError that begins with `where`.
     """
     if isinstance(row, GradedAnswer):
         return row
@@ -101,17 +108,19 @@ def as_graded_answer(row: dict | GradedAnswer, where: str = "a question") -> Gra
 
 
 def read_predictions(path: str | PathLike) -> dict[str | None, list[GradedAnswer]]:
-    """The questions of a JSONL file by the `condition` in their lines, None where there is none."""
-    found = defaultdict(list)
+    """
+    Return the graded answers of a JSONL file by the `condition` in their lines, None where there is none. Raises
+    ValueError naming file and line for what is no graded answer.
+    """
+    answers = defaultdict(list)
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: not JSON ({error}): {line[:80]!r}") from None
-        found[row.get("condition") if isinstance(row, dict) else None].append(
-            as_graded_answer(row, f"{path}, line {number}")
-        )
-    return {condition: graded_answers(items, f"{path}, condition {condition}: ") for condition, items in found.items()}
+        condition = row.get("condition") if isinstance(row, dict) else None
+        answers[condition].append(as_graded_answer(row, f"{path}, line {number}"))
+    return {name: graded_answers(items, f"{path}, condition {name}: ") for name, items in answers.items()}
 
 
 def graded_answers(items: Iterable[dict | GradedAnswer], where: str = "") -> list[GradedAnswer]:
@@ -119,11 +128,12 @@ def graded_answers(items: Iterable[dict | GradedAnswer], where: str = "") -> lis
     items = [as_graded_answer(item, f"{where}question {number}") for number, item in enumerate(items, 1)]
     if not items:
         raise ValueError(f"{where}no questions to score")
-    seen, again = set(), set()
-    for item in items:
-        (again if item.key in seen else seen).add(item.key)
-    if again:
-        raise ValueError(f"{where}{len(again)} of {len(seen)} questions are there twice or more, such as {min(again)}")
+    counts = Counter(item.key for item in items)
+    repeated = [key for key, count in counts.items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"{where}{len(repeated)} of {len(counts)} questions are there twice or more, such as {min(repeated)}"
+        )
     return items
 
 
@@ -133,9 +143,9 @@ _LETTERED = re.compile(rf"\(?([{OPTION_LETTERS}])([).:,;-]*)(\s*)(.*)", re.DOTAL
 
 def exact_choice(response: str, options: int | Sequence[str], proactive: bool = False) -> int | None:
     """
-    The option that a response names, None if it names none for certain: a capital letter alone ("B", "(B)", "B."), or
-    first and followed by `.`, `)` or `:` and a space, or by its option's text; to proactive questions also Yes or No,
-    in any case. A letter with the text of another option names none.
+    Return the index of the option that a response names, None if it names none for certain: a capital letter alone
+    ("B", "(B)", "B."), or first and followed by `.`, `)` or `:` and a space, or by its option's text; to proactive
+    questions also Yes or No, in any case. A letter with the text of another option names none.
     """
     text = response.strip()
     texts = YES_NO if proactive else () if isinstance(options, int) else options
@@ -152,19 +162,26 @@ def exact_choice(response: str, options: int | Sequence[str], proactive: bool = 
     index = OPTION_LETTERS.index(letter)
     if index >= (options if isinstance(options, int) else len(options)):
         return None
-    named = [place for place, option in enumerate(texts) if plain(option) == plain(rest)]
-    if rest and named:
-        return index if index in named and (marks or space) else None
-    return index if not rest or (space and set(marks) & set(".):")) else None
+    if not rest:
+        return index
+    places = [place for place, option in enumerate(texts) if plain(option) == plain(rest)]
+    if places:
+        names_option = index in places and bool(marks or space)
+    else:
+        names_option = bool(space) and any(mark in marks for mark in ".):")
+    return index if names_option else None
 
 
 @dataclass(frozen=True)
 class _Grade:
-    """`correct`: None for a question that the scorer leaves out of its denominator. `read`: an answer was found."""
+    """
+    Hold what a scorer makes of an answer. `correct`: None for a question that it leaves out of its denominator.
+    `is_yes`: the answer is Yes, in proactive tasks. `readable`: the scorer found an answer.
+    """
 
     correct: bool | None
-    said_yes: bool
-    read: bool
+    is_yes: bool
+    readable: bool
 
 
 def _strict(item: GradedAnswer) -> _Grade:
@@ -176,16 +193,17 @@ def _streamgaze(item: GradedAnswer) -> _Grade:
     response = item.response
     if item.logits is not None:
         response = (YES_NO if item.proactive else OPTION_LETTERS)[item.choice]
-    said = (response or "").strip().upper()
+    text = (response or "").strip().upper()
     if item.proactive:
-        words = [word.upper() in said for word in YES_NO]
+        words = [word.upper() in text for word in YES_NO]
         return _Grade(words[item.answer], words[0], any(words))
-    letter = re.search(r"\b[A-D]\b", said)
-    right = (letter[0] if letter else said) == OPTION_LETTERS[item.answer]
-    return _Grade(None if response is None else right, False, letter is not None)
+    letter = re.search(r"\b[A-D]\b", text)
+    correct = (letter[0] if letter else text) == OPTION_LETTERS[item.answer]
+    return _Grade(None if response is None else correct, False, letter is not None)
 
 
 def grade(item: GradedAnswer, scorer: str) -> _Grade:
+    """Return what a scorer makes of an answer. Raises ValueError for a scorer that is not in `SCORERS`."""
     if scorer not in SCORERS:
         raise ValueError(f"scorer {scorer!r}, expected one of {SCORERS}")
     return (_strict if scorer == "strict" else _streamgaze)(item)
@@ -194,7 +212,7 @@ def grade(item: GradedAnswer, scorer: str) -> _Grade:
 # ------------------------------------------------------------------ scores
 def score(items: Iterable[dict | GradedAnswer], scorer: str = "strict") -> dict:
     """
-    Accuracies of a run.
+    Return the accuracies of a run.
 
     `strict`: a response counts as `exact_choice` reads it; every expected question is in the denominator.
     `streamgaze`: as `evaluate_results.py` of StreamGaze. The first letter A to D that stands alone in the upper-cased
@@ -215,7 +233,7 @@ def score(items: Iterable[dict | GradedAnswer], scorer: str = "strict") -> dict:
     for task in sorted_tasks(by_task):
         pairs = by_task[task]
         counted = [mark.correct for _, mark in pairs if mark.correct is not None]
-        answered = sum(mark.read for _, mark in pairs)
+        answered = sum(mark.readable for _, mark in pairs)
         tasks[task] = {
             "expected": len(pairs),
             "answered": answered,
@@ -227,7 +245,7 @@ def score(items: Iterable[dict | GradedAnswer], scorer: str = "strict") -> dict:
         if task_info(task).group == "proactive":
             tasks[task] |= _detection(pairs)
         for item, mark in pairs:
-            if not mark.read:
+            if not mark.readable:
                 why = "not answered" if item.response is None else f"response {item.response!r}"
                 failed.append({"key": item.key, "task": task, "why": why})
     counts = {name: sum(values[name] for values in tasks.values()) for name in ("expected", "answered", "failed")}
@@ -248,9 +266,9 @@ def score(items: Iterable[dict | GradedAnswer], scorer: str = "strict") -> dict:
 
 def _detection(pairs: list[tuple[GradedAnswer, _Grade]]) -> dict:
     """
-    Of test points: `yes_share`, how many are due; `yes_rate`, how many were answered Yes; `majority_baseline`, the
-    accuracy of the same answer always; `balanced_accuracy`, the mean of both classes' accuracies; `precision`,
-    `recall` and `f1` of Yes. None where a ratio has no denominator.
+    Return the detection measures of test points: `yes_share`, how many are due; `yes_rate`, how many were answered
+    Yes; `majority_baseline`, the accuracy of the same answer always; `balanced_accuracy`, the mean of both classes'
+    accuracies; `precision`, `recall` and `f1` of Yes. None where a ratio has no denominator.
     """
 
     def share(part: float, whole: float) -> float | None:
@@ -258,21 +276,21 @@ def _detection(pairs: list[tuple[GradedAnswer, _Grade]]) -> dict:
 
     due = [mark for item, mark in pairs if item.answer == 0]
     others = [mark for item, mark in pairs if item.answer == 1]
-    found, said = sum(mark.said_yes for mark in due), sum(mark.said_yes for _, mark in pairs)
-    of_both = [share(sum(mark.correct for mark in marks), len(marks)) for marks in (due, others)]
+    true_yes, all_yes = sum(mark.is_yes for mark in due), sum(mark.is_yes for _, mark in pairs)
+    class_accuracies = [share(sum(mark.correct for mark in marks), len(marks)) for marks in (due, others)]
     return {
         "yes_share": len(due) / len(pairs),
-        "yes_rate": said / len(pairs),
+        "yes_rate": all_yes / len(pairs),
         "majority_baseline": max(len(due), len(others)) / len(pairs),
-        "balanced_accuracy": None if None in of_both else sum(of_both) / 2,
-        "precision": share(found, said),
-        "recall": share(found, len(due)),
-        "f1": share(2 * found, said + len(due)),
+        "balanced_accuracy": None if None in class_accuracies else sum(class_accuracies) / 2,
+        "precision": share(true_yes, all_yes),
+        "recall": share(true_yes, len(due)),
+        "f1": share(2 * true_yes, all_yes + len(due)),
     }
 
 
 def sorted_tasks(tasks: Iterable[str]) -> list[str]:
-    """StreamGaze's in its order, then others by name."""
+    """Return each task once: StreamGaze's in its order, then others by name."""
     tasks = set(tasks)
     return [task for task in TASKS if task in tasks] + sorted(tasks - set(TASKS))
 
@@ -286,5 +304,6 @@ def tasks_by_group(tasks: Iterable[str]) -> dict[str, list[str]]:
 
 
 def unweighted_mean(values: Iterable[float]) -> float:
+    """Return the mean of at least one value."""
     values = list(values)
     return sum(values) / len(values)

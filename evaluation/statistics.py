@@ -23,17 +23,17 @@ def intervals(
     seed: int = 0,
 ) -> dict:
     """
-    Percentile bootstrap intervals [low, high] in the shape of `score`: `tasks`, `groups`, `macro`, `micro`; and
+    Return percentile bootstrap intervals [low, high] in the shape of `score`: `tasks`, `groups`, `macro`, `micro`; and
     `confidence`, `videos`, `resamples`. Videos are drawn with replacement, each with all its questions; None where
     there are fewer than two. A draw without any question of a task says nothing of that task.
 
     This is `scipy.stats.bootstrap(method="percentile")` of the videos, except that it takes all values from the same
     draws, and passes over draws that lack a task.
     """
-    tasks, correct, total = _by_video(graded_answers(items), scorer)
+    tasks, correct, total = _counts_by_video(graded_answers(items), scorer)
     weights = _draws(len(total), resamples, seed)
-    found = _quantities(tasks, weights @ correct, weights @ total)
-    return _shaped(tasks, found, total, confidence) | {"videos": len(total), "resamples": resamples}
+    accuracies = _accuracies(tasks, weights @ correct, weights @ total)
+    return _intervals_like_score(tasks, accuracies, total, confidence) | {"videos": len(total), "resamples": resamples}
 
 
 def paired_difference(
@@ -44,65 +44,71 @@ def paired_difference(
     seed: int = 0,
 ) -> dict:
     """
-    Accuracy of `first` minus that of `second` on the same questions, as {"tasks", "groups", "macro", "micro"}, and
-    their bootstrap `intervals`, from the same videos in both.
+    Return the accuracy of `first` minus that of `second` on the same questions, as {"tasks", "groups", "macro",
+    "micro"}, and their bootstrap `intervals`, from the same videos in both. Raises ValueError if the questions differ.
     """
-    pair = _paired(first, second)
-    (tasks, *ours), (_, *theirs) = (_by_video(items, "strict") for items in pair)
-    weights = np.vstack([np.ones(len(ours[1])), _draws(len(ours[1]), resamples, seed)])  # first: each video once
-    here, there = (_quantities(tasks, weights @ correct, weights @ total) for correct, total in (ours, theirs))
-    found = {name: here[name] - there[name] for name in here}
-    points = {name: float(values[0]) for name, values in found.items()}
-    spread = _shaped(tasks, {name: values[1:] for name, values in found.items()}, ours[1], confidence)
+    pair = _pair_runs(first, second)
+    (tasks, first_correct, total), (_, second_correct, _) = (_counts_by_video(items, "strict") for items in pair)
+    weights = np.vstack([np.ones(len(total)), _draws(len(total), resamples, seed)])  # row 0: each video once
+    first_accuracies = _accuracies(tasks, weights @ first_correct, weights @ total)
+    second_accuracies = _accuracies(tasks, weights @ second_correct, weights @ total)
+    differences = {name: values - second_accuracies[name] for name, values in first_accuracies.items()}
+    points = {name: float(values[0]) for name, values in differences.items()}
+    draws = {name: values[1:] for name, values in differences.items()}
+    bounds = _intervals_like_score(tasks, draws, total, confidence)
     return {
         "tasks": {task: points["task", task] for task in tasks},
         "groups": {group: points["group", group] for group in tasks_by_group(tasks)},
         "macro": points["macro"],
         "micro": points["micro"],
-        "intervals": spread | {"videos": len(ours[1]), "resamples": resamples},
+        "intervals": bounds | {"videos": len(total), "resamples": resamples},
     }
 
 
-def _by_video(items: list[GradedAnswer], scorer: str) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Tasks, and (V, tasks) numbers of questions answered right and counted, videos sorted by name."""
+def _counts_by_video(items: list[GradedAnswer], scorer: str) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return tasks, and (V, tasks) numbers of questions answered right and counted, videos sorted by name."""
     tasks = sorted_tasks(item.task for item in items)
     videos = {name: row for row, name in enumerate(sorted({item.video_name for item in items}))}
     correct, total = np.zeros((2, len(videos), len(tasks)))
     for item in items:
         mark, place = grade(item, scorer), (videos[item.video_name], tasks.index(item.task))
-        correct[place] += mark.correct or 0
-        total[place] += mark.correct is not None
+        if mark.correct is not None:
+            correct[place] += mark.correct
+            total[place] += 1
     return tasks, correct, total
 
 
 def _draws(videos: int, resamples: int, seed: int) -> np.ndarray:
-    """(resamples, videos): how often each video is drawn."""
+    """Return how often each video is drawn, as (resamples, videos)."""
     return np.random.default_rng(seed).multinomial(videos, [1 / videos] * videos, size=resamples).astype(float)
 
 
-def _quantities(tasks: list[str], correct: np.ndarray, total: np.ndarray) -> dict:
-    """(R,) accuracies from (R, tasks) counts, by name; NaN where nothing was counted."""
+def _accuracies(tasks: list[str], correct: np.ndarray, total: np.ndarray) -> dict:
+    """Return (R,) accuracies from (R, tasks) counts, by task, group, macro and micro; NaN where nothing is counted."""
     with np.errstate(invalid="ignore"):
         accuracy = correct / total
         micro = correct.sum(1) / total.sum(1)
 
     def mean(columns: list[int]) -> np.ndarray:
-        there = (total[:, columns] > 0) | (total[:, columns].sum(0) == 0)  # a task never counted is 0, as in `score`
+        counted = total[:, columns] > 0
+        included = counted | ~counted.any(0)  # a task never counted is 0, as in `score`
         with np.errstate(invalid="ignore"):
-            return np.where(total[:, columns] > 0, accuracy[:, columns], 0).sum(1) / there.sum(1)
+            return np.where(counted, accuracy[:, columns], 0).sum(1) / included.sum(1)
 
-    found = {("task", task): accuracy[:, column] for column, task in enumerate(tasks)}
+    accuracies = {("task", task): accuracy[:, column] for column, task in enumerate(tasks)}
     for group, members in tasks_by_group(tasks).items():
-        found["group", group] = mean([tasks.index(task) for task in members])
-    return found | {"macro": mean(list(range(len(tasks)))), "micro": micro}
+        accuracies["group", group] = mean([tasks.index(task) for task in members])
+    return accuracies | {"macro": mean(list(range(len(tasks)))), "micro": micro}
 
 
-def _shaped(tasks: list[str], found: dict, total: np.ndarray, confidence: float) -> dict:
+def _intervals_like_score(tasks: list[str], draws: dict, total: np.ndarray, confidence: float) -> dict:
+    """Return the intervals of (R,) values of each draw, in the shape of `score`; `total`: (V, tasks) questions."""
+
     def interval(name, columns: list[int]) -> list[float] | None:
         if (total[:, columns].sum(1) > 0).sum() < 2:
             return None
         tail = (1 - confidence) / 2
-        return [float(value) for value in np.nanquantile(found[name], [tail, 1 - tail])]
+        return [float(value) for value in np.nanquantile(draws[name], [tail, 1 - tail])]
 
     every = list(range(len(tasks)))
     return {
@@ -117,13 +123,14 @@ def _shaped(tasks: list[str], found: dict, total: np.ndarray, confidence: float)
     }
 
 
-def _paired(first, second) -> tuple[list[GradedAnswer], list[GradedAnswer]]:
+def _pair_runs(first, second) -> tuple[list[GradedAnswer], list[GradedAnswer]]:
+    """Return both runs in the order of the first. Raises ValueError if their questions differ."""
     first, second = graded_answers(first), graded_answers(second)
-    here, there = {item.key for item in first}, {item.key for item in second}
-    if here != there:
+    first_keys, second_keys = {item.key for item in first}, {item.key for item in second}
+    if first_keys != second_keys:
         raise ValueError(
-            f"runs of different questions cannot be compared: {len(here)} and {len(there)}, "
-            f"of which {len(here - there)} and {len(there - here)} are not in the other"
+            f"runs of different questions cannot be compared: {len(first_keys)} and {len(second_keys)}, "
+            f"of which {len(first_keys - second_keys)} and {len(second_keys - first_keys)} are not in the other"
         )
     by_key = {item.key: item for item in second}
     second = [by_key[item.key] for item in first]
@@ -139,14 +146,14 @@ def _paired(first, second) -> tuple[list[GradedAnswer], list[GradedAnswer]]:
 
 def mcnemar(first: Iterable[dict | GradedAnswer], second: Iterable[dict | GradedAnswer]) -> dict:
     """
-    McNemar's test (statsmodels) of whether two runs get as many questions right: exact below 25
-    questions that only one of them gets right, chi-square with continuity correction from there. It takes questions
-    for independent; see `permutation_test`.
+    Return McNemar's test (statsmodels) of whether two runs get as many questions right: exact below 25 questions that
+    only one of them gets right, chi-square with continuity correction from there. It takes questions for independent;
+    see `permutation_test`.
     """
     from statsmodels.stats.contingency_tables import mcnemar as test
 
     table = np.zeros((2, 2), int)
-    for item, other in zip(*_paired(first, second), strict=True):
+    for item, other in zip(*_pair_runs(first, second), strict=True):
         table[int(item.choice != item.answer), int(other.choice != other.answer)] += 1
     (both, only_first), (only_second, neither) = table.tolist()
     exact = only_first + only_second < 25
@@ -164,16 +171,16 @@ def permutation_test(
     first: Iterable[dict | GradedAnswer], second: Iterable[dict | GradedAnswer], resamples: int = 9999, seed: int = 0
 ) -> dict:
     """
-    Of the difference of macro accuracy (first minus second): the share of exchanges between the runs, each
-    video's answers exchanged together or not at all, that give as large a difference (scipy, two-sided; all exchanges
-    if they are no more than `resamples`).
+    Return a test of the difference of macro accuracy (first minus second): the share of exchanges between the runs,
+    each video's answers exchanged together or not at all, that give as large a difference (scipy, two-sided; all
+    exchanges if they are no more than `resamples`).
     """
     from scipy import stats
 
-    pair = _paired(first, second)
-    (_, ours, total), (_, theirs, _) = (_by_video(items, "strict") for items in pair)
+    pair = _pair_runs(first, second)
+    (_, first_correct, total), (_, second_correct, _) = (_counts_by_video(items, "strict") for items in pair)
     share = 1 / total.sum(0) / total.shape[1]  # what a right answer to each task adds to the macro accuracy
-    sums = ours @ share, theirs @ share
+    sums = first_correct @ share, second_correct @ share
     if len(total) < 2:  # scipy wants two; both exchanges of one video give the same size
         return {"difference": float(sums[0][0] - sums[1][0]), "pvalue": 1.0, "videos": 1}
     result = stats.permutation_test(
@@ -189,42 +196,43 @@ def permutation_test(
 
 def calibration(items: Iterable[dict | GradedAnswer], bins: int = 10) -> dict:
     """
-    Whether answers are as often right as the model's probability of them says. `bins`: equal widths from 0 to 1 (upper
-    ends belong to them), each with `low`, `high`, `count`, `confidence` (mean probability of the chosen option among
-    the offered) and `accuracy`, None where empty; `ece`: the mean of their gaps by count; `count`: questions with
-    logits, no others count.
+    Return whether answers are as often right as the model's probability of them says. `bins`: equal widths from 0 to 1
+    (upper ends belong to them), each with `low`, `high`, `count`, `confidence` (mean probability of the chosen option
+    among the offered) and `accuracy`, None where empty; `ece`: the mean of their gaps by count; `count`: questions
+    with logits, no others count.
     """
     items = [item for item in graded_answers(items) if item.logits is not None]
     if not items:
         raise ValueError("calibration needs logits, no question has them")
-    sure = np.array([1 / np.exp(np.subtract(item.logits, max(item.logits))).sum() for item in items])
-    right = np.array([item.choice == item.answer for item in items], float)
-    place = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
+    probability = np.array([1 / np.exp(np.subtract(item.logits, max(item.logits))).sum() for item in items])
+    correct = np.array([item.choice == item.answer for item in items], float)
+    bin_of_answer = np.clip(np.ceil(probability * bins).astype(int) - 1, 0, bins - 1)
     table = []
     for index in range(bins):
-        inside = place == index
+        inside = bin_of_answer == index
         count = int(inside.sum())
-        means = [float(values[inside].mean()) if count else None for values in (sure, right)]
-        edges = {"low": index / bins, "high": (index + 1) / bins, "count": count}
-        table.append(edges | dict(zip(("confidence", "accuracy"), means, strict=True)))
+        row = {"low": index / bins, "high": (index + 1) / bins, "count": count}
+        row["confidence"] = float(probability[inside].mean()) if count else None
+        row["accuracy"] = float(correct[inside].mean()) if count else None
+        table.append(row)
     gaps = sum(row["count"] * abs(row["confidence"] - row["accuracy"]) for row in table if row["count"])
     return {"ece": gaps / len(items), "count": len(items), "bins": table}
 
 
 def option_robustness(runs: Sequence[Iterable[dict | GradedAnswer]]) -> dict:
     """
-    Runs of the same questions with their options permuted (`GradedAnswer.order`): `accuracies` (micro) and
-    `macros` of each, the means of both, and `same_share`, the share of questions answered with the same option in all
-    of them (a failed answer is none).
+    Return how runs of the same questions with their options permuted (`GradedAnswer.order`) agree: `accuracies`
+    (micro) and `macros` of each, the means of both, and `same_share`, the share of questions answered with the same
+    option in all of them (a failed answer is none). Raises ValueError for fewer than two runs.
     """
     first, *others = runs
     if not others:
         raise ValueError("got 1 permutation of the options, expected at least 2")
-    runs = [_paired(first, other) for other in others]
+    runs = [_pair_runs(first, other) for other in others]
     runs = [runs[0][0], *(other for _, other in runs)]
     scores = [score(run) for run in runs]
-    answers = [[item.original(item.choice) for item in same] for same in zip(*runs, strict=True)]
-    steady = [len(set(given)) == 1 and given[0] is not None for given in answers]
+    choices = [[item.original(item.choice) for item in items] for items in zip(*runs, strict=True)]
+    steady = [len(set(options)) == 1 and options[0] is not None for options in choices]
     accuracies, macros = ([values[name] for values in scores] for name in ("micro", "macro"))
     return {
         "permutations": len(runs),

@@ -54,8 +54,8 @@ class StreamGaze(evaluate.Metric):
 
     def _compute(self, predictions, references, scorer="strict"):
         answers = map(json.loads, predictions)
-        given = [{"logits" if isinstance(answer, list) else "response": answer} for answer in answers]
-        return score([question | answer for question, answer in zip(references, given, strict=True)], scorer)
+        fields = [{"logits" if isinstance(answer, list) else "response": answer} for answer in answers]
+        return score([question | field for question, field in zip(references, fields, strict=True)], scorer)
 
 
 def _as_json(answer) -> str:
