@@ -358,7 +358,7 @@ def test_the_loss_of_a_text_is_that_of_its_tokens_alone(own_data, toy_model, toy
     data = QuestionDataset(ClipCache(toy_processor), asked)
     batch = data.collate([data[index] for index in range(3)])
     with torch.no_grad():
-        found = text_losses(toy_model, batch)
+        found = text_losses(toy_model, batch.inputs, batch.labels)
         logits = toy_model(**batch.inputs).logits.log_softmax(-1)
     for row, question in enumerate(asked):
         tokens = toy_processor.tokenizer.encode(
