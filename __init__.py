@@ -3,13 +3,14 @@ GazeQwen: Qwen2.5-VL that knows where the wearer looked.
 
     from gazeqwen import GazeQwenForConditionalGeneration, GazeQwenProcessor
 
-Imported where transformers is imported already, or as soon as one of its classes is, the package registers them with
-`AutoConfig`, `AutoModel` and `AutoProcessor`: an adapter loaded through these then runs the package's code, and not
-the code stored with it, whatever `trust_remote_code` says. Imported alone it is light: to read gaze needs no torch.
+The package registers its classes with `AutoConfig`, `AutoModel` and `AutoProcessor`, at once where transformers is
+imported already, else as soon as it is: an adapter loaded through these then runs the package's code, and not the code
+stored with it, whatever `trust_remote_code` says. Imported alone it is light: to read gaze needs no torch.
 """
 
 import sys
 from importlib import import_module
+from importlib.abc import MetaPathFinder
 
 __version__ = "0.1.0"
 
@@ -43,7 +44,45 @@ def register_auto_classes() -> None:
     transformers.AutoProcessor.register(config, processor, exist_ok=True)
 
 
+class _RegisterWithTransformers(MetaPathFinder):
+    """
+    Register the classes once transformers is imported. Where it is a file of this package that imports it, the file
+    is finished first.
+    """
+
+    modules = frozenset({"transformers", *(f"{__name__}.{name}" for name in _MODULES.values())})
+
+    def __init__(self):
+        self.running = 0
+
+    def find_spec(self, name, path=None, target=None):
+        if name not in self.modules:
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
+        if spec is not None and spec.loader is not None:
+            self._register_after(spec.loader)
+        return spec
+
+    def _register_after(self, loader) -> None:
+        run = loader.exec_module
+
+        def exec_module(module) -> None:
+            self.running += 1
+            try:
+                run(module)
+            finally:
+                self.running -= 1
+            if not self.running and "transformers" in sys.modules and self in sys.meta_path:
+                sys.meta_path.remove(self)
+                register_auto_classes()
+
+        loader.exec_module = exec_module
+
+
 if "transformers" in sys.modules:
     register_auto_classes()
+else:
+    sys.meta_path.insert(0, _RegisterWithTransformers())
 
 __all__ = [*_MODULES, "__version__", "register_auto_classes"]

@@ -134,7 +134,7 @@ def validation_section(validation: dict, recipe: dict) -> dict[str, str]:
 def weight_counts(folder: Path, config: GazeQwenConfig) -> dict[str, str]:
     """Return how much an adapter's files hold. Raises FileNotFoundError for an absent one."""
     count, size = 0, 0
-    for name in ADAPTER_WEIGHTS[: 1 + bool(config.has_lora)]:
+    for name in ADAPTER_WEIGHTS if config.has_lora else ADAPTER_WEIGHTS[:1]:
         path = folder / name
         if not path.is_file():
             raise FileNotFoundError(f"{path}: not there, so that this is no adapter to write a card of")

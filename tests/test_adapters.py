@@ -152,6 +152,34 @@ assert type(AutoProcessor.from_pretrained({str(ADAPTER_DIR)!r})) is GazeQwenProc
     assert result.returncode == 0, result.stderr
 
 
+ORDERS = (
+    "import gazeqwen; from transformers import AutoModel, AutoProcessor",
+    "from gazeqwen.processing_gazeqwen import GazeQwenProcessor; from transformers import AutoModel, AutoProcessor",
+    "from transformers import AutoModel, AutoProcessor; import gazeqwen",
+)
+
+
+def test_in_whatever_order_they_are_imported_the_package_is_registered(stored):
+    """Without `trust_remote_code`: unregistered, transformers would refuse."""
+    code = (
+        "import sys; classes = [type(cls.from_pretrained(sys.argv[1])) for cls in (AutoModel, AutoProcessor)]; "
+        "print(*(cls.__module__ for cls in classes))"
+    )
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", f"{order}\n{code}", stored],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+        for order in ORDERS
+    ]
+    for order, process in zip(ORDERS, running, strict=True):
+        stdout, stderr = process.communicate(timeout=300)
+        assert stdout.split() == ["gazeqwen.modeling_gazeqwen", "gazeqwen.processing_gazeqwen"], f"{order}: {stderr}"
+
+
 def test_an_unknown_name_is_refused():
     with pytest.raises(AttributeError, match="'gazeqwen' has no attribute 'Nothing'"):
         _ = gazeqwen.Nothing

@@ -4,12 +4,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 from support import ROOT, index_frames, write_fixations, write_video
 
+import gazeqwen
 from gazeqwen.utils.command_line import COMMANDS, OPTIONAL, main
 
 HUB_FILES = sorted([*ROOT.glob("*_gazeqwen.py"), ROOT / "modeling_vjepa2_1.py"])
@@ -155,3 +157,8 @@ def test_no_pickle_is_loaded_outside_the_converter():
         if ".venv" in path.parts or path.parent.name == "tests" or path.name == "convert.py":
             continue
         assert not re.search(r"torch\.load\(|pickle\.load|weights_only=False", path.read_text()), path
+
+
+def test_the_version_is_that_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert gazeqwen.__version__ == project["version"]
