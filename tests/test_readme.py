@@ -172,7 +172,8 @@ def test_what_the_commands_leave_is_what_the_readme_says(workshop):
 
 
 # ---------------------------------------------------------------- when something goes wrong
-TROUBLES = re.findall(r"^\| `(.+?)` \|", README[README.index("## When something goes wrong") :], flags=re.MULTILINE)
+SECTION = README[README.index("## When something goes wrong") : README.index("## Where things are")]
+TROUBLES = re.findall(r"^\| `(.+?)` \|", SECTION, flags=re.MULTILINE)
 
 
 def table_of(folder: Path, text: str) -> Path:
