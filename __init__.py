@@ -80,9 +80,10 @@ class _RegisterWithTransformers(MetaPathFinder):
         loader.exec_module = exec_module
 
 
-if "transformers" in sys.modules:
-    register_auto_classes()
-else:
-    sys.meta_path.insert(0, _RegisterWithTransformers())
+if __name__ == "gazeqwen":  # and not as a checkout's folder, whose name it has where pytest collects tests
+    if "transformers" in sys.modules:
+        register_auto_classes()
+    else:
+        sys.meta_path.insert(0, _RegisterWithTransformers())
 
 __all__ = [*_MODULES, "__version__", "register_auto_classes"]

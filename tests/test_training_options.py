@@ -24,7 +24,7 @@ from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.dataset_folder import COLUMNS
 from gazeqwen.training.recipe import ModelSettings, Recipe
-from gazeqwen.training.setup import base_arguments, build_model
+from gazeqwen.training.setup import base_arguments, build_model, checkpoint_activations
 from gazeqwen.training.trainer import Trainer
 from gazeqwen.utils.settings import read_recipe
 
@@ -249,8 +249,7 @@ def test_a_compiled_resampler_gives_the_same_losses(toy_data, tmp_path):
 
 def test_nothing_below_the_first_injection_keeps_a_graph_in_stage_1():
     model = tiny_model(injection_layers=[1, 2]).train()
-    model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
-    model.backbone.disable_input_require_grads()
+    checkpoint_activations(model.backbone)
     needs = {}
     for index, layer in enumerate(model.backbone.model.language_model.layers):
 
