@@ -13,6 +13,7 @@ FIXATION_WEIGHTINGS = ("share", "centre")
 
 
 def _check(condition: bool, name: str, got, expected: str) -> None:
+    """Raise ValueError naming a setting, its value and what was expected, unless `condition` holds."""
     if not condition:
         raise ValueError(f"{name}: got {got!r}, expected {expected}")
 
@@ -33,8 +34,9 @@ def absolute_if_folder(name: str) -> str:
 
 class GazeQwenConfig(PreTrainedConfig):
     """
-    Holds ids and revisions, never a backbone's constants: hidden sizes and layer counts are read from the base model's
+    Hold ids and revisions, never a backbone's constants: hidden sizes and layer counts are read from the base model's
     and the video encoder's own configs (`load_backbone_config`, `load_video_encoder_config`).
+    Raises ValueError naming the setting, its value and what was expected.
 
     Args:
         base_model_name_or_path: Hub id or folder of a Qwen2.5-VL, with its `base_model_revision`. In an adapter's
@@ -135,7 +137,7 @@ class GazeQwenConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """As in transformers; folders that the config names relative to its own become absolute paths."""
+        """Return the config as transformers does; folders that it names relative to its own become absolute paths."""
         loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded  # with `return_unused_kwargs`
         folder = Path(pretrained_model_name_or_path)
@@ -147,13 +149,15 @@ class GazeQwenConfig(PreTrainedConfig):
 
     @property
     def has_resampler(self) -> bool:
-        """Whether there are residuals, which need the video encoder."""
+        """Return whether there are residuals, which need the video encoder."""
         return self.resampler_type != "none"
 
     def sources(self) -> dict[str, str | None]:
-        """Where the frozen models come from, by the name of the setting: ids or folders."""
-        names = ("base_model_name_or_path", "video_encoder_name_or_path")
-        return {name: getattr(self, name) for name in names[: 1 + self.has_resampler]}
+        """Return where the frozen models come from, ids or folders, by the name of the setting."""
+        names = ["base_model_name_or_path"]
+        if self.has_resampler:
+            names.append("video_encoder_name_or_path")
+        return {name: getattr(self, name) for name in names}
 
     def check_ids(self, repository: str) -> None:
         """Raise ValueError where the config of a repository names folders of the machine that loads it."""
@@ -162,7 +166,7 @@ class GazeQwenConfig(PreTrainedConfig):
                 raise ValueError(f"{repository}: {name} is {source!r} in its config, expected an id on the Hub")
 
     def load_backbone_config(self, **hub_kwargs) -> PreTrainedConfig:
-        """The base model's config, read by id and revision the first time."""
+        """Return the base model's config, read by id and revision the first time. Raises ValueError without an id."""
         if self.backbone_config is None:
             _check(self.base_model_name_or_path is not None, "base_model_name_or_path", None, "an id or a folder")
             self.backbone_config = AutoConfig.from_pretrained(
@@ -174,7 +178,9 @@ class GazeQwenConfig(PreTrainedConfig):
         return self.backbone_config
 
     def load_video_encoder_config(self, **hub_kwargs) -> PreTrainedConfig:
-        """The video encoder's config, read by id and revision the first time."""
+        """
+        Return the video encoder's config, read by id and revision the first time. Raises ValueError without an id.
+        """
         if self.video_encoder_config is None:
             _check(
                 self.video_encoder_name_or_path is not None, "video_encoder_name_or_path", None, "an id or a folder"
@@ -186,8 +192,8 @@ class GazeQwenConfig(PreTrainedConfig):
 
     def resolved_injection_layers(self) -> list[int]:
         """
-        `injection_layers`, or the default four for the base model's depth; refuses layers it does not have. None
-        without a resampler.
+        Return `injection_layers`, or the default four for the base model's depth; none without a resampler. Raises
+        ValueError for layers that the base model does not have.
         """
         if not self.has_resampler:
             return []
@@ -199,15 +205,16 @@ class GazeQwenConfig(PreTrainedConfig):
         return layers
 
     def dead_injection_layers(self) -> list[int]:
-        """Injection layers whose residual cannot reach the answer: after the last layer no attention reads it."""
+        """Return the injection layers whose residual cannot reach the answer: after the last no attention reads it."""
         depth = self.load_backbone_config().get_text_config().num_hidden_layers
         return [layer for layer in self.resolved_injection_layers() if layer == depth - 1]
 
     def get_text_config(self, *args, **kwargs) -> PreTrainedConfig:
+        """Return the config of the base model's language model."""
         return self.load_backbone_config().get_text_config(*args, **kwargs)
 
     def to_dict(self) -> dict:
-        """As saved: what can be read by id and revision is not repeated."""
+        """Return the config as saved: configs that can be read by id and revision are left out."""
         output = super().to_dict()
         for part, source in (
             ("backbone_config", "base_model_name_or_path"),

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 _FOVEAL_GAIN, _GLOBAL_GAIN = 4.0, 0.05  # initial gains of the two halves of the latents on foveal tokens
+# Ends of the names of parameters without weight decay, beside norms and biases.
 _UNDECAYED = ("amplitude", "foveal_gain", "heatmap_key", "decay_rate", "vector")
 _DECAY_RATE = 0.5  # initial rate at which old fixations fade, per second
 
@@ -40,7 +41,7 @@ def align_video_features(tokens: torch.Tensor, size: tuple[int, int, int]) -> to
 # ------------------------------------------------------------------ which fixation counts when
 def fixation_shares(scanpaths: torch.Tensor, step_spans_s: torch.Tensor) -> torch.Tensor:
     """
-    Share of each temporal step's span that each fixation covers, 0 to 1.
+    Return the share of each temporal step's span that each fixation covers, 0 to 1.
     `scanpaths` (..., F, 4) = x_norm, y_norm, t_mid_s, duration_s; `step_spans_s` (..., T, 2) -> (..., T, F).
     """
     mid, half = scanpaths[..., None, :, 2], scanpaths[..., None, :, 3] / 2
@@ -51,7 +52,7 @@ def fixation_shares(scanpaths: torch.Tensor, step_spans_s: torch.Tensor) -> torc
 
 def fixations_active(scanpaths: torch.Tensor, times_s: torch.Tensor) -> torch.Tensor:
     """
-    Whether each fixation is active at each time: |t - t_mid| <= duration / 2 (the paper's A_t).
+    Return whether each fixation is active at each time: |t - t_mid| <= duration / 2 (the paper's A_t).
     `scanpaths` (..., F, 4), `times_s` (..., T) -> bool (..., T, F).
     """
     return (times_s[..., :, None] - scanpaths[..., None, :, 2]).abs() <= scanpaths[..., None, :, 3] / 2
@@ -77,8 +78,9 @@ def check_scanpath_times(scanpaths: torch.Tensor, step_spans_s: torch.Tensor, is
 
 def fixation_weights(weighting: str, scanpaths: torch.Tensor, step_spans_s: torch.Tensor) -> torch.Tensor:
     """
-    How much each fixation counts in each temporal step: `"share"`, the share of the span that it covers; `"centre"`,
-    1 if it is active at the span's centre. `scanpaths` (..., F, 4), `step_spans_s` (..., T, 2) -> (..., T, F).
+    Return how much each fixation counts in each temporal step: `"share"`, the share of the span that it covers;
+    `"centre"`, 1 if it is active at the span's centre. `scanpaths` (..., F, 4), `step_spans_s` (..., T, 2) -> (..., T,
+    F).
     """
     if weighting == "centre":
         return fixations_active(scanpaths, step_spans_s.mean(-1)).to(scanpaths.dtype)
@@ -87,10 +89,12 @@ def fixation_weights(weighting: str, scanpaths: torch.Tensor, step_spans_s: torc
 
 def decayed_weights(scanpaths: torch.Tensor, step_spans_s: torch.Tensor, rates: torch.Tensor) -> torch.Tensor:
     """
-    exp(-rate * age) for every fixation that begins before the step ends, its age the seconds between its end and the
-    step's end (0 while it lasts). `rates` (L,) per second -> (L, V, T, F).
+    Return exp(-rate * age) for each fixation that begins before the step ends, 0 for the others. Its age is the
+    seconds from its end to the step's end, 0 while it lasts. `scanpaths` (V, F, 4), `step_spans_s` (V, T, 2), `rates`
+    (L,) per second -> (L, V, T, F).
     """
-    begin, end = (scanpaths[:, None, :, 2] + sign * scanpaths[:, None, :, 3] / 2 for sign in (-1, 1))
+    mid, half = scanpaths[:, None, :, 2], scanpaths[:, None, :, 3] / 2  # (V, 1, F)
+    begin, end = mid - half, mid + half
     now = step_spans_s[..., 1:]  # (V, T, 1)
     age = (now - end).clamp(min=0)
     return torch.exp(-rates[:, None, None, None] * age) * (begin < now)
@@ -99,8 +103,8 @@ def decayed_weights(scanpaths: torch.Tensor, step_spans_s: torch.Tensor, rates: 
 # ------------------------------------------------------------------ gaze encodings
 def coordinate_encoding(xy_norm: torch.Tensor, dim: int, scale: float = 1.0) -> torch.Tensor:
     """
-    Sinusoidal encoding of points (..., 2) -> (..., dim): the first half encodes x, the second y, each as alternating
-    sine and cosine at frequencies 10000^(-2i / (dim/2)) of `scale * coordinate` (paper, equation 1).
+    Return the sinusoidal encoding of points (..., 2) -> (..., dim): the first half encodes x, the second y, each as
+    alternating sine and cosine at frequencies 10000^(-2i / (dim/2)) of `scale * coordinate` (paper, equation 1).
     """
     half = dim // 2
     frequency = 10000.0 ** (-torch.arange(0, half, 2, device=xy_norm.device, dtype=xy_norm.dtype) / half)
@@ -110,8 +114,8 @@ def coordinate_encoding(xy_norm: torch.Tensor, dim: int, scale: float = 1.0) -> 
 
 def mean_coordinate_encoding(scanpaths: torch.Tensor, weights: torch.Tensor, dim: int, scale: float) -> torch.Tensor:
     """
-    The paper's gaze vector per temporal step: the weighted mean encoding of the step's fixations, zeros where there is
-    none. `scanpaths` (V, F, 4), `weights` (V, T, F) -> (V, T, dim).
+    Return the paper's gaze vector of each temporal step: the weighted mean encoding of the step's fixations, zeros
+    where there is none. `scanpaths` (V, F, 4), `weights` (V, T, F) -> (V, T, dim).
     """
     encoding = coordinate_encoding(scanpaths[..., :2], dim, scale)  # (V, F, dim)
     total = weights.sum(-1, keepdim=True)
@@ -122,8 +126,8 @@ def gaussian_heat(
     scanpaths: torch.Tensor, weights: torch.Tensor, grids: torch.Tensor, num_tokens: int, sigmas: list[float]
 ) -> torch.Tensor:
     """
-    How near each visual token is to the fixations of each temporal step, at each scale: the sum over fixations of
-    weight * exp(-distance^2 / (2 sigma^2)), distances from the token's centre and sigmas in token-grid cells.
+    Return how near each visual token is to the fixations of each temporal step, at each scale: the sum over fixations
+    of weight * exp(-distance^2 / (2 sigma^2)), distances from the token's centre and sigmas in token-grid cells.
     `scanpaths` (V, F, 4), `weights` (..., V, T, F), `grids` (V, 2) = H, W -> (..., V, T, num_tokens, S).
     """
     height, width = grids[:, 0, None], grids[:, 1, None]  # (V, 1)
@@ -138,7 +142,7 @@ def gaussian_heat(
 
 # ------------------------------------------------------------------ layers that hold the weights of L resamplers
 class LayerwiseLinear(nn.Module):
-    """L linear maps side by side: (L, M, in) -> (L, M, out)."""
+    """Apply L linear maps side by side: (L, ..., in) -> (L, ..., out)."""
 
     def __init__(self, num_layers: int, in_features: int, out_features: int, bias: bool = True):
         super().__init__()
@@ -147,6 +151,7 @@ class LayerwiseLinear(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Set weights as `nn.Linear` does, biases to zero."""
         bound = 1 / math.sqrt(self.weight.shape[-1])
         nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:
@@ -160,7 +165,7 @@ class LayerwiseLinear(nn.Module):
 
 
 class LayerwiseNorm(nn.Module):
-    """L LayerNorms side by side, over the last axis of (L, ..., d)."""
+    """Apply L LayerNorms side by side, over the last axis of (L, ..., d)."""
 
     def __init__(self, num_layers: int, dim: int):
         super().__init__()
@@ -178,8 +183,8 @@ class LayerwiseNorm(nn.Module):
 
 class ResamplerBlock(nn.Module):
     """
-    One forward cross-attention of the latents over [visual tokens; latents], then a feed-forward (paper, equations
-    3 and 4). Keys and values of the visual tokens are never formed: `q W_K` meets the tokens, and `softmax(.) X` meets
+    Apply one cross-attention of the latents over [visual tokens; latents], then a feed-forward (paper, equations 3 and
+    4). Keys and values of the visual tokens are never formed: `q W_K` meets the tokens, and `softmax(.) X` meets
     `W_V`. Terms that are the same for every key drop out of the softmax: of the gaze projection only `g W_G` remains.
     """
 
@@ -189,7 +194,8 @@ class ResamplerBlock(nn.Module):
         self.key = LayerwiseLinear(num_layers, dim, dim)
         self.value = LayerwiseLinear(num_layers, dim, dim)
         self.gaze = LayerwiseLinear(num_layers, dim, dim) if gaze_in_keys else None
-        # These two add the same to every key, so the softmax never sees them: kept as the paper has them, not trained.
+        # These biases add the same to every logit, so the softmax never sees them: the paper has them, none is
+        # trained.
         for projection in (self.key, self.gaze):
             if projection is not None:
                 projection.bias.requires_grad_(False)
@@ -207,10 +213,11 @@ class ResamplerBlock(nn.Module):
         gaze_heat: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
+        Return the new latents (L, B, K, d), and how much each attends to each visual token, (L, B, K, N).
+
         `latents` (L, B or 1, K, d), `visual` (L, B, N, d), with B = V * T. `visual_bias` (L or 1, B, K or 1, N) is
         added to the latents' logits on visual tokens. `gaze_key` (L or 1, B or 1, d) is G of equation 2, the same for
-        every visual token, or times `gaze_heat` (L or 1, B, N). Returns the new latents (L, B, K, d), and how much
-        each attends to each visual token, (L, B, K, N).
+        every visual token, or times `gaze_heat` (L or 1, B, N).
         """
         query = self.query(latents)  # (L, B or 1, K, d)
         scale = 1 / math.sqrt(query.shape[-1])
@@ -231,9 +238,9 @@ class ResamplerBlock(nn.Module):
 @dataclass
 class ResidualFactors:
     """
-    Residuals of all injection layers as factors, because a step's residual has rank K at most: `read` (L or 1, V, T,
-    N, K), `latents` (layers, V, T, K, d) with the amplitude, `out` (L or 1, D, d). At 30 steps of 16x16 tokens and
-    width 3584 they take 8 MB, the residuals themselves 440 MB.
+    Hold the residuals of all injection layers as factors, because a step's residual has rank K at most: `read` (L or
+    1, V, T, N, K), `latents` (layers, V, T, K, d) with the amplitude, `out` (L or 1, D, d). At 30 steps of 16x16
+    tokens and width 3584 they take 8 MB, the residuals themselves 440 MB.
     """
 
     read: torch.Tensor
@@ -244,17 +251,19 @@ class ResidualFactors:
         return len(self.latents)
 
     def layer(self, index: int) -> torch.Tensor:
-        """The residual of injection layer number `index`: (V, T, N, D)."""
-        own = index if len(self.read) > 1 else 0
-        return self.read[own] @ (self.latents[index] @ self.out[index if len(self.out) > 1 else 0].mT)
+        """Return the residual of injection layer number `index`: (V, T, N, D)."""
+        read = self.read[index] if len(self.read) > 1 else self.read[0]
+        out = self.out[index] if len(self.out) > 1 else self.out[0]
+        return read @ (self.latents[index] @ out.mT)
 
 
 def _fixation_weighting(config) -> str:
+    """Return the config's `fixation_weighting`, or its default for the gaze encoding."""
     return config.fixation_weighting or ("centre" if config.gaze_encoding == "coord_pe" else "share")
 
 
 class _Residuals(nn.Module):
-    """What turns video features and gaze into residuals: `factors` for a batch, `forward` for one video, dense."""
+    """Turn video features and gaze into residuals: `factors` for a batch, `forward` for one video, dense."""
 
     def no_weight_decay(self) -> set[str]:
         """
@@ -265,6 +274,7 @@ class _Residuals(nn.Module):
         return {name for name in names if "norm" in name or name.endswith(("bias", *_UNDECAYED))}
 
     def _check_dtype(self) -> None:
+        """Raise ValueError for weights that are not float32."""
         if self.amplitude.dtype != torch.float32:
             raise ValueError(
                 f"the resampler's weights are {self.amplitude.dtype}, expected float32: choose the base model's dtype "
@@ -275,7 +285,7 @@ class _Residuals(nn.Module):
         self, features: torch.Tensor, scanpath: torch.Tensor, step_spans_s: torch.Tensor, grid: tuple[int, int]
     ) -> torch.Tensor:
         """
-        The dense residual of one video, amplitude included. `features` (T, H*W, D_v), `scanpath` (F, 4),
+        Return the dense residual of one video, amplitude included. `features` (T, H*W, D_v), `scanpath` (F, 4),
         `step_spans_s` (T, 2), `grid` (H, W) -> (injection layers, T, H*W, D). Raises ValueError for other shapes.
         """
         height, width = grid
@@ -301,8 +311,8 @@ class _Residuals(nn.Module):
 
 class HeatmapVector(_Residuals):
     """
-    The baseline without a resampler: one Gaussian heatmap times one learned vector per injection layer. It sees no
-    video features. What the resampler adds over it is what a resampler is worth.
+    Turn gaze alone into residuals, the baseline without a resampler: one Gaussian heatmap times one learned vector per
+    injection layer. It sees no video features.
     """
 
     def __init__(self, config):
@@ -314,12 +324,12 @@ class HeatmapVector(_Residuals):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Zero vectors: a new baseline adds nothing."""
+        """Set the vectors to zero: a new baseline adds nothing."""
         nn.init.zeros_(self.vector)
         nn.init.ones_(self.amplitude)
 
     def factors(self, features, scanpaths, fixation_mask, step_spans_s, grids) -> ResidualFactors:
-        """As `GazeResampler.factors`, with K = d = 1."""
+        """Return what `GazeResampler.factors` returns, with K = d = 1."""
         self._check_dtype()
         with torch.autocast(scanpaths.device.type, enabled=False):
             scanpaths = scanpaths.float()
@@ -375,7 +385,7 @@ class GazeResampler(_Residuals):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Random weights, but a zero `proj_out`: a new resampler adds nothing."""
+        """Set random weights, but a zero `proj_out`: a new resampler adds nothing."""
         for module in self.modules():
             if isinstance(module, (LayerwiseLinear, LayerwiseNorm)):
                 module.reset_parameters()
@@ -402,12 +412,12 @@ class GazeResampler(_Residuals):
         attention: list[torch.Tensor] | None = None,
     ) -> ResidualFactors:
         """
-        The residuals of all injection layers and videos, computed at once and kept as factors.
+        Return the residuals of all injection layers and videos, computed at once and kept as factors.
 
         `features` (V, T, N, D_v), `scanpaths` (V, F, 4), `fixation_mask` (V, F) bool, `step_spans_s` (V, T, 2),
         `grids` (V, 2) = H, W; steps and tokens beyond a video's own are padding: never attended to, and their rows
-        mean nothing. Float32. A list given as `attention` receives, of each block, how much the latents attend to the
-        visual tokens, (L, V, T, K, N).
+        mean nothing. Computed in float32. A list given as `attention` receives, of each block, how much the latents
+        attend to the visual tokens, (L, V, T, K, N).
         """
         self._check_dtype()
         with torch.autocast(features.device.type, enabled=False):
@@ -452,6 +462,7 @@ class GazeResampler(_Residuals):
             return ResidualFactors(read.unflatten(1, per_video), latents.unflatten(1, per_video), self.proj_out.weight)
 
     def _weights(self, scanpaths, fixation_mask, step_spans_s) -> torch.Tensor:
+        """Return how much each fixation counts in each temporal step, (L or 1, V, T, F); 0 for padding."""
         if self.gaze_encoding == "heatmap_decay":
             weights = decayed_weights(scanpaths, step_spans_s, F.softplus(self.decay_rate))
         else:
@@ -462,7 +473,7 @@ class GazeResampler(_Residuals):
 
 
 def build_resampler(config) -> nn.Module:
-    """The module that `config.resampler_type` names; for `none` one that is empty."""
+    """Return the module that `config.resampler_type` names; for `none` an empty one."""
     if not config.has_resampler:
         return nn.Module()
     return {"attention": GazeResampler, "heatmap_vector": HeatmapVector}[config.resampler_type](config)

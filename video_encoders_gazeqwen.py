@@ -26,7 +26,7 @@ _TIMM_SOURCES = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "chec
 
 
 class TimmFrameEncoder(nn.Module):
-    """A vision transformer of timm, such as DINOv2, on each frame by itself: t = F. Prefix tokens are left out."""
+    """Run a vision transformer of timm, such as DINOv2, on each frame by itself: t = F. Prefix tokens are left out."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -38,13 +38,17 @@ class TimmFrameEncoder(nn.Module):
         return self.model.dtype
 
     def token_grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Tokens along time, height and width. Raises ValueError for sizes that are not a multiple of the patch."""
+        """
+        Return the tokens (t, h, w) along time, height and width of frames of `height` x `width` pixels. Raises
+        ValueError for sizes that are not a multiple of the patch.
+        """
         patch_height, patch_width = self.model.timm_model.patch_embed.patch_size
         if height % patch_height or width % patch_width:
             raise ValueError(f"frames are {height}x{width} pixels, expected multiples of {patch_height}x{patch_width}")
         return num_frames, height // patch_height, width // patch_width
 
     def forward(self, pixel_values_videos: torch.Tensor) -> BaseModelOutput:
+        """Return the tokens (B, F*h*w, D) of `pixel_values_videos` (B, F, 3, H, W) as `last_hidden_state`."""
         batch_size, num_frames, _, height, width = pixel_values_videos.shape
         _, h, w = self.token_grid(num_frames, height, width)
         tokens = self.model(pixel_values_videos.flatten(0, 1), do_pooling=False).last_hidden_state
@@ -53,7 +57,7 @@ class TimmFrameEncoder(nn.Module):
 
 
 class FrozenVideoMixin:
-    """What a model's frozen networks, `backbone` (a Qwen2.5-VL) and `video_encoder`, give for its videos."""
+    """Give a model methods that run its frozen networks, `backbone` (a Qwen2.5-VL) and `video_encoder`, on videos."""
 
     backbone: nn.Module
     video_encoder: nn.Module | None
@@ -87,15 +91,16 @@ class FrozenVideoMixin:
         return features
 
     def token_grids(self, video_grid_thw: torch.Tensor) -> torch.Tensor:
-        """(V, 3) T, H, W of visual tokens from Qwen's (V, 3) grid of patches."""
+        """Return (V, 3) T, H, W in visual tokens, from Qwen's grids of patches, `video_grid_thw` (V, 3)."""
         merge = self.backbone.config.vision_config.spatial_merge_size
         return video_grid_thw // torch.tensor([1, merge, merge], device=video_grid_thw.device)
 
     @torch.no_grad()
     def encode_video(self, video_encoder_pixel_values: torch.Tensor, video_grid_thw: torch.Tensor) -> torch.Tensor:
         """
-        The frozen `video_encoder_features` (V, T, H*W, D_v) of `video_encoder_pixel_values` (V, F, 3, S, S), to be
-        computed once and given instead of the pixels.
+        Return the frozen `video_encoder_features` (V, T, H*W, D_v) of `video_encoder_pixel_values` (V, F, 3, S, S), to
+        be computed once and given to `forward` instead of the pixels. `video_grid_thw` (V, 3): Qwen's grids of
+        patches. Raises ValueError without a video encoder, or for another number of frames than the grids need.
         """
         if self.video_encoder is None:
             raise ValueError("this model has no video encoder: its resampler_type is 'none'")
@@ -106,14 +111,18 @@ class FrozenVideoMixin:
     @torch.no_grad()
     def embed_video(self, pixel_values_videos: torch.Tensor, video_grid_thw: torch.Tensor) -> torch.Tensor:
         """
-        The base model's frozen embeddings (video tokens of all videos, hidden) of `pixel_values_videos`, to be
-        computed once and given to `forward` as `video_embeds` instead of the pixels.
+        Return the base model's frozen embeddings (video tokens of all videos, hidden) of `pixel_values_videos`, to be
+        computed once and given to `forward` as `video_embeds` instead of the pixels. `video_grid_thw` (V, 3): Qwen's
+        grids of patches.
         """
         features = self.backbone.model.get_video_features(pixel_values_videos, video_grid_thw, return_dict=True)
         return torch.cat(list(features.pooler_output))
 
     def _input_embeds(self, input_ids: torch.Tensor, video_embeds: torch.Tensor) -> torch.Tensor:
-        """(B, L, D) embeddings of the prompts with `video_embeds` in the places of the video tokens."""
+        """
+        Return the embeddings (B, L, D) of the prompts with `video_embeds` (video tokens, D) in the places of the video
+        tokens. Raises ValueError for another number of them.
+        """
         embeds = self.get_input_embeddings()(input_ids)
         is_video = input_ids == self.backbone.config.video_token_id
         if video_embeds.shape != (int(is_video.sum()), embeds.shape[-1]):
@@ -135,7 +144,10 @@ def check_frames(pixel_values: torch.Tensor, grids: torch.Tensor, frames_per_ste
 
 
 def video_encoder_config(values: dict, source: str = "video encoder") -> PreTrainedConfig:
-    """The config in `values`: a V-JEPA 2.1's, or that of a timm model as timm publishes it. Has `hidden_size`."""
+    """
+    Return the config in `values`, with `hidden_size`: a V-JEPA 2.1's, or that of a timm model as timm publishes it.
+    Raises ValueError naming `source` for any other, ImportError where a timm model is asked for and timm is absent.
+    """
     if values.get("model_type") == VJEPA21Config.model_type:
         return VJEPA21Config(**values)
     if "architecture" in values:
@@ -154,13 +166,13 @@ def video_encoder_config(values: dict, source: str = "video encoder") -> PreTrai
 
 
 def load_video_encoder_config(name_or_path: str, revision: str = "main", **hub_kwargs) -> PreTrainedConfig:
-    """The config of the video encoder at a Hub id or folder."""
+    """Return the config of the video encoder at a Hub id or folder. Raises as `video_encoder_config`."""
     values, _ = PreTrainedConfig.get_config_dict(name_or_path, revision=revision, **hub_kwargs)
     return video_encoder_config(values, str(name_or_path))
 
 
 def build_video_encoder(config: PreTrainedConfig) -> nn.Module:
-    """A video encoder with random weights."""
+    """Return a video encoder with random weights."""
     if config.model_type == VJEPA21Config.model_type:
         return VJEPA21Model(config)
     return TimmFrameEncoder(TimmWrapperModel(config))
@@ -169,7 +181,7 @@ def build_video_encoder(config: PreTrainedConfig) -> nn.Module:
 def load_video_encoder(
     name_or_path: str, config: PreTrainedConfig, revision: str = "main", dtype="auto", **hub_kwargs
 ) -> nn.Module:
-    """The pretrained video encoder at a Hub id or folder; from safetensors alone, no pickles."""
+    """Return the pretrained video encoder at a Hub id or folder; from safetensors alone, no pickles."""
     loading = {"revision": revision, "dtype": dtype, "use_safetensors": True, **hub_kwargs}
     if config.model_type == VJEPA21Config.model_type:
         return VJEPA21Model.from_pretrained(name_or_path, **loading)
@@ -177,7 +189,7 @@ def load_video_encoder(
 
 
 def _check_timm_opens_nothing(values: dict, source: str) -> None:
-    """A repository's config may name a model of timm, not files or repositories that timm would open for it."""
+    """Raise ValueError for a config that names files or repositories which timm would open, beside a model of timm."""
     opened = sorted(_TIMM_SOURCES & set(values.get("model_args") or {}))
     if ":" in values["architecture"] or opened:
         raise ValueError(
@@ -187,6 +199,7 @@ def _check_timm_opens_nothing(values: dict, source: str) -> None:
 
 
 def _timm_width(config: TimmWrapperConfig) -> int:
+    """Return the width of a timm model's features."""
     with torch.device("meta"):
         return timm.create_model(config.architecture, num_classes=0, **config.model_args).num_features
 

@@ -31,14 +31,14 @@ _TICKS_PER_S = 1000
 
 
 def is_gazeqwen(model_id: str | PathLike, revision: str | None = None) -> bool:
-    """Whether a folder or an id on the Hub is a GazeQwen, by its config's model_type: no code of it is run."""
+    """Return whether a folder or an id on the Hub is a GazeQwen, by its config's model_type: no code of it is run."""
     config, _ = PreTrainedConfig.get_config_dict(model_id, revision=revision)
     return config.get("model_type") == GazeQwenConfig.model_type
 
 
 @dataclass(frozen=True)
 class BaselineItem:
-    """One prompt about a clip (None: about nothing but its text), and the answers that it offers, one token each."""
+    """Hold one prompt about a clip (None: a prompt without video), and the answers that it offers, one token each."""
 
     clip: Clip | None
     prompt: str
@@ -46,7 +46,7 @@ class BaselineItem:
 
 
 def video_metadata(clip: Clip) -> VideoMetadata:
-    """What transformers is told of a clip: when each frame was shown, in seconds from the clip's begin."""
+    """Return what transformers is told of a clip: when each frame was shown, in seconds from the clip's beginning."""
     height, width = clip.frames.shape[1:3]
     length_s = clip.end_s - clip.start_s
     times_s = (clip.timestamps_s - clip.start_s).clip(min=0)  # the first may have come on screen before
@@ -62,8 +62,8 @@ def video_metadata(clip: Clip) -> VideoMetadata:
 
 class Baseline:
     """
-    A video-text model and its processor, asked as its chat template says. Frames are given as they are: none is left
-    out, none is added but to fill a temporal patch. Clips with the same number of frames go through the model
+    Ask a video-text model as its processor's chat template says. Frames are given as they are: none is left out, none
+    is added but to fill a temporal patch. Clips with the same number of frames go through the model
     together, padded on the left; a batch gives what each of its items gives alone.
     """
 
@@ -90,8 +90,8 @@ class Baseline:
         trust_remote_code: bool = False,
     ) -> "Baseline":
         """
-        The model of a folder or an id on the Hub. Raises ValueError, before any weights are read, for what is no
-        video-text model that transformers knows, or cannot take video.
+        Return the model of a folder or an id on the Hub. Raises ValueError, before any weights are read, for what is
+        no video-text model that transformers knows, or cannot take video.
         """
         code = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
         auto_class = _auto_class(model_id, **code)
@@ -103,16 +103,19 @@ class Baseline:
         return cls(model, processor)
 
     def to(self, device: str | torch.device) -> "Baseline":
+        """Move the model to `device`, and return the baseline."""
         self.model.to(device)
         return self
 
     # ---------------------------------------------------------------- items -> model inputs
     def prompt_text(self, item: BaselineItem) -> str:
-        """The prompt in the model's chat template, as the model is to go on with it."""
+        """Return the prompt in the model's chat template, up to where the model's answer begins."""
         return self._apply_chat_template(_conversation(item), tokenize=False)
 
     def inputs(self, items: Sequence[BaselineItem]) -> BatchFeature:
-        """Model inputs for items with the same number of frames, on the model's device; prompts padded on the left."""
+        """
+        Return inputs for items with the same number of frames, on the model's device; prompts padded on the left.
+        """
         clips = [item.clip for item in items if item.clip is not None]
         options = {"padding": True, "padding_side": "left"}
         if clips:
@@ -133,15 +136,19 @@ class Baseline:
         return inputs
 
     def _apply_chat_template(self, conversation, **kwargs):
+        """Return what the processor's `apply_chat_template` does, without room for thinking before the answer."""
         if "enable_thinking" in str(self.processor.chat_template):  # an answer is asked for, and scored, right away
             kwargs["enable_thinking"] = False
         return self.processor.apply_chat_template(conversation, add_generation_prompt=True, **kwargs)
 
     def _run(self, items: Sequence[BaselineItem], **kwargs):
-        """(indices of items, length of their prompts, what `generate` returns), for items of equal frame counts."""
+        """
+        Yield (indices of items, length of their prompts, what `generate` returns) for items of equal frame counts.
+        """
         groups = defaultdict(list)
         for index, item in enumerate(items):
-            groups[0 if item.clip is None else len(item.clip.frames)].append(index)
+            num_frames = 0 if item.clip is None else len(item.clip.frames)
+            groups[num_frames].append(index)
         for indices in groups.values():
             inputs = self.inputs([items[index] for index in indices])
             # generate() brings each family's positions of a padded prompt, and logits_to_keep where there is one
@@ -150,8 +157,8 @@ class Baseline:
     # ---------------------------------------------------------------- answers
     def scores(self, items: Sequence[BaselineItem]) -> torch.Tensor:
         """
-        (B, most answers) float32 logits of the tokens of each item's answers right after its prompt, -inf where it
-        offers fewer. Raises ValueError for an answer that is not one token.
+        Return (B, most answers) float32 logits of the tokens of each item's answers right after its prompt, -inf where
+        it offers fewer. Raises ValueError for an answer that is not one token.
         """
         tokens = [self._answer_tokens(item) for item in items]
         scores = torch.full((len(items), max(map(len, tokens), default=0)), float("-inf"))
@@ -161,7 +168,7 @@ class Baseline:
         return scores
 
     def generate(self, items: Sequence[BaselineItem], max_new_tokens: int = 128) -> list[str]:
-        """What the model says to each item, decoded greedily: new tokens only, without special ones."""
+        """Return the model's answer to each item, decoded greedily: new tokens only, without special ones."""
         texts = [""] * len(items)
         for indices, length, output in self._run(items, max_new_tokens=max_new_tokens):
             decoded = self.processor.tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
@@ -170,6 +177,7 @@ class Baseline:
         return texts
 
     def _answer_tokens(self, item: BaselineItem) -> list[int]:
+        """Return the token of each answer that an item offers. Raises ValueError where their logits are no answers."""
         if not item.answers:
             raise ValueError(f"no answers offered to {item.prompt!r}, expected some to score")
         tokenizer, text = self.processor.tokenizer, self.prompt_text(item)
@@ -182,7 +190,7 @@ class Baseline:
 
 
 def _conversation(item: BaselineItem) -> list[dict]:
-    """`chat_message` with the clip's frames (F, 3, H, W) in place, or without a video."""
+    """Return the item's `chat_message` with its clip's frames (F, 3, H, W), or without a video."""
     (message,) = chat_message(item.prompt)
     video, text = message["content"]
     if item.clip is None:
@@ -192,7 +200,7 @@ def _conversation(item: BaselineItem) -> list[dict]:
 
 
 def _auto_class(model_id, revision: str, trust_remote_code: bool) -> type:
-    """The auto class that loads a model with vision and text; ValueError if none does."""
+    """Return the auto class that loads a model with vision and text. Raises ValueError if none does."""
     expected = "expected a video-text model of AutoModelForMultimodalLM or AutoModelForImageTextToText"
     if is_gazeqwen(model_id, revision):
         raise ValueError(f"{model_id}: a GazeQwen, {expected}")

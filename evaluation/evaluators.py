@@ -22,7 +22,7 @@ from gazeqwen.video_gazeqwen import MAX_FRAMES, read_clip
 
 
 class AdapterEvaluator:
-    """A GazeQwen adapter, with its processor and cache."""
+    """Evaluate a GazeQwen adapter, with its processor and cache."""
 
     default_conditions = CONDITIONS
 
@@ -40,7 +40,7 @@ class AdapterEvaluator:
 
     @staticmethod
     def check_condition(settings: EvaluationSettings, condition: Condition) -> None:
-        """Every condition suits an adapter."""
+        """Accept every condition."""
 
     def recorded_settings(self, questions: list[Question]) -> dict:
         """Return all that the numbers depend on."""
@@ -83,7 +83,7 @@ class AdapterEvaluator:
 
 @dataclass
 class InputSettings:
-    """How clips, gaze and questions are put to a model whose processor does not say so, as GazeQwenProcessor does."""
+    """Say how clips, gaze and questions are put to a model whose processor does not, unlike GazeQwenProcessor."""
 
     num_frames: int | None
     fps: float | None
@@ -93,6 +93,7 @@ class InputSettings:
 
     @classmethod
     def from_settings(cls, settings: EvaluationSettings) -> "InputSettings":
+        """Return them from an evaluation's settings, with the defaults for models that are no adapter."""
         return cls(
             settings.num_frames,
             settings.fps,
@@ -103,7 +104,7 @@ class InputSettings:
 
 
 class BaselineEvaluator:
-    """Any video-text model of transformers: it has no place for gaze but its pixels and its prompt."""
+    """Evaluate any video-text model of transformers: it has no place for gaze but its pixels and its prompt."""
 
     default_conditions = ("none",)
 
@@ -134,7 +135,7 @@ class BaselineEvaluator:
         return _recorded_settings(self.settings, questions, model.dtype, self.inputs, processor) | own
 
     def prepare(self, conditions: list[Condition], questions: list[Question]) -> None:
-        """Nothing is kept of these models."""
+        """Do nothing: no results of these models are cached."""
 
     def predict(
         self, questions: list[Question], condition: Condition, file: PredictionFile | None
@@ -156,13 +157,15 @@ class BaselineEvaluator:
 
 @dataclass
 class BaselineBatch:
+    """Hold the items of some questions, whose places in the dataset are `indices`."""
+
     indices: list[int]
     questions: list[Question]
     items: list[BaselineItem]
 
 
 class BaselineData(torch.utils.data.Dataset):
-    """Questions as other models are asked: decoded clips, with gaze drawn on them or told in the prompt."""
+    """Read questions as other models are asked: decoded clips, with gaze drawn on them or told in the prompt."""
 
     def __init__(self, questions: list[Question], condition: Condition, seed: int, inputs: InputSettings):
         self.questions, self.condition, self.inputs = questions, condition, inputs
@@ -195,7 +198,10 @@ class BaselineData(torch.utils.data.Dataset):
 
 
 def _recorded_settings(settings: EvaluationSettings, questions: list[Question], dtype, inputs, processor) -> dict:
-    """What both kinds of models share; `inputs` has the sampling and the wording, `processor` the frame's size."""
+    """
+    Return the settings that are recorded for both kinds of models. `inputs` has the sampling and the wording,
+    `processor` the frame's size.
+    """
     names = ("model", "revision", "data", "config", "split", "tasks", "without_gaze", "seed", "batch_size", "scorer")
     question = next((q for q in questions if q.answer_text is None), questions[0])
     return {name: getattr(settings, name) for name in names} | {

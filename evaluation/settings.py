@@ -21,9 +21,9 @@ def _about(text: str, choices: tuple[str, ...] = (), aliases: tuple[str, ...] = 
 @dataclass(frozen=True)
 class EvaluationSettings:
     """
-    What `eval.py` is told. Fields that are None follow the model: `snap_s`, `prompt_style`, `num_frames`, `fps` and
-    `max_frames` as the adapter was trained, `gaze` the conditions that suit the model.
-    Raises ValueError naming the field, its value and what was expected.
+    Hold what `eval.py` is told. Fields that are None follow the model: `snap_s`, `prompt_style`, `num_frames`, `fps`
+    and `max_frames` as the adapter was trained, `gaze` the conditions that suit the model. Raises ValueError naming
+    the field, its value and what was expected.
     """
 
     model: str = field(default="", metadata=_about("folder or Hub id of an adapter, or of any video-text model"))
@@ -89,11 +89,13 @@ class EvaluationSettings:
         if self.gaze is not None:
             self._check_conditions()
 
-    def _check(self, name: str, right: bool, expected: str) -> None:
-        if not right:
+    def _check(self, name: str, valid: bool, expected: str) -> None:
+        """Raise ValueError naming a field, its value and what was expected, unless it is `valid`."""
+        if not valid:
             raise ValueError(f"{name}: got {getattr(self, name)!r}, expected {expected}")
 
     def _check_conditions(self) -> None:
+        """Raise ValueError for conditions that are none, unknown or repeated."""
         self._check("gaze", len(self.gaze) > 0, "at least one condition")
         for name in self.gaze:
             try:

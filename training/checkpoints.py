@@ -20,7 +20,11 @@ from gazeqwen.utils.tensors import write_tensors
 
 @dataclass
 class Progress:
-    """Where a run stands: `batches` of `epoch` of `stage` are done, after `steps` optimizer steps of that stage."""
+    """
+    Hold where a run stands: `batches` micro-batches of `epoch` of `stage` are done, after `steps` optimizer steps of
+    that stage. `best`: the best validation score with its stage and epoch, None before the first; `epochs_since_best`:
+    epochs validated after it.
+    """
 
     stage: int = 1
     epoch: int = 1
@@ -34,7 +38,7 @@ class Progress:
 def last_checkpoint(run: Path, settings: dict) -> Path | None:
     """
     Return the last checkpoint of the run in the folder `run`; None if there is none. `settings` are the recipe's, as
-    a dictionary. Raise ValueError, naming the differences, if that run had others.
+    a dictionary. Raises ValueError, naming the differences, if that run had others.
     """
     recipe = run / "recipe.yaml"
     if not recipe.exists():
@@ -50,7 +54,7 @@ def last_checkpoint(run: Path, settings: dict) -> Path | None:
 
 
 def _checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, the oldest first: stage, epoch and step are written with leading zeros."""
+    """Return the checkpoints of a run, the oldest first: stage, epoch and step are written with leading zeros."""
     return sorted((run / "checkpoints").glob("stage*"))
 
 
@@ -105,7 +109,7 @@ def save_checkpoint(
 def load_checkpoint(checkpoint: Path, accelerator: Accelerator, model, optimizer: torch.optim.Optimizer) -> None:
     """
     Put a checkpoint's weights into `model`, its moments into `optimizer`, and this process's random states in force.
-    Raise ValueError, with the names, if the weights are not those that `model` trains.
+    Raises ValueError, with the names, if the weights are not those that `model` trains.
     """
     trained, weights = model.trained_parameters(), load_file(checkpoint / "trained.safetensors")
     if weights.keys() != trained.keys():
@@ -124,6 +128,7 @@ def load_checkpoint(checkpoint: Path, accelerator: Accelerator, model, optimizer
 
 
 def _random_states() -> dict[str, torch.Tensor]:
+    """Return the states of this process's random generators, by kind of device: `cpu` and, if there is one, `cuda`."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
@@ -131,7 +136,7 @@ def _random_states() -> dict[str, torch.Tensor]:
 
 
 def _moments(trained: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimizer's state as `<parameter>/<kind>`, such as `resampler.latents/exp_avg`."""
+    """Return the optimizer's state by `<parameter>/<kind>`, such as `resampler.latents/exp_avg`."""
     return {
         f"{name}/{kind}": value
         for name, parameter in trained.items()
@@ -140,6 +145,7 @@ def _moments(trained: dict[str, torch.nn.Parameter], optimizer: torch.optim.Opti
 
 
 def _load_moments(moments: dict[str, torch.Tensor], trained: dict[str, torch.nn.Parameter], optimizer) -> None:
+    """Put moments, as `_moments` returns them, into the optimizer of the parameters `trained`."""
     by_parameter: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
     for name, value in moments.items():
         parameter, _, kind = name.rpartition("/")

@@ -13,7 +13,9 @@ _BYTES_PER_TRAINED = 16  # float32: weight, gradient, two moments of Adam
 
 @dataclass(frozen=True)
 class ClipShape:
-    """Frames, and tokens of the prompt: those of the video, and those of the text around it."""
+    """
+    Hold the size of a sample: frames, and tokens of its prompt, those of the video and those of the text around it.
+    """
 
     frames: int
     video_tokens: int
@@ -22,13 +24,17 @@ class ClipShape:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one accelerator: all of `held` at once, and the largest of `passing`, which come one after another."""
+    """
+    Hold bytes on one accelerator by what they are for: those of `held` are there at once, those of `passing` one after
+    another.
+    """
 
     held: dict[str, float]
     passing: dict[str, float]
 
     @property
     def peak(self) -> float:
+        """Return the most bytes at once: all of `held`, and the largest of `passing`."""
         return sum(self.held.values()) + max(self.passing.values())
 
 
@@ -44,6 +50,7 @@ def parameter_counts(model) -> dict[str, int]:
 
 
 def _count(module: torch.nn.Module | None) -> int:
+    """Return the number of a module's parameters, 0 for None."""
     return 0 if module is None else sum(value.numel() for value in module.parameters())
 
 
@@ -59,7 +66,7 @@ def count_trained(model, stage: int) -> int:
 
 
 def base_dtype(recipe: Recipe, model) -> torch.dtype:
-    """Return the type that the base model is loaded in. Raise ValueError if `model.dtype` names none."""
+    """Return the type that the base model is loaded in. Raises ValueError if `model.dtype` names none."""
     if recipe.model.dtype == "auto":
         return model.config.load_backbone_config().dtype or torch.float32
     dtype = getattr(torch, recipe.model.dtype, None)
@@ -152,6 +159,7 @@ def estimate_memory(recipe: Recipe, model, clip: ClipShape) -> dict[str, Memory]
 
 
 def _base_bytes(recipe: Recipe, model, dtype: torch.dtype) -> float:
+    """Return the bytes of the base model's weights."""
     linear = 0
     if recipe.model.load_in_4bit:
         linear = sum(
@@ -165,7 +173,10 @@ def _base_bytes(recipe: Recipe, model, dtype: torch.dtype) -> float:
 
 
 class _Sizes:
-    """The formulas of `estimate_memory`, for batches of some size."""
+    """
+    Compute the terms of `estimate_memory`, in bytes, for batches of `batch` samples of the size `clip`. `b`: bytes of
+    a value of the base model.
+    """
 
     def __init__(self, recipe: Recipe, model, clip: ClipShape, b: int):
         self.recipe, self.model, self.clip, self.b = recipe, model, clip, b
@@ -178,7 +189,7 @@ class _Sizes:
         self.width = feature_dim(model)
 
     def kept(self, batch: int, stage: int) -> float:
-        """Bytes that one decoder layer with a graph keeps per position."""
+        """Return what one decoder layer with a graph keeps per position."""
         text, keys = self.text, self.keys if batch == 1 else self.queries
         kept = 8 * text.hidden_size + self.b * (2 * self.queries + 2 * keys + 3 * text.intermediate_size)
         if stage == 2:
@@ -188,12 +199,14 @@ class _Sizes:
         return kept
 
     def activations(self, batch: int, stage: int) -> float:
+        """Return what all decoder layers keep for the backward pass."""
         depth, hidden = self.text.num_hidden_layers, self.text.hidden_size
         layers = depth if stage == 2 else depth - 1 - self.model.config.resolved_injection_layers()[0]
-        of_layer = self.b * hidden if self.recipe.gradient_checkpointing else self.kept(batch, stage)
-        return batch * self.length * (layers * of_layer + 4 * hidden)
+        per_layer = self.b * hidden if self.recipe.gradient_checkpointing else self.kept(batch, stage)
+        return batch * self.length * (layers * per_layer + 4 * hidden)
 
     def decoder(self, batch: int, stage: int, checkpointed: bool) -> float:
+        """Return the decoder's working space."""
         working = batch * self.length * self.kept(batch, stage) * (2 if checkpointed else 1)
         if self.model.config.has_resampler:
             working += batch * self.clip.video_tokens * (8 + self.b) * self.text.hidden_size
@@ -204,18 +217,24 @@ class _Sizes:
         return working
 
     def keys_and_values(self, batch: int) -> float:
+        """Return the cache of keys and values of all layers."""
         return 2 * self.b * self.keys * self.text.num_hidden_layers * batch * self.length
 
     def inputs(self, batch: int, pixels: bool, frames: bool) -> float:
-        """`pixels`: those of the vision tower, `frames`: those of the video encoder."""
+        """
+        Return the model's inputs; with `pixels`, those of the vision tower, and `frames`, those of the video encoder.
+        """
         values = self.text.hidden_size * self.length + self.width * self.clip.video_tokens
         patch = self.vision.in_channels * self.vision.temporal_patch_size * self.vision.patch_size**2
-        raw = (
-            pixels * self._patches() * patch + frames * self.clip.frames * 3 * self.recipe.model.video_encoder_size**2
-        )
+        raw = 0.0
+        if pixels:
+            raw += self._patches() * patch
+        if frames:
+            raw += self.clip.frames * 3 * self.recipe.model.video_encoder_size**2
         return batch * (self.b * values + (4 + self.b) * raw)
 
     def residuals(self, batch: int) -> float:
+        """Return what computing and adding the residuals keeps; 0 without a resampler."""
         config, tokens, steps = self.model.config, self.clip.video_tokens, self.steps
         if not config.has_resampler:
             return 0.0
@@ -230,20 +249,19 @@ class _Sizes:
         return batch * (4 * values + added)
 
     def towers(self, batch: int, vision: bool, video_encoder: bool) -> dict[str, float]:
-        patch = (
-            self.b * (6 * self.vision.hidden_size + 3 * self.vision.intermediate_size) + 16 * self.vision.hidden_size
-        )
-        encoder = 0.0
+        """Return the working space of the vision tower and of the video encoder, 0 for the one that does not run."""
+        tower = encoder = 0.0
+        if vision:
+            hidden, inner = self.vision.hidden_size, self.vision.intermediate_size
+            tower = self._patches() * (self.b * (6 * hidden + 3 * inner) + 16 * hidden)
         if video_encoder:
             side = self.recipe.model.video_encoder_size
             tokens = math.prod(self.model.video_encoder.token_grid(self.clip.frames, side, side))
             encoder = (14 * self.b + 8) * self.width * tokens + 4 * self.width * self.clip.video_tokens
-        return {
-            "vision tower": float(vision * batch * self._patches() * patch),
-            "video encoder": float(batch * encoder),
-        }
+        return {"vision tower": batch * tower, "video encoder": batch * encoder}
 
     def _patches(self) -> int:
+        """Return the vision tower's patches of a sample."""
         return self.clip.video_tokens * self.vision.spatial_merge_size**2
 
 

@@ -39,7 +39,7 @@ _GB = 1e9
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage on all processes together. A `step` is one of the optimizer."""
+    """Hold the size of one stage, of all processes together. A `step` is one of the optimizer."""
 
     epochs: int
     trained_parameters: int
@@ -51,8 +51,9 @@ class StagePlan:
 @dataclass(frozen=True)
 class Plan:
     """
-    `parameters` by part, `questions` by split and task, `stages` by number. `longest`: the largest sample of both
-    splits; `mean_frames`, `mean_video_tokens`: over both splits. `memory`: an estimate by phase (`estimate_memory`).
+    Hold what training takes: `parameters` by part, `questions` by split and task, `stages` by number. `longest`: the
+    largest sample of both splits; `mean_frames`, `mean_video_tokens`: means over both. `memory`: an
+    estimate by phase (`estimate_memory`).
     """
 
     parameters: dict[str, int]
@@ -104,8 +105,8 @@ class Plan:
 
 def plan(recipe: Recipe, num_processes: int = 1) -> Plan:
     """
-    Return what training by `recipe` on `num_processes` accelerators takes. Read the configs, the processor and the
-    dataset, with the sizes of its videos, but no weights. Raise ValueError or OSError naming what cannot be read.
+    Return what training by `recipe` on `num_processes` accelerators takes. Reads the configs, the processor and
+    the dataset, with the sizes of its videos, but no weights. Raises ValueError or OSError naming what cannot be read.
     """
     if num_processes < 1:
         raise ValueError(f"num_processes: got {num_processes}, expected at least 1")
@@ -122,9 +123,9 @@ def plan(recipe: Recipe, num_processes: int = 1) -> Plan:
 
     cache = ClipCache(processor, data.cache, for_video_encoder=model.config.has_resampler)
     gaze = Condition.parse(data.gaze)
-    drawings = [
-        d for questions in splits.values() for d in QuestionDataset(cache, questions, gaze, recipe.seed).drawings
-    ]
+    drawings = []
+    for questions in splits.values():
+        drawings += QuestionDataset(cache, questions, gaze, recipe.seed).drawings
     frames = [cache.num_frames(question) for question in everything]
     tokens = _video_tokens(cache, everything, frames)
     largest = max(range(len(everything)), key=tokens.__getitem__)
@@ -150,7 +151,7 @@ def plan(recipe: Recipe, num_processes: int = 1) -> Plan:
 def _stage_plans(
     recipe: Recipe, model, questions: list[Question], frames: list[int], num_processes: int
 ) -> dict[int, StagePlan]:
-    """The stages that are trained, by number; `frames` of each question's clip."""
+    """Return the plans of the stages that are trained, by number. `frames`: of each question's clip."""
     stages = {}
     for number, stage in ((1, recipe.stage1), (2, recipe.stage2)):
         if not stage.epochs:
@@ -177,6 +178,7 @@ def _stage_plans(
 # ------------------------------------------------------------------ models without weights
 @contextmanager
 def _reading(name: str, value: str) -> Iterator[None]:
+    """Raise the errors of a block that reads a model as ValueError naming the setting `name` and its `value`."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -185,7 +187,10 @@ def _reading(name: str, value: str) -> Iterator[None]:
 
 
 def config_of(recipe: Recipe) -> GazeQwenConfig:
-    """Return the config of the model that `recipe` trains, with those of base model and video encoder read."""
+    """
+    Return the config of the model that `recipe` trains, with those of base model and video encoder read. Raises
+    ValueError naming the setting that cannot be read.
+    """
     model = recipe.model
     config = GazeQwenConfig(
         base_model_name_or_path=model.base_model,
@@ -226,10 +231,10 @@ def _video_tokens(cache: ClipCache, questions: list[Question], frames: list[int]
 
 def _text_tokens(processor, questions: list[Question]) -> int:
     """Return the most tokens of a prompt beside its video's, with the answer where a question is open-ended."""
-    asked = {(question.prompt(processor.prompt_style)[0], question.answer_text or "") for question in questions}
+    prompts = {(question.prompt(processor.prompt_style)[0], question.answer_text or "") for question in questions}
     texts = [
         processor.apply_chat_template(chat_message(prompt), add_generation_prompt=True) + answer
-        for prompt, answer in sorted(asked)
+        for prompt, answer in sorted(prompts)
     ]
     return max(map(len, processor.tokenizer(texts, add_special_tokens=False)["input_ids"]))
 

@@ -18,9 +18,9 @@ _PROCESSOR_DEFAULTS = {
 @dataclass
 class ModelSettings:
     """
-    The frozen models, and how clips, gaze and questions are put to them: arguments of GazeQwenProcessor, with its
-    defaults. `load_in_4bit` needs bitsandbytes: the base model in NF4, what is computed in bfloat16. Without a
-    resampler there is no `video_encoder`.
+    Name the frozen models, and how clips, gaze and questions are put to them: arguments of GazeQwenProcessor, with its
+    defaults. `dtype`: of the base model, `auto` as it was saved. `load_in_4bit` needs bitsandbytes: the base model in
+    NF4, what is computed in bfloat16. Without a resampler there is no `video_encoder`.
     """
 
     base_model: str = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -42,8 +42,8 @@ class ModelSettings:
 @dataclass
 class AdapterSettings:
     """
-    What is trained and how gaze enters: the arguments of GazeQwenConfig, with its defaults. `resampler_type: none`:
-    LoRA alone, so that only stage 2 can be run.
+    Say what is trained and how gaze enters: the arguments of GazeQwenConfig, with its defaults. `resampler_type:
+    none`: LoRA alone, so that only stage 2 can be run.
     """
 
     resampler_type: str = GazeQwenConfig.resampler_type
@@ -62,11 +62,12 @@ class AdapterSettings:
 @dataclass
 class DataSettings:
     """
-    `dataset`: a folder that `gazeqwen build` wrote, or an id on the Hub; `config` names its split scheme.
-    `without_gaze`: see `load_questions`. `gaze`: the condition to train and validate under, which says whose gaze
-    is given and how, see pipeline/conditions.py; `model` has to be among its channels. What of it is random is
-    drawn once, by the recipe's seed. `cache`: `none`, `features` or `embeddings`, see pipeline/clip_cache.py.
-    `balance_tasks`, `scanpath_noise`, `fixation_dropout`: see pipeline/batches.py.
+    Name the data and how they are shown. `dataset`: a folder that `gazeqwen build` wrote, or an id on the Hub;
+    `config`: its split scheme; `tasks`: those to train on, None: all. `without_gaze`: see `load_questions`. `gaze`:
+    the condition to train and validate under, which says whose gaze is given and how, see pipeline/conditions.py;
+    `model` has to be among its channels. What of it is random is drawn once, by the recipe's seed. `cache`: `none`,
+    `features` or `embeddings`, see pipeline/clip_cache.py. `balance_tasks`, `scanpath_noise`, `fixation_dropout`: see
+    pipeline/batches.py.
     """
 
     dataset: str = ""
@@ -86,7 +87,10 @@ class DataSettings:
 
 @dataclass
 class StageSettings:
-    """One stage. `epochs: 0` leaves it out; `patience`: epochs without a better one until it ends (0: never)."""
+    """
+    Hold one stage's settings. `epochs: 0` leaves the stage out; `learning_rate` is the resampler's; `patience`: so
+    many epochs without a better validation score end it (0: none do).
+    """
 
     epochs: int = 0
     learning_rate: float = 3e-4
@@ -97,11 +101,11 @@ class StageSettings:
 @dataclass
 class Recipe:
     """
-    A whole training run. Defaults are the paper's where it gives them (section 3.1). `checkpoint_every` counts
-    optimizer steps; the last `keep_checkpoints` are kept. `compile` names a backend of torch.compile for the
+    Hold all settings of a training run. Defaults are the paper's where it gives them (section 3.1). `checkpoint_every`
+    counts optimizer steps; the last `keep_checkpoints` are kept. `compile` names a backend of torch.compile for the
     resampler, such as `inductor`, which needs a C++ compiler; on a CPU it gains nothing
     (benchmarks/results/resampler_cpu.json). `tracker` names one of Accelerate's; `push_to_hub` a repository for the
-    best adapter.
+    best adapter. Raises ValueError naming the field, its value and what was expected.
     """
 
     output_dir: str = "runs/gazeqwen"
@@ -163,6 +167,7 @@ class Recipe:
             check_for_hub("push_to_hub: model.video_encoder", self.model.video_encoder)
 
     def _check_gaze(self) -> None:
+        """Raise ValueError for a condition that gives the adapter no gaze, or that no clip can be kept under."""
         data = self.data
         try:
             condition = Condition.parse(data.gaze)
@@ -181,7 +186,7 @@ class Recipe:
             )
 
 
-# What may differ when a run goes on: none of it changes what is computed.
+# Settings that may differ when a run goes on: none of them changes what is computed.
 _FREE_TO_CHANGE = {
     "output_dir",
     "checkpoint_every",
@@ -197,5 +202,5 @@ _FREE_TO_CHANGE = {
 
 
 def changed_settings(before: dict, now: dict) -> list[str]:
-    """Return what differs between two recipes as dictionaries, in words, but for what a run may change on the way."""
+    """Return the differences between two recipes, as dictionaries, in words, but for `_FREE_TO_CHANGE`."""
     return differences(before, now, _FREE_TO_CHANGE)

@@ -19,7 +19,7 @@ from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe
 
 def build_accelerator(recipe: Recipe) -> Accelerator:
     """
-    Return Accelerate's handle on the processes. Raise ValueError where they do not know of each other, or where the
+    Return Accelerate's handle on the processes. Raises ValueError where they do not know of each other, or where the
     weights or the optimizer would be divided among them, which has not been made to work here (docs/log.md).
     """
     accelerator = Accelerator(log_with=recipe.tracker, project_dir=recipe.output_dir)
@@ -38,7 +38,7 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
 
 def load_splits(data: DataSettings) -> tuple[list[Question], list[Question]]:
     """
-    Return the questions to train and to validate with. Raise ValueError if a video is in both; warn of a task to
+    Return the questions to train and to validate with. Raises ValueError if a video is in both; warns of a task to
     train on whose questions all have one answer.
     """
     training, validation = (
@@ -63,7 +63,9 @@ def _answers_of_tasks(questions: list[Question]) -> dict[str, set]:
 
 
 def build_processor(model: ModelSettings) -> GazeQwenProcessor:
-    """Return the processor of a recipe's base model, with the recipe's sampling."""
+    """
+    Return the processor of a recipe's base model, with the recipe's sampling, size of frames, snapping and wording.
+    """
     processor = GazeQwenProcessor.from_base(
         model.base_model,
         model.base_model_revision,
@@ -103,7 +105,7 @@ def build_model(recipe: Recipe, device: torch.device) -> GazeQwenForConditionalG
 
 
 def checkpoint_activations(backbone: PreTrainedModel) -> None:
-    """Have activations computed again in the backward pass instead of kept."""
+    """Make the base model compute activations again in the backward pass instead of keeping them."""
     if hasattr(backbone, "activation_checkpointing_enable"):
         backbone.activation_checkpointing_enable({"use_reentrant": False})
     else:  # its name in transformers 5.17, deprecated in 5.23
@@ -129,6 +131,6 @@ def base_arguments(model: ModelSettings, device) -> dict:
 
 
 def place(model, recipe: Recipe, device: torch.device) -> None:
-    """Move the model to `device`, if it may be moved."""
-    if not recipe.model.load_in_4bit:  # in 4 bits it is where it belongs, and may not be moved
+    """Move the model to `device`; in 4 bits its base model was loaded there, and may not be moved."""
+    if not recipe.model.load_in_4bit:
         model.to(device)

@@ -42,7 +42,10 @@ from gazeqwen.utils.settings import flat
 
 
 def optimizer_groups(model, stage: StageSettings, weight_decay: float) -> list[dict]:
-    """Return the trained parameters by rate, LoRA's or the resampler's, and decay, none where the model says so."""
+    """
+    Return the trained parameters as groups of an optimizer: by learning rate, LoRA's or the resampler's, and weight
+    decay, 0 for those that the model names (`no_weight_decay`).
+    """
     groups: dict[tuple, list] = {}
     undecayed = model.no_weight_decay()
     for name, parameter in model.trained_parameters().items():
@@ -67,7 +70,7 @@ def answer_loss(logits: torch.Tensor, answers: torch.Tensor, label_smoothing: fl
 
 @dataclass
 class Stage:
-    """What one stage trains with. `model` is the model as Accelerate wraps it."""
+    """Hold what one stage trains with. `model` is the model as Accelerate wraps it, `steps` all optimizer steps."""
 
     number: int
     epochs: int
@@ -86,7 +89,8 @@ class Trainer:
     Train by a recipe: `Trainer(recipe).run()` keeps the best adapter in `<output_dir>/best`, and returns its score. If
     the folder holds a run with the same settings, it goes on where its last checkpoint was written, and ends as if it
     had never stopped; SIGTERM and SIGINT write one. A run with other settings is refused, naming them; `restart`
-    removes it. Nothing is uploaded: that is for the caller, such as `train.py`.
+    removes it. Nothing is uploaded: that is for the caller, such as `train.py`. Raises ValueError naming the setting
+    and its value for what cannot be trained.
     """
 
     def __init__(self, recipe: Recipe, restart: bool = False):
@@ -128,7 +132,7 @@ class Trainer:
         return self.progress.best
 
     def _write_settings(self) -> None:
-        """Write what is trained, and by what, before anything is."""
+        """Write the recipe, and what code, packages and data it is run with, before anything is trained."""
         if self.accelerator.is_main_process:
             write_text(self.folder / "recipe.yaml", yaml.safe_dump(self.settings, sort_keys=False))
             dataset_from_hub = not Path(self.recipe.data.dataset).exists()  # nobody could tell later
@@ -153,7 +157,7 @@ class Trainer:
 
     # ---------------------------------------------------------------- a stage
     def _train_stage(self, number: int, settings: StageSettings) -> None:
-        """Train one stage to its end, from its begin or from where the checkpoint stands."""
+        """Train one stage to its end, from its beginning or from where the checkpoint stands."""
         if number > self.progress.stage:
             self.progress = Progress(stage=number, best=self.progress.best)
         stage, progress = self._prepare_stage(number, settings), self.progress
@@ -178,7 +182,7 @@ class Trainer:
         self.accelerator.free_memory()
 
     def _prepare_stage(self, number: int, settings: StageSettings) -> Stage:
-        """Return what the stage trains with, as the checkpoint left it if there is one to go on from."""
+        """Return what a stage trains with, in the state of the checkpoint if the run goes on from one."""
         recipe, accelerator = self.recipe, self.accelerator
         self.steps_before = sum("loss" in line for line in self.log if line["stage"] < number)
         if number == 2:
@@ -246,7 +250,7 @@ class Trainer:
                 self._stop()
 
     def _end_epoch(self, stage: Stage, bar: tqdm) -> None:
-        """Go to the next epoch, or to the stage's end: after its last epoch, or `patience` epochs without a better."""
+        """Go to the next epoch, or to the stage's end: after its last, or `patience` epochs without a better score."""
         progress = self.progress
         progress.epoch, progress.batches = progress.epoch + 1, 0
         if stage.patience and progress.epochs_since_best >= stage.patience and progress.epoch <= stage.epochs:
@@ -256,7 +260,7 @@ class Trainer:
         progress.finished = is_last_stage and progress.epoch > stage.epochs
 
     def _loss(self, model, batch: Batch) -> torch.Tensor:
-        """Return a batch's mean loss. Raise FloatingPointError, with the questions' keys, if it is not finite."""
+        """Return a batch's mean loss. Raises FloatingPointError, with the questions' keys, if it is not finite."""
         batch.inputs.to(self.accelerator.device)
         if batch.labels is not None:
             loss = text_losses(model, batch.inputs, batch.labels).mean()
@@ -265,14 +269,15 @@ class Trainer:
             answers = torch.tensor([question.answer for question in batch.questions], device=logits.device)
             loss = answer_loss(logits, answers, self.recipe.label_smoothing)
         if any(question.scanpath is None for question in batch.questions):
-            # Without gaze nothing that is trained takes part; backward, and other processes, expect that it does.
+            # Where no sample has gaze, no trained parameter takes part; backward and other processes expect that all
+            # do.
             loss = loss + 0 * sum(value.sum() for value in self.model.trained_parameters().values())
         if not torch.isfinite(loss):
             raise FloatingPointError(f"loss is {loss.item()} on {[question.key for question in batch.questions]}")
         return loss
 
     def _record(self, loss: torch.Tensor, schedule, bar: tqdm, samples: int) -> None:
-        """Log an optimizer step over `samples` samples; `loss` is this process's."""
+        """Log an optimizer step over `samples` samples. `loss` (scalar) is this process's share of the step's."""
         progress, loss = self.progress, self.accelerator.gather(loss).mean().item()
         rate = schedule.get_last_lr()[0]
         line = {"stage": progress.stage, "epoch": progress.epoch, "step": progress.steps, "loss": loss, "lr": rate}
@@ -289,12 +294,15 @@ class Trainer:
         """Ask the validation questions, log the scores, and keep the adapter if none before was better."""
         progress = self.progress
         score, predictions = self._validation_score()
-        scores = {f"validation_{name}": score[name] for name in ("macro", "text_loss") if score.get(name) is not None}
+        scores = {}
+        for name in ("macro", "text_loss"):
+            if score.get(name) is not None:
+                scores[f"validation_{name}"] = score[name]
         self.log.append({"stage": progress.stage, "epoch": progress.epoch, "step": progress.steps, **scores})
         if self.recipe.tracker:
             self.accelerator.log(scores, step=self.steps_before + progress.steps)
         bar.write(f"stage {progress.stage}, epoch {progress.epoch}: validation {describe_score(score)}")
-        # Of equal epochs the later one has seen more.
+        # Of epochs with equal scores the later one has trained for longer.
         is_best = progress.best is None or _selection_score(score) >= _selection_score(progress.best)
         progress.epochs_since_best = 0 if is_best else progress.epochs_since_best + 1
         if is_best:
@@ -310,8 +318,8 @@ class Trainer:
 
     def _validation_score(self) -> tuple[dict, list]:
         """
-        Return the score and the predictions. `macro`: accuracy over tasks, None where no question has options;
-        `text_loss`: of open-ended answers, where there are any.
+        Return the score and the predictions of the questions with options. The score's `macro`: mean accuracy over
+        tasks, None where no question has options; `text_loss`: mean loss of open-ended answers, where there are any.
         """
         recipe = self.recipe
         with_options, open_ended = by_kind(self.validation)
@@ -335,7 +343,7 @@ class Trainer:
     @contextmanager
     def _noting_signals(self):
         """
-        Note SIGTERM and SIGINT while the block runs. They are looked at between batches: an exception raised in a
+        Note SIGTERM and SIGINT while the block runs. They take effect between batches: an exception raised in a
         handler may surface inside torch as another one.
         """
 
@@ -350,7 +358,7 @@ class Trainer:
                 signal.signal(number, handler)
 
     def _stop_requested(self) -> bool:
-        """Return whether any process got a signal: all stop after the same step."""
+        """Return whether any process got a signal, so that all stop after the same step. All processes call this."""
         if self.accelerator.num_processes == 1:
             return self._signal is not None
         number = torch.tensor(self._signal or 0, device=self.accelerator.device)
@@ -358,15 +366,17 @@ class Trainer:
         return self._signal is not None
 
     def _stop_between_batches(self) -> None:
-        """End the process if it got a signal, where all that is trained is saved: in validation."""
+        """End the process if it got a signal: during validation, when all that is trained is saved."""
         if self._signal is not None:
             self._stop()
 
     def _stop(self) -> None:
+        """End the process as a shell expects after a signal: with status 128 plus its number."""
         self.accelerator.print(f"\nstopped by signal {self._signal}, saved: the same command goes on from here")
         raise SystemExit(128 + self._signal)
 
     def _save(self, stage: Stage) -> None:
+        """Write a checkpoint. All processes call this."""
         save_checkpoint(
             self.folder,
             self.accelerator,
@@ -380,23 +390,26 @@ class Trainer:
 
 def describe_score(score: dict) -> str:
     """Return a validation score in words."""
-    words = [] if score["macro"] is None else [f"accuracy {100 * score['macro']:.1f} % (mean over tasks)"]
-    words += [f"loss of open-ended answers {score['text_loss']:.3f}"] if "text_loss" in score else []
+    words = []
+    if score["macro"] is not None:
+        words.append(f"accuracy {100 * score['macro']:.1f} % (mean over tasks)")
+    if "text_loss" in score:
+        words.append(f"loss of open-ended answers {score['text_loss']:.3f}")
     return ", ".join(words)
 
 
 def _selection_score(score: dict) -> float:
-    """What the best epoch has most of: accuracy; where no question has options, the lowest loss."""
+    """Return what is highest for the best epoch: accuracy, or minus the loss where no question has options."""
     return score["macro"] if score["macro"] is not None else -score["text_loss"]
 
 
 def by_kind(questions: list[Question]) -> tuple[list[Question], list[Question]]:
-    """Return the questions with options, and the open-ended ones: they are asked apart."""
+    """Return the questions with options, and the open-ended ones: the two are asked separately."""
     with_options = [question for question in questions if question.answer_text is None]
     return with_options, [question for question in questions if question.answer_text is not None]
 
 
 def _tracked(settings: dict) -> dict:
-    """Settings as trackers take them: flat, and plain or as text."""
+    """Return settings as trackers take them: flat, numbers and booleans as they are, everything else as text."""
     plain = (int, float, str, bool)
     return {name: value if isinstance(value, plain) else str(value) for name, value in flat(settings).items()}
