@@ -33,6 +33,13 @@ def uneven_video(tmp_path_factory) -> Path:
     return write_video(tmp_path_factory.mktemp("video") / "uneven.mp4", index_frames(4), [0.0, 0.1, 0.3, 0.7])
 
 
+@pytest.fixture(scope="module")
+def late_video(tmp_path_factory) -> Path:
+    """Ten frames, the first of which is shown at 0.5 seconds."""
+    times_s = [0.5 + index / 10 for index in range(10)]
+    return write_video(tmp_path_factory.mktemp("video") / "late.mp4", index_frames(10), times_s)
+
+
 def text_file(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.encode())
@@ -163,7 +170,7 @@ def shifted(pose: np.ndarray, x: float, y: float, z: float) -> np.ndarray:
 def session(folder: Path, rays, pose=IDENTITY, duration_s=1.0, size=(64, 48), pose_times=None, ray_times=None) -> Path:
     """
     An `Export_py` folder. `rays`: (origin, direction, valid), one per frame time unless `ray_times`. The camera has a
-    focal length of 50 pixels and its centre at (32, 24).
+    focal length of 50 pixels in x and 40 in y, and its centre at (32, 24).
     """
     ray_times = np.arange(len(rays)) / 10 if ray_times is None else ray_times
     pose_times = np.arange(10) / 10 if pose_times is None else pose_times
@@ -172,7 +179,7 @@ def session(folder: Path, rays, pose=IDENTITY, duration_s=1.0, size=(64, 48), po
         return "\t".join(map(str, (time_s, START_TICK + round(time_s * TICKS_PER_S), *values)))
 
     text_file(folder / "Video" / "VideoMp4Timing.txt", f"{START_TICK}\n{START_TICK + round(duration_s * 1e7)}\n")
-    text_file(folder / "Video" / "Intrinsics.txt", f"50\t0\t32\t0\t50\t24\t0\t0\t1\t{size[0]}\t{size[1]}\n")
+    text_file(folder / "Video" / "Intrinsics.txt", f"50\t0\t32\t0\t40\t24\t0\t0\t1\t{size[0]}\t{size[1]}\n")
     poses = "\n".join(row(time, *np.ravel(pose)) for time in pose_times)
     text_file(folder / "Video" / "Pose_sync.txt", poses + "\n\nafter an empty line, nothing counts\n")
     rows = [row(time, *origin, *direction, ok) for time, (origin, direction, ok) in zip(ray_times, rays, strict=True)]
@@ -188,12 +195,13 @@ AHEAD = ((0, 0, 0), (1, 0, 0), 1)
     ("pose", "origin", "direction", "pixel"),
     [
         (IDENTITY, (0, 0, 0), (1, 0, 0), (32, 24)),  # straight ahead: the image's centre
-        (IDENTITY, (0, 0, 0), (2, -0.4, 0.2), (42, 19)),  # 0.2 to the right and 0.1 up per unit: 10 px, 5 px
+        (IDENTITY, (0, 0, 0), (2, -0.4, 0.2), (42, 20)),  # 0.2 to the right and 0.1 up per unit: 10 px, 4 px
         (YAW_LEFT, (0, 0, 0), (0, 1, 0), (32, 24)),
-        (YAW_LEFT, (0, 0, 0), (0.2, 1, 0.1), (42, 19)),  # the room's x is now to the right
+        (YAW_LEFT, (0, 0, 0), (0.2, 1, 0.1), (42, 20)),  # the room's x is now to the right
         (shifted(IDENTITY, 1, 2, 3), (1, 2, 3), (1, 0, 0), (32, 24)),
-        (shifted(YAW_LEFT, 1, 2, 3), (1, 2, 3), (0.2, 1, 0.1), (42, 19)),
+        (shifted(YAW_LEFT, 1, 2, 3), (1, 2, 3), (0.2, 1, 0.1), (42, 20)),
         (IDENTITY, (0, 0.1, 0), (1, 0, 0), (22, 24)),  # an eye 10 cm left of the camera, seen 0.5 m ahead: 10 px
+        (IDENTITY, (0, 0.1, 0), (3, 0, 0), (22, 24)),  # the point is 0.5 m ahead, however long the direction
     ],
 )
 def test_holoassist_projection_by_hand(tmp_path, video, pose, origin, direction, pixel):
@@ -233,9 +241,9 @@ def test_holoassist_far_rays_and_poses_do_not_count(tmp_path, video):
 def test_holoassist_takes_the_nearest_ray(tmp_path, video):
     rays = [AHEAD, ((0, 0, 0), (1, -0.2, 0), 1)]
     samples = SOURCES["holoassist"].read(
-        session(tmp_path / "Export_py", rays, ray_times=[0.0, 0.36]), video, max_gaze_gap_s=1.0
+        session(tmp_path / "Export_py", rays, ray_times=[0.1, 0.46]), video, max_gaze_gap_s=1.0
     )
-    np.testing.assert_allclose(samples.xy[:, 0] * 64, [32, 32, 42, 42, 42, 42, 42, 42, 42, 42])
+    np.testing.assert_allclose(samples.xy[:, 0] * 64, [32, 32, 32, 42, 42, 42, 42, 42, 42, 42])
 
 
 def test_holoassist_video_on_another_clock_is_stretched_to_its_ticks(tmp_path, video):
@@ -249,12 +257,20 @@ def test_holoassist_video_on_another_clock_is_stretched_to_its_ticks(tmp_path, v
     assert samples.notes == ("the video lasts 1.00 s, its recording 2.00 s: ticks are stretched to fit",)
 
 
+def test_holoassist_recording_begins_with_the_first_frame_wherever_that_is(tmp_path, late_video):
+    rays = [AHEAD] * 10
+    rays[3] = ((0, 0, 0), (1, -0.2, 0), 1)
+    samples = SOURCES["holoassist"].read(session(tmp_path / "Export_py", rays), late_video)
+    np.testing.assert_allclose(samples.xy[:, 0] * 64, [32] * 3 + [42] + [32] * 6)
+    np.testing.assert_allclose(samples.times_s[3], 0.8)
+
+
 def test_holoassist_intrinsics_of_another_size_scale_and_of_another_shape_are_refused(tmp_path, video):
     folder = session(tmp_path / "Export_py", [((0, 0, 0), (1, -0.2, 0), 1)] * 10, size=(128, 96))
     samples = SOURCES["holoassist"].read(folder, video)
     np.testing.assert_allclose(samples.xy[0], [(50 * 0.2 + 32) / 128, 24 / 96])
     assert "scaled" in samples.notes[0]
-    text_file(folder / "Video" / "Intrinsics.txt", "50\t0\t32\t0\t50\t24\t0\t0\t1\t64\t64\n")
+    text_file(folder / "Video" / "Intrinsics.txt", "50\t0\t32\t0\t40\t24\t0\t0\t1\t64\t64\n")
     with pytest.raises(ValueError, match=r"Intrinsics.txt: for images of 64 x 64, the video has 64 x 48"):
         SOURCES["holoassist"].read(folder, video)
 
@@ -339,6 +355,13 @@ def test_pupil_labs_times_follow_the_videos_frames(tmp_path, uneven_video):
     assert samples.notes[0].startswith("6 world timestamps for 4 frames")
     alone = SOURCES["pupil_labs"].read(tmp_path / "gaze.csv", frame_size=(64, 48))
     np.testing.assert_allclose(alone.times_s, [0, 0.05, 0.15, 0.25, 0.35], atol=1e-9)
+
+
+def test_pupil_labs_times_count_from_the_first_frame_wherever_that_is(tmp_path, late_video):
+    gaze = [f"{T0},32,24,1", f"{T0 + 15 * 10**7},32,24,1"]
+    for frames in (10, 11):  # as many world timestamps as the video has frames, and one more
+        samples = SOURCES["pupil_labs"].read(pupil_export(tmp_path, gaze, world=range(frames)), late_video)
+        np.testing.assert_allclose(samples.times_s, [0.5, 0.65], atol=1e-6)
 
 
 def test_pupil_labs_picks_one_of_several_recordings(tmp_path):
@@ -432,6 +455,7 @@ PRO_LAB_ROWS = [
     (40_000, "Eye Tracker", "", "", "Invalid", "Invalid", "EyesNotFound"),
     (60_000, "Eye Tracker", 32, 24, "Invalid", "Invalid", "Unclassified"),
     (80_000, "Eye Tracker", 65, 24, "Valid", "Valid", "Fixation"),
+    (90_000, "Eye Tracker", 65, 24, "Valid", "Valid", "EyesNotFound"),
 ]
 
 
@@ -439,8 +463,8 @@ PRO_LAB_ROWS = [
 def test_tobii_pro_lab(tmp_path, video, encoding):
     (tmp_path / "p 1.tsv").write_bytes(pro_lab(rows=PRO_LAB_ROWS).replace("\n", "\r\n").encode(encoding))
     samples = SOURCES["tobii"].read(tmp_path / "p 1.tsv", video)
-    np.testing.assert_allclose(samples.times_s, [0, 0.02, 0.04, 0.06, 0.08])
-    assert samples.status.tolist() == [FIXATION, SACCADE, UNTRACKED, UNTRACKED, OUT]
+    np.testing.assert_allclose(samples.times_s, [0, 0.02, 0.04, 0.06, 0.08, 0.09])
+    assert samples.status.tolist() == [FIXATION, SACCADE, UNTRACKED, UNTRACKED, OUT, UNTRACKED]
     np.testing.assert_allclose(samples.xy[:2], [[0.5, 0.5], [16.5 / 64, 0.25]])
     assert samples.notes == ("1 rows of other sensors are left out",)
 
@@ -452,6 +476,13 @@ def test_tobii_pro_lab_units_of_time(tmp_path, unit, time_unit):
     samples = SOURCES["tobii"].read(path, time_unit=time_unit, offset_s=0.001)
     np.testing.assert_allclose(samples.times_s, [1.999 if unit == "ms" else 0.001])
     assert samples.xy.tolist() == [[0.5, 0.25]]
+
+
+def test_tobii_pro_lab_prefers_positions_that_need_no_frame_size(tmp_path):
+    names = [f"Gaze point {axis} [MCS {kind}]" for kind in ("px", "norm") for axis in "XY"]
+    header = "\t".join(["Recording timestamp [ms]", *names])
+    path = text_file(tmp_path / "p.tsv", f"{header}\n0\t32\t12\t0.5\t0.25\n")
+    assert SOURCES["tobii"].read(path).xy.tolist() == [[0.5, 0.25]]
 
 
 def test_tobii_pro_lab_picks_one_of_several_recordings(tmp_path):
@@ -500,6 +531,8 @@ def test_tobii_glasses3(tmp_path):
         assert samples.status.tolist() == [UNKNOWN, UNTRACKED, OUT]
         np.testing.assert_array_equal(samples.xy[0], [0.25, 0.75])
         assert samples.notes == ("1 lines of other types than gaze are left out",)
+        cut = SOURCES["tobii"].read(tmp_path / folder, offset_s=0.02)  # the video begins 0.02 s into the recording
+        np.testing.assert_allclose(cut.times_s, [-0.01, 0.01, 0.03])
 
 
 @pytest.mark.parametrize(
@@ -529,6 +562,7 @@ def test_generic_units_and_origins(tmp_path, video):
     for unit, factor in (("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9)):
         samples = read([f"{2 * factor},0.25,0.75", f"{3 * factor},0.5,0.5"], time_unit=unit, offset_s=1.5)
         np.testing.assert_allclose(samples.times_s, [0.5, 1.5])
+    np.testing.assert_allclose(read(["2500.5,0,0", "2750,0,0"], time_unit="ms", offset_s=1.5).times_s, [1.0005, 1.25])
     assert read(["0,0.25,0.75"]).xy.tolist() == [[0.25, 0.75]]
     assert read(["0,0.25,0.75"], origin="bottom-left").xy.tolist() == [[0.25, 0.25]]
     assert read(["0,-0.25,0.125"], origin="centre").xy.tolist() == [[0.25, 0.375]]
@@ -545,12 +579,20 @@ def test_generic_nanoseconds_since_1970_stay_exact(tmp_path):
 
 
 def test_generic_columns_delimiter_confidence_and_line_ends(tmp_path):
-    rows = ["quality;t;gx;gy;other", "0.9;0;0.5;0.25;a", "", "0.4;0;0.5;0.25;b", ";1;nan;0.25;c", "0.8;2;1;inf;d"]
+    rows = [
+        "quality;t;gx;gy;other",
+        "0.9;0;0.5;0.25;a",
+        "",
+        "0.4;0;0.5;0.25;b",
+        ";1;nan;0.25;c",
+        "0.8;2;1;inf;d",
+        "0.5;3;1;1;e",
+    ]
     path = text_file(tmp_path / "g.csv", "\ufeff" + "\r\n".join(rows) + "\r\n")
     columns = {"time_column": "t", "x_column": "gx", "y_column": "gy", "confidence_column": "quality"}
     samples = SOURCES["generic"].read(path, **READING, **columns, delimiter=";", min_confidence=0.5)
-    assert samples.times_s.tolist() == [0, 0, 1, 2] and samples.repeated_times == 1
-    assert samples.status.tolist() == [UNKNOWN, UNTRACKED, UNTRACKED, UNTRACKED]
+    assert samples.times_s.tolist() == [0, 0, 1, 2, 3] and samples.repeated_times == 1
+    assert samples.status.tolist() == [UNKNOWN, UNTRACKED, UNTRACKED, UNTRACKED, UNKNOWN]
     assert len(samples.notes) == 2 and "2 samples with a confidence below 0.5" in samples.notes[0]
 
 
@@ -617,6 +659,16 @@ def test_samples_refuse_what_does_not_fit_together():
         GazeSamples(np.zeros(2), np.array([[0, 0], [2, 0]]), np.full(2, UNKNOWN), "f")
     with pytest.raises(ValueError, match="f, sample 1: time 0"):
         GazeSamples.from_recording([1, 0], [[0, 0], [0, 0]], [True, True], "f")
+
+
+def test_kept_samples_keep_all_that_belongs_to_them():
+    positions = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])
+    samples = GazeSamples(
+        np.arange(3.0), positions, np.array([FIXATION, SACCADE, UNKNOWN]), "f", (64, 48), np.arange(7, 10)
+    )
+    kept = samples.keep(np.array([True, False, True]))
+    assert kept.times_s.tolist() == [0, 2] and kept.recorded_xy.tolist() == [[0.1, 0.2], [0.5, 0.6]]
+    assert kept.status.tolist() == [FIXATION, UNKNOWN] and kept.frame_index.tolist() == [7, 9]
 
 
 @pytest.mark.parametrize(
