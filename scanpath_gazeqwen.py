@@ -197,10 +197,17 @@ class Scanpath:
 
     def clip(self, start_s: float, end_s: float) -> "Scanpath":
         """Return what of the scanpath overlaps `[start_s, end_s)`; fixations across an edge are cut there."""
-        begin, end = np.maximum(self.begin_s, start_s), np.minimum(self.end_s, end_s)
-        kept = end - begin > 1e-9
-        table = np.column_stack([self.table[:, :2], (begin + end) / 2, end - begin])[kept]
-        return Scanpath(table, self.ids[kept])
+        return self._with_times(np.maximum(self.begin_s, start_s), np.minimum(self.end_s, end_s))
+
+    def _with_times(self, begin_s: np.ndarray, end_s: np.ndarray) -> "Scanpath":
+        """
+        Return the fixations with other begins and ends, (N,) seconds, sorted by time: of fixations that overlap, a cut
+        can change the order. Those left with less than a nanosecond, which rounding makes at a cut, are left out.
+        """
+        kept = end_s - begin_s > 1e-9
+        table = np.column_stack([self.table[:, :2], (begin_s + end_s) / 2, end_s - begin_s])[kept]
+        order = np.argsort(table[:, 2], kind="stable")
+        return Scanpath(table[order], self.ids[kept][order])
 
     def snap(self, query_s: float, last_step_begin_s: float, within_s: float = 1.0) -> "Scanpath":
         """
@@ -215,10 +222,7 @@ class Scanpath:
             return self
         begin, end = self.begin_s, np.minimum(self.end_s, last_step_begin_s)
         begin[index], end[index] = min(begin[index], last_step_begin_s), query_s
-        kept = end - begin > 1e-9
-        table = np.column_stack([self.table[:, :2], (begin + end) / 2, end - begin])[kept]
-        order = np.argsort(table[:, 2], kind="stable")
-        return Scanpath(table[order], self.ids[kept][order])
+        return self._with_times(begin, end)
 
 
 def read_rows(path: str | PathLike) -> tuple[list[str], list[tuple[int, dict]]]:

@@ -296,6 +296,7 @@ def test_the_result_holds_every_setting_and_the_predictions(whole, toy_data):
     assert gaze["intervals"]["videos"] == 4 and gaze["options_permuted"]["permutations"] == 2
     wanted = ("model", "data", "split", "seed", "num_frames", "fps", "max_frames", "frame_size", "prompt", "dtype")
     assert set(wanted) <= set(result["settings"]) and result["settings"]["adapter"]["gaze_encoding"] == "foveated"
+    assert result["settings"]["trust_remote_code"] is False
     assert len(predictions_of(folder)) == 6 * len(questions) and "gaze given" in printed
     assert result["predictions"] == "r.predictions.jsonl"
 

@@ -64,6 +64,26 @@ def test_a_batch_equals_its_samples(samples, padding_side, encoding, lora):
         torch.testing.assert_close(together[index, rows], alone, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("given", ["pixels", "features"])
+def test_videos_with_gaze_beside_a_larger_one_without_equal_each_alone(given):
+    """What is padded to the largest video of the batch is cut to the largest with gaze: rows are counted in these."""
+    model = tiny_model(lora=True)
+    sizes, looks = [(2, 2, 2), (3, 3, 2), (1, 2, 3)], [LOOK, None, LOOK]
+
+    batch = video_inputs(sizes, looks)
+    if given == "features":
+        frames = batch.pop("video_encoder_pixel_values")
+        batch["video_encoder_features"] = model.encode_video(frames, batch["video_grid_thw"])
+    together = logits(model, batch)
+    with model.gaze_disabled():
+        without = logits(model, batch)
+    for index, has_gaze in enumerate((True, False, True)):
+        rows = batch["attention_mask"][index].bool()
+        alone = video_inputs(sizes[index : index + 1], looks[index : index + 1], seed=index, text_lengths=[4 + index])
+        torch.testing.assert_close(together[index, rows], logits(model, alone)[0], atol=1e-5, rtol=1e-4)
+        assert torch.equal(together[index, rows], without[index, rows]) != has_gaze
+
+
 def with_image(inputs: dict, where: str) -> dict:
     """The same prompt with an image of 2x2 tokens before or after the video."""
     ids = inputs["input_ids"][0]

@@ -131,6 +131,22 @@ def test_clipping_is_by_overlap_and_cuts_at_the_edges():
     assert clipped.ids.tolist() == [0, 1]
 
 
+def test_a_cut_leaves_no_sliver_of_rounding():
+    end_s = 0.1 + 0.2  # 4e-17 more than 0.3
+    scanpath = as_scanpath([[0.1, 0.1, end_s / 2, end_s], [0.2, 0.2, 1.0, 0.5]])
+    assert scanpath.end_s[0] > 0.3
+    assert scanpath.clip(0.3, 2.0).ids.tolist() == [1] and scanpath.clip(0.29, 2.0).ids.tolist() == [0, 1]
+
+
+def test_fixations_that_overlap_are_sorted_by_time_after_a_cut():
+    """The second, around the first, has the later middle until what lies after 7 s is cut off."""
+    scanpath = as_scanpath([[0.1, 0.1, 5.0, 2.0], [0.2, 0.2, 5.5, 9.0], [0.3, 0.3, 8.2, 0.4]])
+    clipped, snapped = scanpath.clip(0.0, 7.0), scanpath.snap(8.0, 7.0)
+    assert clipped.ids.tolist() == [1, 0] and snapped.ids.tolist() == [1, 0, 2]
+    np.testing.assert_allclose(clipped.table[:, 2], [4.0, 5.0])
+    np.testing.assert_allclose(snapped.table[:, 2], [4.0, 5.0, 7.5])
+
+
 fixations = st.lists(
     st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(5, 50), st.floats(0.01, 9)), min_size=0, max_size=8
 )

@@ -13,10 +13,10 @@ from support import FIXATION_TABLE, REAL, STREAMGAZE, frame_index, index_frames,
 
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.release import build
-from gazeqwen.questions.release_clock import release_clock
+from gazeqwen.questions.release_clock import Clock, release_clock
 from gazeqwen.questions.release_questions import parse_time, read_question
 from gazeqwen.questions.sources import source_of
-from gazeqwen.questions.splits import participant_split, published_split
+from gazeqwen.questions.splits import participant_split, published_split, read_splits
 from gazeqwen.questions.tasks import SPLITS
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.video_gazeqwen import read_clip
@@ -154,7 +154,26 @@ def test_the_participant_split_is_close_to_its_shares():
     assert sizes == pytest.approx([0.70, 0.15, 0.15], abs=0.05)
 
 
+def test_a_participant_belongs_where_the_middle_of_their_videos_lies():
+    """Of two people with five videos each, the second's begin at 50 % and have their middle at 75 %."""
+    groups = {f"{number}.mp4": ("egtea", str(number % 2)) for number in range(10)}
+    sizes = {name: len(part) for name, part in participant_split(groups).items()}
+    assert sizes == {"train": 5, "validation": 5, "test": 0}
+
+
 # ---------------------------------------------------------------- the time base
+def test_times_before_the_first_frame_and_after_the_last_go_on_at_the_mean_rate():
+    clock = Clock("overlay frames", (np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 8.0])))  # 2 s of the file per s
+    np.testing.assert_allclose(clock.to_file_s(np.array([0.5, 1.0, 2.5, 4.0])), [3.0, 4.0, 6.5, 10.0])
+
+
+def test_an_overlay_that_ends_earlier_tells_the_time_as_far_as_it_goes(tmp_path):
+    frames = index_frames(100)
+    original = write_video(tmp_path / HOLO, frames, fps=20)
+    clock = release_clock("holoassist", original, overlay_of(tmp_path / "viz.mp4", frames[:90], fps=10))
+    np.testing.assert_allclose(clock.to_file_s(np.array([6.0, 8.9, 9.5])), [3.0, 4.45, 4.75])
+
+
 def overlay_of(path: Path, frames: np.ndarray, fps: int) -> Path:
     """The same frames at another rate, with a green disc and a red ring on them."""
     drawn = frames.copy()
@@ -388,6 +407,20 @@ def test_splits_are_the_releases_or_the_users(tmp_path):
     loaded = load_dataset(str(tmp_path / "d"))
     assert {name: part["video_name"] for name, part in loaded.items()} == {"train": ["a.mp4"], "test": ["b.mp4"]}
     assert [item["where"] for item in report.excluded] == ["c.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("splits", "named"),
+    [
+        ({"train": ["a.mp4"], "test": ["b.mp4", "a.mp4"]}, "1 videos are listed twice, such as 'a.mp4'"),
+        ({"train": [], "val": [], "validation": []}, "expected val or validation, not both"),
+        ({"train": "a.mp4"}, "expected lists of video names"),
+    ],
+)
+def test_splits_that_cannot_be_meant_are_refused(tmp_path, splits, named):
+    (tmp_path / "s.json").write_text(json.dumps(splits))
+    with pytest.raises(ValueError, match=f"s.json: .*{named}"):
+        read_splits(tmp_path / "s.json")
 
 
 def test_a_question_and_a_table_as_released(tmp_path, toy_processor):
