@@ -202,10 +202,10 @@ def _recorded_settings(settings: EvaluationSettings, questions: list[Question], 
     Return the settings that are recorded for both kinds of models. `inputs` has the sampling and the wording,
     `processor` the frame's size.
     """
-    names = ("model", "revision", "trust_remote_code", "data", "config", "split", "tasks", "without_gaze", "seed")
-    names += ("batch_size", "scorer")
+    names = ("model", "revision", "data", "config", "split", "tasks", "without_gaze", "seed", "batch_size", "scorer")
     question = next((q for q in questions if q.answer_text is None), questions[0])
     return {name: getattr(settings, name) for name in names} | {
+        "trust_remote_code": settings.trust_remote_code,
         "sources": sources_of(questions),
         "permute_options": settings.permute_options,
         "dtype": str(dtype),

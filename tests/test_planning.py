@@ -233,8 +233,8 @@ def test_activations_are_near_what_autograd_keeps(stage, dtype, batch, checkpoin
 
     recipe = tiny_recipe(dtype, batch, checkpointed, attention)
     clip = ClipShape(2 * GRID[0], math.prod(GRID), TEXT)
-    held = estimate_memory(recipe, model_on_meta(recipe, config), clip)[f"stage {stage}"].held
-    assert held["activations for backward"] + held["residuals"] == pytest.approx(measured, rel=0.2)
+    memory = estimate_memory(recipe, model_on_meta(recipe, config), clip)[f"stage {stage}"].persistent
+    assert memory["activations for backward"] + memory["residuals"] == pytest.approx(measured, rel=0.2)
 
 
 def test_activations_grow_with_batch_length_and_stage():
@@ -243,7 +243,7 @@ def test_activations_grow_with_batch_length_and_stage():
     def activations(stage=1, batch=1, length=100, checkpointed=False):
         recipe = tiny_recipe(batch=batch, checkpointed=checkpointed)
         memory = estimate_memory(recipe, model_on_meta(recipe, config), ClipShape(8, length - 20, 20))
-        return memory[f"stage {stage}"].held["activations for backward"]
+        return memory[f"stage {stage}"].persistent["activations for backward"]
 
     assert activations(length=300) == 3 * activations()
     assert activations(batch=4, checkpointed=True) == 4 * activations(checkpointed=True)
@@ -256,13 +256,13 @@ def test_activations_grow_with_batch_length_and_stage():
 
 def test_what_is_cached_needs_no_working_space():
     config = tiny_config()
-    passing = {}
+    is_run = {}
     for cache in ("none", "features", "embeddings"):
         recipe = tiny_recipe(cache=cache)
         memory = estimate_memory(recipe, model_on_meta(recipe, config), ClipShape(16, 640, 8))
-        passing[cache] = {name: memory["stage 1"].passing[name] > 0 for name in ("vision tower", "video encoder")}
+        is_run[cache] = {name: memory["stage 1"].transient[name] > 0 for name in ("vision tower", "video encoder")}
         assert ("filling the cache" in memory) == (cache != "none")
-    assert passing == {
+    assert is_run == {
         "none": {"vision tower": True, "video encoder": True},
         "features": {"vision tower": True, "video encoder": False},
         "embeddings": {"vision tower": False, "video encoder": False},
@@ -280,10 +280,12 @@ def test_weights_take_what_their_types_take():
         memory = estimate_memory(recipe, model_on_meta(recipe, config), ClipShape(16, 640, 8))
         model.to(getattr(torch, dtype))
         frozen = [value for name, value in model.backbone.named_parameters() if "lora_" not in name]
-        assert memory["stage 1"].held["base model"] == sum(value.nbytes for value in frozen)
-        assert memory["stage 1"].held["video encoder"] == b * sum(v.numel() for v in model.video_encoder.parameters())
-        assert memory["stage 1"].held["trained"] == 16 * numbers["resampler"]
-        assert memory["stage 2"].held["trained"] == 16 * numbers["both"]
+        assert memory["stage 1"].persistent["base model"] == sum(value.nbytes for value in frozen)
+        assert memory["stage 1"].persistent["video encoder"] == b * sum(
+            v.numel() for v in model.video_encoder.parameters()
+        )
+        assert memory["stage 1"].persistent["trained"] == 16 * numbers["resampler"]
+        assert memory["stage 2"].persistent["trained"] == 16 * numbers["both"]
 
 
 # ---------------------------------------------------------------- recipes

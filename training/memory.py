@@ -25,17 +25,17 @@ class ClipShape:
 @dataclass(frozen=True)
 class Memory:
     """
-    Hold bytes on one accelerator by what they are for: those of `held` are there at once, those of `passing` one after
+    Hold bytes on one accelerator by what they are for: `persistent` ones are there at once, `transient` ones one after
     another.
     """
 
-    held: dict[str, float]
-    passing: dict[str, float]
+    persistent: dict[str, float]
+    transient: dict[str, float]
 
     @property
     def peak(self) -> float:
-        """Return the most bytes at once: all of `held`, and the largest of `passing`."""
-        return sum(self.held.values()) + max(self.passing.values())
+        """Return the most bytes at once: all `persistent`, and the largest `transient`."""
+        return sum(self.persistent.values()) + max(self.transient.values())
 
 
 def parameter_counts(model) -> dict[str, int]:

@@ -93,9 +93,9 @@ class Plan:
         lines.append("memory of one accelerator in GB (10^9 bytes), estimated, not measured, for the longest sample:")
         for name, phase in self.memory.items():
             lines.append(f"  {name:<48}{phase.peak / _GB:>8.2f}")
-            lines += [f"    {term:<46}{count / _GB:>8.2f}" for term, count in phase.held.items()]
-            most = max(phase.passing, key=phase.passing.get)
-            for term, count in phase.passing.items():
+            lines += [f"    {term:<46}{count / _GB:>8.2f}" for term, count in phase.persistent.items()]
+            most = max(phase.transient, key=phase.transient.get)
+            for term, count in phase.transient.items():
                 if count:
                     counted = "" if term == most else "  not at the same time"
                     lines.append(f"    working space: {term:<31}{count / _GB:>8.2f}{counted}")

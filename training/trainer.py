@@ -123,7 +123,7 @@ class Trainer:
         self._fill_cache()
         if self.recipe.tracker:
             self.accelerator.init_trackers("tracker", config=_tracked(self.settings))
-        with self._noting_signals():
+        with self._deferred_signals():
             for number, settings in ((1, self.recipe.stage1), (2, self.recipe.stage2)):
                 if number >= self.progress.stage and settings.epochs:
                     self._train_stage(number, settings)
@@ -341,7 +341,7 @@ class Trainer:
 
     # ---------------------------------------------------------------- stopping and going on
     @contextmanager
-    def _noting_signals(self):
+    def _deferred_signals(self):
         """
         Note SIGTERM and SIGINT while the block runs. They take effect between batches: an exception raised in a
         handler may surface inside torch as another one.
