@@ -4,8 +4,12 @@ import math
 from pathlib import Path
 
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils import logging
 
+from .positions_gazeqwen import POSITION_CONVENTIONS
 from .video_encoders_gazeqwen import load_video_encoder_config, video_encoder_config
+
+logger = logging.get_logger(__name__)
 
 GAZE_ENCODINGS = ("foveated", "coord_pe", "heatmap_decay", "heatmap_duration")
 RESAMPLER_TYPES = ("attention", "heatmap_vector", "none")
@@ -60,6 +64,10 @@ class GazeQwenConfig(PreTrainedConfig):
             20, 27 end on the last layer, after which no attention carries a video token's state to the answer.
         share_resampler: one resampler for all injection layers instead of one each (paper, Table 2).
         num_latents, latent_dim, num_blocks: size of the resampler (paper section 2.2).
+        position_convention: which rotary positions the base model gets: `"qwen"`, those that its weights were trained
+            with, or `"transformers"`, those of the installed library, which since transformers 5.3 puts text after a
+            video elsewhere. Default: what the base model's config says under this name, else `"qwen"`; adapters saved
+            before there was a choice were trained with the library's, and keep them.
         has_lora: whether the saved adapter has LoRA in `lora/`; written by `save_pretrained`, so that files which do
             not arrive are noticed, and those of an earlier push are not loaded.
         backbone_config, video_encoder_config: the configs themselves, for models built without a Hub id or folder.
@@ -82,6 +90,7 @@ class GazeQwenConfig(PreTrainedConfig):
     num_latents: int = 32
     latent_dim: int = 256
     num_blocks: int = 2
+    position_convention: str | None = None
     has_lora: bool | None = None
     backbone_config: dict | PreTrainedConfig | None = None
     video_encoder_config: dict | PreTrainedConfig | None = None
@@ -102,6 +111,12 @@ class GazeQwenConfig(PreTrainedConfig):
             "fixation_weighting",
             self.fixation_weighting,
             f"one of {FIXATION_WEIGHTINGS} or None",
+        )
+        _check(
+            self.position_convention in (None, *POSITION_CONVENTIONS),
+            "position_convention",
+            self.position_convention,
+            f"one of {POSITION_CONVENTIONS} or None",
         )
         _check(self.heatmap_sigma > 0, "heatmap_sigma", self.heatmap_sigma, "a positive width in token-grid cells")
         _check(
@@ -134,6 +149,17 @@ class GazeQwenConfig(PreTrainedConfig):
                 "increasing layer indices from 0, without repeats",
             )
             self.injection_layers = layers
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        """As in transformers; an adapter saved before `position_convention` was there has the library's."""
+        if "position_convention" not in config_dict:
+            logger.warning(
+                "this adapter was saved before its config named a position_convention: it was trained with the "
+                "positions of transformers 5, and keeps those of the installed version"
+            )
+            config_dict = {**config_dict, "position_convention": "transformers"}
+        return super().from_dict(config_dict, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
@@ -190,6 +216,12 @@ class GazeQwenConfig(PreTrainedConfig):
             )
         return self.video_encoder_config
 
+    def resolved_position_convention(self) -> str:
+        """`position_convention`, or that of the base model's config, or "qwen"."""
+        if self.position_convention is not None:
+            return self.position_convention
+        return getattr(self.load_backbone_config(), "position_convention", "qwen")
+
     def resolved_injection_layers(self) -> list[int]:
         """
         Return `injection_layers`, or the default four for the base model's depth; none without a resampler. Raises
@@ -212,6 +244,10 @@ class GazeQwenConfig(PreTrainedConfig):
     def get_text_config(self, *args, **kwargs) -> PreTrainedConfig:
         """Return the config of the base model's language model."""
         return self.load_backbone_config().get_text_config(*args, **kwargs)
+
+    def to_diff_dict(self) -> dict:
+        """As in transformers; `position_convention` is written always: where it is absent, it is the library's."""
+        return {**super().to_diff_dict(), "position_convention": self.position_convention}
 
     def to_dict(self) -> dict:
         """Return the config as saved: configs that can be read by id and revision are left out."""

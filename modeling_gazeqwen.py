@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, Qwen2_5_VLForConditionalGeneration
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.utils import cached_file, logging
 
+from .backbones_gazeqwen import decoder_of, family_of, token_types, trained_positions
 from .configuration_gazeqwen import GazeQwenConfig, absolute_if_folder, check_for_hub
 from .injection_gazeqwen import (
     GAZE_INPUTS,
@@ -24,7 +25,9 @@ from .injection_gazeqwen import (
     GazeInjection,
     cache_length,
     check_gaze_inputs,
+    next_positions,
     prompts_with_gaze,
+    remember_positions,
     resampler_inputs,
     rows_of_prompts,
     videos_with_scanpath,
@@ -34,9 +37,6 @@ from .resampler_gazeqwen import GazeResampler, HeatmapVector, build_resampler
 from .video_encoders_gazeqwen import FrozenVideoMixin, build_video_encoder, load_video_encoder
 
 logger = logging.get_logger(__name__)
-
-# The Qwen-VL families that can be wrapped, by model_type. All have `model.language_model.layers` and `video_token_id`.
-BACKBONES = {"qwen2_5_vl": Qwen2_5_VLForConditionalGeneration}
 
 AUTO_CLASSES = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 
@@ -72,10 +72,15 @@ class GazeQwenForConditionalGeneration(LoraMixin, FrozenVideoMixin, PreTrainedMo
     def __init__(
         self, config: GazeQwenConfig, backbone: nn.Module | None = None, video_encoder: nn.Module | None = None
     ):
+        config.position_convention = config.resolved_position_convention()
         super().__init__(config)
         self.resampler = build_resampler(config)
         self.post_init()
-        self.backbone = backbone if backbone is not None else _backbone_class(config)(config.load_backbone_config())
+        self.backbone = (
+            backbone
+            if backbone is not None
+            else family_of(config.load_backbone_config()).model_class(config.load_backbone_config())
+        )
         self.backbone.requires_grad_(False)
         self.video_encoder = None
         if config.has_resampler:
@@ -122,8 +127,8 @@ class GazeQwenForConditionalGeneration(LoraMixin, FrozenVideoMixin, PreTrainedMo
 
     @classmethod
     def _with_pretrained_parts(cls, config, dtype, hub_kwargs: dict, base_kwargs: dict):
-        config.load_backbone_config(**hub_kwargs)
-        backbone = _backbone_class(config).from_pretrained(
+        model_class = family_of(config.load_backbone_config(**hub_kwargs)).model_class
+        backbone = model_class.from_pretrained(
             config.base_model_name_or_path,
             revision=config.base_model_revision or "main",
             dtype=dtype,
@@ -262,7 +267,7 @@ class GazeQwenForConditionalGeneration(LoraMixin, FrozenVideoMixin, PreTrainedMo
         if self._hooks.attached:
             return
         layers = self.config.resolved_injection_layers()
-        self._hooks.attach(self.backbone.model.language_model, layers, self.lora_outputs())
+        self._hooks.attach(decoder_of(self.backbone), layers, self.lora_outputs())
         if self.has_lora:
             self.backbone.enable_adapters()
 
@@ -416,11 +421,19 @@ class GazeQwenForConditionalGeneration(LoraMixin, FrozenVideoMixin, PreTrainedMo
                 raise ValueError("video_embeds need input_ids, and come in place of pixel_values_videos")
             inputs_embeds = self._input_embeds(input_ids, video_embeds)
         start = cache_length(past_key_values)
-        if start and position_ids is None and video_grid_thw is not None and scanpaths is not None:
-            raise ValueError("a video in a later chunk needs position_ids: the base model would count it as text")
+        if position_ids is None:
+            visual = {
+                "image_grid_thw": image_grid_thw,
+                "video_grid_thw": video_grid_thw,
+                "second_per_grid_ts": second_per_grid_ts,
+            }
+            tokens = input_ids if input_ids is not None else inputs_embeds
+            position_ids = self._position_ids(
+                tokens, mm_token_type_ids, attention_mask, past_key_values, start, visual
+            )
         injection = self._prepare_injection(input_ids, video_grid_thw, gaze, has_gaze, past_key_values, start)
         with self._hooks.during(injection):
-            return self.backbone(
+            output = self.backbone(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
@@ -437,6 +450,8 @@ class GazeQwenForConditionalGeneration(LoraMixin, FrozenVideoMixin, PreTrainedMo
                 logits_to_keep=logits_to_keep,
                 **kwargs,
             )
+        remember_positions(output.past_key_values, position_ids, start)
+        return output
 
     @torch.no_grad()
     def generate(self, inputs: torch.LongTensor | None = None, generation_config=None, **kwargs):
@@ -450,12 +465,57 @@ class GazeQwenForConditionalGeneration(LoraMixin, FrozenVideoMixin, PreTrainedMo
         cache, mask, start = kwargs.get("past_key_values"), kwargs.get("attention_mask"), 0
         if input_ids is not None and mask is not None and mask.shape[1] > input_ids.shape[1]:
             start = cache_length(cache)
+        if kwargs.get("position_ids") is None:
+            tokens = input_ids if input_ids is not None else kwargs["inputs_embeds"]
+            visual = {name: kwargs.get(name) for name in ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")}
+            positions = self._position_ids(tokens, kwargs.get("mm_token_type_ids"), mask, cache, start, visual)
+            kwargs["position_ids"] = nn.functional.pad(positions, (start, 0))  # `generate` takes the last of them
+        remember_positions(cache, kwargs["position_ids"], 0)
         has_gaze = kwargs.pop("has_gaze", None)
         injection = self._prepare_injection(input_ids, kwargs.get("video_grid_thw"), gaze, has_gaze, cache, start)
         if generation_config is not None:
             kwargs["generation_config"] = generation_config
         with self._hooks.during(injection):
             return self.backbone.generate(inputs, **kwargs)
+
+    def _position_ids(
+        self,
+        tokens: torch.Tensor,
+        types: torch.Tensor | None,
+        mask: torch.Tensor | None,
+        cache,
+        start: int,
+        visual: dict,
+    ) -> torch.Tensor:
+        """
+        Return the (3, B, L) rotary positions of `tokens`, ids (B, L) or embeddings (B, L, D), which come after `start`
+        positions of the `cache`. `types` (B, L): their token types; `visual`: grids and seconds of the processor.
+        Raises ValueError where they cannot be known.
+        """
+        config = self.backbone.config
+        has_vision = visual["image_grid_thw"] is not None or visual["video_grid_thw"] is not None
+        if tokens.dim() == 2:
+            types = token_types(config, tokens)
+        elif types is None and has_vision:
+            raise ValueError("inputs_embeds with images or videos need input_ids, mm_token_type_ids or position_ids")
+        elif types is None:
+            types = torch.zeros(tokens.shape[:2], dtype=torch.long, device=tokens.device)
+        if mask is not None:
+            mask = mask[:, -types.shape[1] :] if mask.dim() == 2 else None
+        if self.config.position_convention == "qwen" or not has_vision:
+            positions, _ = trained_positions(config, types, mask, **visual)
+        elif start:
+            raise ValueError(
+                "a video or an image in a later chunk needs position_ids, which position_convention 'transformers' "
+                "does not tell"
+            )
+        else:
+            positions, _ = self.backbone.model.get_rope_index(
+                torch.zeros_like(types), mm_token_type_ids=types, attention_mask=mask, **visual
+            )
+        if start:
+            positions = positions + next_positions(cache, start, len(types)).to(positions.device)[:, None]
+        return positions
 
     # ---------------------------------------------------------------- what callers expect of a transformers model
     @property
@@ -477,13 +537,6 @@ class GazeQwenForConditionalGeneration(LoraMixin, FrozenVideoMixin, PreTrainedMo
         if "video_encoder" in self._modules:
             self.video_encoder.eval()
         return self
-
-
-def _backbone_class(config) -> type[PreTrainedModel]:
-    model_type = config.load_backbone_config().model_type
-    if model_type not in BACKBONES:
-        raise ValueError(f"base model: got model_type {model_type!r}, expected one of {sorted(BACKBONES)}")
-    return BACKBONES[model_type]
 
 
 GazeQwenForConditionalGeneration.register_for_auto_class("AutoModel")

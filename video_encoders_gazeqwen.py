@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedConfig, TimmWrapperConfig, TimmWrapperModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from .backbones_gazeqwen import token_grids
 from .modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
 from .resampler_gazeqwen import align_video_features
 
@@ -92,8 +93,7 @@ class FrozenVideoMixin:
 
     def token_grids(self, video_grid_thw: torch.Tensor) -> torch.Tensor:
         """Return (V, 3) T, H, W in visual tokens, from Qwen's grids of patches, `video_grid_thw` (V, 3)."""
-        merge = self.backbone.config.vision_config.spatial_merge_size
-        return video_grid_thw // torch.tensor([1, merge, merge], device=video_grid_thw.device)
+        return token_grids(self.backbone.config, video_grid_thw)
 
     @torch.no_grad()
     def encode_video(self, video_encoder_pixel_values: torch.Tensor, video_grid_thw: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ from gazeqwen.questions.question import TOY_SOURCE
 from gazeqwen.toyworld.world import COLORS, FRAME_PX, NOUN_OF, SHAPES
 
 BACKBONE_DIR = Path(__file__).parent / "backbone"
+TOKENS_PER_SECOND = 2  # of the rotary positions in time, as in every Qwen2.5-VL
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -160,7 +161,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
             "temporal_patch_size": 2,
             "window_size": 112,
             "fullatt_block_indexes": [0, 1],
-            "tokens_per_second": 2,
+            "tokens_per_second": TOKENS_PER_SECOND,
         },
         image_token_id=token_id("<|image_pad|>"),
         video_token_id=token_id("<|video_pad|>"),

@@ -8,8 +8,9 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
+from gazeqwen.positions_gazeqwen import VIDEO, rope_index
 from gazeqwen.questions.prompts import OPTION_LETTERS, format_alert, format_question
-from gazeqwen.toyworld.backbone import PROMPT_WORDS
+from gazeqwen.toyworld.backbone import PROMPT_WORDS, TOKENS_PER_SECOND
 from gazeqwen.toyworld.highlights import NOUNS, Drawer, Question, facts, make_clip
 from gazeqwen.toyworld.questions import STEPS, View
 from gazeqwen.toyworld.world import CELL_PX, COLORS, GRID, KINDS, SHAPES, Highlight, draw_frame
@@ -32,8 +33,8 @@ class Batches(IterableDataset):
         self.clips, self.questions, self.kinds = clips, questions, kinds
         self.word_dropout = word_dropout
         self.vector_share = 0.0  # share of clips whose highlight is the learned vector instead of a drawing
-        self.odd_positions = 0.25  # share of clips with the text position rule of older transformers
         encode = self.tokenizer.encode
+        self.video_id = encode("<|video_pad|>")[0]
         self.prefix_ids = encode("<|im_start|>user\n<|vision_start|>") + encode("<|video_pad|>") * VIDEO_TOKENS
         self.spare_ids = [encode(f" {word}")[0] for word in PROMPT_WORDS]
         self.noun_of = {encode(f"{space}{noun}")[0]: noun for noun in NOUNS for space in ("", " ")}
@@ -158,23 +159,16 @@ class Batches(IterableDataset):
 
     def _positions(self, lengths_s: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Return the mRoPE positions of the prefix (3, C, 100) and of each clip's first tail token (C,), as in
-        transformers.
-
-        In part of the clips the text starts after the last temporal position, which is the rule of other versions.
+        Return the positions of the prefix (3, C, 100) and of each clip's first tail token (C,), as Qwen2.5-VL was
+        trained (`rope_index`).
         """
-        step, row, column = (
-            i.flatten() for i in torch.meshgrid(*(torch.arange(n) for n in (STEPS, GRID, GRID)), indexing="ij")
+        types = torch.tensor([[VIDEO * (i == self.video_id) for i in self.prefix_ids]] * len(lengths_s))
+        grids = torch.tensor([(STEPS, GRID, GRID)] * len(lengths_s))
+        seconds = torch.tensor(lengths_s) / STEPS
+        positions, deltas = rope_index(
+            types, video_grids=grids, seconds_per_step=seconds, tokens_per_second=TOKENS_PER_SECOND
         )
-        head = len(self.prefix_ids) - VIDEO_TOKENS
-        positions, starts = [], []
-        for length_s in lengths_s:
-            moment = (step * (2 * length_s / STEPS)).long()
-            video = torch.stack([moment, row, column]) + head
-            positions.append(torch.cat([torch.arange(head).expand(3, -1), video], dim=1))
-            odd = self.rng.random() < self.odd_positions
-            starts.append(int(video.max()) + 1 if odd else head + GRID)
-        return torch.stack(positions, dim=1), torch.tensor(starts)
+        return positions, types.shape[1] + deltas[:, 0]
 
     def _heat(self, clip: View) -> np.ndarray:
         """How strongly each video token is highlighted, shape (96,): blobs at objects, by their share of the step."""

@@ -1,0 +1,95 @@
+"""Rotary positions of prompts with images and videos, as the Qwen-VL families were trained."""
+
+import torch
+
+# "qwen": as the published weights were trained; "transformers": whatever the installed library computes.
+POSITION_CONVENTIONS = ("qwen", "transformers")
+
+TEXT, IMAGE, VIDEO = 0, 1, 2  # token types
+
+
+def rope_index(
+    token_types: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    image_grids: torch.Tensor | None = None,
+    video_grids: torch.Tensor | None = None,
+    seconds_per_step: torch.Tensor | None = None,
+    tokens_per_second: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Return the positions of all tokens on the axes time, row and column, (3, B, L), and each prompt's delta (B, 1): by
+    how much the first position after a prompt exceeds its length, padding included.
+
+    A text token takes the next position p on all axes. A token of step i of a video takes p + floor(i *
+    seconds_per_step * tokens_per_second), p + row and p + column; in images, and without `tokens_per_second`
+    (Qwen2-VL), steps are one apart. After each block the next position is the largest one so far, over all axes, plus
+    one (`rope2d.py` of Qwen's fine-tuning code, transformers up to 5.2).
+
+    Args:
+        token_types: (B, L): 0 for text, 1 for images, 2 for videos.
+        attention_mask: (B, L), 0 for padding, whose position is 0; None: there is none.
+        image_grids, video_grids: (images, 3) and (V, 3) sizes T, H, W in visual tokens, in the order of the prompts.
+        seconds_per_step: (V,), default 1.
+
+    Raises ValueError where the vision tokens of the prompts are not those of the grids.
+    """
+    device = token_types.device
+    mask = torch.ones_like(token_types, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    types = token_types[mask].long()  # (N,), prompt after prompt, without padding
+    prompts = mask.nonzero()[:, 0]
+    no_grids = types.new_zeros(0, 3)
+    images, videos = (no_grids if part is None else part.to(device, torch.long) for part in (image_grids, video_grids))
+    # The last row stands for text, whose grid is -1.
+    grids = torch.cat([images, videos, torch.ones(1, 3, dtype=torch.long, device=device)])
+    grid_of_token = torch.full_like(types, -1)
+    grid_of_token[types == IMAGE] = _grid_of_tokens(types == IMAGE, images, "image")
+    grid_of_token[types == VIDEO] = _grid_of_tokens(types == VIDEO, videos, "video") + len(images)
+
+    # Blocks: text between images and videos, and each of these.
+    changes = (grid_of_token.diff() != 0) | (prompts.diff() != 0)
+    block_of_token = torch.cat([changes.new_zeros(1), changes]).cumsum(0)[: len(types)]
+    sizes = block_of_token.bincount()
+    first = sizes.cumsum(0) - sizes  # token of each block
+    grid_of_block, prompt_of_block = grid_of_token[first], prompts[first]
+    is_vision = grid_of_block >= 0
+    if is_vision.sum() < len(grids) - 1 or (sizes != grids.prod(-1)[grid_of_block])[is_vision].any():
+        raise ValueError(
+            f"the tokens of an image or video are not in a row in one prompt, grids {grids[:-1].tolist()}"
+        )
+
+    within = torch.arange(len(types), device=device) - first[block_of_token]
+    _, height, width = grids[grid_of_token].unbind(-1)  # of text: of any grid
+    step, in_step = within // (height * width), within % (height * width)
+    time = step
+    if tokens_per_second is not None:  # products of float32, as trained: their floor is not that of float64
+        is_video = types == VIDEO
+        seconds = torch.ones(len(videos)) if seconds_per_step is None else seconds_per_step.float()
+        seconds = seconds.to(device)[grid_of_token[is_video] - len(images)]
+        moments = step[is_video].float() * seconds * tokens_per_second
+        time = step.masked_scatter(is_video, moments.long())
+    vision = torch.stack([time, in_step // width, in_step % width])
+    offsets = torch.where(types == TEXT, within, vision)  # (3, N)
+
+    extents = torch.zeros_like(sizes).scatter_reduce(0, block_of_token, offsets.amax(0) + 1, "amax")
+    starts = extents.cumsum(0) - extents
+    first_block = torch.full((len(token_types),), len(starts), device=device)
+    first_block = first_block.scatter_reduce(0, prompt_of_block, torch.arange(len(starts), device=device), "amin")
+    starts = starts - starts[first_block[prompt_of_block]]
+    positions = torch.zeros(3, *token_types.shape, dtype=torch.long, device=device)
+    positions[:, mask] = offsets + starts[block_of_token]
+    deltas = torch.zeros(len(token_types), dtype=torch.long, device=device)
+    deltas = deltas.index_add(0, prompt_of_block, extents) - token_types.shape[1]
+    return positions, deltas[:, None]
+
+
+def _grid_of_tokens(is_kind: torch.Tensor, grids: torch.Tensor, kind: str) -> torch.Tensor:
+    """Return the index of the grid that each token of a kind belongs to. Raises ValueError for another count."""
+    sizes = grids.prod(-1)
+    if int(is_kind.sum()) != int(sizes.sum()):
+        raise ValueError(
+            f"the prompts hold {int(is_kind.sum())} {kind} tokens, the grids stand for {int(sizes.sum())}"
+        )
+    return torch.arange(len(grids), device=grids.device).repeat_interleave(sizes)
+
+
+__all__ = ["IMAGE", "POSITION_CONVENTIONS", "TEXT", "VIDEO", "rope_index"]
