@@ -38,6 +38,9 @@ from .video_encoders_gazeqwen import FrozenVideoMixin, build_video_encoder, load
 
 logger = logging.get_logger(__name__)
 
+# What tells the positions of images and videos.
+VISUAL_INPUTS = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+
 AUTO_CLASSES = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 
 # Arguments that Auto classes add to every `from_pretrained` and that mean nothing here.
@@ -421,17 +424,13 @@ class GazeQwenForConditionalGeneration(LoraMixin, FrozenVideoMixin, PreTrainedMo
                 raise ValueError("video_embeds need input_ids, and come in place of pixel_values_videos")
             inputs_embeds = self._input_embeds(input_ids, video_embeds)
         start = cache_length(past_key_values)
+        injection = self._prepare_injection(input_ids, video_grid_thw, gaze, has_gaze, past_key_values, start)
         if position_ids is None:
-            visual = {
-                "image_grid_thw": image_grid_thw,
-                "video_grid_thw": video_grid_thw,
-                "second_per_grid_ts": second_per_grid_ts,
-            }
+            visual = dict(zip(VISUAL_INPUTS, (image_grid_thw, video_grid_thw, second_per_grid_ts), strict=True))
             tokens = input_ids if input_ids is not None else inputs_embeds
             position_ids = self._position_ids(
                 tokens, mm_token_type_ids, attention_mask, past_key_values, start, visual
             )
-        injection = self._prepare_injection(input_ids, video_grid_thw, gaze, has_gaze, past_key_values, start)
         with self._hooks.during(injection):
             output = self.backbone(
                 input_ids=input_ids,
@@ -465,14 +464,17 @@ class GazeQwenForConditionalGeneration(LoraMixin, FrozenVideoMixin, PreTrainedMo
         cache, mask, start = kwargs.get("past_key_values"), kwargs.get("attention_mask"), 0
         if input_ids is not None and mask is not None and mask.shape[1] > input_ids.shape[1]:
             start = cache_length(cache)
-        if kwargs.get("position_ids") is None:
-            tokens = input_ids if input_ids is not None else kwargs["inputs_embeds"]
-            visual = {name: kwargs.get(name) for name in ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")}
-            positions = self._position_ids(tokens, kwargs.get("mm_token_type_ids"), mask, cache, start, visual)
-            kwargs["position_ids"] = nn.functional.pad(positions, (start, 0))  # `generate` takes the last of them
-        remember_positions(cache, kwargs["position_ids"], 0)
         has_gaze = kwargs.pop("has_gaze", None)
         injection = self._prepare_injection(input_ids, kwargs.get("video_grid_thw"), gaze, has_gaze, cache, start)
+        if kwargs.get("position_ids") is None:
+            visual = {name: kwargs.get(name) for name in VISUAL_INPUTS}
+            tokens = input_ids if input_ids is not None else kwargs["inputs_embeds"]
+            types, past = kwargs.get("mm_token_type_ids"), cache_length(cache)
+            if past > start and all(value is None for value in visual.values()):  # the cache holds the video
+                tokens, types, start = tokens[:, past:], None, past
+            positions = self._position_ids(tokens, types, mask, cache, start, visual)
+            remember_positions(cache, positions, start)
+            kwargs["position_ids"] = nn.functional.pad(positions, (start, 0))  # `generate` takes the last of them
         if generation_config is not None:
             kwargs["generation_config"] = generation_config
         with self._hooks.during(injection):

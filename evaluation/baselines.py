@@ -21,6 +21,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.video_utils import VideoMetadata
 
+from gazeqwen.backbones_gazeqwen import FAMILIES, token_types, trained_positions
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.pipeline.answers import answer_tokens
 from gazeqwen.questions.prompts import chat_message
@@ -130,9 +131,26 @@ class Baseline:
         if "second_per_grid_ts" in inputs:  # Qwen2.5-VL's mean distance of temporal steps, here without rounding
             frames_per_step = self.processor.video_processor.temporal_patch_size
             inputs["second_per_grid_ts"] = torch.tensor([clip.seconds_per_step(frames_per_step) for clip in clips])
-        inputs = inputs.to(self.model.device)
+        inputs = self._with_positions(inputs).to(self.model.device)
         for name in [name for name in inputs if name.startswith("pixel_values")]:  # times keep float32
             inputs[name] = inputs[name].to(self.model.dtype)
+        return inputs
+
+    @property
+    def position_convention(self) -> str:
+        """
+        "qwen" where the model gets the rotary positions that its weights were trained with (`trained_positions`),
+        "transformers" where it gets those of the installed library.
+        """
+        known = self.model.config.model_type in FAMILIES
+        return getattr(self.model.config, "position_convention", "qwen") if known else "transformers"
+
+    def _with_positions(self, inputs: BatchFeature) -> BatchFeature:
+        if self.position_convention == "qwen":
+            types = token_types(self.model.config, inputs["input_ids"])
+            visual = {name: inputs[name] for name in ("video_grid_thw", "second_per_grid_ts") if name in inputs}
+            mask = inputs["attention_mask"]
+            inputs["position_ids"], _ = trained_positions(self.model.config, types, mask, **visual)
         return inputs
 
     def _apply_chat_template(self, conversation, **kwargs):
@@ -151,7 +169,7 @@ class Baseline:
             groups[num_frames].append(index)
         for indices in groups.values():
             inputs = self.inputs([items[index] for index in indices])
-            # generate() brings each family's positions of a padded prompt, and logits_to_keep where there is one
+            # generate() brings the other families' positions of a padded prompt, and logits_to_keep where there is one
             yield indices, inputs["input_ids"].shape[1], self.model.generate(**inputs, do_sample=False, **kwargs)
 
     # ---------------------------------------------------------------- answers

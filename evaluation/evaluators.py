@@ -131,7 +131,11 @@ class BaselineEvaluator:
     def recorded_settings(self, questions: list[Question]) -> dict:
         """Return all that the numbers depend on."""
         model, processor = self.baseline.model, self.baseline.processor
-        own = {"scoring": self.settings.scoring, "snap_s": self.inputs.snap_s}
+        own = {
+            "scoring": self.settings.scoring,
+            "snap_s": self.inputs.snap_s,
+            "position_convention": self.baseline.position_convention,
+        }
         return _recorded_settings(self.settings, questions, model.dtype, self.inputs, processor) | own
 
     def prepare(self, conditions: list[Condition], questions: list[Question]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from forked import run as run_script
-from support import BACKBONE, tiny_model, video_inputs, write_video
+from support import BACKBONE, tiny_model, video_inputs, with_positions, write_video
 from test_training import recipe_text
 from test_training_options import losses, trainer_of
 
@@ -145,7 +145,7 @@ def test_lora_alone_does_not_depend_on_what_the_scanpath_holds():
 def test_with_neither_resampler_nor_lora_it_is_the_base_model():
     model, inputs = tiny_model(resampler_type="none"), video_inputs([(2, 2, 2)], [None])
     with torch.no_grad():
-        base = model.backbone(**inputs).logits
+        base = model.backbone(**with_positions(model, inputs)).logits
     assert torch.equal(answers(model, LOOKS[0]), base) and not model.trained_parameters()
     with pytest.raises(ValueError, match="no video encoder: its resampler_type is 'none'"):
         model.encode_video(torch.zeros(1, 4, 3, 32, 32), inputs["video_grid_thw"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import BACKBONE, VIDEO_ENCODER, perturb, tiny_config, tiny_model, video_inputs
+from support import BACKBONE, VIDEO_ENCODER, perturb, tiny_config, tiny_model, video_inputs, with_positions
 
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 
@@ -31,7 +31,7 @@ def without_gaze(inputs: dict) -> dict:
 def test_a_new_adapter_leaves_every_bit_and_a_perturbed_one_does_not():
     model = tiny_model(perturbed=False)
     inputs = video_inputs(GRIDS[:1], [LOOK])
-    base = model.backbone(**without_gaze(inputs)).logits
+    base = model.backbone(**with_positions(model, without_gaze(inputs))).logits
     assert torch.equal(logits(model, inputs), base)
     assert not torch.allclose(logits(perturb(model), inputs), base, atol=1e-3)
 
@@ -50,7 +50,7 @@ def test_without_gaze_every_bit_is_the_base_models(lora):
     assert not torch.allclose(logits(model, inputs), base, atol=1e-3)
     model.detach_gaze()
     assert torch.equal(logits(model, inputs), base)
-    assert torch.equal(model.backbone(**without_gaze(inputs)).logits, base)
+    assert torch.equal(model.backbone(**with_positions(model, without_gaze(inputs))).logits, base)
     model.attach_gaze()
     assert not torch.allclose(logits(model, inputs), base, atol=1e-3)
 
@@ -208,11 +208,13 @@ def test_gradient_checkpointing_gives_the_same_gradients(use_reentrant):
 
 # ---------------------------------------------------------------- saving and loading
 CODE = [
+    "backbones_gazeqwen.py",
     "configuration_gazeqwen.py",
     "injection_gazeqwen.py",
     "lora_gazeqwen.py",
     "modeling_gazeqwen.py",
     "modeling_vjepa2_1.py",
+    "positions_gazeqwen.py",
     "processing_gazeqwen.py",
     "resampler_gazeqwen.py",
     "scanpath_gazeqwen.py",
@@ -372,7 +374,7 @@ def test_default_layers_of_every_released_size(depth, layers):
 def test_another_family_is_refused_by_name():
     config = tiny_config()
     config.backbone_config.model_type = "llava"
-    with pytest.raises(ValueError, match=r"got model_type 'llava', expected one of \['qwen2_5_vl'\]"):
+    with pytest.raises(ValueError, match=r"got model_type 'llava', expected one of \['qwen2_5_vl', 'qwen2_vl'"):
         GazeQwenForConditionalGeneration(config)
 
 

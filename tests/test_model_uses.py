@@ -195,12 +195,6 @@ def up_to_question(inputs: dict) -> dict:
     return {name: value[:, :17] if name in by_position else value for name, value in inputs.items()}
 
 
-def positions_of(model, inputs: dict) -> torch.Tensor:
-    """(3, B, L), as the base model counts them in one forward of the whole prompt."""
-    grids = {name: inputs[name] for name in ("video_grid_thw", "second_per_grid_ts", "mm_token_type_ids")}
-    return model.backbone.model.get_rope_index(inputs["input_ids"], **grids)[0]
-
-
 @torch.no_grad()
 def logits_and_cache(model, inputs: dict) -> tuple[torch.Tensor, DynamicCache]:
     output = model(**inputs)  # the decoder makes the cache
@@ -211,7 +205,6 @@ def logits_and_cache(model, inputs: dict) -> tuple[torch.Tensor, DynamicCache]:
 def in_chunks(model, inputs: dict, cuts, has_gaze=None) -> torch.Tensor:
     """(B, L, vocabulary) of a prompt that `forward` sees up to each of the `cuts`, then to its end, on one cache."""
     cache, edges, parts = DynamicCache(), [0, *cuts, inputs["input_ids"].shape[1]], []
-    positions = positions_of(model, inputs)
     for begin, end in pairwise(edges):
         ids = inputs["input_ids"][:, begin:end]
         own = {name: inputs[name] for name in VIDEO + GAZE if name in inputs} if (ids == VIDEO_TOKEN).any() else {}
@@ -219,7 +212,6 @@ def in_chunks(model, inputs: dict, cuts, has_gaze=None) -> torch.Tensor:
             model(
                 input_ids=ids,
                 attention_mask=inputs["attention_mask"][:, :end],
-                position_ids=positions[..., begin:end],
                 past_key_values=cache,
                 has_gaze=has_gaze,
                 **own,
@@ -251,7 +243,7 @@ def test_a_copied_cache_answers_a_second_question_with_lora():
     whole = logits(model, inputs)[:, 17:]
     cache = logits_and_cache(model, up_to_question(inputs))[1]
     with torch.no_grad():
-        question = {"input_ids": inputs["input_ids"][:, 17:], "position_ids": positions_of(model, inputs)[..., 17:]}
+        question = {"input_ids": inputs["input_ids"][:, 17:]}
         copied = model(**question, past_key_values=copy.deepcopy(cache)).logits
         model(input_ids=torch.tensor([[5, 6]]), past_key_values=cache)
         cache.crop(-2)
@@ -264,7 +256,7 @@ def test_a_question_without_gaze_leaves_the_cache_as_it_was_filled_and_a_new_pro
     """A cache is marked by what fills it from its first position on, and by nothing after that."""
     model, inputs = exact_model(lora=True), prefixed([LOOK])
     whole, cache = logits(model, inputs)[:, 17:], logits_and_cache(model, up_to_question(inputs))[1]
-    question = {"input_ids": inputs["input_ids"][:, 17:], "position_ids": positions_of(model, inputs)[..., 17:]}
+    question = {"input_ids": inputs["input_ids"][:, 17:]}
     with torch.no_grad():
         with model.gaze_disabled():
             model(**question, past_key_values=cache)
@@ -272,9 +264,9 @@ def test_a_question_without_gaze_leaves_the_cache_as_it_was_filled_and_a_new_pro
         torch.testing.assert_close(model(**question, past_key_values=cache).logits, whole, atol=1e-5, rtol=0)
         cache.crop(-cache.get_seq_length())
         words = torch.tensor([PREFIX])
-        base = model(input_ids=words, position_ids=torch.arange(3).expand(3, 1, 3)).logits
-        model(input_ids=words[:, :2], past_key_values=cache, position_ids=torch.arange(2).expand(3, 1, 2))
-        last = model(input_ids=words[:, 2:], past_key_values=cache, position_ids=torch.full((3, 1, 1), 2)).logits
+        base = model(input_ids=words).logits
+        model(input_ids=words[:, :2], past_key_values=cache)
+        last = model(input_ids=words[:, 2:], past_key_values=cache).logits
     torch.testing.assert_close(last, base[:, 2:], atol=1e-5, rtol=0)
 
 
@@ -294,8 +286,12 @@ def test_what_a_cache_does_not_tell_is_asked_for():
         model.backbone(input_ids=torch.tensor([PREFIX]), past_key_values=foreign)
     with pytest.raises(ValueError, match=r"cache of 3 positions.*state has_gaze \(B,\)"):
         model(input_ids=torch.tensor([[5]]), past_key_values=foreign)
-    with pytest.raises(ValueError, match="video in a later chunk needs position_ids"):
-        model(**inputs, past_key_values=foreign)
+    with pytest.raises(ValueError, match="cache of 3 positions.*state position_ids"):
+        exact_model()(**inputs, past_key_values=foreign)
+    library = tiny_model(position_convention="transformers")
+    cache = logits_and_cache(library, {"input_ids": torch.tensor([PREFIX])})[1]
+    with pytest.raises(ValueError, match="a video or an image in a later chunk needs position_ids"):
+        library(**inputs, past_key_values=cache)
 
 
 @pytest.mark.parametrize("lora", [False, True])
