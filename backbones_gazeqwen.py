@@ -13,7 +13,10 @@ from transformers import (
     Qwen3VLMoeForConditionalGeneration,
 )
 
-from .positions_gazeqwen import IMAGE, VIDEO, rope_index
+from .positions_gazeqwen import IMAGE, VIDEO, next_positions, rope_index
+
+# Inputs of a model that tell the positions of images and videos.
+VISUAL_INPUTS = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 
 
 @dataclass(frozen=True)
@@ -130,11 +133,53 @@ def trained_positions(
     return rope_index(types, attention_mask, images, videos, seconds, tokens_per_second)
 
 
+def positions_after(
+    backbone: PreTrainedModel,
+    convention: str,
+    tokens: torch.Tensor,
+    types: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    cache,
+    start: int,
+    visual: dict[str, torch.Tensor | None],
+) -> torch.Tensor:
+    """
+    Return the (3, B, L) positions of `tokens`, ids (B, L) or embeddings (B, L, D), which come after the first `start`
+    positions of a `cache`, under a position `convention`. `types` (B, L): token types, where there are no ids;
+    `visual`: the `VISUAL_INPUTS` of the tokens' own images and videos. Raises ValueError where it cannot be known.
+    """
+    has_vision = visual["image_grid_thw"] is not None or visual["video_grid_thw"] is not None
+    if tokens.dim() == 2:
+        types = token_types(backbone.config, tokens)
+    elif types is None and has_vision:
+        raise ValueError("inputs_embeds with images or videos need input_ids, mm_token_type_ids or position_ids")
+    elif types is None:
+        types = torch.zeros(tokens.shape[:2], dtype=torch.long, device=tokens.device)
+    if attention_mask is not None:
+        attention_mask = attention_mask[:, -types.shape[1] :] if attention_mask.dim() == 2 else None
+    if convention == "qwen" or not has_vision:
+        positions, _ = trained_positions(backbone.config, types, attention_mask, **visual)
+    elif start:
+        raise ValueError(
+            "a video or an image in a later chunk needs position_ids: position_convention is 'transformers', which "
+            "does not define them"
+        )
+    else:
+        positions, _ = backbone.model.get_rope_index(
+            torch.zeros_like(types), mm_token_type_ids=types, attention_mask=attention_mask, **visual
+        )
+    if start:
+        positions = positions + next_positions(cache, start, len(types)).to(positions.device)[:, None]
+    return positions
+
+
 __all__ = [
     "FAMILIES",
+    "VISUAL_INPUTS",
     "Family",
     "decoder_of",
     "family_of",
+    "positions_after",
     "token_grids",
     "token_types",
     "trained_positions",

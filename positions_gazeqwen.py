@@ -7,6 +7,9 @@ POSITION_CONVENTIONS = ("qwen", "transformers")
 
 TEXT, IMAGE, VIDEO = 0, 1, 2  # token types
 
+# Attribute of a cache: the position that follows each of its tokens, (B, L). It is copied with the cache.
+_NEXT_POSITIONS = "gazeqwen_next_positions"
+
 
 def rope_index(
     token_types: torch.Tensor,
@@ -92,4 +95,45 @@ def _grid_of_tokens(is_kind: torch.Tensor, grids: torch.Tensor, kind: str) -> to
     return torch.arange(len(grids), device=grids.device).repeat_interleave(sizes)
 
 
-__all__ = ["IMAGE", "POSITION_CONVENTIONS", "TEXT", "VIDEO", "rope_index"]
+def remember_positions(cache, position_ids: torch.Tensor, start: int) -> None:
+    """
+    Write on a cache, if there is one, which position follows each of its tokens (B, L): the largest up to it, over all
+    axes, plus one. `position_ids` (B, L) or (axes, B, L) are those of the tokens from `start` on.
+    """
+    if cache is None:
+        return
+    if position_ids.dim() == 3:
+        position_ids = position_ids[-3:].amax(0)  # without the row of text positions that transformers may add
+    following = position_ids.cummax(-1).values + 1
+    if start:
+        earlier = getattr(cache, _NEXT_POSITIONS, None)
+        if earlier is None:
+            return
+        following = torch.cat([_extended(earlier, start).to(following), following], dim=1)
+    setattr(cache, _NEXT_POSITIONS, following)
+
+
+def next_positions(cache, length: int, batch_size: int) -> torch.Tensor:
+    """
+    Return the position (B,) that follows the first `length` tokens of a cache. Raises ValueError where this model did
+    not fill the cache, or for another number of prompts.
+    """
+    following = getattr(cache, _NEXT_POSITIONS, None)
+    if following is None:
+        raise ValueError(
+            f"the cache of {length} positions was not filled by this model's forward or generate: state position_ids"
+        )
+    if batch_size % len(following):
+        raise ValueError(
+            f"got a batch of {batch_size}, expected a multiple of the {len(following)} prompts in the cache"
+        )
+    return _extended(following, length)[:, -1].repeat_interleave(batch_size // len(following))
+
+
+def _extended(following: torch.Tensor, length: int) -> torch.Tensor:
+    """Return the first `length` columns of (B, L); those that lack are of generated text, one more each."""
+    lacking = torch.arange(1, max(0, length - following.shape[1]) + 1, device=following.device)
+    return torch.cat([following[:, :length], following[:, -1:] + lacking], dim=1)
+
+
+__all__ = ["IMAGE", "POSITION_CONVENTIONS", "TEXT", "VIDEO", "next_positions", "remember_positions", "rope_index"]

@@ -208,6 +208,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(use_reentrant):
 
 # ---------------------------------------------------------------- saving and loading
 CODE = [
+    "adapter_files_gazeqwen.py",
     "backbones_gazeqwen.py",
     "configuration_gazeqwen.py",
     "injection_gazeqwen.py",

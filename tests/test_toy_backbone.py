@@ -7,13 +7,14 @@ import pytest
 import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
+from gazeqwen.backbones_gazeqwen import token_types, trained_positions
 from gazeqwen.questions.prompts import OPTION_LETTERS, format_alert, format_question
 from gazeqwen.toyworld.backbone import ANSWER_WORDS, BACKBONE_DIR, make_backbone, save_backbone
 from gazeqwen.toyworld.highlights import Drawer, make_clip
 from gazeqwen.toyworld.measure import answer_letters, measure
 from gazeqwen.toyworld.packing import VIDEO_TOKENS, Batches, packed_forward
 from gazeqwen.toyworld.pretrain import ALL_KINDS, Phase, train
-from gazeqwen.toyworld.questions import FRAMES, SCENE_TASKS, STEPS
+from gazeqwen.toyworld.questions import FRAMES, SCENE_TASKS
 from gazeqwen.toyworld.world import FRAME_PX
 
 
@@ -60,7 +61,7 @@ def test_backbone_saves_and_loads(backbone, tmp_path):
 
 
 def plain_logits(model, processor, batch: Batches, drawn: dict) -> torch.Tensor:
-    """What the full model answers to each packed question on its own, through its own position ids."""
+    """What the full model answers to each packed question on its own."""
     rows, clips = len(drawn["tail_ids"]), len(drawn["prefix_ids"])
     each = rows // clips
     logits = []
@@ -69,15 +70,15 @@ def plain_logits(model, processor, batch: Batches, drawn: dict) -> torch.Tensor:
         length = int(drawn["last"][row]) + 1
         ids = torch.cat([drawn["prefix_ids"][clip], drawn["tail_ids"][row, :length]])[None]
         patches = drawn["pixels"][clip * 4 * VIDEO_TOKENS : (clip + 1) * 4 * VIDEO_TOKENS]
-        # the time between temporal steps, back from the second step's position (positions are half seconds)
-        step = drawn["prefix_position"][0, clip]
-        span_s = (step[-1] - step[4]).item() / (STEPS - 1) / 2 + 1e-3
+        types, grid = token_types(model.config, ids), drawn["grid_thw"][clip : clip + 1]
+        second = drawn["seconds_per_step"][clip : clip + 1]
+        positions, _ = trained_positions(model.config, types, video_grid_thw=grid, second_per_grid_ts=second)
         output = model(
             input_ids=ids,
+            position_ids=positions,
             pixel_values_videos=patches,
-            video_grid_thw=drawn["grid_thw"][clip : clip + 1],
-            second_per_grid_ts=torch.tensor([span_s]),
-            mm_token_type_ids=2 * (ids == model.config.video_token_id).long(),
+            video_grid_thw=grid,
+            mm_token_type_ids=types,
             logits_to_keep=1,
         )
         logits.append(output.logits[0, -1])
@@ -88,13 +89,8 @@ def plain_logits(model, processor, batch: Batches, drawn: dict) -> torch.Tensor:
 def test_packed_questions_equal_plain_forwards(backbone):
     model, processor = backbone
     batches = Batches(processor, seed=3, clips=2, questions=3, kinds=ALL_KINDS)
-    batches.odd_positions = 0.0
     drawn = batches.draw()
-    assert (drawn["prefix_position"][0] >= 0).all()
-    spans = drawn["prefix_position"][0, :, -1] - drawn["prefix_position"][0, :, 4]
-    drawn["prefix_position"][0] = torch.stack(  # whole, even spans, so that the plain model makes the same positions
-        [torch.cat([torch.arange(4), 4 + torch.arange(STEPS).repeat_interleave(16) * int(s // 5)]) for s in spans]
-    )
+    assert (drawn["seconds_per_step"] % 0.5 != 0).any()  # times between two positions
     packed = packed_forward(model, drawn)[0]
     assert (packed - plain_logits(model, processor, batches, drawn)).abs().max() < 1e-5
 

@@ -90,8 +90,8 @@ class Batches(IterableDataset):
     def draw(self, vision_only: bool = False) -> dict:
         """A batch. Shapes, with C clips, Q questions a clip, L tail tokens, 96 video tokens:
 
-        pixels (C*384, 1176); prefix_position (3, C, 100); tail_ids, tail_position (C*Q, L), last (C*Q,);
-        target (C*Q,); heat (C, 96) for the vector highlight; labels of the auxiliary heads.
+        pixels (C*384, 1176); prefix_position (3, C, 100); seconds_per_step (C,); tail_ids, tail_position (C*Q, L);
+        last, target (C*Q,); heat (C, 96) for the vector highlight; labels of the auxiliary heads.
         """
         rng = self.rng
         videos, heat, token_labels, tails, kinds, clips = [], [], [], [], [], []
@@ -138,11 +138,13 @@ class Batches(IterableDataset):
                     noun_facts.append(known[noun])
             kinds.append(q.kind)
         answers = [OPTION_LETTERS[q.options.index(q.answer)] if q.options else q.answer for q in tails]
-        prefix_position, tail_start = self._positions([clip.time_s - clip.start_s for clip in clips])
+        seconds_per_step = torch.tensor([(clip.time_s - clip.start_s) / STEPS for clip in clips])
+        prefix_position, tail_start = self._positions(seconds_per_step)
         start = tail_start.repeat_interleave(self.questions)
         return batch | {
             "prefix_ids": torch.tensor([self.prefix_ids] * self.clips),
             "prefix_position": prefix_position,
+            "seconds_per_step": seconds_per_step,
             "tail_ids": tail_ids,
             "tail_position": start[:, None] + torch.arange(length)[None],
             "last": torch.tensor([len(ids) - 1 for ids, _ in built]),
@@ -157,16 +159,15 @@ class Batches(IterableDataset):
             "kinds": kinds,
         }
 
-    def _positions(self, lengths_s: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _positions(self, seconds_per_step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Return the positions of the prefix (3, C, 100) and of each clip's first tail token (C,), as Qwen2.5-VL was
         trained (`rope_index`).
         """
-        types = torch.tensor([[VIDEO * (i == self.video_id) for i in self.prefix_ids]] * len(lengths_s))
-        grids = torch.tensor([(STEPS, GRID, GRID)] * len(lengths_s))
-        seconds = torch.tensor(lengths_s) / STEPS
+        types = torch.tensor([[VIDEO * (i == self.video_id) for i in self.prefix_ids]] * len(seconds_per_step))
+        grids = torch.tensor([(STEPS, GRID, GRID)] * len(seconds_per_step))
         positions, deltas = rope_index(
-            types, video_grids=grids, seconds_per_step=seconds, tokens_per_second=TOKENS_PER_SECOND
+            types, video_grids=grids, seconds_per_step=seconds_per_step, tokens_per_second=TOKENS_PER_SECOND
         )
         return positions, types.shape[1] + deltas[:, 0]
 
