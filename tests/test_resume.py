@@ -203,6 +203,9 @@ def test_augmentation_is_for_training_and_new_in_each_epoch(toy_processor, quest
     )
     first = data[0][2].table
     assert not np.array_equal(first, questions[0].scanpath.table) and np.array_equal(data[0][2].table, first)
+    noise = [data[index][2].table[:, :2] - plain[index][2].table[:, :2] for index in range(2)]
+    fixations = min(map(len, noise))
+    assert np.isclose(noise[0][:fixations], noise[1][:fixations]).mean() < 0.5  # each question has its own
     data.epoch = 1
     assert not np.array_equal(data[0][2].table, first)
     assert plain[0][2] is questions[0].scanpath
