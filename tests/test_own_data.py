@@ -57,12 +57,13 @@ def test_a_clip_begins_60_s_before_its_question_unless_a_start_is_given(tmp_path
     write_video(tmp_path / "long.mp4", index_frames(80), fps=1)
     header = "video,time_s,start_s,question,answer"
     lines = [
-        f"long.mp4,{time_s},{start_s},{NOW},cheese" for time_s, start_s in (("75", ""), ("59", ""), ("75.5", "2"))
+        f"long.mp4,{time_s},{start_s},{NOW},cheese"
+        for time_s, start_s in (("75", ""), ("59", ""), ("75.5", "2"), ("80.6", "70"))
     ]
     build(table_of(tmp_path, *lines, header=header), tmp_path / "data", progress=False)
     rows = load_dataset(str(tmp_path / "data"), split="train")
     clips = dict(zip(rows["end_s"], rows["start_s"], strict=True))
-    assert clips == {75.0: 15.0, 59.0: 0.0, 75.5: 2.0}
+    assert clips == {75.0: 15.0, 59.0: 0.0, 75.5: 2.0, 80.0: 70.0}  # rounded past the video's end: asked there
 
 
 def test_nobody_is_in_two_splits(recordings, tmp_path):

@@ -60,6 +60,7 @@ def test_a_question_knows_its_prompt_and_the_answers_it_offers(style):
     assert three.prompt(style) == (format_question("Which?", ("a", "b", "c"), style), ["A", "B", "C"])
     alert = Question(*parts, "proactive_gaze_triggered_alert", "Alert me.", ("Yes", "No"), 0, 0.0, 9.0)
     assert alert.prompt(style) == format_alert("Alert me.", style)
+    assert three.permutable and not alert.permutable  # Yes stays before No
 
 
 def test_keys_tell_questions_apart():
