@@ -10,7 +10,7 @@ from huggingface_hub import DatasetCard
 from support import index_frames, run_here, write_fixations, write_video
 
 from gazeqwen.questions.dataset import load_questions
-from gazeqwen.questions.own import build
+from gazeqwen.questions.own import build, splits_of
 
 HEADER = "video,scanpath,time_s,question,options,answer,participant"
 NOW = "What is the wearer looking at?"
@@ -71,6 +71,12 @@ def test_nobody_is_in_two_splits(recordings, tmp_path):
     people = {split: set(rows["participant"]) for split, rows in load_dataset(str(tmp_path / "data")).items()}
     assert sum(map(len, people.values())) == len(set.union(*people.values())) == 5
     assert len(people["train"]) > len(people["test"]) >= 1
+
+
+def test_videos_whose_wearer_is_not_named_are_of_different_people():
+    names = [f"v{number}.mp4" for number in range(10)]
+    splits = splits_of("questions.csv", {name: [{"split": None, "participant": None}] for name in names})
+    assert [len(splits[split]) for split in ("train", "validation", "test")] == [7, 1, 2]
 
 
 def test_given_splits_are_kept(recordings, tmp_path):
