@@ -191,6 +191,10 @@ def test_every_end_of_a_window_is_another_cache_key(toy_processor, tmp_path):
     )
     assert cache.path(question(2.0, 10.0, "Where?")) == cache.path(questions[1])
     assert len(cache.missing([(questions[1], None), (question(2.0, 10.0, "Where?"), None)])) == 1
+    before = cache.path(questions[0])
+    video.write_bytes(b"another as large")
+    os.utime(video, ns=(1, 1))  # another time of change, whatever the disk's clock counts in
+    assert cache.path(questions[0]) != before
 
 
 def test_text_only_shows_no_video(loaded, toy_processor, toy_data):
