@@ -1,11 +1,12 @@
 """Fixtures shared by the tests."""
 
 import os
-import tempfile
 from pathlib import Path
 
+from forked import SESSION
+
 # Before datasets is imported: what tests load is cached where it goes away.
-os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="gazeqwen-tests-datasets-")
+os.environ["HF_DATASETS_CACHE"] = str(SESSION / "datasets")
 
 import pytest
 import torch

@@ -1,66 +1,139 @@
 """
-Scripts in processes of their own that import nothing anew: each is forked from one server process, which has imported
-torch and the package once. They are real processes: they have their own random state and are killed by real signals.
+Python in new processes that need not import anew what takes seconds: `subprocess.run([PYTHON, ...])` in place of
+`[sys.executable, ...]`. Each is forked from a server, which has imported torch (`PYTHON`), or torch, transformers and
+the package with all its commands (`PACKAGE_PYTHON`: not for what sets an environment that these read on import, such
+as HF_HOME). They are processes as others: they have their own environment, modules and random state, are killed by
+signals, and what they start by `sys.executable` is forked too.
+
+PYTHON is a small program that sends its command line, folder, environment and open files to the server, which starts
+with the first of them, serves all workers of a test session, and ends with it. It passes signals on; when it is
+killed, so is the process that it stands for.
 """
 
+import atexit
 import contextlib
-import multiprocessing
 import os
-import resource
-import runpy
+import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import torch
-from support import ROOT
+ROOT = Path(__file__).parent.parent
+CORE = ("torch", "torch._dynamo", "torch.distributed.run", "torchvision", "av", "PIL.Image", "jinja2", "yaml")
+PACKAGE = (
+    *CORE,
+    *("accelerate.commands.launch", "datasets", "matplotlib.pyplot", "statsmodels.api", "torch.utils.tensorboard"),
+    *("gazeqwen.train", "gazeqwen.eval", "gazeqwen.ask", "gazeqwen.convert", "gazeqwen.evaluation.report"),
+    *("gazeqwen.questions.__main__", "gazeqwen.gaze_sources.__main__", "gazeqwen.model_card.__main__"),
+    *("gazeqwen.plots.scanpath", "gazeqwen.toyworld.evidence"),
+)
 
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["forked", "gazeqwen.train"])
+_CLIENT = """#!{python} -IS
+import os, resource, signal, socket, sys, time
+
+def connect():
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect({socket!r})
+    except (FileNotFoundError, ConnectionRefusedError):
+        return None
+    return connection
+
+connection = connect()
+if connection is None:
+    import fcntl
+    with open({socket!r} + ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        connection = connect()
+        if connection is None:
+            import subprocess
+            log = open({socket!r} + ".log", "wb")
+            files = dict(stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            server = subprocess.Popen({server!r}, **files, start_new_session=True, env={environment!r})
+            while connection is None and server.poll() is None:
+                time.sleep(0.05)
+                connection = connect()
+if connection is None:
+    sys.exit("the server of forked Pythons did not start: " + open({socket!r} + ".log").read())
+limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+request = repr((sys.argv[1:], os.getcwd(), dict(os.environ), limit)).encode()
+socket.send_fds(connection, [len(request).to_bytes(8, "big")], [0, 1, 2])
+connection.sendall(request)
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+    signal.signal(number, lambda number, _: connection.send(bytes([number])))
+code = int.from_bytes(connection.recv(8), "big", signed=True)
+if code < 0:
+    signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
+    os.kill(os.getpid(), -code)
+os._exit(code)
+"""
 
 
-def _run(command: list[str], output: str, environment: dict[str, str], file_size: int | None) -> None:
-    with open(output, "w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    os.environ.update(environment)
-    os.chdir(ROOT)
-    torch.set_num_threads(1)
-    if file_size is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
-    sys.argv = command
-    runpy.run_path(command[0], run_name="__main__")
+def _session() -> Path:
+    """Return the folder of this test session's programs and sockets, the same one in all workers."""
+    if "GAZEQWEN_TEST_SESSION" in os.environ:
+        return Path(os.environ["GAZEQWEN_TEST_SESSION"])
+    folder, owner = Path(tempfile.mkdtemp(prefix="gazeqwen-tests-")), os.getpid()
+    os.environ["GAZEQWEN_TEST_SESSION"] = str(folder)
+
+    def remove() -> None:
+        if os.getpid() == owner:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(folder / "datasets")}
+    server = Path(__file__).with_name("fork_server.py")
+    for name, modules in (("core", CORE), ("package", PACKAGE)):
+        programs = folder / name
+        programs.mkdir()
+        command = [sys.executable, str(server), f"{programs}/s", str(programs / "python"), str(owner), *modules]
+        settings = {"socket": f"{programs}/s", "server": command, "environment": environment}
+        (programs / "python").write_text(_CLIENT.format(python=sys.executable, **settings))
+        for script in ("accelerate", "gazeqwen"):
+            here = Path(sys.executable).with_name(script)
+            (programs / script).write_text(f'#!/bin/sh\nexec {programs}/python {here} "$@"\n')
+        for path in programs.iterdir():
+            path.chmod(0o755)
+    return folder
+
+
+SESSION = _session()
+PYTHON, PACKAGE_PYTHON = SESSION / "core" / "python", SESSION / "package" / "python"
 
 
 class Script:
     """
-    `python command` from the root, in a process that runs at once. `file_size`: the most bytes that it may write to a
-    file, by the operating system's limit.
+    `python command` from the root, with the package imported, in a process that runs at once. `file_size`: the most
+    kilobytes that it may write to a file, by the operating system's limit.
     """
 
     def __init__(self, *command, file_size: int | None = None, **environment: str):
         descriptor, self._output = tempfile.mkstemp(prefix="gazeqwen-tests-", suffix=".txt")
+        words = [str(PACKAGE_PYTHON), *map(str, command)]
+        if file_size is not None:
+            words = ["bash", "-c", f'ulimit -f {file_size}; exec "$@"', "bash", *words]
+        environment = {**os.environ, **environment}
+        self.process = subprocess.Popen(words, stdout=descriptor, stderr=descriptor, cwd=ROOT, env=environment)
         os.close(descriptor)
-        arguments = (list(map(str, command)), self._output, environment, file_size)
-        self.process = _SERVER.Process(target=_run, args=arguments)
-        self.process.start()
 
     def is_running(self) -> bool:
-        return self.process.is_alive()
+        return self.process.poll() is None
 
     def kill(self, number: int) -> None:
-        os.kill(self.process.pid, number)
+        self.process.send_signal(number)
 
     def wait(self, timeout: float = 200) -> tuple[str, int]:
         """Return what it printed, on stdout and stderr, and its exit code; -9 if it was killed by signal 9."""
-        self.process.join(timeout)
-        if self.process.is_alive():
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
             self.process.kill()
-            raise TimeoutError(f"still running after {timeout} s: {Path(self._output).read_text()}")
+            raise TimeoutError(f"still running after {timeout} s: {Path(self._output).read_text()}") from None
         text = Path(self._output).read_text()
         os.unlink(self._output)
-        return text, self.process.exitcode
+        return text, self.process.returncode
 
 
 def run(*command, expect: int = 0, **options) -> str:

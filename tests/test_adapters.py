@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from accelerate import Accelerator
+from forked import PYTHON
 from support import index_frames, run_here, write_fixations, write_video
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
@@ -114,7 +115,7 @@ for load, own in ((load_model, GazeQwenForConditionalGeneration), (load_processo
 def test_asked_for_stored_code_does_run(stored, foreign, tmp_path):
     folders = [str(folder) for folder in (stored, *foreign.values())]
     result = subprocess.run(
-        [sys.executable, "-c", LOAD_WITH_CODE, *folders],
+        [PYTHON, "-c", LOAD_WITH_CODE, *folders],
         capture_output=True,
         text=True,
         env={**os.environ, "HF_MODULES_CACHE": str(tmp_path)},
@@ -167,7 +168,7 @@ def test_in_whatever_order_they_are_imported_the_package_is_registered(stored):
     )
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", f"{order}\n{code}", stored],
+            [PYTHON, "-c", f"{order}\n{code}", stored],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,

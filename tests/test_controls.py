@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from forked import run as run_script
 from support import BACKBONE, tiny_model, video_inputs, with_positions, write_video
 from test_training import recipe_text
-from test_training_options import losses, trainer_of
+from test_training_options import OAR, OI_E, losses, trainer_of
 
 from gazeqwen.evaluation.evaluators import BaselineData, InputSettings
 from gazeqwen.evaluation.predictions import predict
@@ -29,7 +29,6 @@ from gazeqwen.training.recipe import Recipe
 from gazeqwen.utils.provenance import describe_trained_parameters
 from gazeqwen.utils.settings import read_recipe
 
-OI_E = "present_object_identification_easy"
 OVERLAY = Condition.parse("overlay+model")
 LORA_ALONE = {
     "adapter": {"resampler_type": "none"},
@@ -170,7 +169,7 @@ def test_a_recipe_of_lora_alone_has_nothing_for_stage_1(tmp_path):
 
 @pytest.mark.parametrize("cache", ["features", "embeddings"])
 def test_lora_alone_is_planned_trained_saved_loaded_and_evaluated(toy_data, tmp_path, cache):
-    changes = {**LORA_ALONE, "data": {"cache": cache}}
+    changes = {**LORA_ALONE, "data": {"cache": cache, "cache_dir": str(tmp_path / "cache")}}
     trainer = trainer_of(toy_data, tmp_path, **changes)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     said = plan(trainer.recipe)
@@ -348,9 +347,10 @@ def test_a_truncated_drawn_entry_is_never_served(toy_model, toy_questions, tmp_p
 
 def test_training_on_drawn_gaze_decodes_each_clip_once_and_learns_the_same(toy_data, tmp_path, monkeypatch):
     settings = {"stage1": {"epochs": 2}, "stage2": {"epochs": 0}}
-    fresh = trainer_of(toy_data, tmp_path / "none", data={"gaze": "overlay+model", "cache": "none"}, **settings)
+    drawn = {"gaze": "overlay+model", "tasks": [OI_E, OAR], "cache_dir": str(tmp_path / "cache")}
+    fresh = trainer_of(toy_data, tmp_path / "none", data={**drawn, "cache": "none"}, **settings)
     fresh.run()
-    kept = trainer_of(toy_data, tmp_path / "kept", data={"gaze": "overlay+model", "cache": "embeddings"}, **settings)
+    kept = trainer_of(toy_data, tmp_path / "kept", data={**drawn, "cache": "embeddings"}, **settings)
     decoded, read_clip = [], GazeQwenProcessor.read_clip
     monkeypatch.setattr(GazeQwenProcessor, "read_clip", lambda *given: (decoded.append(given), read_clip(*given))[1])
     expected = plan(kept.recipe).cache.clips
@@ -358,6 +358,6 @@ def test_training_on_drawn_gaze_decodes_each_clip_once_and_learns_the_same(toy_d
     clips = {(q.video, q.start_s, q.end_s) for q in kept.questions + kept.validation}
     assert len(decoded) == len(clips) == expected
     assert losses(kept) == pytest.approx(losses(fresh), abs=1e-5)
-    plain = trainer_of(toy_data, tmp_path / "plain", **settings)
+    plain = trainer_of(toy_data, tmp_path / "plain", data={"tasks": drawn["tasks"]}, **settings)
     plain.run()
     assert losses(plain) != pytest.approx(losses(fresh), abs=1e-3)

@@ -3,17 +3,20 @@
 import json
 import re
 import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from forked import PACKAGE_PYTHON
 from support import ROOT
 
 from gazeqwen.evaluation.scoring import read_predictions
 from gazeqwen.pipeline.conditions import Condition
 from gazeqwen.questions.tasks import TASKS
+from gazeqwen.toyworld import generate
 from gazeqwen.toyworld.evidence import DEPTH, RECIPE, RESULTS, ROWS, SEEDS, WORLD, pool, run
 from gazeqwen.toyworld.evidence_report import (
     DOCUMENT,
@@ -32,6 +35,13 @@ from gazeqwen.toyworld.questions import SCENE_TASKS
 from gazeqwen.training.recipe import Recipe
 from gazeqwen.utils.settings import read_recipe
 from gazeqwen.utils.tables import percent
+
+
+@pytest.fixture(autouse=True)
+def processes(monkeypatch):
+    """The processes that `run` starts need not import the package anew."""
+    monkeypatch.setattr(sys, "executable", str(PACKAGE_PYTHON))
+
 
 TINY = {"train": 6, "val": 3, "test": 3, "seed": 4, "per_task": 1, "most": None}
 
@@ -235,8 +245,9 @@ def test_nothing_is_better_than_the_default(evidence):
         assert evidence.results[name]["against_default"]["interval"][0] > -0.03, name
 
 
-def test_one_cell_comes_out_again(tmp_path, evidence):
-    """The frozen backbone on the text alone, on the whole test split made again."""
+def test_one_cell_comes_out_again(tmp_path, evidence, monkeypatch):
+    """The frozen backbone on the text alone, on all questions of the test split, made again; nothing sees a frame."""
+    monkeypatch.setattr(generate, "draw_frame", lambda *_: np.zeros((112, 112, 3), np.uint8))
     torch.set_num_threads(1)
     row = replace(next(row for row in ROWS if row.name == "frozen"), conditions=("text_only",))
     run([row], tmp_path, tmp_path / "results", WORLD | {"train": 1, "val": 1}, [])

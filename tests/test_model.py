@@ -2,12 +2,12 @@
 
 import os
 import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from forked import PYTHON
 from safetensors.torch import load_file, save_file
 from support import BACKBONE, VIDEO_ENCODER, perturb, tiny_config, tiny_model, video_inputs, with_positions
 
@@ -304,7 +304,7 @@ def test_a_fresh_process_without_the_package_loads_it(trained, toy_processor, cl
     save_file({**inputs, "logits": logits(trained, inputs)}, tmp_path / "io.safetensors")
     assert not torch.allclose(logits(trained, inputs), logits(trained, without_gaze(inputs)), atol=1e-3)
     result = subprocess.run(
-        [sys.executable, "-c", LOAD_AND_COMPARE, str(tmp_path)],
+        [PYTHON, "-c", LOAD_AND_COMPARE, str(tmp_path)],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from forked import PYTHON
 from support import ROOT, index_frames, write_fixations, write_video
 
 import gazeqwen
@@ -51,7 +52,7 @@ def test_the_wheel_works_where_there_is_no_checkout(wheel, tmp_path):
         "model = G.from_base(str(here / 'backbone'), str(here / 'video_encoder'), latent_dim=16);"
         "print(here)"
     )
-    isolated = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); {code}"]
+    isolated = [PYTHON, "-c", f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); {code}"]
     result = subprocess.run(isolated, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == str(tmp_path / "site" / "gazeqwen" / "toyworld")
@@ -74,9 +75,9 @@ sys.meta_path[:] = map(Without, sys.meta_path)
 """
 
 
-def run_without(hidden: set[str], code: str, *arguments: str) -> subprocess.CompletedProcess:
-    """Run code in a process in which these packages cannot be imported."""
-    command = [sys.executable, "-c", HIDING.format(hidden=hidden) + code, *arguments]
+def run_without(hidden: set[str], code: str, *arguments: str, python: str | Path = PYTHON):
+    """Run code in a process in which these packages cannot be imported, and `python` has not imported them."""
+    command = [python, "-c", HIDING.format(hidden=hidden) + code, *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
@@ -133,7 +134,7 @@ def test_each_command_shows_an_example(command, monkeypatch, capsys):
 
 def test_the_command_imports_nothing_heavy_before_it_knows_what_to_run():
     code = "from gazeqwen.utils.command_line import main; sys.argv = ['gazeqwen', '--help']; main()"
-    result = run_without({"torch", "transformers", "numpy", *OPTIONAL}, code)
+    result = run_without({"torch", "transformers", "numpy", *OPTIONAL}, code, python=sys.executable)
     assert result.returncode == 0, result.stderr
     assert all(f"  {name} " in result.stdout for name in COMMANDS)
 

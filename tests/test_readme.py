@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +15,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from datasets import Dataset, load_dataset
+from forked import PACKAGE_PYTHON, PYTHON
 from huggingface_hub import HfApi
 from local_hub import TOKEN, LocalHub
 from PIL import Image
@@ -74,7 +74,7 @@ def test_the_snippet_runs(toy_world, toy_processor, tmp_path):
     for name, value in {"runs/demo/best": tmp_path, "VIDEO": video, "FIXATIONS": table}.items():
         assert name in snippet
         snippet = snippet.replace(name, str(value))
-    result = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, cwd=tmp_path)
+    result = subprocess.run([PYTHON, "-c", snippet], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.splitlines()) == 2
 
@@ -152,7 +152,9 @@ def test_the_commands_run(command, workshop, reference_parts, hub):
     base, _ = reference_parts
     run = " ".join([command.replace(BASE_MODEL_28, base), *more])
     environment = {**hub, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    # What goes to the Hub reads its address on import; the other commands need import nothing anew.
+    python = PYTHON if "--push" in command else PACKAGE_PYTHON
+    environment["PATH"] = f"{python.parent}:{environment['PATH']}"
     result = subprocess.run(["bash", "-c", run], capture_output=True, text=True, cwd=workshop, env=environment)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
 
@@ -233,7 +235,7 @@ def unwritable() -> None:
     imports = "from gazeqwen.utils.command_line import one_line_errors\nfrom gazeqwen.utils.hub import open_repository"
     code = f"{imports}\nwith one_line_errors(): open_repository('user/name')"
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    result = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, env=environment)
     assert result.returncode == 1
     raise OSError(result.stderr)
 

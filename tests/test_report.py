@@ -3,10 +3,10 @@
 import json
 import re
 import subprocess
-import sys
 
 import numpy as np
 import pytest
+from forked import PACKAGE_PYTHON
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from PIL import Image
 from support import ROOT
@@ -348,7 +348,7 @@ def test_bars_are_as_high_as_accuracies(tmp_path):
 def test_the_command(tmp_path):
     def run(*arguments):
         command = [
-            sys.executable,
+            PACKAGE_PYTHON,
             "-m",
             "gazeqwen.evaluation.report",
             *map(str, arguments),

@@ -4,12 +4,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 from urllib.request import urlopen
 
 import pytest
 import yaml
+from forked import PYTHON
 from local_hub import LocalHub
 from packaging.requirements import Requirement
 from support import ROOT, requirements
@@ -72,7 +72,7 @@ def test_hidden_files_of_a_room_stay_here(tmp_path, monkeypatch):
 def test_the_space_runs(space, tmp_path):
     """Its app.py, with the package that lies beside it."""
     code = "import runpy, gazeqwen; print(gazeqwen.__file__); runpy.run_path('app.py', run_name='__main__')"
-    command, environment = [sys.executable, "-u", "-c", code], os.environ | {"GRADIO_TEMP_DIR": str(tmp_path)}
+    command, environment = [PYTHON, "-u", "-c", code], os.environ | {"GRADIO_TEMP_DIR": str(tmp_path)}
     with subprocess.Popen(command, cwd=space, env=environment, text=True, stdout=subprocess.PIPE) as server:
         try:
             assert server.stdout.readline().startswith(str(space))
@@ -96,7 +96,7 @@ main()
 
 def test_a_space_is_published_and_replaces_an_earlier_version(tmp_path):
     with LocalHub() as hub:
-        command, environment = [sys.executable, "-c", PUBLISH], hub.environment(tmp_path / "home")
+        command, environment = [PYTHON, "-c", PUBLISH], hub.environment(tmp_path / "home")
         result = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert result.returncode == 0, result.stderr
         assert result.stdout.startswith("published: ") and "spaces/user/space" in result.stdout

@@ -5,7 +5,6 @@ import math
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from accelerate import Accelerator
+from forked import PACKAGE_PYTHON
 from PIL import Image
 from safetensors.torch import load_file
 from support import (
@@ -211,7 +211,7 @@ def test_the_table_holds_tasks_and_their_mean():
 def run_script(*command, expect: int = 0) -> str:
     """Return what a script prints in a new process; stderr if it is to fail."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *map(str, command)]
+    command = [PACKAGE_PYTHON, *map(str, command)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert result.returncode == expect, result.stderr
     return result.stdout if expect == 0 else result.stderr
