@@ -1,5 +1,6 @@
 """Conditions: whose gaze and how it is given; predictions on disk; a whole evaluation, killed and gone on with."""
 
+import copy
 import json
 import os
 import random
@@ -14,7 +15,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from forked import PACKAGE_PYTHON
-from support import BACKBONE, ROOT, VIDEO_ENCODER, perturb, run_here
+from support import BACKBONE, ROOT, VIDEO_ENCODER, index_frames, perturb, run_here, write_video
 
 from gazeqwen.eval import read_settings
 from gazeqwen.evaluation.evaluators import AdapterEvaluator, InputSettings
@@ -195,6 +196,67 @@ def test_every_end_of_a_window_is_another_cache_key(toy_processor, tmp_path):
     video.write_bytes(b"another as large")
     os.utime(video, ns=(1, 1))  # another time of change, whatever the disk's clock counts in
     assert cache.path(questions[0]) != before
+
+
+def test_what_makes_the_numbers_is_another_cache(toy_processor, tmp_path):
+    """Weights of the frozen networks and sizes; not the weights of the resampler, which is trained."""
+    torch.manual_seed(3)
+    model = GazeQwenForConditionalGeneration.from_base(str(BACKBONE), str(VIDEO_ENCODER), latent_dim=16, num_latents=8)
+    processor = GazeQwenProcessor.from_base(str(BACKBONE), video_encoder_size=64, num_frames=8)
+
+    def folder(kind: str) -> Path:
+        return ClipCache.from_model(model, processor, kind, tmp_path).folder
+
+    def nudge(module) -> None:
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(0.01)
+
+    folders = [folder("features"), folder("embeddings")]
+    nudge(model.resampler)
+    assert [folder("features"), folder("embeddings")] == folders
+    nudge(model.backbone.model.visual)
+    assert folder("features") == folders[0] and folder("embeddings") != folders[1]
+    nudge(model.video_encoder)
+    folders += [folder("embeddings"), folder("features")]
+    processor.video_encoder_size = 80
+    folders += [folder("features")]
+    assert len(set(folders)) == 5
+
+
+def test_clips_of_different_sizes_encoded_together_are_what_each_is_alone(loaded, toy_processor, tmp_path):
+    """More frames, and frames of another shape: no entry holds what pads it, or the embeddings of another clip."""
+    processor, questions = copy.deepcopy(toy_processor), []
+    processor.num_frames, processor.fps = None, 1.0
+    processor.video_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 112 * 112}
+    for name, height, width, end_s in (("a.mp4", 56, 84, 2.0), ("b.mp4", 84, 56, 6.0), ("c.mp4", 56, 56, 4.0)):
+        video = write_video(tmp_path / name, index_frames(60, height, width))
+        questions.append(Question(video, name, None, "past_scene_recall", "Which?", ("a", "b"), 0, 0.0, end_s))
+    together = ClipCache.from_model(loaded, processor, "embeddings", tmp_path / "together")
+    assert together.fill(Accelerator(), loaded, questions, batch_size=3) == 3
+    alone = ClipCache.from_model(loaded, processor, "embeddings", tmp_path / "alone")
+    assert alone.fill(Accelerator(), loaded, questions, batch_size=1) == 3
+    grids = set()
+    for question in questions:
+        one, other = together.read(question), alone.read(question)
+        assert one.keys() == other.keys()
+        for name in one:
+            torch.testing.assert_close(one[name], other[name], atol=1e-5, rtol=1e-5)
+        grids.add(tuple(one["video_grid_thw"].tolist()))
+    assert len(grids) == 3
+
+
+def test_prompts_are_padded_on_the_left_whatever_the_tokenizer_does(toy_processor, toy_data):
+    processor = copy.deepcopy(toy_processor)
+    processor.tokenizer.padding_side = "right"
+    questions = load_questions(toy_data, "test")
+    data = QuestionDataset(ClipCache(processor), [min(questions, key=lengths), max(questions, key=lengths)])
+    mask = data.collate([data[0], data[1]]).inputs["attention_mask"]
+    assert mask[:, -1].all() and not mask[:, 0].all()
+
+
+def lengths(question: Question) -> int:
+    return len(question.prompt("reference")[0])
 
 
 def test_text_only_shows_no_video(loaded, toy_processor, toy_data):

@@ -20,12 +20,14 @@ import av
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from huggingface_hub.constants import HF_HUB_CACHE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from support import ROOT, index_frames, run_in_process, write_fixations, write_video
 
-from gazeqwen.questions.dataset import _questions_of_row, load_questions
+from gazeqwen.questions.dataset import _questions_of_row, _video_path, load_questions
 from gazeqwen.questions.release import build
 from gazeqwen.scanpath_gazeqwen import Scanpath, as_scanpath
 from gazeqwen.training.recipe import Recipe
@@ -1118,6 +1120,7 @@ ROWS = {  # {id: (task, what of a row is changed, what the error says)}
     "end NaN": (OI_E, {"end_s": math.nan}, "end_s"),
     "end inf": (OI_E, {"end_s": math.inf}, "end_s"),
     "end before start": (OI_E, {"start_s": 9.0}, "end_s"),
+    "end at start": (OI_E, {"start_s": 8.0}, "end_s"),
     "points None": (GTA, {"test_points": None}, "test_points"),
     "no points": (GTA, {"test_points": []}, "test_points"),
     "point None": (GTA, {"test_points": [None]}, "test_points"),
@@ -1151,6 +1154,28 @@ def test_rows_of_a_dataset_that_are_refused(case):
     assert len(list(_questions_of_row(dataset_row(task), Path(VIDEO), {}))) == 1
     with refused(VIDEO, part):
         list(_questions_of_row(dataset_row(task) | changes, Path(VIDEO), {}))
+
+
+def test_a_question_knows_the_fixations_by_the_ids_of_its_row():
+    (question,) = _questions_of_row(dataset_row(OI_E), Path(VIDEO), {})
+    assert question.scanpath.ids.tolist() == [4]
+
+
+def test_a_table_names_no_file_outside_its_dataset(tmp_path, film):
+    """Neither by a name that leads out of the folder nor, on the Hub, by a path out of the caches of downloads."""
+    row = {"video_name": VIDEO, "video": {"path": None}}
+    for path in ("/etc/passwd", str(film), f"{HF_HUB_CACHE}/../passwd", None):
+        with pytest.raises(ValueError, match="the video of a question is .*, expected a file of the dataset"):
+            _video_path("user/name", row | {"video": {"path": path}})
+    cached = Path(HF_HUB_CACHE).absolute() / "datasets--user--name" / VIDEO
+    assert _video_path("user/name", row | {"video": {"path": str(cached)}}) == cached
+    data = dataset(tmp_path, film)
+    shutil.copy(film, data / VIDEO)  # so that the name leads to a file
+    (table,) = data.rglob("*test*.parquet")
+    rows = [row | {"video_name": f"../{VIDEO}"} for row in Dataset.from_parquet(str(table))]
+    Dataset.from_list(rows).to_parquet(str(table))
+    with pytest.raises(ValueError, match=rf"video_name is '../{VIDEO}', expected a file's name"):
+        load_questions(data, "test", without_gaze="keep")
 
 
 # ================================================================ the processor
