@@ -156,7 +156,7 @@ class AdapterFilesMixin:
         hub = {name: kwargs.pop(name) for name in _PUSH_KEYWORDS if name in kwargs}
         whole = {f"resampler.{name}": value for name, value in self.resampler.state_dict().items()}
         whole.update({name: value for name, value in (state_dict or {}).items() if name in whole})
-        super().save_pretrained(save_directory, state_dict=whole, **kwargs)
+        super().save_pretrained(save_directory, state_dict=dict(whole), **kwargs)  # which may be emptied there
         if not whole:  # LoRA alone: transformers writes no file of no tensors, and loading is to find one
             save_file({}, Path(save_directory) / "model.safetensors", metadata={"format": "pt"})
         folder = Path(save_directory) / LORA_FOLDER

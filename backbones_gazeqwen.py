@@ -100,6 +100,41 @@ def decoder_of(backbone: nn.Module) -> nn.Module:
     return backbone.model.language_model
 
 
+def embed_dim(config: PreTrainedConfig) -> int:
+    """Return how many values a base model's vision tower gives per visual token: hidden, times 1 + DeepStack maps."""
+    maps = len(config.vision_config.deepstack_visual_indexes) if family_of(config).has_deepstack else 0
+    return config.get_text_config().hidden_size * (1 + maps)
+
+
+@dataclass
+class VideoDeepstack:
+    """Hold `maps`, (video tokens, D) each, for the tokens that `is_video` (B, L) marks, in their order."""
+
+    is_video: torch.Tensor
+    maps: list[torch.Tensor]
+
+
+def add_video_deepstack(decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """
+    Join the keyword argument `video_deepstack` of a decoder's call, a `VideoDeepstack`, with the maps of images that
+    the base model computed itself. A forward pre-hook: the base model takes embeddings of videos without their maps.
+    """
+    deepstack = kwargs.pop("video_deepstack", None)
+    if deepstack is None:
+        return args, kwargs
+    is_video, maps = deepstack.is_video, deepstack.maps
+    is_image = kwargs.get("visual_pos_masks")
+    if is_image is not None:
+        is_visual = is_video | is_image
+        joined = []
+        for video_map, image_map in zip(maps, kwargs["deepstack_visual_embeds"], strict=True):
+            both = video_map.new_zeros(int(is_visual.sum()), video_map.shape[-1])
+            both[is_video[is_visual]], both[is_image[is_visual]] = video_map, image_map.to(video_map)
+            joined.append(both)
+        is_video, maps = is_visual, joined
+    return args, {**kwargs, "visual_pos_masks": is_video, "deepstack_visual_embeds": maps}
+
+
 def token_grids(config: PreTrainedConfig, grid_thw: torch.Tensor) -> torch.Tensor:
     """Return (V, 3) T, H, W of visual tokens from a base model's (V, 3) grids of patches."""
     merge = config.vision_config.spatial_merge_size
@@ -165,6 +200,8 @@ def positions_after(
             "does not define them"
         )
     else:
+        if not family_of(backbone.config).seconds_in_positions:
+            visual = {name: value for name, value in visual.items() if name != "second_per_grid_ts"}
         positions, _ = backbone.model.get_rope_index(
             torch.zeros_like(types), mm_token_type_ids=types, attention_mask=attention_mask, **visual
         )
@@ -177,7 +214,10 @@ __all__ = [
     "FAMILIES",
     "VISUAL_INPUTS",
     "Family",
+    "VideoDeepstack",
+    "add_video_deepstack",
     "decoder_of",
+    "embed_dim",
     "family_of",
     "positions_after",
     "token_grids",

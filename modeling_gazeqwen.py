@@ -15,7 +15,7 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.utils import logging
 
 from .adapter_files_gazeqwen import AUTO_CLASSES, AdapterFilesMixin
-from .backbones_gazeqwen import VISUAL_INPUTS, decoder_of, family_of, positions_after
+from .backbones_gazeqwen import VISUAL_INPUTS, add_video_deepstack, decoder_of, family_of, positions_after
 from .configuration_gazeqwen import GazeQwenConfig
 from .injection_gazeqwen import (
     GAZE_INPUTS,
@@ -72,6 +72,7 @@ class GazeQwenForConditionalGeneration(
             else family_of(config.load_backbone_config()).model_class(config.load_backbone_config())
         )
         self.backbone.requires_grad_(False)
+        decoder_of(self.backbone).register_forward_pre_hook(add_video_deepstack, with_kwargs=True)
         self.video_encoder = None
         if config.has_resampler:
             self.video_encoder = video_encoder or build_video_encoder(config.load_video_encoder_config())
@@ -231,10 +232,11 @@ class GazeQwenForConditionalGeneration(
         **kwargs,
     ):
         """
-        Run Qwen2.5-VL's forward, plus gaze. V is the number of videos in the batch, in the order of `video_grid_thw`.
+        Run the base model's forward, plus gaze. V is the number of videos in the batch, in the order of
+        `video_grid_thw`.
 
         Args:
-            video_embeds: (video tokens, hidden) in place of `pixel_values_videos` (`embed_video`).
+            video_embeds: (video tokens, D') in place of `pixel_values_videos` (`embed_video`).
             video_encoder_pixel_values: (V, F, 3, S, S) frames for the video encoder, padded to the longest video; or
             video_encoder_features: (V, T, N, D_v) its features on the visual token grid (`encode_video`).
             scanpaths: (V, F, 4) `x_norm, y_norm, t_mid_s, duration_s`; `None`: no gaze, exactly the base model.
@@ -258,7 +260,9 @@ class GazeQwenForConditionalGeneration(
         if video_embeds is not None:
             if input_ids is None or pixel_values_videos is not None:
                 raise ValueError("video_embeds need input_ids, and come in place of pixel_values_videos")
-            inputs_embeds = self._input_embeds(input_ids, video_embeds)
+            inputs_embeds, deepstack = self._input_embeds(input_ids, video_embeds)
+            if deepstack is not None:
+                kwargs["video_deepstack"] = deepstack
         start = cache_length(past_key_values)
         injection = self._prepare_injection(input_ids, video_grid_thw, gaze, has_gaze, past_key_values, start)
         if position_ids is None:
@@ -274,9 +278,11 @@ class GazeQwenForConditionalGeneration(
                 start,
                 visual,
             )
+        if family_of(self.backbone.config).seconds_in_positions:
+            kwargs["second_per_grid_ts"] = second_per_grid_ts
         with self._hooks.during(injection):
             output = self.backbone(
-                input_ids=input_ids,
+                input_ids=input_ids if inputs_embeds is None else None,  # Qwen3-VL refuses both
                 attention_mask=attention_mask,
                 position_ids=position_ids,
                 past_key_values=past_key_values,
@@ -287,7 +293,6 @@ class GazeQwenForConditionalGeneration(
                 pixel_values_videos=pixel_values_videos,
                 image_grid_thw=image_grid_thw,
                 video_grid_thw=video_grid_thw,
-                second_per_grid_ts=second_per_grid_ts,
                 mm_token_type_ids=mm_token_type_ids,
                 logits_to_keep=logits_to_keep,
                 **kwargs,

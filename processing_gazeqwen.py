@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import BatchFeature, Qwen2_5_VLProcessor
+from transformers import AutoConfig, AutoProcessor, BatchFeature, ProcessorMixin
 from transformers.image_utils import load_image
 
+from .backbones_gazeqwen import FAMILIES, Family, family_of
 from .scanpath_gazeqwen import Scanpath, as_scanpath
 from .video_gazeqwen import MAX_FRAMES, Clip, read_clip
 
@@ -31,11 +32,13 @@ class GazeQwenInputs(BatchFeature):
         return self
 
 
-class GazeQwenProcessor(Qwen2_5_VLProcessor):
+class GazeQwenProcessor(ProcessorMixin):
     """
-    Qwen2.5-VL's processor, which also reads video files with true timestamps and aligns gaze to them.
+    The parts of a base model's processor, which make the inputs that its family takes; it also reads video files with
+    true timestamps and aligns gaze to them.
 
     Args:
+        base_model_type: the family of the base model, a key of `FAMILIES`.
         video_encoder_size: side S in pixels of the square frames for the video encoder.
         num_frames, fps, max_frames: how clips are sampled unless a call says otherwise (see `sample_times`). With
             neither `num_frames` nor `fps`: StreamGaze's frame rates by clip length.
@@ -57,9 +60,18 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         max_frames: int = MAX_FRAMES,
         snap_s: float = 0.0,
         prompt_style: str = "reference",
+        base_model_type: str = "qwen2_5_vl",
         **kwargs,
     ):
         super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template, **kwargs)
+        if base_model_type not in FAMILIES:
+            raise ValueError(f"base_model_type: got {base_model_type!r}, expected one of {sorted(FAMILIES)}")
+        self.base_model_type = base_model_type
+        self.image_token = getattr(tokenizer, "image_token", "<|image_pad|>")
+        self.video_token = getattr(tokenizer, "video_token", "<|video_pad|>")
+        self.image_token_id, self.video_token_id = tokenizer.convert_tokens_to_ids(
+            [self.image_token, self.video_token]
+        )
         self.video_encoder_size = video_encoder_size
         self.num_frames = num_frames
         self.fps = fps
@@ -69,16 +81,32 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
 
     @classmethod
     def from_base(cls, base_model: str, revision: str | None = None, **settings) -> "GazeQwenProcessor":
-        """Return the processor of a Qwen2.5-VL by id or folder, with this class's own `settings`."""
-        base = Qwen2_5_VLProcessor.from_pretrained(base_model, revision=revision or "main")
+        """
+        Return the processor of a base model by id or folder, with this class's own `settings`. Raises ValueError for a
+        model of no family that can be wrapped.
+        """
+        source = {"revision": revision or "main", "trust_remote_code": False}
+        config = AutoConfig.from_pretrained(base_model, **source)
+        family_of(config)
+        base = AutoProcessor.from_pretrained(base_model, **source)
         parts = (base.image_processor, base.tokenizer, base.video_processor)
-        return cls(*parts, chat_template=base.chat_template, **settings)
+        return cls(*parts, chat_template=base.chat_template, base_model_type=config.model_type, **settings)
+
+    @property
+    def family(self) -> Family:
+        """Return the base model's row of the table of families."""
+        return FAMILIES[self.base_model_type]
 
     @property
     def model_input_names(self) -> list[str]:
-        """Return Qwen2.5-VL's names and those of gaze and the video encoder."""
-        names = ["video_encoder_pixel_values", "scanpaths", "scanpath_mask", "has_scanpath", "step_spans_s"]
-        return super().model_input_names + names
+        """Return the base model's names and those of gaze and the video encoder."""
+        names = ["second_per_grid_ts"] if self.family.seconds_in_positions else []
+        names += ["mm_token_type_ids", "video_encoder_pixel_values"]
+        return super().model_input_names + names + ["scanpaths", "scanpath_mask", "has_scanpath", "step_spans_s"]
+
+    def post_process_image_text_to_text(self, generated_outputs, **kwargs) -> list[str]:
+        """Return generated ids (B, L) as texts; `kwargs` are the tokenizer's, special tokens are left out."""
+        return self.tokenizer.batch_decode(generated_outputs, **{"skip_special_tokens": True, **kwargs})
 
     # ---------------------------------------------------------------- video
     def read_clip(
@@ -98,9 +126,10 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
     def process_clip(self, clip: Clip, for_video_encoder: bool = True) -> dict[str, torch.Tensor]:
         """
         Return what one clip gives, whatever is asked about it: `pixel_values_videos` (patches, dim), `video_grid_thw`
-        (3,), `second_per_grid_ts` (), `step_spans_s` (T, 2), `video_encoder_pixel_values` (F, 3, S, S). Both kinds of
-        pixels show the same frames, so that the encoder's tubelets and Qwen's temporal steps are the same moments. The
-        last is left out where `for_video_encoder` is False: its features are known, or no gaze is given.
+        (3,), `second_per_grid_ts` (), `step_spans_s` (T, 2), `video_encoder_pixel_values` (F, 3, S, S), and where the
+        prompt tells the time `step_times_s` (T,), each step's mean time since the clip's start. Both kinds of pixels
+        show the same frames, so that the encoder's tubelets and Qwen's temporal steps are the same moments. The
+        encoder's are left out where `for_video_encoder` is False: its features are known, or no gaze is given.
         """
         frames_per_step = self.video_processor.temporal_patch_size
         clip = clip.padded(frames_per_step)
@@ -114,6 +143,9 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
             "second_per_grid_ts": torch.tensor(clip.seconds_per_step(frames_per_step), dtype=torch.float32),
             "step_spans_s": torch.tensor(clip.step_spans_s(frames_per_step), dtype=torch.float32),
         }
+        if self.family.seconds_in_text:  # in float64, as they are rounded to text
+            times_s = (clip.timestamps_s - clip.start_s).clip(min=0).reshape(-1, frames_per_step)
+            processed["step_times_s"] = torch.from_numpy((times_s[:, 0] + times_s[:, -1]) / 2)
         if for_video_encoder:
             size = (self.video_encoder_size, self.video_encoder_size)
             encoder_frames = F.interpolate(frames.float(), size=size, mode="bilinear", align_corners=False) / 255
@@ -122,16 +154,27 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         return processed
 
     # ---------------------------------------------------------------- text, and everything together
-    def _expand(self, texts: list[str], token: str, counts: list[int], kind: str) -> list[str]:
-        """Return texts with each placeholder `token`, in order, repeated as often as its image or video has tokens."""
+    def _video_text(self, clip: dict[str, torch.Tensor]) -> str:
+        """Return what stands for a processed clip in a prompt: its tokens, step by step where text tells the time."""
+        steps = int(clip["video_grid_thw"][0])
+        tokens = self.video_token * (int(clip["video_grid_thw"][1:].prod()) // self.video_processor.merge_size**2)
+        if not self.family.seconds_in_text:
+            return tokens * steps
+        block = f"<|vision_start|>{tokens}<|vision_end|>"
+        return "".join(f"<{time_s:.1f} seconds>{block}" for time_s in clip["step_times_s"].tolist())
+
+    def _expand(self, texts: list[str], token: str, replacements: list[str], kind: str) -> list[str]:
+        """Return texts with each placeholder `token`, in order, replaced by what its image or video is in a prompt."""
         placeholders = sum(text.count(token) for text in texts)
-        if placeholders != len(counts):
-            raise ValueError(f"the text holds {placeholders} {kind} placeholders ({token}), got {len(counts)} {kind}s")
-        remaining = iter(counts)
+        if placeholders != len(replacements):
+            raise ValueError(
+                f"the text holds {placeholders} {kind} placeholders ({token}), got {len(replacements)} {kind}s"
+            )
+        remaining = iter(replacements)
         expanded = []
         for text in texts:
             head, *tails = text.split(token)
-            expanded.append(head + "".join(token * next(remaining) + tail for tail in tails))
+            expanded.append(head + "".join(next(remaining) + tail for tail in tails))
         return expanded
 
     def collate(
@@ -147,14 +190,14 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
         Return a batch of prompts and processed clips (`process_clip`), one scanpath per clip. Scanpaths are cut to
         their clip; `snap_s` says for each whether the fixation that begins within so many seconds of the clip's end is
         brought into view (`Scanpath.snap`; 0: not). A clip may hold `video_encoder_features` (T, N, D_v) in place of
-        `video_encoder_pixel_values`, or neither for a model without a video encoder, and `video_embeds` (T*N, D) in
+        `video_encoder_pixel_values`, or neither for a model without a video encoder, and `video_embeds` (T*N, D') in
         place of `pixel_values_videos`.
         """
         merge = self.video_processor.merge_size**2
-        counts = [int(clip["video_grid_thw"].prod()) // merge for clip in clips]
-        texts = self._expand(texts, self.video_token, counts, "video")
-        image_counts = [] if images is None else [int(grid.prod()) // merge for grid in images["image_grid_thw"]]
-        texts = self._expand(texts, self.image_token, image_counts, "image")
+        grids = [] if images is None else images["image_grid_thw"]
+        pictures = [self.image_token * (int(grid.prod()) // merge) for grid in grids]
+        texts = self._expand(texts, self.image_token, pictures, "image")
+        texts = self._expand(texts, self.video_token, [self._video_text(clip) for clip in clips], "video")
         encoded = self.tokenizer(
             texts, padding=len(texts) > 1, padding_side=padding_side, return_tensors="pt", add_special_tokens=False
         )
@@ -171,8 +214,9 @@ class GazeQwenProcessor(Qwen2_5_VLProcessor):
 
         visual_input = "video_embeds" if "video_embeds" in clips[0] else "pixel_values_videos"
         data[visual_input] = torch.cat([clip[visual_input] for clip in clips])
-        for name in ("video_grid_thw", "second_per_grid_ts"):
-            data[name] = torch.stack([clip[name] for clip in clips])
+        data["video_grid_thw"] = torch.stack([clip["video_grid_thw"] for clip in clips])
+        if self.family.seconds_in_positions:
+            data["second_per_grid_ts"] = torch.stack([clip["second_per_grid_ts"] for clip in clips])
         if scanpaths is None:
             return GazeQwenInputs(data)
         if len(scanpaths) != len(clips):

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedConfig, TimmWrapperConfig, TimmWrapperModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from .backbones_gazeqwen import token_grids
+from .backbones_gazeqwen import VideoDeepstack, embed_dim, family_of, token_grids
 from .modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
 from .resampler_gazeqwen import align_video_features
 
@@ -111,26 +111,35 @@ class FrozenVideoMixin:
     @torch.no_grad()
     def embed_video(self, pixel_values_videos: torch.Tensor, video_grid_thw: torch.Tensor) -> torch.Tensor:
         """
-        Return the base model's frozen embeddings (video tokens of all videos, hidden) of `pixel_values_videos`, to be
-        computed once and given to `forward` as `video_embeds` instead of the pixels. `video_grid_thw` (V, 3): Qwen's
-        grids of patches.
+        Return what the frozen vision tower makes of `pixel_values_videos`, (video tokens of all videos, D'), to be
+        computed once and given to `forward` as `video_embeds` instead of the pixels: the embeddings, D' = hidden, and
+        behind them along D' the DeepStack maps of a family that has them, D' = hidden * (1 + maps). `video_grid_thw`
+        (V, 3): Qwen's grids of patches.
         """
         features = self.backbone.model.get_video_features(pixel_values_videos, video_grid_thw, return_dict=True)
-        return torch.cat(list(features.pooler_output))
+        parts = [features.pooler_output]
+        if family_of(self.backbone.config).has_deepstack:
+            parts += features.deepstack_features
+        return torch.cat([torch.cat(list(part)) for part in parts], dim=-1)
 
-    def _input_embeds(self, input_ids: torch.Tensor, video_embeds: torch.Tensor) -> torch.Tensor:
+    def _input_embeds(
+        self, input_ids: torch.Tensor, video_embeds: torch.Tensor
+    ) -> tuple[torch.Tensor, VideoDeepstack | None]:
         """
-        Return the embeddings (B, L, D) of the prompts with `video_embeds` (video tokens, D) in the places of the video
-        tokens. Raises ValueError for another number of them.
+        Return the embeddings (B, L, D) of the prompts with `video_embeds` (video tokens, D') in the places of the
+        video tokens, and the DeepStack maps in them. Raises ValueError for another number of tokens or maps.
         """
         embeds = self.get_input_embeddings()(input_ids)
         is_video = input_ids == self.backbone.config.video_token_id
-        if video_embeds.shape != (int(is_video.sum()), embeds.shape[-1]):
+        expected = int(is_video.sum()), embed_dim(self.backbone.config)
+        if video_embeds.shape != expected:
             raise ValueError(
-                f"video_embeds are {tuple(video_embeds.shape)}, expected {(int(is_video.sum()), embeds.shape[-1])}: "
-                "video tokens of the prompts, hidden size"
+                f"video_embeds are {tuple(video_embeds.shape)}, expected {expected}: video tokens of the prompts, "
+                "values of each (`embed_video`)"
             )
-        return embeds.masked_scatter(is_video[..., None], video_embeds.to(embeds))
+        pooled, *maps = video_embeds.to(embeds).split(embeds.shape[-1], dim=-1)
+        deepstack = VideoDeepstack(is_video, maps) if maps else None
+        return embeds.masked_scatter(is_video[..., None], pooled), deepstack
 
 
 def check_frames(pixel_values: torch.Tensor, grids: torch.Tensor, frames_per_step: int) -> None:

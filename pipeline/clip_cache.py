@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
+from gazeqwen.backbones_gazeqwen import embed_dim
 from gazeqwen.pipeline.overlays import Drawing, draw_gaze
 from gazeqwen.questions.question import Question
 from gazeqwen.utils.files import write_json
@@ -250,7 +251,7 @@ class ClipCache:
         if accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / "settings.json", self.settings)
-            hidden = model.backbone.config.text_config.hidden_size
+            hidden = embed_dim(model.backbone.config)
             width = model.video_encoder.config.hidden_size if self.for_video_encoder else 0
             missing_questions, missing_drawings = zip(*missing, strict=True)
             size = self.size(missing_questions, width, hidden, model.dtype.itemsize, missing_drawings)

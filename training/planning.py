@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from gazeqwen.backbones_gazeqwen import embed_dim
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.pipeline.batches import MicroBatchSampler, QuestionDataset
@@ -130,7 +131,7 @@ def plan(recipe: Recipe, num_processes: int = 1) -> Plan:
     tokens = _video_tokens(cache, everything, frames)
     largest = max(range(len(everything)), key=tokens.__getitem__)
     longest = ClipShape(frames[largest], tokens[largest], _text_tokens(processor, everything))
-    hidden = model.config.get_text_config().hidden_size
+    hidden = embed_dim(model.config.load_backbone_config())
     return Plan(
         parameters=parameter_counts(model),
         questions={
