@@ -1,9 +1,11 @@
 """How an adapter is built on frozen models, saved, pushed and loaded: files of what was trained, ids of the rest."""
 
+import os
 import shutil
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 from transformers.utils import cached_file
@@ -13,6 +15,7 @@ from .configuration_gazeqwen import GazeQwenConfig, absolute_if_folder, check_fo
 from .lora_gazeqwen import LORA_FILES, LORA_FOLDER, check_keys
 from .video_encoders_gazeqwen import load_video_encoder
 
+_WEIGHTS = "model.safetensors"  # of the resampler
 AUTO_CLASSES = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 
 # Arguments that Auto classes add to every `from_pretrained` and that mean nothing here.
@@ -48,15 +51,19 @@ class AdapterFilesMixin:
             video_encoder_revision=video_encoder_revision,
             **config_kwargs,
         )
-        return cls._with_pretrained_parts(config, dtype, {}, base_kwargs or {})
+        return cls._with_pretrained_parts(config, dtype, {}, base_kwargs or {})[0]
 
     @classmethod
-    def _with_pretrained_parts(cls, config, dtype, hub_kwargs: dict, base_kwargs: dict):
+    def _with_pretrained_parts(cls, config, dtype, hub_kwargs: dict, base_kwargs: dict) -> tuple:
+        """Return a new adapter on pretrained parts, and transformers' `loading_info` of the base model."""
+        if config._attn_implementation is not None:
+            base_kwargs = {"attn_implementation": config._attn_implementation, **base_kwargs}
         model_class = family_of(config.load_backbone_config(**hub_kwargs)).model_class
-        backbone = model_class.from_pretrained(
+        backbone, loading_info = model_class.from_pretrained(
             config.base_model_name_or_path,
             revision=config.base_model_revision or "main",
             dtype=dtype,
+            output_loading_info=True,
             use_safetensors=True,  # no pickles, whatever a repository offers
             **hub_kwargs,
             **base_kwargs,
@@ -70,9 +77,10 @@ class AdapterFilesMixin:
                 dtype,
                 **hub_kwargs,
             ).to(backbone.device)
+        config._attn_implementation = backbone.config._attn_implementation
         model = cls(config, backbone=backbone, video_encoder=video_encoder)
         model.resampler.to(backbone.device)
-        return model.eval()
+        return model.eval(), loading_info
 
     @classmethod
     def from_pretrained(
@@ -86,10 +94,15 @@ class AdapterFilesMixin:
         force_download: bool = False,
         local_files_only: bool = False,
         token: str | bool | None = None,
+        subfolder: str = "",
+        variant: str | None = None,
+        output_loading_info: bool = False,
         **base_kwargs,
-    ) -> "AdapterFilesMixin":
+    ) -> "AdapterFilesMixin | tuple[AdapterFilesMixin, dict]":
         """
         Load a trained adapter, and its base model and video encoder by the ids and revisions in its config.
+        `subfolder` and `variant` are the adapter's; `output_loading_info` returns what transformers says of the base
+        model beside the model: nothing of the adapter can be missing.
 
         `dtype` and everything not named (`device_map`, `attn_implementation`, `quantization_config`, ...) go to the
         base model; the resampler stays float32. Raises ValueError that lists every missing or unexpected key of the
@@ -105,17 +118,18 @@ class AdapterFilesMixin:
             "local_files_only": local_files_only,
             "token": token,
         }
-        here = {**hub_kwargs, "revision": revision}
+        here = {**hub_kwargs, "revision": revision, "subfolder": subfolder}
         source = pretrained_model_name_or_path
         if config is None:
             config = cls.config_class.from_pretrained(source, **here)
         if not Path(source).is_dir():
             config.check_ids(str(source))
-        model = cls._with_pretrained_parts(config, dtype or "auto", hub_kwargs, base_kwargs)
+        model, loading_info = cls._with_pretrained_parts(config, dtype or "auto", hub_kwargs, base_kwargs)
 
-        weights = load_file(cached_file(source, "model.safetensors", **here))
+        weights_file = with_variant(_WEIGHTS, variant)
+        weights = load_file(cached_file(source, weights_file, **here))
         own = {f"resampler.{name}" for name in model.resampler.state_dict()}
-        check_keys(f"{source}/model.safetensors", own, set(weights))
+        check_keys(f"{source}/{weights_file}", own, set(weights))
         model.resampler.load_state_dict({name.removeprefix("resampler."): value for name, value in weights.items()})
 
         with_lora = config.has_lora
@@ -124,24 +138,41 @@ class AdapterFilesMixin:
                 cached_file(source, LORA_FILES[0], _raise_exceptions_for_missing_entries=False, **here) is not None
             )
         if with_lora:
-            model._load_lora(*(Path(cached_file(source, file, **here)) for file in LORA_FILES))
+            files = (LORA_FILES[0], with_variant(LORA_FILES[1], variant))
+            model._load_lora(*(Path(cached_file(source, file, **here)) for file in files))
         model.generation_config = GenerationConfig.from_pretrained(source, **here)
-        model.backbone.generation_config = model.generation_config
         model.name_or_path = str(source)
-        return model
+        return (model, loading_info) if output_loading_info else model
+
+    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
+        """
+        As in torch. Raises ValueError for the resampler's tensors alone where the model has LoRA: transformers'
+        `Trainer` loads `model.safetensors` of a checkpoint and nothing else, and LoRA would stay as it is.
+        """
+        if not strict and self.has_lora and not any("lora_" in name for name in state_dict):
+            raise ValueError(
+                "these tensors lack LoRA's, which this model has and which are in lora/ of a checkpoint: load both by "
+                "from_pretrained(checkpoint); Trainer's resume_from_checkpoint and load_best_model_at_end cannot"
+            )
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def save_pretrained(
         self,
         save_directory,
+        is_main_process: bool = True,
         state_dict: dict[str, torch.Tensor] | None = None,
         push_to_hub: bool = False,
+        variant: str | None = None,
         **kwargs,
     ) -> None:
         """
         Save what was trained and how to find the rest: `config.json`, `model.safetensors` (keys `resampler.*`),
         `lora/` where LoRA was added, and the code files that `trust_remote_code` runs. No base weights. `state_dict`:
-        the tensors of `trained_parameters`, whole, where this process holds only shards of them.
+        the model's tensors, in place of its own. A file of tensors replaces an earlier one when it is whole.
+        Processes other than the main one write nothing.
         """
+        if not is_main_process:
+            return
         if self._lora_merged:
             raise ValueError("LoRA was merged into the base weights, which are not saved: save before merge_lora()")
         for name, source in self.config.sources().items():
@@ -154,16 +185,18 @@ class AdapterFilesMixin:
             module = type(self).__module__.split(".")[-1]
             self.config.auto_map = {name: f"{module}.{type(self).__name__}" for name in AUTO_CLASSES}
         hub = {name: kwargs.pop(name) for name in _PUSH_KEYWORDS if name in kwargs}
-        whole = {f"resampler.{name}": value for name, value in self.resampler.state_dict().items()}
-        whole.update({name: value for name, value in (state_dict or {}).items() if name in whole})
-        super().save_pretrained(save_directory, state_dict=dict(whole), **kwargs)  # which may be emptied there
-        if not whole:  # LoRA alone: transformers writes no file of no tensors, and loading is to find one
-            save_file({}, Path(save_directory) / "model.safetensors", metadata={"format": "pt"})
-        folder = Path(save_directory) / LORA_FOLDER
-        shutil.rmtree(folder, ignore_errors=True)  # LoRA of an earlier save here would be loaded with these weights
+        own = {f"resampler.{name}": value for name, value in self.resampler.state_dict().items()}
+        state_dict = state_dict or {}
+        tensors = {name: state_dict.get(name, value) for name, value in own.items()}
+        lora = self._lora_file(state_dict) if self.has_lora else {}
+        _check_in_memory(tensors | lora)
+        super().save_pretrained(save_directory, state_dict={}, **kwargs)  # config and code; it empties a dictionary
+        write_tensors(tensors, Path(save_directory) / with_variant(_WEIGHTS, variant))
         if self.has_lora:
-            tensors = {name.removeprefix("backbone."): value for name, value in (state_dict or {}).items()}
-            self._save_lora(folder, tensors)
+            self._save_lora_config(Path(save_directory) / LORA_FOLDER)
+            write_tensors(lora, Path(save_directory) / with_variant(LORA_FILES[1], variant))
+        else:  # LoRA of an earlier save here would be loaded with these weights
+            shutil.rmtree(Path(save_directory) / LORA_FOLDER, ignore_errors=True)
         if push_to_hub:  # not by transformers, which would upload before LoRA is there
             self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), **hub)
 
@@ -177,4 +210,34 @@ class AdapterFilesMixin:
         return super().push_to_hub(repo_id, **kwargs)
 
 
-__all__ = ["AUTO_CLASSES", "AdapterFilesMixin"]
+def with_variant(file: str, variant: str | None) -> str:
+    """Return the name of a file of tensors in a `variant`: `model.fp16.safetensors`, or `file` itself for None."""
+    return file if variant is None else file.replace(".safetensors", f".{variant}.safetensors")
+
+
+def write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """
+    Write a safetensors file, and put it in the place of an earlier one when its header lists all names and shapes.
+    Raises OSError, naming the file, where it does not.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, new, metadata={"format": "pt"})
+        with safe_open(new, framework="pt") as file:
+            written = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        expected = {name: tuple(value.shape) for name, value in tensors.items()}
+        if written != expected:
+            raise OSError(f"{path}: got {len(written)} tensors, expected {len(expected)}: {sorted(expected)}")
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _check_in_memory(tensors: dict[str, torch.Tensor]) -> None:
+    absent = sorted(name for name, value in tensors.items() if value.is_meta)
+    if absent:
+        raise ValueError(f"{absent[0]} is on the meta device, expected its values: load what was offloaded, then save")
+
+
+__all__ = ["AUTO_CLASSES", "AdapterFilesMixin", "with_variant", "write_tensors"]

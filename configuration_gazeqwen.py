@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging
@@ -74,6 +75,7 @@ class GazeQwenConfig(PreTrainedConfig):
     """
 
     model_type = "gazeqwen"
+    sub_configs: ClassVar[dict] = {"backbone_config": AutoConfig}  # gets what is set of attention here
 
     base_model_name_or_path: str | None = None
     base_model_revision: str | None = None
@@ -166,7 +168,7 @@ class GazeQwenConfig(PreTrainedConfig):
         """Return the config as transformers does; folders that it names relative to its own become absolute paths."""
         loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded  # with `return_unused_kwargs`
-        folder = Path(pretrained_model_name_or_path)
+        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
         if folder.is_dir():
             for name, source in config.sources().items():
                 if source and source.startswith("."):
@@ -244,6 +246,11 @@ class GazeQwenConfig(PreTrainedConfig):
     def get_text_config(self, *args, **kwargs) -> PreTrainedConfig:
         """Return the config of the base model's language model."""
         return self.load_backbone_config().get_text_config(*args, **kwargs)
+
+    @property
+    def text_config(self) -> PreTrainedConfig:
+        """Return the config of the base model's language model."""
+        return self.get_text_config()
 
     def to_diff_dict(self) -> dict:
         """As in transformers; `position_convention` is written always: where it is absent, it is the library's."""

@@ -1,8 +1,10 @@
 """What a call hands from the resampler to the decoder's layers, and the hooks that add it there."""
 
+import threading
 from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -135,6 +137,24 @@ def cache_length(cache) -> int:
     return 0 if cache is None else int(cache.get_seq_length())
 
 
+class CallState(threading.local):
+    """
+    What the hooks know of the running call: each thread has its own. Copies and pickles know of none.
+
+    Args:
+        injection: of the running forward or generate.
+        lora_gate: of the running attention layer.
+        gaze_enabled: False within `gaze_disabled`.
+    """
+
+    injection: GazeInjection | None = None
+    lora_gate: torch.Tensor | None = None
+    gaze_enabled = True
+
+    def __reduce__(self):
+        return CallState, ()
+
+
 class DecoderHooks:
     """
     Forward hooks on a decoder: they hand the `GazeInjection` of the running call to its layers as a keyword argument,
@@ -143,8 +163,7 @@ class DecoderHooks:
     """
 
     def __init__(self):
-        self.call: GazeInjection | None = None  # of the running forward or generate, and only then
-        self.lora_gate: torch.Tensor | None = None  # of the running attention layer, and only then
+        self.state = CallState()
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     @property
@@ -159,7 +178,9 @@ class DecoderHooks:
         for layer in decoder.layers:
             register(layer.self_attn.register_forward_pre_hook(self._take_from_attention, with_kwargs=True))
         for index, layer_index in enumerate(injection_layers):
-            register(decoder.layers[layer_index].register_forward_hook(_adding_hook(index), with_kwargs=True))
+            register(
+                decoder.layers[layer_index].register_forward_hook(partial(_add_residual, index), with_kwargs=True)
+            )
         for module in lora_outputs:
             register(module.register_forward_hook(self._gate_lora))
 
@@ -170,37 +191,55 @@ class DecoderHooks:
 
     @contextmanager
     def during(self, injection: GazeInjection | None):
-        """Within this context the decoder's layers receive `injection`, unless the hooks are detached."""
-        self.call = injection if self.attached else None
+        """
+        Within this context the decoder's layers receive `injection`, unless the hooks are detached: in this thread,
+        and until a context within this one takes over.
+        """
+        state = self.state
+        outer = state.injection, state.lora_gate
+        state.injection, state.lora_gate = injection if self.attached else None, None
         try:
             yield
         finally:
-            self.call = self.lora_gate = None
+            state.injection, state.lora_gate = outer
+
+    @property
+    def gaze_enabled(self) -> bool:
+        """Return whether this thread is outside `gaze_disabled`."""
+        return self.state.gaze_enabled
+
+    @contextmanager
+    def gaze_disabled(self):
+        """Within this context `gaze_enabled` is False in this thread."""
+        outer, self.state.gaze_enabled = self.state.gaze_enabled, False
+        try:
+            yield
+        finally:
+            self.state.gaze_enabled = outer
 
     def _hand_to_layers(self, decoder, args, kwargs):
-        if self.call is None:
+        call = self.state.injection
+        if call is None:
             return None
         batch_size, length = kwargs["inputs_embeds"].shape[:2]
         past_length = cache_length(kwargs.get("past_key_values"))
-        return args, {**kwargs, "gaze_injection": self.call.at(past_length, batch_size, length)}
+        return args, {**kwargs, "gaze_injection": call.at(past_length, batch_size, length)}
 
     def _take_from_attention(self, attention, args, kwargs):
         injection = kwargs.pop("gaze_injection", None)  # attention kernels know nothing of it
-        self.lora_gate = None if injection is None else injection.lora_gate
+        self.state.lora_gate = None if injection is None else injection.lora_gate
         if injection is not None:
             injection.mark(kwargs.get("past_key_values"))  # also one that the decoder made itself
         return args, kwargs
 
     def _gate_lora(self, module, args, output):
-        return None if self.lora_gate is None else output * self.lora_gate.to(output)[:, None, None]
+        gate = self.state.lora_gate
+        return None if gate is None else output * gate.to(output)[:, None, None]
 
 
-def _adding_hook(index: int):
-    def add_residual(layer, args, kwargs, output):
-        injection = kwargs.get("gaze_injection")
-        return None if injection is None or injection.factors is None else injection.add_to(output, index)
-
-    return add_residual
+def _add_residual(index: int, layer, args, kwargs, output):
+    injection = kwargs.get("gaze_injection")
+    return None if injection is None or injection.factors is None else injection.add_to(output, index)
 
 
 def videos_with_scanpath(gaze: dict[str, torch.Tensor | None], grids: torch.Tensor) -> torch.Tensor:

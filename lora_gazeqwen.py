@@ -1,10 +1,11 @@
 """LoRA on the base model's attention (paper, stage 2): added, saved, loaded and merged through PEFT."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedConfig
 
@@ -51,12 +52,22 @@ class LoraMixin:
         self._inject_lora(config)
 
     def _inject_lora(self, config) -> None:
+        for name, module in self.backbone.named_modules():
+            if re.fullmatch(_TARGETS, name) and getattr(getattr(module, "_hf_hook", None), "offload", False):
+                raise ValueError(f"{name} is offloaded, expected it on a device: LoRA's weights must be where its are")
         self.detach_gaze()
         self.backbone.add_adapter(config)
         for name, value in self.backbone.named_parameters():
             if "lora_" in name:
                 value.data = value.data.float()  # what is trained is float32: a half loses small steps
         self.attach_gaze()
+
+    def _refuse_adapter(self, *args, **kwargs):
+        """Raise NotImplementedError: transformers' adapters are modules that would neither be gated nor saved."""
+        raise NotImplementedError("this model has one LoRA, its own: see add_lora, merge_lora and detach_gaze")
+
+    add_adapter = load_adapter = set_adapter = delete_adapter = enable_peft_hotswap = _refuse_adapter
+    enable_adapters = disable_adapters = _refuse_adapter
 
     def lora_outputs(self) -> Iterator[nn.Module]:
         """Iterate over the modules whose output LoRA adds to the base model's."""
@@ -65,20 +76,24 @@ class LoraMixin:
                 if isinstance(module, BaseTunerLayer):
                     yield module.lora_B[_ADAPTER]
 
-    def lora_state(self, tensors: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
-        """Return LoRA's tensors by PEFT's names, out of `tensors` of the backbone where they are not its own."""
+    def lora_state(self) -> dict[str, torch.Tensor]:
+        """Return LoRA's tensors by PEFT's names."""
         # Embeddings are not trained; PEFT would ask the Hub for the base model's vocabulary to find that out.
-        return get_peft_model_state_dict(
-            self.backbone, state_dict=tensors or None, adapter_name=_ADAPTER, save_embedding_layers=False
-        )
+        return get_peft_model_state_dict(self.backbone, adapter_name=_ADAPTER, save_embedding_layers=False)
 
-    def _save_lora(self, folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    def _lora_file(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return LoRA's tensors by their names in its file; those that this model's `tensors` hold, from there."""
+        state = {}
+        for name, value in self.lora_state().items():
+            module, _, kind = name.rpartition(".")
+            state[f"{_PREFIX}{name}"] = tensors.get(f"backbone.{module}.{_ADAPTER}.{kind}", value)
+        return state
+
+    def _save_lora_config(self, folder: Path) -> None:
         config = self.backbone.peft_config[_ADAPTER]
         config.base_model_name_or_path = self.config.base_model_name_or_path
         config.revision = self.config.base_model_revision
         config.save_pretrained(folder)
-        weights = {f"{_PREFIX}{name}": value.contiguous() for name, value in self.lora_state(tensors).items()}
-        save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
     def _load_lora(self, config_file: Path, weights_file: Path) -> None:
         if LoraConfig is None:

@@ -56,7 +56,6 @@ class GazeQwenForConditionalGeneration(
     accepts_loss_kwargs = False
     _supports_sdpa = True
     _supports_flash_attn = True
-    _supports_flex_attn = True
     _supports_attention_backend = True
 
     def __init__(
@@ -77,8 +76,6 @@ class GazeQwenForConditionalGeneration(
         if config.has_resampler:
             self.video_encoder = video_encoder or build_video_encoder(config.load_video_encoder_config())
             self.video_encoder.requires_grad_(False).eval()
-        self.generation_config = self.backbone.generation_config
-        self._gaze_enabled = True
         self._hooks = DecoderHooks()
         self.attach_gaze()
         for layer in config.dead_injection_layers():
@@ -119,17 +116,15 @@ class GazeQwenForConditionalGeneration(
 
     @contextmanager
     def gaze_disabled(self):
-        """Within this context the model is exactly its base model, whatever scanpaths it is given."""
-        before, self._gaze_enabled = self._gaze_enabled, False
-        try:
+        """Within this context, in this thread, the model is exactly its base model, whatever scanpaths it is given."""
+        with self._hooks.gaze_disabled():
             yield self
-        finally:
-            self._gaze_enabled = before
 
     # ---------------------------------------------------------------- gaze of a call
     def _prepare_injection(
         self,
         input_ids,
+        inputs_embeds,
         video_grid_thw,
         gaze: dict[str, torch.Tensor | None],
         has_gaze=None,
@@ -138,16 +133,16 @@ class GazeQwenForConditionalGeneration(
     ) -> GazeInjection | None:
         """
         Return what the call adds, from its `GAZE_INPUTS`; None where nothing has to be added or switched off.
-        `has_gaze` (B,) is what the caller says of the prompts, `start` the position of `input_ids` in the `cache`.
+        `has_gaze` (B,) is what the caller says of the prompts, `start` the position in the `cache` of `input_ids`,
+        or of `inputs_embeds` where there is no gaze.
         """
-        with_scanpaths = gaze["scanpaths"] is not None and self._gaze_enabled
+        with_scanpaths = gaze["scanpaths"] is not None and self._hooks.gaze_enabled
         if not with_scanpaths and not self.has_lora:
             return None
-        if input_ids is None and not with_scanpaths:
-            raise ValueError("without scanpaths LoRA is switched off per sample, which needs input_ids")
-        if input_ids is None or (with_scanpaths and video_grid_thw is None):
+        if with_scanpaths and (input_ids is None or video_grid_thw is None):
             raise ValueError("scanpaths need input_ids and video_grid_thw, to find the video tokens")
-        rows, factors = torch.full_like(input_ids, -1), None
+        tokens = input_ids if input_ids is not None else inputs_embeds
+        rows, factors = torch.full(tokens.shape[:2], -1, device=tokens.device), None
         if with_scanpaths:
             grids = self.token_grids(video_grid_thw).to(input_ids.device)  # (V, 3)
             is_video = input_ids == self.backbone.config.video_token_id  # (B, L)
@@ -159,7 +154,7 @@ class GazeQwenForConditionalGeneration(
         if not self.has_lora:
             return GazeInjection(rows, None, factors, start)
         with_gaze = (rows >= 0).any(-1)
-        if self._gaze_enabled:
+        if self._hooks.gaze_enabled:
             with_gaze = prompts_with_gaze(with_gaze, has_gaze, cache, cache_length(cache))
         return GazeInjection(rows, with_gaze, factors, start)
 
@@ -264,7 +259,9 @@ class GazeQwenForConditionalGeneration(
             if deepstack is not None:
                 kwargs["video_deepstack"] = deepstack
         start = cache_length(past_key_values)
-        injection = self._prepare_injection(input_ids, video_grid_thw, gaze, has_gaze, past_key_values, start)
+        injection = self._prepare_injection(
+            input_ids, inputs_embeds, video_grid_thw, gaze, has_gaze, past_key_values, start
+        )
         if position_ids is None:
             visual = dict(zip(VISUAL_INPUTS, (image_grid_thw, video_grid_thw, second_per_grid_ts), strict=True))
             tokens = input_ids if input_ids is not None else inputs_embeds
@@ -298,6 +295,11 @@ class GazeQwenForConditionalGeneration(
                 **kwargs,
             )
         remember_positions(output.past_key_values, position_ids, start)
+        if output.loss is not None and self.training and (injection is None or injection.factors is None):
+            # DDP waits for a gradient of everything that is trained: without gaze it is zero.
+            output.loss = output.loss + 0.0 * sum(
+                value.sum().to(output.loss) for value in self.trained_parameters().values()
+            )
         return output
 
     @torch.no_grad()
@@ -313,7 +315,9 @@ class GazeQwenForConditionalGeneration(
         if input_ids is not None and mask is not None and mask.shape[1] > input_ids.shape[1]:
             start = cache_length(cache)
         has_gaze = kwargs.pop("has_gaze", None)
-        injection = self._prepare_injection(input_ids, kwargs.get("video_grid_thw"), gaze, has_gaze, cache, start)
+        injection = self._prepare_injection(
+            input_ids, kwargs.get("inputs_embeds"), kwargs.get("video_grid_thw"), gaze, has_gaze, cache, start
+        )
         if kwargs.get("position_ids") is None:
             visual = {name: kwargs.get(name) for name in VISUAL_INPUTS}
             tokens = input_ids if input_ids is not None else kwargs["inputs_embeds"]
@@ -328,7 +332,10 @@ class GazeQwenForConditionalGeneration(
         if generation_config is not None:
             kwargs["generation_config"] = generation_config
         with self._hooks.during(injection):
-            return self.backbone.generate(inputs, **kwargs)
+            output = self.backbone.generate(inputs, **kwargs)
+        if cache is None and kwargs["position_ids"] is not None:  # a cache that `generate` made and returns
+            remember_positions(getattr(output, "past_key_values", None), kwargs["position_ids"], 0)
+        return output
 
     # ---------------------------------------------------------------- what callers expect of a transformers model
     @property
@@ -339,11 +346,30 @@ class GazeQwenForConditionalGeneration(
     def device(self) -> torch.device:
         return self.backbone.device
 
+    @property
+    def generation_config(self):
+        """The base model's: `generate` uses and `save_pretrained` writes what is assigned here or there."""
+        return self.backbone.generation_config
+
+    @generation_config.setter
+    def generation_config(self, value) -> None:
+        if "backbone" in self._modules:  # else transformers' first, from a config without the base model's
+            self.backbone.generation_config = value
+
     def get_input_embeddings(self) -> nn.Module:
         return self.backbone.get_input_embeddings()
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.backbone.set_input_embeddings(value)
+
     def get_output_embeddings(self) -> nn.Module:
         return self.backbone.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.backbone.set_output_embeddings(new_embeddings)
+
+    def get_decoder(self) -> nn.Module:
+        return decoder_of(self.backbone)
 
     def train(self, mode: bool = True) -> "GazeQwenForConditionalGeneration":
         super().train(mode)

@@ -84,7 +84,7 @@ def test_no_state_outlives_a_call():
     logits(model, video_inputs(GRIDS[:2], [LOOK, None]))
     with pytest.raises(ValueError, match="video tokens"):
         model(**{**video_inputs(GRIDS[:1], [LOOK]), "video_grid_thw": torch.tensor([[9, 4, 4]])})
-    assert model._hooks.call is None and model._hooks.lora_gate is None
+    assert model._hooks.state.injection is None and model._hooks.state.lora_gate is None
 
 
 def test_the_hooks_do_what_a_forward_written_out_does():
