@@ -98,9 +98,9 @@ class GazeQwenConfig(PreTrainedConfig):
     video_encoder_config: dict | PreTrainedConfig | None = None
 
     def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
         if isinstance(self.backbone_config, dict):
             self.backbone_config = AutoConfig.for_model(**self.backbone_config)
+        super().__post_init__(**kwargs)
         if isinstance(self.video_encoder_config, dict):
             self.video_encoder_config = video_encoder_config(self.video_encoder_config)
         self.foveal_sigmas = list(self.foveal_sigmas)
