@@ -40,7 +40,7 @@ app: install
 	$(BIN)/python app.py
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The page in headless Chromium. To write the pictures of docs/images anew: make test-app BROWSER_TESTS="--screenshots docs/images"
 test-app: install

@@ -27,6 +27,15 @@ settings.load_profile("any machine")
 torch.set_num_threads(1)  # sums of several threads differ in their last bits from run to run
 
 
+# The files that take longest begin, so that the workers of `make test` end together.
+LONGEST = ("evidence", "hub", "evaluation", "resume", "training_options", "readme", "training", "controls", "package")
+
+
+def pytest_collection_modifyitems(items):
+    names = [f"test_{name}.py" for name in LONGEST]
+    items.sort(key=lambda item: names.index(item.path.name) if item.path.name in names else len(names))
+
+
 @pytest.fixture(autouse=True)
 def same_random_state():
     torch.manual_seed(0)

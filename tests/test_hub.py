@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
+from forked import PYTHON
 from local_hub import TOKEN, LocalHub
 from support import ROOT, index_frames, tiny_config, write_video
 from test_package import HUB_FILES, wheel  # noqa: F401, a fixture
@@ -31,7 +31,7 @@ def hub():
 def python(code: str, *arguments, environment: dict, path: Path = ROOT / "tests", cwd: Path | None = None) -> str:
     """What a new process prints that runs the code; it can import what is in `path`."""
     result = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
+        [PYTHON, "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -261,7 +261,7 @@ for name in ("videos/gone.mp4", "gone-test.parquet", "notes.txt"):
     environment = hub.environment(folder / "home")
     python(earlier, environment=environment)
     command = ["-m", "gazeqwen.questions", toy_world, folder / "data", "--push", "user/toyworld"]
-    result = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
+    result = subprocess.run([PYTHON, *command], env=environment, capture_output=True, text=True)
     assert result.returncode == 0 and f"published: {hub.url}" in result.stdout, result.stderr
     return folder / "data"
 
@@ -285,7 +285,7 @@ def test_own_questions_go_to_a_private_repository(hub, tmp_path):
         "--private",
     ]
     environment = hub.environment(tmp_path / "home")
-    result = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
+    result = subprocess.run([PYTHON, *command], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert hub.repositories["datasets", "user/mine"].private
     assert b'load_dataset("user/mine")' in hub.files("user/mine", kind="datasets")["README.md"]
@@ -338,7 +338,7 @@ def test_a_dataset_comes_back_whole_also_streamed_and_names_no_files_of_this_mac
 # ---------------------------------------------------------------- training from the Hub to the Hub
 def train(recipe: Path, environment: dict) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), str(recipe)], env=environment, capture_output=True, text=True
+        [PYTHON, str(ROOT / "train.py"), str(recipe)], env=environment, capture_output=True, text=True
     )
 
 
