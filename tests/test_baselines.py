@@ -320,6 +320,10 @@ def test_generated_text_is_new_greedy_and_without_special_tokens(baseline):
         if "mm_token_type_ids" in inputs:
             types = inputs["mm_token_type_ids"]
             grown["mm_token_type_ids"] = torch.nn.functional.pad(types, (0, ids.shape[1] - prompt_length))
+        if "position_ids" in inputs:
+            positions = inputs["position_ids"]
+            more = torch.arange(1, ids.shape[1] - prompt_length + 1)
+            grown["position_ids"] = torch.cat([positions, positions[..., -1:] + more], dim=-1)
         with torch.no_grad():
             best = baseline.model(**grown).logits[0, -1].argmax()
         if best == baseline.processor.tokenizer.eos_token_id:

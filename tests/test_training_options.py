@@ -245,7 +245,8 @@ def test_a_compiled_resampler_gives_the_same_losses(toy_data, tmp_path):
     """`aot_eager` traces forward and backward as `inductor` does, and needs no C++ compiler."""
     found = []
     for backend in (None, "aot_eager"):
-        trainer = trainer_of(toy_data, tmp_path / str(backend), compile=backend, stage2={"epochs": 0})
+        small = {"num_blocks": 1, "injection_layers": [0, 2]}  # tracing takes long
+        trainer = trainer_of(toy_data, tmp_path / str(backend), compile=backend, stage2={"epochs": 0}, adapter=small)
         trainer.run()
         found.append(losses(trainer))
     assert found[1] == pytest.approx(found[0], abs=1e-4)
