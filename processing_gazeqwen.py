@@ -1,6 +1,7 @@
 """GazeQwenProcessor: text + video + scanpath -> the inputs of GazeQwenForConditionalGeneration."""
 
 from collections.abc import Sequence
+from os import PathLike
 
 import numpy as np
 import torch
@@ -275,14 +276,26 @@ class GazeQwenProcessor(ProcessorMixin):
             "add_special_tokens",
             "do_sample_frames",
             "return_mm_token_type_ids",
+            "audio",  # None: what pipelines of several modalities pass
         }
+        unknown |= {"audio"} if kwargs.get("audio") is not None else set()
         if unknown or kwargs.get("return_tensors", "pt") not in ("pt", None):
             raise ValueError(f"got {kwargs}, expected no other arguments than return_tensors='pt' and padding")
+        if kwargs.get("padding", True) not in (True, False, None, "longest"):
+            raise ValueError(
+                f"padding: got {kwargs['padding']!r}, expected 'longest': prompts are as long as they are"
+            )
         if text is None:
             raise ValueError("text: got None, expected a prompt with a placeholder for each video")
         texts = [text] if isinstance(text, str) else text
         if not isinstance(texts, (list, tuple)) or not texts or not all(isinstance(each, str) for each in texts):
             raise ValueError(f"text: got {text!r}, expected a prompt or a list of prompts")
+        for video in _flatten(videos):
+            if not isinstance(video, (Clip, str, PathLike)):
+                raise ValueError(
+                    f"videos: got {type(video).__name__}, expected a path or a `Clip`: frames alone do not tell their "
+                    "times, `Clip(frames, timestamps_s, start_s, end_s)` does"
+                )
         clips = [
             video if isinstance(video, Clip) else self.read_clip(video, 0.0, None, num_frames, fps, max_frames)
             for video in _flatten(videos)
@@ -296,7 +309,10 @@ class GazeQwenProcessor(ProcessorMixin):
         if images is not None and (images := _flatten(images)):
             image_inputs = dict(self.image_processor(images=images, return_tensors="pt"))
         processed = [self.process_clip(clip) for clip in clips]
-        return self.collate(texts, processed, scanpaths, image_inputs, padding_side, snap_s)
+        inputs = self.collate(texts, processed, scanpaths, image_inputs, padding_side, snap_s)
+        if kwargs.get("return_mm_token_type_ids") is False:
+            del inputs["mm_token_type_ids"]
+        return inputs
 
     def apply_chat_template(
         self,
@@ -314,6 +330,8 @@ class GazeQwenProcessor(ProcessorMixin):
         that begins within `snap_s` seconds of the query is brought into view (`Scanpath.snap`), which uses gaze of up
         to so much later: as this processor is set, unless the item says otherwise (`"snap_s": 0`: never).
         """
+        if kwargs.pop("return_assistant_tokens_mask", False):
+            raise ValueError("return_assistant_tokens_mask is not supported: what the assistant says is not marked")
         options = dict(processor_kwargs or {})
         names = ("num_frames", "fps", "max_frames", "padding_side", "return_tensors", "padding")
         options.update({name: kwargs.pop(name) for name in names if name in kwargs})

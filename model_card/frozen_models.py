@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+from gazeqwen.backbones_gazeqwen import FAMILIES
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.questions.question import TOY_SOURCE
 from gazeqwen.utils.tables import NO_VALUE, Table
@@ -13,6 +14,7 @@ _APACHE = {"license": "apache-2.0"}
 _QWEN_3B, _QWEN_7B = (f"Qwen/Qwen2.5-VL-{size}B-Instruct" for size in (3, 7))
 _LICENSES = {
     _QWEN_7B: (_APACHE, "Apache-2.0"),
+    **dict.fromkeys((*FAMILIES["qwen3_vl"].ids, *FAMILIES["qwen3_vl_moe"].ids), (_APACHE, "Apache-2.0")),
     _QWEN_3B: (
         {
             "license": "other",

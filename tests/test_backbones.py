@@ -1,9 +1,11 @@
 """Every family of base models: its prompts, its positions, the hooks on it, and what is kept of a video."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
-from support import VIDEO_ENCODER, perturb
+from support import ROOT, VIDEO_ENCODER, perturb
 from transformers import (
     AutoModel,
     AutoProcessor,
@@ -324,3 +326,31 @@ def test_generate_is_a_greedy_loop_over_forward(base):
 def test_linear_attention_is_refused_with_a_sentence():
     with pytest.raises(ValueError, match="'qwen3_5' with layers of linear_attention.*cache cannot be cropped"):
         family_of(Qwen3_5Config())
+
+
+def test_the_readme_lists_the_table_of_families():
+    rows = {}
+    for line in (ROOT / "README.md").read_text().splitlines():
+        if "Qwen/" in line and line.startswith("|"):
+            name, ids, time, pixels = (cell.strip() for cell in line.strip("|").split("|"))
+            start, sizes, end = re.fullmatch(r"`(.*)\{(.*)\}(.*)`", ids).groups()
+            time = "text" in time, "rotary" in time
+            rows[name] = (tuple(f"{start}{size}{end}" for size in sizes.split(",")), time, int(pixels))
+    assert rows == {
+        family.name: (family.ids, (family.seconds_in_text, family.seconds_in_positions), family.pixels_per_token)
+        for family in FAMILIES.values()
+    }
+
+
+def test_what_the_processor_cannot_do_is_refused_by_name(bases):
+    base = bases("qwen2_5_vl")
+    for videos in ([np.zeros((4, 64, 64, 3), np.uint8)], [torch.zeros(4, 3, 64, 64)], [[np.zeros((64, 64, 3))] * 4]):
+        with pytest.raises(ValueError, match="expected a path or a `Clip`"):
+            base.processor(text=[base.prompt()], videos=videos)
+    with pytest.raises(ValueError, match="padding: got 'max_length'"):
+        base.inputs(padding="max_length")
+    chat = [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]
+    with pytest.raises(ValueError, match="return_assistant_tokens_mask"):
+        base.processor.apply_chat_template(chat, tokenize=True, return_assistant_tokens_mask=True)
+    assert "mm_token_type_ids" not in base.inputs(return_mm_token_type_ids=False)
+    assert "input_ids" in base.inputs(audio=None)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from gazeqwen.backbones_gazeqwen import embed_dim
 from gazeqwen.training.recipe import Recipe
 
 _BYTES_PER_4BIT = 0.55  # NF4 with its scales, of a linear layer
@@ -224,7 +225,8 @@ class _Sizes:
         """
         Return the model's inputs; with `pixels`, those of the vision tower, and `frames`, those of the video encoder.
         """
-        values = self.text.hidden_size * self.length + self.width * self.clip.video_tokens
+        kept = self.width + embed_dim(self.model.config.load_backbone_config()) - self.text.hidden_size
+        values = self.text.hidden_size * self.length + kept * self.clip.video_tokens
         patch = self.vision.in_channels * self.vision.temporal_patch_size * self.vision.patch_size**2
         raw = 0.0
         if pixels:
