@@ -120,7 +120,9 @@ class FrozenVideoMixin:
         parts = [features.pooler_output]
         if family_of(self.backbone.config).has_deepstack:
             parts += features.deepstack_features
-        return torch.cat([torch.cat(list(part)) for part in parts], dim=-1)
+        # One tensor per video, or, as DeepStack maps in transformers 5.17, of all videos.
+        parts = [part if isinstance(part, torch.Tensor) else torch.cat(list(part)) for part in parts]
+        return torch.cat(parts, dim=-1)
 
     def _input_embeds(
         self, input_ids: torch.Tensor, video_embeds: torch.Tensor
