@@ -95,6 +95,15 @@ def family_of(config: PreTrainedConfig) -> Family:
     raise ValueError(f"base model: got model_type {config.model_type!r}, {expected}")
 
 
+def unwrap_videos(family: Family, text: str) -> str:
+    """
+    Return a prompt, or a chat template, as the family was trained: where every temporal step has a wrapper of its own,
+    the video has none around them (transformers 4.57; transformers 5 leaves it there).
+    """
+    wrapped = "<|vision_start|><|video_pad|><|vision_end|>"
+    return text.replace(wrapped, "<|video_pad|>") if family.seconds_in_text else text
+
+
 def decoder_of(backbone: nn.Module) -> nn.Module:
     """Return the decoder of a base model, whose `layers` the hooks sit on."""
     return backbone.model.language_model
@@ -223,4 +232,5 @@ __all__ = [
     "token_grids",
     "token_types",
     "trained_positions",
+    "unwrap_videos",
 ]

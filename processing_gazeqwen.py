@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from transformers import AutoConfig, AutoProcessor, BatchFeature, ProcessorMixin
 from transformers.image_utils import load_image
 
-from .backbones_gazeqwen import FAMILIES, Family, family_of
+from .backbones_gazeqwen import FAMILIES, Family, family_of, unwrap_videos
 from .scanpath_gazeqwen import Scanpath, as_scanpath
 from .video_gazeqwen import MAX_FRAMES, Clip, read_clip
 
@@ -198,6 +198,7 @@ class GazeQwenProcessor(ProcessorMixin):
         grids = [] if images is None else images["image_grid_thw"]
         pictures = [self.image_token * (int(grid.prod()) // merge) for grid in grids]
         texts = self._expand(texts, self.image_token, pictures, "image")
+        texts = [unwrap_videos(self.family, text) for text in texts]
         texts = self._expand(texts, self.video_token, [self._video_text(clip) for clip in clips], "video")
         encoded = self.tokenizer(
             texts, padding=len(texts) > 1, padding_side=padding_side, return_tensors="pt", add_special_tokens=False

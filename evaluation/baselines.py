@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.video_utils import VideoMetadata
 
-from gazeqwen.backbones_gazeqwen import FAMILIES, token_types, trained_positions
+from gazeqwen.backbones_gazeqwen import FAMILIES, token_types, trained_positions, unwrap_videos
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.pipeline.answers import answer_tokens
 from gazeqwen.questions.prompts import chat_message
@@ -79,6 +79,10 @@ class Baseline:
         # Qwen's: bound the pixels of long videos as its authors' code does, and GazeQwenProcessor.
         if getattr(processor.video_processor, "cap_pixels_per_frame", False) is None:
             processor.video_processor.cap_pixels_per_frame = True
+
+        if model.config.model_type in FAMILIES and isinstance(processor.chat_template, str):
+            family = FAMILIES[model.config.model_type]
+            processor.chat_template = unwrap_videos(family, processor.chat_template)
 
     @classmethod
     def from_pretrained(
