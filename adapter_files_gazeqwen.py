@@ -3,16 +3,17 @@
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 from .backbones_gazeqwen import family_of
 from .configuration_gazeqwen import GazeQwenConfig, absolute_if_folder, check_for_hub
-from .lora_gazeqwen import LORA_FILES, LORA_FOLDER, check_keys
+from .lora_gazeqwen import LORA_FILES, LORA_FOLDER, LoraMixin, check_keys
 from .video_encoders_gazeqwen import load_video_encoder
 
 _WEIGHTS = "model.safetensors"  # of the resampler
@@ -26,7 +27,15 @@ _PICKLE_KEYWORDS = ("weights_only", "use_safetensors")
 _PUSH_KEYWORDS = ("repo_id", "commit_message", "private", "token", "revision", "create_pr", "tags")
 
 
-class AdapterFilesMixin:
+if TYPE_CHECKING:  # what the mixin stands on
+
+    class _Model(LoraMixin, PreTrainedModel):
+        resampler: torch.nn.Module
+else:
+    _Model = object
+
+
+class AdapterFilesMixin(_Model):
     """What a model of `backbone`, `video_encoder`, `resampler` and LoRA (`LoraMixin`) does with files and the Hub."""
 
     @classmethod
