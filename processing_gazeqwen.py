@@ -293,9 +293,10 @@ class GazeQwenProcessor(ProcessorMixin):
             raise ValueError(f"text: got {text!r}, expected a prompt or a list of prompts")
         for video in _flatten(videos):
             if not isinstance(video, (Clip, str, PathLike)):
+                got = repr(video) if np.isscalar(video) else f"an object of {type(video).__name__}"
                 raise ValueError(
-                    f"videos: got {type(video).__name__}, expected a path or a `Clip`: frames alone do not tell their "
-                    "times, `Clip(frames, timestamps_s, start_s, end_s)` does"
+                    f"videos: got {got}, expected a path or a `Clip`: frames alone do not tell their times, "
+                    "`Clip(frames, timestamps_s, start_s, end_s)` does"
                 )
         clips = [
             video if isinstance(video, Clip) else self.read_clip(video, 0.0, None, num_frames, fps, max_frames)

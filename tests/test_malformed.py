@@ -1269,7 +1269,10 @@ CALLS = {  # {id: (film, clip, placeholder -> arguments, what the error says)}
     "two placeholders": (lambda film, clip, place: {"text": place * 2, "videos": [clip]}, "2 video placeholders"),
     "no video": (lambda film, clip, place: {"text": place}, "1 video placeholders"),
     "video a number": (lambda film, clip, place: {"text": place, "videos": [5]}, "5"),
-    "video an array": (lambda film, clip, place: {"text": place, "videos": [PIXELS]}, "expected the path of a file"),
+    "video an array": (
+        lambda film, clip, place: {"text": place, "videos": [PIXELS]},
+        "an object of ndarray, expected a path",
+    ),
     "video missing": (lambda film, clip, place: {"text": place, "videos": "nowhere.mp4"}, "nowhere.mp4"),
     "gaze a number": (lambda film, clip, place: {"text": place, "videos": [clip], "scanpaths": 5}, "scanpaths"),
     "gaze an array, not a list": (
