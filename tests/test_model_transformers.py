@@ -79,8 +79,9 @@ def test_threads_answer_as_each_alone():
 
 
 def test_a_call_within_a_call_leaves_the_outer_one_its_gaze():
-    model, inputs = tiny_model(lora=True), video_inputs(GRIDS, [LOOK])
-    expected, other = logits(model, inputs), video_inputs(GRIDS, [None], seed=3)
+    """The outer call has a prompt without gaze besides, for which LoRA is to stay off."""
+    model, inputs = tiny_model(lora=True), video_inputs(GRIDS * 2, [LOOK, None])
+    expected, other = logits(model, inputs), video_inputs(GRIDS, [LOOK], seed=3)
     inner = []
 
     def call_within(layer, args):
