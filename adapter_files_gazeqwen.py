@@ -2,11 +2,12 @@
 
 import os
 import shutil
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import cached_file
@@ -200,10 +201,10 @@ class AdapterFilesMixin(_Model):
         lora = self._lora_file(state_dict) if self.has_lora else {}
         _check_in_memory(tensors | lora)
         super().save_pretrained(save_directory, state_dict={}, **kwargs)  # config and code; it empties a dictionary
-        write_tensors(tensors, Path(save_directory) / with_variant(_WEIGHTS, variant))
+        write_tensors(Path(save_directory) / with_variant(_WEIGHTS, variant), tensors)
         if self.has_lora:
             self._save_lora_config(Path(save_directory) / LORA_FOLDER)
-            write_tensors(lora, Path(save_directory) / with_variant(LORA_FILES[1], variant))
+            write_tensors(Path(save_directory) / with_variant(LORA_FILES[1], variant), lora)
         else:  # LoRA of an earlier save here would be loaded with these weights
             shutil.rmtree(Path(save_directory) / LORA_FOLDER, ignore_errors=True)
         if push_to_hub:  # not by transformers, which would upload before LoRA is there
@@ -224,23 +225,26 @@ def with_variant(file: str, variant: str | None) -> str:
     return file if variant is None else file.replace(".safetensors", f".{variant}.safetensors")
 
 
-def write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+def write_tensors(path: str | os.PathLike, tensors: dict[str, torch.Tensor]) -> None:
     """
     Write a safetensors file, and put it in the place of an earlier one when its header lists all names and shapes.
-    Raises OSError, naming the file, where it does not.
+    Raises OSError, naming the file, where it does not, or cannot be written, as on a full disk.
     """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         save_file({name: value.contiguous() for name, value in tensors.items()}, new, metadata={"format": "pt"})
         with safe_open(new, framework="pt") as file:
             written = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        expected = {name: tuple(value.shape) for name, value in tensors.items()}
-        if written != expected:
-            raise OSError(f"{path}: got {len(written)} tensors, expected {len(expected)}: {sorted(expected)}")
-        new.replace(path)
-    finally:
+    except (SafetensorError, OSError) as error:
         new.unlink(missing_ok=True)
+        raise OSError(f"{path}: cannot be written ({error})") from error
+    expected = {name: tuple(value.shape) for name, value in tensors.items()}
+    if written != expected:
+        new.unlink()
+        raise OSError(f"{path}: got {len(written)} tensors, expected {len(expected)}: {sorted(expected)}")
+    new.replace(path)
 
 
 def _check_in_memory(tensors: dict[str, torch.Tensor]) -> None:

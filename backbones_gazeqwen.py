@@ -1,5 +1,6 @@
 """The families of base models that can be wrapped: everything that one of them does in its own way, in one table."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -177,6 +178,13 @@ def trained_positions(
     return rope_index(types, attention_mask, images, videos, seconds, tokens_per_second)
 
 
+def positions_of(config: PreTrainedConfig, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the trained positions (3, B, L) of whole prompts, from a processor's outputs."""
+    visual = {name: inputs[name] for name in VISUAL_INPUTS if name in inputs}
+    types = token_types(config, inputs["input_ids"])
+    return trained_positions(config, types, inputs.get("attention_mask"), **visual)[0]
+
+
 def positions_after(
     backbone: PreTrainedModel,
     convention: str,
@@ -229,6 +237,7 @@ __all__ = [
     "embed_dim",
     "family_of",
     "positions_after",
+    "positions_of",
     "token_grids",
     "token_types",
     "trained_positions",

@@ -65,11 +65,10 @@ class GazeQwenForConditionalGeneration(
         super().__init__(config)
         self.resampler = build_resampler(config)
         self.post_init()
-        self.backbone = (
-            backbone
-            if backbone is not None
-            else family_of(config.load_backbone_config()).model_class(config.load_backbone_config())
-        )
+        if backbone is None:
+            backbone_config = config.load_backbone_config()
+            backbone = family_of(backbone_config).model_class(backbone_config)
+        self.backbone = backbone
         self.backbone.requires_grad_(False)
         decoder_of(self.backbone).register_forward_pre_hook(add_video_deepstack, with_kwargs=True)
         self.video_encoder = None
@@ -333,7 +332,7 @@ class GazeQwenForConditionalGeneration(
             kwargs["generation_config"] = generation_config
         with self._hooks.during(injection):
             output = self.backbone.generate(inputs, **kwargs)
-        if cache is None and kwargs["position_ids"] is not None:  # a cache that `generate` made and returns
+        if cache is None:  # a cache that `generate` made and returns
             remember_positions(getattr(output, "past_key_values", None), kwargs["position_ids"], 0)
         return output
 

@@ -271,15 +271,15 @@ class GazeQwenProcessor(ProcessorMixin):
 
         Raises ValueError or FileNotFoundError naming file, row and value for what cannot be read.
         """
+        if kwargs.get("audio") is None:  # what pipelines of several modalities pass
+            kwargs.pop("audio", None)
         unknown = set(kwargs) - {
             "return_tensors",
             "padding",
             "add_special_tokens",
             "do_sample_frames",
             "return_mm_token_type_ids",
-            "audio",  # None: what pipelines of several modalities pass
         }
-        unknown |= {"audio"} if kwargs.get("audio") is not None else set()
         if unknown or kwargs.get("return_tensors", "pt") not in ("pt", None):
             raise ValueError(f"got {kwargs}, expected no other arguments than return_tensors='pt' and padding")
         if kwargs.get("padding", True) not in (True, False, None, "longest"):
@@ -291,7 +291,8 @@ class GazeQwenProcessor(ProcessorMixin):
         texts = [text] if isinstance(text, str) else text
         if not isinstance(texts, (list, tuple)) or not texts or not all(isinstance(each, str) for each in texts):
             raise ValueError(f"text: got {text!r}, expected a prompt or a list of prompts")
-        for video in _flatten(videos):
+        videos = _flatten(videos)
+        for video in videos:
             if not isinstance(video, (Clip, str, PathLike)):
                 got = repr(video) if np.isscalar(video) else f"an object of {type(video).__name__}"
                 raise ValueError(
@@ -300,7 +301,7 @@ class GazeQwenProcessor(ProcessorMixin):
                 )
         clips = [
             video if isinstance(video, Clip) else self.read_clip(video, 0.0, None, num_frames, fps, max_frames)
-            for video in _flatten(videos)
+            for video in videos
         ]
         for name, values in (("scanpaths", scanpaths), ("snap_s", snap_s)):
             if values is not None and not isinstance(values, (list, tuple)):

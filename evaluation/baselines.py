@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.video_utils import VideoMetadata
 
-from gazeqwen.backbones_gazeqwen import FAMILIES, token_types, trained_positions, unwrap_videos
+from gazeqwen.backbones_gazeqwen import FAMILIES, positions_of, unwrap_videos
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.pipeline.answers import answer_tokens
 from gazeqwen.questions.prompts import chat_message
@@ -143,7 +143,7 @@ class Baseline:
     @property
     def position_convention(self) -> str:
         """
-        "qwen" where the model gets the rotary positions that its weights were trained with (`trained_positions`),
+        "qwen" where the model gets the rotary positions that its weights were trained with (`positions_of`),
         "transformers" where it gets those of the installed library.
         """
         known = self.model.config.model_type in FAMILIES
@@ -151,10 +151,7 @@ class Baseline:
 
     def _with_positions(self, inputs: BatchFeature) -> BatchFeature:
         if self.position_convention == "qwen":
-            types = token_types(self.model.config, inputs["input_ids"])
-            visual = {name: inputs[name] for name in ("video_grid_thw", "second_per_grid_ts") if name in inputs}
-            mask = inputs["attention_mask"]
-            inputs["position_ids"], _ = trained_positions(self.model.config, types, mask, **visual)
+            inputs["position_ids"] = positions_of(self.model.config, inputs)
         return inputs
 
     def _apply_chat_template(self, conversation, **kwargs):

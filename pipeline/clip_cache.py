@@ -24,12 +24,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
+from gazeqwen.adapter_files_gazeqwen import write_tensors
 from gazeqwen.backbones_gazeqwen import embed_dim
 from gazeqwen.pipeline.overlays import Drawing, draw_gaze
 from gazeqwen.questions.question import Question
 from gazeqwen.utils.files import write_json
 from gazeqwen.utils.loading import repeatable_loader
-from gazeqwen.utils.tensors import write_tensors
 from gazeqwen.video_gazeqwen import FRAMES_PER_STEP, Clip, sample_times, video_size
 
 # What is kept: nothing; the video encoder's features; or these and the base model's video embeddings, after which no

@@ -18,7 +18,7 @@ import torch
 from packaging.requirements import Requirement
 from transformers import Qwen2_5_VLConfig
 
-from gazeqwen.backbones_gazeqwen import token_types, trained_positions
+from gazeqwen.backbones_gazeqwen import positions_of
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Config
@@ -161,14 +161,7 @@ def video_inputs(grids, scanpaths, seed: int = 0, padding_side: str = "left", te
 
 def with_positions(model, inputs: dict) -> dict:
     """The inputs for `model.backbone` itself, which would else take the positions of the installed library."""
-    config, visual = model.backbone.config, ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
-    positions, _ = trained_positions(
-        config,
-        token_types(config, inputs["input_ids"]),
-        inputs.get("attention_mask"),
-        **{name: inputs[name] for name in visual if name in inputs},
-    )
-    return {**inputs, "position_ids": positions}
+    return {**inputs, "position_ids": positions_of(model.backbone.config, inputs)}
 
 
 def write_video(

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from support import ROOT, VIDEO_ENCODER, perturb
+from support import ROOT, VIDEO_ENCODER, perturb, with_positions
 from transformers import (
     AutoModel,
     AutoProcessor,
@@ -22,7 +22,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from gazeqwen.backbones_gazeqwen import FAMILIES, family_of, token_types, trained_positions
+from gazeqwen.backbones_gazeqwen import FAMILIES, VISUAL_INPUTS, family_of
 from gazeqwen.evaluation.baselines import video_metadata
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
@@ -129,13 +129,8 @@ class Base:
 
     def plain(self, inputs: dict) -> dict:
         """The inputs of the base model itself, with the positions that it was trained with."""
-        config, visual = self.model.backbone.config, ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
-        types = token_types(config, inputs["input_ids"])
-        grids = {name: inputs[name] for name in visual if name in inputs}
-        positions, _ = trained_positions(config, types, inputs["attention_mask"], **grids)
-        names = ("input_ids", "attention_mask", "pixel_values", "pixel_values_videos", "image_grid_thw")
-        kept = {name: inputs[name] for name in (*names, "video_grid_thw", "mm_token_type_ids") if name in inputs}
-        return {**kept, "position_ids": positions}
+        names = ("input_ids", "attention_mask", "pixel_values", "pixel_values_videos", "mm_token_type_ids")
+        return with_positions(self.model, {n: inputs[n] for n in (*names, *VISUAL_INPUTS) if n in inputs})
 
 
 @pytest.fixture(scope="session")

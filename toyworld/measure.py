@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from gazeqwen.backbones_gazeqwen import token_types, trained_positions
+from gazeqwen.backbones_gazeqwen import positions_of
 from gazeqwen.questions.prompts import OPTION_LETTERS, format_alert, format_question
 from gazeqwen.toyworld.generate import RING, choose, make_video, ringed_clips, ringed_frames
 from gazeqwen.toyworld.highlights import WORDINGS
@@ -41,9 +41,7 @@ def answer_letters(model, processor, items: list[tuple], batch_size: int = 16) -
             padding=True,
             return_tensors="pt",
         )
-        visual = {name: inputs[name] for name in ("video_grid_thw", "second_per_grid_ts")}
-        types = token_types(model.config, inputs["input_ids"])
-        positions, _ = trained_positions(model.config, types, inputs["attention_mask"], **visual)
+        positions = positions_of(model.config, inputs)
         logits = model(**inputs, position_ids=positions, logits_to_keep=1).logits[:, -1]
         for row, (_, _, _, options) in enumerate(part):
             ids = [processor.tokenizer.encode(OPTION_LETTERS[i])[0] for i in range(len(options))]

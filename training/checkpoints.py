@@ -13,9 +13,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors.torch import load_file
 
+from gazeqwen.adapter_files_gazeqwen import write_tensors
 from gazeqwen.training.recipe import changed_settings
 from gazeqwen.utils.files import atomic_folder, write_json, write_text
-from gazeqwen.utils.tensors import write_tensors
 
 
 @dataclass
