@@ -113,7 +113,7 @@ class Script:
         descriptor, self._output = tempfile.mkstemp(prefix="gazeqwen-tests-", suffix=".txt")
         words = [str(PACKAGE_PYTHON), *map(str, command)]
         if file_size is not None:
-            words = ["bash", "-c", f'ulimit -f {file_size}; exec "$@"', "bash", *words]
+            words = ["bash", "-c", f'ulimit -S -f {file_size}; exec "$@"', "bash", *words]
         environment = {**os.environ, **environment}
         self.process = subprocess.Popen(words, stdout=descriptor, stderr=descriptor, cwd=ROOT, env=environment)
         os.close(descriptor)
