@@ -33,6 +33,7 @@ class Family:
         pixels_per_token: side of the square of pixels that becomes one visual token.
         seconds_in_positions: a video token's rotary position in time counts seconds, not steps.
         seconds_in_text: each temporal step is a block of its own, behind a text that tells its seconds.
+        size_of_whole_video: the video processor's `size` counts the pixels of all frames together, not of each.
         has_deepstack: the vision tower gives further maps, which are added to the video tokens' hidden states after
             the first decoder layers.
     """
@@ -43,6 +44,7 @@ class Family:
     pixels_per_token: int
     seconds_in_positions: bool = False
     seconds_in_text: bool = False
+    size_of_whole_video: bool = False
     has_deepstack: bool = False
 
 
@@ -67,6 +69,7 @@ FAMILIES = {
         _ids("Qwen3-VL", "2B", "4B", "8B", "32B"),
         pixels_per_token=32,
         seconds_in_text=True,
+        size_of_whole_video=True,
         has_deepstack=True,
     ),
     "qwen3_vl_moe": Family(
@@ -75,6 +78,7 @@ FAMILIES = {
         _ids("Qwen3-VL", "30B-A3B", "235B-A22B"),
         pixels_per_token=32,
         seconds_in_text=True,
+        size_of_whole_video=True,
         has_deepstack=True,
     ),
 }

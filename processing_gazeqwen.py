@@ -1,5 +1,6 @@
 """GazeQwenProcessor: text + video + scanpath -> the inputs of GazeQwenForConditionalGeneration."""
 
+import numbers
 from collections.abc import Sequence
 from os import PathLike
 
@@ -47,6 +48,8 @@ class GazeQwenProcessor(ProcessorMixin):
             not), as the adapter was trained. The default of chats (`apply_chat_template`); calls and `collate` snap
             only what they are told to.
         prompt_style: the wording of questions that the adapter was trained on (`questions.prompts.PROMPT_STYLES`).
+        max_pixels_per_frame: most pixels of a video's frame for the base model, in place of what its video processor
+            is set to.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class GazeQwenProcessor(ProcessorMixin):
         snap_s: float = 0.0,
         prompt_style: str = "reference",
         base_model_type: str = "qwen2_5_vl",
+        max_pixels_per_frame: int | None = None,
         **kwargs,
     ):
         super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template, **kwargs)
@@ -79,6 +83,7 @@ class GazeQwenProcessor(ProcessorMixin):
         self.max_frames = max_frames
         self.snap_s = snap_s
         self.prompt_style = prompt_style
+        self.max_pixels_per_frame = max_pixels_per_frame
 
     @classmethod
     def from_base(cls, base_model: str, revision: str | None = None, **settings) -> "GazeQwenProcessor":
@@ -124,20 +129,49 @@ class GazeQwenProcessor(ProcessorMixin):
             num_frames, fps = self.num_frames, self.fps
         return read_clip(path, start_s, end_s, num_frames, fps, self.max_frames if max_frames is None else max_frames)
 
-    def process_clip(self, clip: Clip, for_video_encoder: bool = True) -> dict[str, torch.Tensor]:
+    def video_grid(self, frames: int, height: int, width: int, max_pixels: int | None = None) -> torch.Tensor:
+        """Return the (3,) `video_grid_thw` of a clip of so many frames, of any content, without computing pixels."""
+        shapes_alone = torch.empty(frames, 3, height, width, dtype=torch.uint8, device="meta")
+        return self._base_pixels(shapes_alone, max_pixels)["video_grid_thw"][0]
+
+    def _base_pixels(self, frames: torch.Tensor, max_pixels: int | None) -> BatchFeature:
+        """Return the base model's inputs for frames (F, 3, H, W), F a multiple of a temporal patch."""
+        max_pixels = self.max_pixels_per_frame if max_pixels is None else max_pixels
+        counted = len(frames) if self.family.size_of_whole_video else 1
+        size = self._size(self.video_processor, max_pixels, counted)
+        return self.video_processor(
+            videos=[frames], do_sample_frames=False, cap_pixels_per_frame=True, return_tensors="pt", **size
+        )
+
+    def _size(self, processor, max_pixels: int | None, counted: int = 1) -> dict[str, dict]:
+        """
+        Return the argument `size` for an image or video processor that counts the pixels of `counted` frames, none
+        where it keeps its own. Raises ValueError for a `max_pixels` that is not a whole number, or less than a token.
+        """
+        if max_pixels is None:
+            return {}
+        least = self.family.pixels_per_token**2
+        if isinstance(max_pixels, bool) or not isinstance(max_pixels, numbers.Integral) or max_pixels < least:
+            raise ValueError(f"max_pixels: got {max_pixels!r}, expected a whole number, at least {least} (one token)")
+        # Video processors take no less than 1.05 of the shortest edge for the most pixels of a frame.
+        shortest = min(processor.size["shortest_edge"], int(max_pixels / 1.05))
+        return {"size": {"shortest_edge": shortest, "longest_edge": int(max_pixels) * counted}}
+
+    def process_clip(
+        self, clip: Clip, for_video_encoder: bool = True, max_pixels: int | None = None
+    ) -> dict[str, torch.Tensor]:
         """
         Return what one clip gives, whatever is asked about it: `pixel_values_videos` (patches, dim), `video_grid_thw`
         (3,), `second_per_grid_ts` (), `step_spans_s` (T, 2), `video_encoder_pixel_values` (F, 3, S, S), and where the
         prompt tells the time `step_times_s` (T,), each step's mean time since the clip's start. Both kinds of pixels
         show the same frames, so that the encoder's tubelets and Qwen's temporal steps are the same moments. The
         encoder's are left out where `for_video_encoder` is False: its features are known, or no gaze is given.
+        `max_pixels`: of a frame for the base model, in place of this processor's setting.
         """
         frames_per_step = self.video_processor.temporal_patch_size
         clip = clip.padded(frames_per_step)
         frames = torch.from_numpy(np.ascontiguousarray(clip.frames)).permute(0, 3, 1, 2)  # (F, 3, H, W)
-        qwen = self.video_processor(
-            videos=[frames], do_sample_frames=False, cap_pixels_per_frame=True, return_tensors="pt"
-        )
+        qwen = self._base_pixels(frames, max_pixels)
         processed = {
             "pixel_values_videos": qwen["pixel_values_videos"],
             "video_grid_thw": qwen["video_grid_thw"][0],
@@ -153,6 +187,16 @@ class GazeQwenProcessor(ProcessorMixin):
             mean, std = (torch.tensor(value)[:, None, None] for value in (_VIDEO_ENCODER_MEAN, _VIDEO_ENCODER_STD))
             processed["video_encoder_pixel_values"] = (encoder_frames - mean) / std
         return processed
+
+    def process_images(self, images: Sequence, max_pixels: Sequence[int | None]) -> dict[str, torch.Tensor] | None:
+        """Return `pixel_values` and `image_grid_thw` of images with at most so many pixels each; None of no image."""
+        if not images:
+            return None
+        outputs = [
+            self.image_processor(images=[image], return_tensors="pt", **self._size(self.image_processor, most))
+            for image, most in zip(images, max_pixels, strict=True)
+        ]
+        return {name: torch.cat([output[name] for output in outputs]) for name in ("pixel_values", "image_grid_thw")}
 
     # ---------------------------------------------------------------- text, and everything together
     def _video_text(self, clip: dict[str, torch.Tensor]) -> str:
@@ -257,6 +301,7 @@ class GazeQwenProcessor(ProcessorMixin):
         max_frames: int | None = None,
         padding_side: str | None = None,
         snap_s: Sequence[float] | None = None,
+        max_pixels: int | None = None,
         **kwargs,
     ) -> GazeQwenInputs:
         """
@@ -268,52 +313,49 @@ class GazeQwenProcessor(ProcessorMixin):
             scanpaths: one per video: a path to a fixation table, a `Scanpath`, an (F, 4) array, or `None`.
             num_frames, fps, max_frames: how files are sampled, in place of this processor's settings.
             snap_s: one per video, see `collate`; default 0, whatever this processor's `snap_s` is.
+            max_pixels: most pixels of an image and of a video's frame, in place of the processors' settings.
 
         Raises ValueError or FileNotFoundError naming file, row and value for what cannot be read.
         """
-        if kwargs.get("audio") is None:  # what pipelines of several modalities pass
-            kwargs.pop("audio", None)
-        unknown = set(kwargs) - {
-            "return_tensors",
-            "padding",
-            "add_special_tokens",
-            "do_sample_frames",
-            "return_mm_token_type_ids",
-        }
-        if unknown or kwargs.get("return_tensors", "pt") not in ("pt", None):
-            raise ValueError(f"got {kwargs}, expected no other arguments than return_tensors='pt' and padding")
-        if kwargs.get("padding", True) not in (True, False, None, "longest"):
-            raise ValueError(
-                f"padding: got {kwargs['padding']!r}, expected 'longest': prompts are as long as they are"
-            )
         if text is None:
             raise ValueError("text: got None, expected a prompt with a placeholder for each video")
         texts = [text] if isinstance(text, str) else text
         if not isinstance(texts, (list, tuple)) or not texts or not all(isinstance(each, str) for each in texts):
             raise ValueError(f"text: got {text!r}, expected a prompt or a list of prompts")
-        videos = _flatten(videos)
-        for video in videos:
-            if not isinstance(video, (Clip, str, PathLike)):
-                got = repr(video) if np.isscalar(video) else f"an object of {type(video).__name__}"
-                raise ValueError(
-                    f"videos: got {got}, expected a path or a `Clip`: frames alone do not tell their times, "
-                    "`Clip(frames, timestamps_s, start_s, end_s)` does"
-                )
+        sampling = {"num_frames": num_frames, "fps": fps, "max_frames": max_frames}
         clips = [
-            video if isinstance(video, Clip) else self.read_clip(video, 0.0, None, num_frames, fps, max_frames)
-            for video in videos
+            video if isinstance(video, Clip) else self.read_clip(_video_path(video), **sampling)
+            for video in _flatten(videos)
         ]
         for name, values in (("scanpaths", scanpaths), ("snap_s", snap_s)):
             if values is not None and not isinstance(values, (list, tuple)):
                 raise ValueError(f"{name}: got {values!r}, expected a list with one for each video")
+        images = _flatten(images)
+        return self._inputs(
+            texts,
+            [self.process_clip(clip, max_pixels=max_pixels) for clip in clips],
+            self.process_images(images, [max_pixels] * len(images)),
+            scanpaths,
+            snap_s,
+            padding_side,
+            **kwargs,
+        )
+
+    def _inputs(self, texts, clips, images, scanpaths, snap_s, padding_side=None, **options) -> GazeQwenInputs:
+        """Return `collate`'s batch with scanpaths read. Raises ValueError for other `options` of transformers."""
+        if options.get("audio") is None:  # what pipelines of several modalities pass
+            options.pop("audio", None)
+        names = ("return_tensors", "padding", "add_special_tokens", "do_sample_frames", "return_mm_token_type_ids")
+        if set(options) - set(names) or options.get("return_tensors", "pt") not in ("pt", None):
+            raise ValueError(f"got {options}, expected no other arguments than return_tensors='pt' and padding")
+        if options.get("padding", True) not in (True, False, None, "longest"):
+            raise ValueError(
+                f"padding: got {options['padding']!r}, expected 'longest': prompts are as long as they are"
+            )
         if scanpaths is not None:
             scanpaths = [as_scanpath(scanpath) for scanpath in scanpaths]
-        image_inputs = None
-        if images is not None and (images := _flatten(images)):
-            image_inputs = dict(self.image_processor(images=images, return_tensors="pt"))
-        processed = [self.process_clip(clip) for clip in clips]
-        inputs = self.collate(texts, processed, scanpaths, image_inputs, padding_side, snap_s)
-        if kwargs.get("return_mm_token_type_ids") is False:
+        inputs = self.collate(texts, clips, scanpaths, images, padding_side, snap_s)
+        if options.get("return_mm_token_type_ids") is False:
             del inputs["mm_token_type_ids"]
         return inputs
 
@@ -332,43 +374,64 @@ class GazeQwenProcessor(ProcessorMixin):
         `end_s` is the query time: neither frames nor gaze after it are used. `scanpath` may be left out. A fixation
         that begins within `snap_s` seconds of the query is brought into view (`Scanpath.snap`), which uses gaze of up
         to so much later: as this processor is set, unless the item says otherwise (`"snap_s": 0`: never).
+
+        An item may also say how it is read, as for Qwen's own processor and in place of this one's settings: a video
+        by `fps` or `nframes` (both up to `max_frames`, over which they are spread) and by `max_pixels` of a frame, an
+        image by `max_pixels`; and an image may be an `image_url`.
         """
         if kwargs.pop("return_assistant_tokens_mask", False):
             raise ValueError("return_assistant_tokens_mask is not supported: what the assistant says is not marked")
         options = dict(processor_kwargs or {})
-        names = ("num_frames", "fps", "max_frames", "padding_side", "return_tensors", "padding")
+        names = ("num_frames", "fps", "max_frames", "max_pixels", "padding_side", "return_tensors", "padding")
         options.update({name: kwargs.pop(name) for name in names if name in kwargs})
         items = _items(conversation)
         prompt = super().apply_chat_template(conversation, chat_template, tokenize=False, **kwargs)
         if not tokenize:
             return prompt
-        images = [_load_image(_source(item, "image")) for item in items if item["type"] == "image"]
-        clips, scanpaths, snap_s = [], [], []
         sampling = {name: options.pop(name, None) for name in ("num_frames", "fps", "max_frames")}
-        for item in items:
-            if item["type"] != "video":
-                continue
-            video = _source(item, "video")
-            if not isinstance(video, Clip):
-                video = self.read_clip(video, item.get("start_s", 0.0), item.get("end_s"), **sampling)
-            clips.append(video)
-            scanpaths.append(item.get("scanpath"))
-            snap_s.append(item.get("snap_s", self.snap_s))
-        inputs = self(
-            images=images or None,
-            text=prompt,
-            videos=clips,
-            scanpaths=scanpaths or None,
-            snap_s=snap_s or None,
+        max_pixels = options.pop("max_pixels", None)
+        videos = [item for item in items if item["type"] == "video"]
+        images = [item for item in items if item["type"] in ("image", "image_url")]
+        clips = [
+            self.process_clip(self._clip_of(item, sampling), max_pixels=_max_pixels(item, max_pixels))
+            for item in videos
+        ]
+        inputs = self._inputs(
+            [prompt] if isinstance(prompt, str) else prompt,
+            clips,
+            self.process_images(
+                [_load_image(_source(item, "image", "image_url")) for item in images],
+                [_max_pixels(item, max_pixels) for item in images],
+            ),
+            [item.get("scanpath") for item in videos] or None,
+            [item.get("snap_s", self.snap_s) for item in videos] or None,
             **options,
         )
         return inputs if return_dict else inputs["input_ids"]
 
+    def _clip_of(self, item: dict, sampling: dict) -> Clip:
+        """Return the clip of a video item, read by what it says, else by `sampling` of the whole conversation."""
+        video = _source(item, "video")
+        names = ("nframes", "fps", "max_frames")
+        own = {name: item[name] for name in names if item.get(name) is not None}
+        extent = {name: item[name] for name in ("start_s", "end_s") if name in item}
+        if isinstance(video, Clip):
+            if told := own | extent:
+                raise ValueError(f"got {told} in an item whose video is a `Clip`, which has its frames already")
+            return video
+        if "nframes" in own or "fps" in own:
+            sampling = {**sampling, "num_frames": own.pop("nframes", None), "fps": own.pop("fps", None)}
+        return self.read_clip(_video_path(video), **extent, **{**sampling, **own})
+
 
 _ITEM_KEYS = {
     "text": {"text"},
-    "image": {"image", "path", "url"},
-    "video": {"video", "path", "url", "scanpath", "start_s", "end_s", "snap_s"},
+    "image": {"image", "path", "url", "image_url", "max_pixels"},
+    "image_url": {"image_url", "max_pixels"},
+    "video": {
+        *("video", "path", "url", "scanpath", "start_s", "end_s", "snap_s"),
+        *("fps", "nframes", "max_frames", "max_pixels"),
+    },
 }
 
 
@@ -401,6 +464,11 @@ def _items(conversation) -> list[dict]:
     return items
 
 
+def _max_pixels(item: dict, default: int | None) -> int | None:
+    """Return the most pixels of an item's image or frames, a `default` if it does not say."""
+    return default if item.get("max_pixels") is None else item["max_pixels"]
+
+
 def _load_image(source):
     """Return an image by path, address or as it is. Raises ValueError for what cannot be read."""
     try:
@@ -409,12 +477,27 @@ def _load_image(source):
         raise ValueError(f"image: {source!r} is no picture that can be read ({error})") from error
 
 
-def _source(item: dict, kind: str):
+def _source(item: dict, *kinds: str):
     """Return where an item's image or video is. Raises ValueError if it does not say."""
-    for name in (kind, "path", "url"):
-        if item.get(name) is not None:
-            return item[name]
-    raise ValueError(f"got the item {item}, expected a {kind} under one of the keys {kind!r}, 'path', 'url'")
+    for name in (*kinds, "path", "url"):
+        source = item.get(name)
+        if isinstance(source, dict):  # an `image_url` as servers take it
+            source = source.get("url")
+        if source is not None:
+            return source.removeprefix("file://") if isinstance(source, str) else source
+    names = ", ".join(map(repr, (*kinds, "path", "url")))
+    raise ValueError(f"got the item {item}, expected the {kinds[0]} under one of the keys {names}")
+
+
+def _video_path(video) -> str | PathLike:
+    """Return a video's path as it is. Raises ValueError for what is none."""
+    if not isinstance(video, (str, PathLike)):
+        got = repr(video) if np.isscalar(video) else f"an object of {type(video).__name__}"
+        raise ValueError(
+            f"videos: got {got}, expected a path or a `Clip`: frames alone do not tell their times, "
+            "`Clip(frames, timestamps_s, start_s, end_s)` does"
+        )
+    return video
 
 
 def _flatten(values) -> list:

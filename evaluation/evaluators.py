@@ -216,10 +216,17 @@ def _recorded_settings(settings: EvaluationSettings, questions: list[Question], 
         "num_frames": inputs.num_frames,
         "fps": inputs.fps,
         "max_frames": inputs.max_frames,
-        "frame_size": dict(processor.video_processor.to_dict()["size"]),
+        "frame_size": _frame_size(processor),
         "prompt_style": inputs.prompt_style,
         "prompt": question.prompt(inputs.prompt_style)[0],
     }
+
+
+def _frame_size(processor) -> dict:
+    """Return what bounds a frame's pixels: the settings of the video processor, and an adapter's own if it has one."""
+    most = getattr(processor, "max_pixels_per_frame", None)
+    own = {} if most is None else {"max_pixels_per_frame": most}
+    return dict(processor.video_processor.to_dict()["size"]) | own
 
 
 # ------------------------------------------------------------------ an evaluation

@@ -30,7 +30,7 @@ from gazeqwen.pipeline.overlays import Drawing, draw_gaze
 from gazeqwen.questions.question import Question
 from gazeqwen.utils.files import write_json
 from gazeqwen.utils.loading import repeatable_loader
-from gazeqwen.video_gazeqwen import FRAMES_PER_STEP, Clip, sample_times, video_size
+from gazeqwen.video_gazeqwen import FRAMES_PER_STEP, sample_times, video_size
 
 # What is kept: nothing; the video encoder's features; or these and the base model's video embeddings, after which no
 # video has to be decoded any more.
@@ -119,6 +119,7 @@ class ClipCache:
             "num_frames": processor.num_frames,
             "fps": processor.fps,
             "max_frames": processor.max_frames,
+            "max_pixels_per_frame": processor.max_pixels_per_frame,
             "video_processor": {name: video_processor[name] for name in video_processor.keys() - _CODE_NAMES},
         }
         if model.video_encoder is not None:
@@ -206,13 +207,9 @@ class ClipCache:
         values of a video token in the video encoder and in the base model, each `bytes_per_value` long.
         """
         clips = self._unique(_pairs(questions, drawings))
-        sizes = {video: video_size(video) for video in {question.video for question, _ in clips}}
-        tokens_per_step = {size: self._tokens_per_step(*size) for size in set(sizes.values())}
-        steps = tokens = 0
-        for question, _ in clips:
-            clip_steps = self.num_frames(question) // FRAMES_PER_STEP
-            steps += clip_steps
-            tokens += clip_steps * tokens_per_step[sizes[question.video]]
+        shapes = self.shapes([question for question, _ in clips])
+        steps = sum(frames for frames, _ in shapes) // FRAMES_PER_STEP
+        tokens = sum(video_tokens for _, video_tokens in shapes)
         values = {"none": 0, "features": feature_dim, "embeddings": feature_dim + hidden}[self.kind]
         return CacheSize(len(clips), steps, tokens, tokens * values * bytes_per_value)
 
@@ -224,10 +221,13 @@ class ClipCache:
         )
         return len(times_s)
 
-    def _tokens_per_step(self, width: int, height: int) -> int:
-        blank = Clip(np.zeros((2, height, width, 3), np.uint8), [0.0, 1.0], 0.0, 2.0)
-        grid = self.processor.process_clip(blank, for_video_encoder=False)["video_grid_thw"]
-        return int(grid[1:].prod()) // self.processor.video_processor.merge_size**2
+    def shapes(self, questions: Sequence[Question]) -> list[tuple[int, int]]:
+        """Return how many frames and video tokens each question's clip has, from its times and its video's size."""
+        sizes = {video: video_size(video) for video in {question.video for question in questions}}
+        keys = [(self.num_frames(question), *sizes[question.video]) for question in questions]
+        merge = self.processor.video_processor.merge_size**2
+        grids = {key: self.processor.video_grid(key[0], height=key[2], width=key[1]) for key in set(keys)}
+        return [(key[0], int(grids[key].prod()) // merge) for key in keys]
 
     # ---------------------------------------------------------------- filling
     @torch.no_grad()

@@ -191,6 +191,20 @@ def test_prompts_are_those_of_the_familys_own_processor(base, image):
     assert (ours["input_ids"] == base.processor.video_token_id).sum() == 3 * 4
 
 
+def test_frames_have_at_most_their_pixels_however_many_there_are(base):
+    """Qwen3-VL's own setting counts all frames of a video together, ours those of each."""
+    side = base.family.pixels_per_token
+    processor = GazeQwenProcessor.from_base(base.folder, max_pixels_per_frame=4 * side**2)
+    for frames, height, width in ((2, 8 * side, 8 * side), (16, 8 * side, 8 * side), (4, 2 * side, 16 * side)):
+        clip = make_clip(frames)
+        clip = Clip(np.zeros((frames, height, width, 3), np.uint8), clip.timestamps_s, clip.start_s, clip.end_s)
+        tokens = processor.process_clip(clip)["video_grid_thw"] // torch.tensor([1, 2, 2])
+        assert tokens.tolist() == [frames // 2, *((2, 2) if height == width else (1, 5))]
+        assert torch.equal(processor.video_grid(frames, height, width) // torch.tensor([1, 2, 2]), tokens)
+        larger = processor.process_clip(clip, max_pixels=16 * side**2)["video_grid_thw"] // torch.tensor([1, 2, 2])
+        assert larger.tolist() == [frames // 2, *((4, 4) if height == width else (1, 11))]
+
+
 def test_steps_are_told_their_time_since_the_clips_start(bases):
     base = bases("qwen3_vl")
     clip = Clip(np.zeros((4, 64, 64, 3), np.uint8), np.array([30.0, 30.5, 31.2, 33.2]), 30.0, 34.0)

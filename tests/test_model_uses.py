@@ -390,6 +390,18 @@ def test_pipelines(task, toy_processor, tmp_path):
             return_full_text=False,
             generate_kwargs={"max_new_tokens": 8, "do_sample": False},
         )[0]["generated_text"]
+        if task == "any-to-any":  # which also takes text and videos by name, beside the audio that there is none of
+            prompt = toy_processor.apply_chat_template(
+                [{"role": "user", "content": content}], add_generation_prompt=True
+            )
+            by_name = pipe(
+                text=prompt,
+                videos=str(video),
+                scanpaths=[scanpath],
+                return_full_text=False,
+                generate_kwargs={"max_new_tokens": 8, "do_sample": False},
+            )
+            assert by_name[0]["generated_text"] == answers[name]
     assert answers["gaze"] != answers["none"]
 
 

@@ -5,7 +5,9 @@ import copy
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support import index_frames, write_fixations, write_video
+from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
 from gazeqwen.processing_gazeqwen import GazeQwenInputs
 from gazeqwen.scanpath_gazeqwen import as_scanpath
@@ -99,7 +101,7 @@ def test_what_does_not_fit_is_refused(files, toy_processor):
         toy_processor.apply_chat_template(conversation(video, scanpath=table, end_s=30), tokenize=True)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         toy_processor.apply_chat_template(conversation(video, scanpath="nowhere.csv"), tokenize=True)
-    with pytest.raises(ValueError, match="expected a video under one of the keys"):
+    with pytest.raises(ValueError, match="expected the video under one of the keys"):
         toy_processor.apply_chat_template(conversation(None), tokenize=True)
 
 
@@ -123,6 +125,82 @@ def test_chats_snap_as_the_adapter_was_trained_unless_the_item_says_otherwise(fi
     torch.testing.assert_close(*scanpath(0.0, snap_s=1.0))
     for found, _ in (scanpath(0.0), scanpath(1.0, snap_s=0), scanpath(0.4)):
         torch.testing.assert_close(found, torch.tensor([[0.2, 0.3, 2.25, 4.5]]))
+
+
+def test_items_say_how_they_are_read_as_for_qwens_own_processor(files, toy_processor):
+    """Ten seconds of 112 x 112 pixels, 16 visual tokens a step; beside it a video read as the processor is set."""
+    video, _ = files
+    processor = copy.copy(toy_processor)
+    processor.video_processor = Qwen2VLVideoProcessor(size={"shortest_edge": 28**2, "longest_edge": 112**2})
+
+    def grids(chat, **options) -> list[list[int]]:
+        inputs = processor.apply_chat_template(chat, tokenize=True, return_dict=True, **options)
+        return inputs["video_grid_thw"].tolist()
+
+    for item, grid in [
+        ({"fps": 2.0}, [10, 8, 8]),
+        ({"nframes": 6}, [3, 8, 8]),
+        ({"fps": 2.0, "max_frames": 12}, [6, 8, 8]),
+        ({"fps": 1.0, "start_s": 2, "end_s": 6}, [2, 8, 8]),
+        ({"max_pixels": 56**2}, [4, 4, 4]),
+        ({"max_pixels": 224**2}, [4, 8, 8]),  # at most: nothing is made larger
+    ]:
+        both = [conversation(f"file://{video}", **item), conversation(video)]
+        assert grids(both) == [grid, [4, 8, 8]], item
+        assert grids(both, num_frames=2, max_pixels=28**2)[0][:1] == ([1] if "max_pixels" in item else grid[:1]), item
+    assert grids(conversation(video), num_frames=2, max_pixels=28**2) == [[1, 2, 2]]
+    steps = processor.apply_chat_template(conversation(video, fps=2.0), tokenize=True, return_dict=True)
+    assert steps["second_per_grid_ts"].tolist() == [pytest.approx(1.0, abs=0.01)]
+
+
+def test_an_images_pixels_and_address(tmp_path, toy_processor):
+    path = tmp_path / "picture.png"
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (112, 112, 3), dtype=np.uint8))
+    picture.save(path)
+    processor = copy.copy(toy_processor)
+    processor.image_processor = Qwen2VLImageProcessor(size={"shortest_edge": 28**2, "longest_edge": 112**2})
+
+    def inputs(*items):
+        chat = [{"role": "user", "content": [*items, {"type": "text", "text": "What?"}]}]
+        return processor.apply_chat_template(chat, tokenize=True, return_dict=True)
+
+    whole = inputs({"type": "image", "image": picture})
+    assert whole["image_grid_thw"].tolist() == [[1, 8, 8]]
+    for item in (
+        {"type": "image_url", "image_url": {"url": str(path)}},
+        {"type": "image_url", "image_url": f"file://{path}"},
+        {"type": "image", "image_url": str(path)},
+    ):
+        assert torch.equal(inputs(item)["pixel_values"], whole["pixel_values"]), item
+        small = inputs({**item, "max_pixels": 56 * 56}, {"type": "image", "image": picture})
+        assert small["image_grid_thw"].tolist() == [[1, 4, 4], [1, 8, 8]]
+        size = {"shortest_edge": 28**2, "longest_edge": 56**2}
+        own = processor.image_processor(images=[picture], size=size, return_tensors="pt")["pixel_values"]
+        assert torch.equal(small["pixel_values"], torch.cat([own, whole["pixel_values"]]))
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({"fps": 2.0, "nframes": 4}, "got num_frames=4 and fps=2.0, expected one of them"),
+        ({"fps": 0}, "fps: got 0, expected a positive number"),
+        ({"fps": "2"}, "fps: got '2'"),
+        ({"max_pixels": 700}, r"max_pixels: got 700, expected a whole number, at least 784 \(one token\)"),
+        ({"max_pixels": 1e5}, "max_pixels: got 100000.0"),
+        ({"max_pixels": True}, "max_pixels: got True"),
+        ({"min_pixels": 784}, r"got the keys \['min_pixels'\] in a video item, expected \['end_s', 'fps',"),
+        ({"total_pixels": 784}, r"got the keys \['total_pixels'\]"),
+        (
+            {"video": "a clip", "fps": 1.0, "end_s": 5},
+            "got {'fps': 1.0, 'end_s': 5} in an item whose video is a `Clip`",
+        ),
+    ],
+)
+def test_what_an_item_asks_for_is_done_or_refused(files, toy_processor, item, message):
+    video, _ = files
+    video = read_clip(video, num_frames=2) if item.pop("video", None) else video
+    with pytest.raises(ValueError, match=message):
+        toy_processor.apply_chat_template(conversation(video, **item), tokenize=True)
 
 
 def test_frames_for_the_encoder_are_normalised_with_imagenets_statistics(toy_processor):

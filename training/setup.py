@@ -66,7 +66,7 @@ def build_processor(model: ModelSettings) -> GazeQwenProcessor:
     """
     Return the processor of a recipe's base model, with the recipe's sampling, size of frames, snapping and wording.
     """
-    processor = GazeQwenProcessor.from_base(
+    return GazeQwenProcessor.from_base(
         model.base_model,
         model.base_model_revision,
         video_encoder_size=model.video_encoder_size,
@@ -75,13 +75,8 @@ def build_processor(model: ModelSettings) -> GazeQwenProcessor:
         max_frames=model.max_frames,
         snap_s=model.snap_s,
         prompt_style=model.prompt_style,
+        max_pixels_per_frame=model.max_pixels_per_frame,
     )
-    if model.max_pixels_per_frame is not None:
-        size = dict(processor.video_processor.size)
-        size["longest_edge"] = model.max_pixels_per_frame
-        size["shortest_edge"] = min(size["shortest_edge"], model.max_pixels_per_frame)
-        processor.video_processor.size = size
-    return processor
 
 
 def build_model(recipe: Recipe, device: torch.device) -> GazeQwenForConditionalGeneration:
