@@ -5,22 +5,30 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from gazeqwen.backbones_gazeqwen import token_types, trained_positions
+from gazeqwen.backbones_gazeqwen import decoder_of, family_of, positions_of, token_types, trained_positions
 from gazeqwen.questions.prompts import OPTION_LETTERS, format_alert, format_question
-from gazeqwen.toyworld.backbone import ANSWER_WORDS, BACKBONE_DIR, make_backbone, save_backbone
+from gazeqwen.toyworld.backbone import (
+    ANSWER_WORDS,
+    BACKBONE_DIR,
+    TOY_FAMILIES,
+    gazeqwen_processor,
+    make_backbone,
+    save_backbone,
+)
 from gazeqwen.toyworld.highlights import Drawer, make_clip
 from gazeqwen.toyworld.measure import answer_letters, measure
 from gazeqwen.toyworld.packing import VIDEO_TOKENS, Batches, packed_forward
-from gazeqwen.toyworld.pretrain import ALL_KINDS, Phase, train
+from gazeqwen.toyworld.pretrain import ALL_KINDS, Phase, imitation_loss, start_from, train
 from gazeqwen.toyworld.questions import FRAMES, SCENE_TASKS
 from gazeqwen.toyworld.world import FRAME_PX
+from gazeqwen.video_gazeqwen import Clip
 
 
-@pytest.fixture(scope="module")
-def backbone():
-    return make_backbone(0)
+@pytest.fixture(scope="module", params=list(TOY_FAMILIES))
+def backbone(request):
+    return make_backbone(0, request.param)
 
 
 def test_tokenizer(backbone):
@@ -50,7 +58,7 @@ def test_chat_template_is_qwens_format(backbone):
 def test_backbone_saves_and_loads(backbone, tmp_path):
     model, processor = backbone
     save_backbone(tmp_path, model, processor)
-    loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path)
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path)
     again = AutoProcessor.from_pretrained(tmp_path)
     frames = np.random.default_rng(0).integers(0, 255, (FRAMES, FRAME_PX, FRAME_PX, 3), dtype=np.uint8)
     item = (frames, 8.0, "What color is this object?", ["red", "blue", "green", "white"])
@@ -60,19 +68,29 @@ def test_backbone_saves_and_loads(backbone, tmp_path):
     assert sum(p.stat().st_size for p in tmp_path.iterdir()) < 10e6
 
 
-def plain_logits(model, processor, batch: Batches, drawn: dict) -> torch.Tensor:
-    """What the full model answers to each packed question on its own."""
+def plain_logits(model, drawn: dict, highlights: dict | None = None) -> torch.Tensor:
+    """
+    What the full model answers to each packed question on its own; hooks on its layers add the `highlights`, see
+    `packed_forward`.
+    """
     rows, clips = len(drawn["tail_ids"]), len(drawn["prefix_ids"])
     each = rows // clips
     logits = []
     for row in range(rows):
         clip = row // each
         length = int(drawn["last"][row]) + 1
-        ids = torch.cat([drawn["prefix_ids"][clip], drawn["tail_ids"][row, :length]])[None]
+        prefix = drawn["prefix_ids"][clip][drawn["prefix_mask"][clip]]
+        ids = torch.cat([prefix, drawn["tail_ids"][row, :length]])[None]
         patches = drawn["pixels"][clip * 4 * VIDEO_TOKENS : (clip + 1) * 4 * VIDEO_TOKENS]
         types, grid = token_types(model.config, ids), drawn["grid_thw"][clip : clip + 1]
         second = drawn["seconds_per_step"][clip : clip + 1]
         positions, _ = trained_positions(model.config, types, video_grid_thw=grid, second_per_grid_ts=second)
+        hooks = [
+            decoder_of(model)
+            .layers[layer]
+            .register_forward_hook(add_vector(vector, drawn["heat"][clip], types[0] == 2))
+            for layer, vector in (highlights or {}).items()
+        ]
         output = model(
             input_ids=ids,
             position_ids=positions,
@@ -82,33 +100,64 @@ def plain_logits(model, processor, batch: Batches, drawn: dict) -> torch.Tensor:
             logits_to_keep=1,
         )
         logits.append(output.logits[0, -1])
+        for hook in hooks:
+            hook.remove()
     return torch.stack(logits)
+
+
+def add_vector(vector, heat, is_video):
+    """A forward hook that adds a vector, as strongly as `heat` (96,) says, to the video tokens of a layer's output."""
+
+    def hook(module, args, output):
+        added = torch.zeros_like(output)
+        added[0, is_video] = heat[:, None] * vector
+        return output + added
+
+    return hook
 
 
 @torch.no_grad()
 def test_packed_questions_equal_plain_forwards(backbone):
     model, processor = backbone
-    batches = Batches(processor, seed=3, clips=2, questions=3, kinds=ALL_KINDS)
+    batches = Batches(model.config, processor, seed=3, clips=3, questions=3, kinds=ALL_KINDS)
+    batches.vector_share = 0.7
     drawn = batches.draw()
     assert (drawn["seconds_per_step"] % 0.5 != 0).any()  # times between two positions
-    packed = packed_forward(model, drawn)[0]
-    assert (packed - plain_logits(model, processor, batches, drawn)).abs().max() < 1e-5
+    # Prompts that tell the time differ in length.
+    assert bool(drawn["prefix_mask"].all()) != family_of(model.config).seconds_in_text
+    plain = plain_logits(model, drawn)
+    assert (packed_forward(model, drawn)[0] - plain).abs().max() < 1e-5
+    vectors = {layer: torch.randn(96, generator=torch.Generator().manual_seed(layer)) for layer in (0, 1, 3)}
+    highlighted = plain_logits(model, drawn, vectors)
+    assert (packed_forward(model, drawn, highlights=vectors)[0] - highlighted).abs().max() < 1e-5
+    assert (plain - highlighted).abs().max() > 1e-2
+    if family_of(model.config).has_deepstack:
+        for merger in model.model.visual.deepstack_merger_list:
+            merger.norm.bias.add_(1)
+        assert (packed_forward(model, drawn)[0] - plain).abs().max() > 1e-2
+        assert (packed_forward(model, drawn)[0] - plain_logits(model, drawn)).abs().max() < 1e-5
+        for merger in model.model.visual.deepstack_merger_list:
+            merger.norm.bias.sub_(1)
 
 
 def test_patches_equal_the_processors(backbone):
     processor = backbone[1]
     video = np.random.default_rng(1).integers(0, 255, (2, FRAMES, FRAME_PX, FRAME_PX, 3), dtype=np.uint8)
     theirs = processor.video_processor(videos=list(video), return_tensors="pt", do_sample_frames=False)
-    ours = Batches(processor, 0, 1, 1, ALL_KINDS)._patches(video)
+    ours = Batches(backbone[0].config, processor, 0, 1, 1, ALL_KINDS)._patches(video)
     assert (ours - theirs["pixel_values_videos"]).abs().max() < 1e-5
 
 
 def test_tails_are_the_chat_template(backbone):
-    """Prefix + tail is, token by token, what the processor makes of the same message."""
-    processor = backbone[1]
-    batches = Batches(processor, seed=4, clips=1, questions=6, kinds=ALL_KINDS, word_dropout=0.0)
+    """Prefix + tail is, token by token, what `GazeQwenProcessor` makes of the same message and clip."""
+    model, processor = backbone
+    batches = Batches(model.config, processor, seed=4, clips=1, questions=6, kinds=ALL_KINDS, word_dropout=0.0)
     rng = np.random.default_rng(0)
-    drawer, kinds = Drawer(rng, make_clip(rng)), set()
+    view, kinds = make_clip(rng), set()
+    drawer, prefix = Drawer(rng, view), batches._prefix([view])
+    frames = np.zeros((FRAMES, FRAME_PX, FRAME_PX, 3), np.uint8)
+    clip = Clip(frames, view.frame_times_s, view.start_s, view.time_s)
+    prompts = gazeqwen_processor(model.config, processor)
     for _ in range(40):
         question = drawer.question(ALL_KINDS)
         kinds.add(question.kind)
@@ -117,8 +166,11 @@ def test_tails_are_the_chat_template(backbone):
         text = format_alert(question.text)[0] if alert else format_question(question.text, question.options)
         message = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": text}]}]
         whole = processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-        whole = whole.replace("<|video_pad|>", "<|video_pad|>" * VIDEO_TOKENS)
-        assert batches.prefix_ids + ids == processor.tokenizer.encode(whole)
+        inputs = prompts(text=whole, videos=[clip])
+        assert prefix["prefix_ids"][0].tolist() + ids == inputs["input_ids"][0].tolist()
+        positions, start = positions_of(model.config, inputs)[:, 0], int(prefix["tail_start"][0])
+        assert positions[:, : -len(ids)].equal(prefix["prefix_position"][:, 0])
+        assert positions[:, -len(ids) :].equal(torch.arange(start, start + len(ids)).expand(3, -1))
         ends = [processor.tokenizer.decode([ids[p]]).strip() for p in places]
         assert all(option.endswith(end) and end for option, end in zip(question.options, ends, strict=True))
     assert len(kinds) > 6
@@ -147,9 +199,43 @@ def test_pretraining_learns_something_in_seconds():
     assert sum(not torch.equal(before[name], p) for name, p in model.named_parameters()) == len(before)
 
 
+def test_another_family_starts_from_a_backbone():
+    """The decoder answers a text nearly as the other's; the vision tower learns to give the other's embeddings."""
+    other = AutoModelForImageTextToText.from_pretrained(BACKBONE_DIR).eval()
+    others_tokenizer = AutoProcessor.from_pretrained(BACKBONE_DIR).tokenizer
+    model, processor = make_backbone(0, "qwen3_vl")
+    words = sorted(others_tokenizer.get_vocab())
+
+    @torch.no_grad()
+    def text_logits(of, tokenizer) -> torch.Tensor:
+        ids = tokenizer("Which option says red? A. blue B. red", return_tensors="pt")["input_ids"]
+        positions = torch.arange(ids.shape[1]).expand(3, 1, -1)
+        return of(ids, position_ids=positions).logits[0, -1, tokenizer.convert_tokens_to_ids(words)]
+
+    def likeness() -> float:
+        pair = text_logits(model, processor.tokenizer), text_logits(other, others_tokenizer)
+        return float(torch.corrcoef(torch.stack(pair))[0, 1])
+
+    @torch.no_grad()
+    def unlike_tower() -> float:
+        drawn = Batches(model.config, processor, 9, 2, 1, {}).draw(vision_only=True)
+        towers = model.model.visual, other.model.visual
+        return float(
+            imitation_loss(*(t(drawn["pixels"], grid_thw=drawn["grid_thw"]).pooler_output for t in towers))[0]
+        )
+
+    assert likeness() < 0.3
+    start_from(model, processor, other, BACKBONE_DIR)
+    assert likeness() > 0.99
+    before = unlike_tower()
+    train(model, processor, [Phase("vision", 12, {}, clips=2, lr=2.0)], seed=0, tower=other.model.visual)
+    assert unlike_tower() < 0.95 * before
+    assert likeness() > 0.99  # the decoder has not been touched
+
+
 def test_committed_backbone_answers_with_a_ring():
     """Right with a ring under the exact gaze wording; without one at chance where only gaze can tell."""
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(BACKBONE_DIR).eval()
+    model = AutoModelForImageTextToText.from_pretrained(BACKBONE_DIR).eval()
     processor = AutoProcessor.from_pretrained(BACKBONE_DIR)
     report = json.loads((BACKBONE_DIR / "pretraining.json").read_text())
     assert sum(p.stat().st_size for p in BACKBONE_DIR.iterdir()) < 10e6

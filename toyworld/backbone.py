@@ -1,4 +1,4 @@
-"""The tiny Qwen2.5-VL of the toy world: its configuration, tokenizer and processor, all in transformers' own classes.
+"""The tiny Qwen-VLs of the toy world: configurations, tokenizer and processors, all in transformers' own classes.
 
 A temporal step of a 112x112 clip is 4x4 video tokens, one per 28x28 cell of the world's grid.
 """
@@ -6,24 +6,74 @@ A temporal step of a 112x112 clip is 4x4 video tokens, one per 28x28 cell of the
 from __future__ import annotations
 
 import string
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    BaseVideoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
+    ProcessorMixin,
     Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
 )
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from gazeqwen.backbones_gazeqwen import FAMILIES
+from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.questions.question import TOY_SOURCE
-from gazeqwen.toyworld.world import COLORS, FRAME_PX, NOUN_OF, SHAPES
+from gazeqwen.toyworld.world import CELL_PX, COLORS, FRAME_PX, NOUN_OF, SHAPES
+
+PATCH_PX = CELL_PX // 2  # two by two patches are merged into a visual token
 
 BACKBONE_DIR = Path(__file__).parent / "backbone"
-TOKENS_PER_SECOND = 2  # of the rotary positions in time, as in every Qwen2.5-VL
+
+
+@dataclass(frozen=True)
+class ToyFamily:
+    """
+    What a family's tiny model has of its own: transformers' classes, what its configuration says beyond `make_config`,
+    and `words` that only its prompts hold.
+    """
+
+    folder: Path
+    config: type[PreTrainedConfig]
+    processor: type[ProcessorMixin]
+    video_processor: type[BaseVideoProcessor]
+    rope: dict[str, Any] = field(default_factory=dict)
+    text: dict[str, Any] = field(default_factory=dict)
+    vision: dict[str, Any] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
+
+
+TOY_FAMILIES = {
+    "qwen2_5_vl": ToyFamily(
+        BACKBONE_DIR,
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLProcessor,
+        Qwen2VLVideoProcessor,
+        vision={"depth": 2, "window_size": 112, "fullatt_block_indexes": [0, 1], "tokens_per_second": 2},
+    ),
+    "qwen3_vl": ToyFamily(
+        Path(__file__).parent / "backbone_qwen3_vl",
+        Qwen3VLConfig,
+        Qwen3VLProcessor,
+        Qwen3VLVideoProcessor,
+        rope={"mrope_interleaved": True},
+        text={"head_dim": 24, "attention_bias": True},  # with biases, to begin from the first family's weights
+        vision={"depth": 3, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64},
+        words=("seconds",),
+    ),
+}
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -82,13 +132,13 @@ CHAT_TEMPLATE = """\
 """
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer(more_words: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     """
-    Return a byte-level BPE tokenizer whose vocabulary is the 256 bytes, the toy world's words (with and without a
-    leading space), and Qwen's special tokens. A known word is one token, anything else falls back to bytes, so every
-    text tokenizes.
+    Return a byte-level BPE tokenizer whose vocabulary is the 256 bytes, the toy world's words and `more_words` (with
+    and without a leading space), and Qwen's special tokens. A known word is one token, anything else falls back to
+    bytes, so every text tokenizes.
     """
-    words = dict.fromkeys([*ANSWER_WORDS, *PROMPT_WORDS])
+    words = dict.fromkeys([*ANSWER_WORDS, *PROMPT_WORDS, *more_words])
     pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces += [f"Ġ{word}" for word in words] + [word for word in words if len(word) > 1]
     pieces += [f"Ġ{letter}" for letter in string.ascii_uppercase[:8]] + [
@@ -118,21 +168,27 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_processor() -> Qwen2_5_VLProcessor:
-    """Return a real Qwen2_5_VLProcessor that keeps 112x112 frames as they are."""
-    size = {"shortest_edge": FRAME_PX * FRAME_PX, "longest_edge": FRAME_PX * FRAME_PX}
-    return Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(size=size),
-        tokenizer=make_tokenizer(),
-        video_processor=Qwen2VLVideoProcessor(size=size, cap_pixels_per_frame=True),
+def make_processor(family: str = "qwen2_5_vl") -> ProcessorMixin:
+    """Return a family's real processor, which keeps 112x112 frames as they are; all families see the same pixels."""
+    of_family = TOY_FAMILIES[family]
+    pixels = {
+        "size": {"shortest_edge": FRAME_PX * FRAME_PX, "longest_edge": FRAME_PX * FRAME_PX},
+        "patch_size": PATCH_PX,
+        "image_mean": OPENAI_CLIP_MEAN,
+        "image_std": OPENAI_CLIP_STD,
+    }
+    return of_family.processor(
+        image_processor=Qwen2VLImageProcessor(**pixels),
+        tokenizer=make_tokenizer(of_family.words),
+        video_processor=of_family.video_processor(**pixels, cap_pixels_per_frame=True),
         chat_template=CHAT_TEMPLATE,
     )
 
 
-def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
-    """Return the configuration: hidden 96, 6 layers, 4 heads; vision 2 blocks of 64: about 0.95 M parameters."""
-    token_id = tokenizer.convert_tokens_to_ids
-    return Qwen2_5_VLConfig(
+def make_config(tokenizer: PreTrainedTokenizerFast, family: str = "qwen2_5_vl") -> PreTrainedConfig:
+    """Return the configuration: hidden 96, 6 layers, 4 heads; vision 2 or 3 blocks of 64: a million parameters."""
+    token_id, of_family = tokenizer.convert_tokens_to_ids, TOY_FAMILIES[family]
+    return of_family.config(
         text_config={
             "vocab_size": -(-len(tokenizer) // 16) * 16,
             "hidden_size": 96,
@@ -143,25 +199,28 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
             "initializer_range": 0.06,
             "max_position_embeddings": 4096,
             "rms_norm_eps": 1e-6,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [4, 4, 4]},
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 100.0,
+                "mrope_section": [4, 4, 4],
+                **of_family.rope,
+            },
             "bos_token_id": token_id("<|endoftext|>"),
             "eos_token_id": token_id("<|im_end|>"),
             "pad_token_id": token_id("<|endoftext|>"),
             "tie_word_embeddings": True,
+            **of_family.text,
         },
         vision_config={
-            "depth": 2,
             "hidden_size": 64,
             "initializer_range": 0.06,
             "intermediate_size": 160,
             "num_heads": 4,
             "out_hidden_size": 96,
-            "patch_size": 14,
+            "patch_size": PATCH_PX,
             "spatial_merge_size": 2,
             "temporal_patch_size": 2,
-            "window_size": 112,
-            "fullatt_block_indexes": [0, 1],
-            "tokens_per_second": TOKENS_PER_SECOND,
+            **of_family.vision,
         },
         image_token_id=token_id("<|image_pad|>"),
         video_token_id=token_id("<|video_pad|>"),
@@ -172,17 +231,23 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
     )
 
 
-def make_backbone(seed: int = 0) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
+def make_backbone(seed: int = 0, family: str = "qwen2_5_vl") -> tuple[PreTrainedModel, ProcessorMixin]:
     """Return a randomly initialised backbone and its processor."""
-    processor = make_processor()
-    config = make_config(processor.tokenizer)
+    processor = make_processor(family)
+    config = make_config(processor.tokenizer, family)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = Qwen2_5_VLForConditionalGeneration(config)
+        model = FAMILIES[family].model_class(config)
     model.generation_config.do_sample = False
     model.generation_config.eos_token_id = config.text_config.eos_token_id
     model.generation_config.pad_token_id = config.text_config.pad_token_id
     return model.eval(), processor
+
+
+def gazeqwen_processor(config: PreTrainedConfig, processor: ProcessorMixin) -> GazeQwenProcessor:
+    """Return the processor that makes the prompts of a backbone's family, from the backbone's own."""
+    parts = (processor.image_processor, processor.tokenizer, processor.video_processor)
+    return GazeQwenProcessor(*parts, chat_template=processor.chat_template, base_model_type=config.model_type)
 
 
 def save_backbone(folder: str | Path, model, processor) -> None:

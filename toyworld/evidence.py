@@ -50,8 +50,9 @@ class Row:
     """
     What is trained (`overrides` of the recipe; None: nothing, the frozen backbone answers) and under which conditions
     it is evaluated; `WORK` in them stands for the folder of all runs. `group`: the table that it stands in.
-    `ringed`: its test videos show a ring around what is fixated. `rates`: learning rates to choose from by accuracy on
-    the validation split with the first seed, values of the recipe's key `rate_key`; none: the recipe's own.
+    `ringed`: its test videos show a ring around what is fixated. `base_model`: another backbone than the recipe's.
+    `rates`: learning rates to choose from by accuracy on the validation split with the first seed, values of the
+    recipe's key `rate_key`; none: the recipe's own.
     """
 
     name: str
@@ -61,12 +62,20 @@ class Row:
     conditions: tuple[str, ...] = ("gaze",)
     seeds: tuple[int, ...] = SEEDS
     ringed: bool = False
+    base_model: str | None = None
     rates: tuple[float, ...] = ()
     rate_key: str = "stage1.learning_rate"
 
 
 def _ablation(name: str, title: str, *overrides: str) -> Row:
     return Row(name, title, "ablations", overrides, ("gaze", "shuffled"))
+
+
+def _second_family(
+    name: str, title: str, overrides: tuple[str, ...] | None, conditions: tuple[str, ...], **more
+) -> Row:
+    backbone = "toyworld/backbone_qwen3_vl"
+    return Row(f"qwen3-vl-{name}", title, "second family", overrides, conditions, base_model=backbone, **more)
 
 
 LORA_ALONE = ("adapter.resampler_type=none", "stage1.epochs=0", "stage2.epochs=2")
@@ -151,6 +160,13 @@ ROWS = (
         "model.video_encoder_size=56",
     ),
     _ablation("label-smoothing", "Label smoothing 0.1", "label_smoothing=0.1"),
+    _second_family("frozen", "Frozen backbone", None, ("none",), seeds=(0,)),
+    _second_family(
+        "ringed", "Frozen backbone, what is fixated is ringed (ceiling)", None, ("none",), seeds=(0,), ringed=True
+    ),
+    _second_family("gazeqwen", "GazeQwen", (), ("gaze", "shuffled")),
+    _second_family("shuffled", "GazeQwen trained on shuffled gaze", ("data.gaze=shuffled",), ("gaze", "shuffled")),
+    _second_family("lora", "LoRA alone, no gaze", LORA_ALONE, ("gaze",)),
 )
 
 
@@ -192,6 +208,11 @@ def run_folder(row: Row, seed: int, work: Path, rate: float | None) -> Path:
     return work / (f"{row.name}-{seed}" if rate is None else f"{row.name}-rate{rate:g}-{seed}")
 
 
+def _settings(row: Row, overrides: list[str]) -> list[str]:
+    """Return the overrides of all rows, and the row's backbone."""
+    return overrides if row.base_model is None else [*overrides, f"model.base_model={row.base_model}"]
+
+
 def train(row: Row, seed: int, work: Path, overrides: list[str], threads: int, rate: float | None = None) -> None:
     """Train one row with one seed, unless that has been done: a file `trained` in the run's folder."""
     folder = run_folder(row, seed, work, rate)
@@ -203,7 +224,7 @@ def train(row: Row, seed: int, work: Path, overrides: list[str], threads: int, r
         f"seed={seed}",
         f"data.dataset={work / 'data'}",
         f"data.cache_dir={work / 'cache'}",
-        *overrides,
+        *_settings(row, overrides),
         *(override.replace("=WORK/", f"={work}/") for override in row.overrides),
     ]
     if rate is not None:
@@ -219,7 +240,7 @@ def run_seed(row: Row, seed: int, work: Path, overrides: list[str], threads: int
     if (folder / "results.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    settings = read_recipe(Recipe, RECIPE, overrides)
+    settings = read_recipe(Recipe, RECIPE, _settings(row, overrides))
     model = settings.model.base_model
     if row.overrides is not None:
         train(row, seed, work, overrides, threads, rate)
@@ -287,7 +308,7 @@ def pool(row: Row, work: Path, world: dict) -> dict:
         for seed, by_condition in answers.items()
     }
     against = {}
-    if row.name != DEFAULT.name and len(row.seeds) == len(DEFAULT.seeds):
+    if row.name != DEFAULT.name and row.base_model is None and len(row.seeds) == len(DEFAULT.seeds):
         default = _answers(replace(DEFAULT, seeds=tuple(answers)), work)
         if set(default) == set(answers):
             row_items = [item for by_condition in answers.values() for item in by_condition[row.conditions[0]]]

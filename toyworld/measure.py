@@ -8,19 +8,21 @@ from collections import defaultdict
 
 import numpy as np
 import torch
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from gazeqwen.backbones_gazeqwen import positions_of
 from gazeqwen.questions.prompts import OPTION_LETTERS, format_alert, format_question
+from gazeqwen.toyworld.backbone import gazeqwen_processor
 from gazeqwen.toyworld.generate import RING, choose, make_video, ringed_clips, ringed_frames
 from gazeqwen.toyworld.highlights import WORDINGS
 from gazeqwen.toyworld.questions import FRAMES
+from gazeqwen.video_gazeqwen import Clip, sample_times
 
 
 @torch.no_grad()
 def answer_letters(model, processor, items: list[tuple], batch_size: int = 16) -> list[str]:
     """The letters that model and processor answer to each (frames of a clip, its length in s, question, options)."""
-    letters = []
+    letters, prompts = [], gazeqwen_processor(model.config, processor)
     for begin in range(0, len(items), batch_size):
         part = items[begin : begin + batch_size]
         texts = []
@@ -29,18 +31,8 @@ def answer_letters(model, processor, items: list[tuple], batch_size: int = 16) -
             content = [{"type": "video"}, {"type": "text", "text": asked}]
             message = [{"role": "user", "content": content}]
             texts.append(processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
-        details = [
-            {"fps": FRAMES / time_s, "total_num_frames": FRAMES, "frames_indices": list(range(FRAMES))}
-            for _, time_s, _, _ in part
-        ]
-        inputs = processor(
-            text=texts,
-            videos=[frames for frames, _, _, _ in part],
-            video_metadata=details,
-            do_sample_frames=False,
-            padding=True,
-            return_tensors="pt",
-        )
+        clips = [Clip(frames, sample_times(0.0, time_s, FRAMES), 0.0, time_s) for frames, time_s, _, _ in part]
+        inputs = prompts(text=texts, videos=clips)
         positions = positions_of(model.config, inputs)
         logits = model(**inputs, position_ids=positions, logits_to_keep=1).logits[:, -1]
         for row, (_, _, _, options) in enumerate(part):
@@ -50,7 +42,7 @@ def answer_letters(model, processor, items: list[tuple], batch_size: int = 16) -
 
 
 def measure(model, processor, seed: int, videos: int = 150, most: int = 120) -> dict[str, dict]:
-    """Return the accuracy per task on held-out recordings, with the plain full model and processor.
+    """Return the accuracy per task on held-out recordings, with the plain full model and its prompts.
 
     Three conditions: a ring drawn on what the viewer looks at and a verb of pretraining ("pointing at"), the same ring
     and the exact gaze wording ("gazing at"), and the gaze wording without any ring (the floor).
@@ -90,7 +82,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="draws the held-out videos")
     parser.add_argument("--videos", type=int, default=150, help="held-out videos to measure on")
     args = parser.parse_args()
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(args.backbone).eval()
+    model = AutoModelForImageTextToText.from_pretrained(args.backbone).eval()
     processor = AutoProcessor.from_pretrained(args.backbone)
     print(json.dumps(measure(model, processor, args.seed, args.videos), indent=2))
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import av
 import numpy as np
 import torch
-from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
-from gazeqwen.positions_gazeqwen import VIDEO, rope_index
+from gazeqwen.backbones_gazeqwen import decoder_of, token_types, trained_positions
 from gazeqwen.questions.prompts import OPTION_LETTERS, format_alert, format_question
-from gazeqwen.toyworld.backbone import PROMPT_WORDS, TOKENS_PER_SECOND
+from gazeqwen.toyworld.backbone import PATCH_PX, PROMPT_WORDS, gazeqwen_processor
 from gazeqwen.toyworld.highlights import NOUNS, Drawer, Question, facts, make_clip
 from gazeqwen.toyworld.questions import STEPS, View
 from gazeqwen.toyworld.world import CELL_PX, COLORS, GRID, KINDS, SHAPES, Highlight, draw_frame
@@ -23,19 +22,19 @@ RING_COLORS = ((255, 255, 255), (255, 150, 30), (60, 255, 255), (255, 90, 180), 
 class Batches(IterableDataset):
     """Draws batches of clips, each with several questions, as tensors.
 
-    One clip's questions share its visual prefix: `<|im_start|>user\\n<|vision_start|>` and the video tokens; a
-    question's own *tail* starts at `<|vision_end|>` and ends with the assistant's header.
+    One clip's questions share its visual prefix: the prompt from `<|im_start|>user\\n` to the last video token, as
+    `GazeQwenProcessor` makes it for the family of the backbone; a question's own *tail* starts at the `<|vision_end|>`
+    that follows, and ends with the assistant's header.
     """
 
-    def __init__(self, processor, seed: int, clips: int, questions: int, kinds: dict, word_dropout=0.1):
-        self.tokenizer = processor.tokenizer
+    def __init__(self, config, processor, seed: int, clips: int, questions: int, kinds: dict, word_dropout=0.1):
+        self.config, self.tokenizer = config, processor.tokenizer
+        self.prompts = gazeqwen_processor(config, processor)
         self.rng = np.random.default_rng([seed, 77])
         self.clips, self.questions, self.kinds = clips, questions, kinds
         self.word_dropout = word_dropout
         self.vector_share = 0.0  # share of clips whose highlight is the learned vector instead of a drawing
         encode = self.tokenizer.encode
-        self.video_id = encode("<|video_pad|>")[0]
-        self.prefix_ids = encode("<|im_start|>user\n<|vision_start|>") + encode("<|video_pad|>") * VIDEO_TOKENS
         self.spare_ids = [encode(f" {word}")[0] for word in PROMPT_WORDS]
         self.noun_of = {encode(f"{space}{noun}")[0]: noun for noun in NOUNS for space in ("", " ")}
         self.keep_ids = {encode(f"{space}{word}")[0] for word in (*COLORS, *SHAPES) for space in ("", " ")}
@@ -90,8 +89,9 @@ class Batches(IterableDataset):
     def draw(self, vision_only: bool = False) -> dict:
         """A batch. Shapes, with C clips, Q questions a clip, L tail tokens, 96 video tokens:
 
-        pixels (C*384, 1176); prefix_position (3, C, 100); seconds_per_step (C,); tail_ids, tail_position (C*Q, L);
-        last, target (C*Q,); heat (C, 96) for the vector highlight; labels of the auxiliary heads.
+        pixels (C*384, 1176); prefix_ids, prefix_mask (C, P), padded on the left; prefix_position (3, C, P);
+        seconds_per_step (C,); tail_ids, tail_position (C*Q, L); last, target (C*Q,); heat (C, 96) for the vector
+        highlight; labels of the auxiliary heads.
         """
         rng = self.rng
         videos, heat, token_labels, tails, kinds, clips = [], [], [], [], [], []
@@ -138,13 +138,10 @@ class Batches(IterableDataset):
                     noun_facts.append(known[noun])
             kinds.append(q.kind)
         answers = [OPTION_LETTERS[q.options.index(q.answer)] if q.options else q.answer for q in tails]
-        seconds_per_step = torch.tensor([(clip.time_s - clip.start_s) / STEPS for clip in clips])
-        prefix_position, tail_start = self._positions(seconds_per_step)
-        start = tail_start.repeat_interleave(self.questions)
+        prefix = self._prefix(clips)
+        start = prefix.pop("tail_start").repeat_interleave(self.questions)
         return batch | {
-            "prefix_ids": torch.tensor([self.prefix_ids] * self.clips),
-            "prefix_position": prefix_position,
-            "seconds_per_step": seconds_per_step,
+            **prefix,
             "tail_ids": tail_ids,
             "tail_position": start[:, None] + torch.arange(length)[None],
             "last": torch.tensor([len(ids) - 1 for ids, _ in built]),
@@ -159,17 +156,39 @@ class Batches(IterableDataset):
             "kinds": kinds,
         }
 
-    def _positions(self, seconds_per_step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _prefix(self, clips: list[View]) -> dict[str, torch.Tensor]:
         """
-        Return the positions of the prefix (3, C, 100) and of each clip's first tail token (C,), as Qwen2.5-VL was
-        trained (`rope_index`).
+        Return the clips' prefixes, see `draw`, and the position `tail_start` (C,) of each one's first tail token, as
+        the family was trained.
         """
-        types = torch.tensor([[VIDEO * (i == self.video_id) for i in self.prefix_ids]] * len(seconds_per_step))
-        grids = torch.tensor([(STEPS, GRID, GRID)] * len(seconds_per_step))
-        positions, deltas = rope_index(
-            types, video_grids=grids, seconds_per_step=seconds_per_step, tokens_per_second=TOKENS_PER_SECOND
+        seconds_per_step = torch.tensor([(clip.time_s - clip.start_s) / STEPS for clip in clips])
+        grids = torch.tensor([GRID_THW] * len(clips))
+        processed = [
+            {
+                "pixel_values_videos": torch.empty(0),
+                "video_grid_thw": grid,
+                "second_per_grid_ts": seconds,
+                "step_times_s": torch.from_numpy((clip.frame_times_s - clip.start_s).reshape(STEPS, -1).mean(axis=1)),
+            }
+            for clip, grid, seconds in zip(clips, grids, seconds_per_step, strict=True)
+        ]
+        prompt = "<|im_start|>user\n<|vision_start|><|video_pad|><|vision_end|>"
+        inputs = self.prompts.collate([prompt] * len(clips), processed, padding_side="left")
+        ids, mask = inputs["input_ids"][:, :-1], inputs["attention_mask"][:, :-1].bool()  # tails have <|vision_end|>
+        positions, deltas = trained_positions(
+            self.config,
+            token_types(self.config, ids),
+            mask,
+            video_grid_thw=grids,
+            second_per_grid_ts=seconds_per_step,
         )
-        return positions, types.shape[1] + deltas[:, 0]
+        return {
+            "prefix_ids": ids,
+            "prefix_mask": mask,
+            "prefix_position": positions,
+            "seconds_per_step": seconds_per_step,
+            "tail_start": ids.shape[1] + deltas[:, 0],
+        }
 
     def _heat(self, clip: View) -> np.ndarray:
         """How strongly each video token is highlighted, shape (96,): blobs at objects, by their share of the step."""
@@ -221,11 +240,10 @@ class Batches(IterableDataset):
         """Turn uint8 (C, 12, 112, 112, 3) into the processor's own patches (C * 384, 1176), in one vectorised pass."""
         mean, std = (np.array(v, np.float32) for v in (self.images.image_mean, self.images.image_std))
         pixels = (videos.astype(np.float32) / 255 - mean) / std
-        patch = CELL_PX // 2
-        pixels = pixels.reshape(len(videos), STEPS, 2, GRID, 2, patch, GRID, 2, patch, 3)
+        pixels = pixels.reshape(len(videos), STEPS, 2, GRID, 2, PATCH_PX, GRID, 2, PATCH_PX, 3)
         # clip, step, row, column, row in cell, column in cell | channel, frame of pair, y, x
         pixels = pixels.transpose(0, 1, 3, 6, 4, 7, 9, 2, 5, 8)
-        return torch.from_numpy(np.ascontiguousarray(pixels).reshape(-1, 3 * 2 * patch * patch))
+        return torch.from_numpy(np.ascontiguousarray(pixels).reshape(-1, 3 * 2 * PATCH_PX**2))
 
 
 class SharedPrefix:
@@ -255,28 +273,35 @@ def packed_forward(
     Returns logits at each tail's last token (C*Q, vocabulary), video embeddings (C*96, hidden), and the hidden states
     after each layer of the tails, (C*Q, L, hidden) each, and of the video tokens, (C, 96, hidden) each.
     """
-    decoder = model.model.language_model
-    visual = model.model.visual(batch["pixels"], grid_thw=batch["grid_thw"]).pooler_output
+    decoder, embed = decoder_of(model), model.get_input_embeddings()
+    vision = model.model.visual(batch["pixels"], grid_thw=batch["grid_thw"])
+    visual, deepstack = vision.pooler_output, getattr(vision, "deepstack_features", None) or []
     clips, width = batch["prefix_ids"].shape
-    head = width - VIDEO_TOKENS
-    embed = decoder.embed_tokens
-    hidden = torch.cat([embed(batch["prefix_ids"][:, :head]), visual.view(clips, VIDEO_TOKENS, -1)], dim=1)
+    is_video, is_token = batch["prefix_ids"] == model.config.video_token_id, batch["prefix_mask"]
+    hidden = embed(batch["prefix_ids"]).masked_scatter(is_video[..., None], visual)
+    causal = torch.ones(width, width, dtype=torch.bool).tril()
+    mask = causal & (is_token[:, None, :] | torch.eye(width, dtype=torch.bool))  # padding sees itself: no row is empty
     prefix, video_states = SharedPrefix(), []
     rope = decoder.rotary_emb(hidden, batch["prefix_position"])
     for i, layer in enumerate(decoder.layers):
-        hidden = layer(hidden, position_embeddings=rope, past_key_values=prefix, use_cache=True)
-        video_states.append(hidden[:, head:])
-        if highlights and i in highlights:
-            added = batch["heat"][..., None] * highlights[i]
-            hidden = hidden + F.pad(added, (0, 0, head, 0))
+        hidden = layer(
+            hidden, attention_mask=mask[:, None], position_embeddings=rope, past_key_values=prefix, use_cache=True
+        )
+        video_states.append(hidden[is_video].view(clips, VIDEO_TOKENS, -1))
+        added = [batch["heat"][..., None] * highlights[i]] if highlights and i in highlights else []
+        added += [deepstack[i].view(clips, VIDEO_TOKENS, -1)] if i < len(deepstack) else []
+        if added:
+            hidden = hidden + torch.zeros_like(hidden).masked_scatter(is_video[..., None], sum(added))
 
     tails, length = batch["tail_ids"].shape
     prefix.copies = tails // clips
     hidden = embed(batch["tail_ids"])
     rope = decoder.rotary_emb(hidden, batch["tail_position"].expand(3, -1, -1))
-    mask = torch.ones(length, width + length, dtype=torch.bool).tril(width)[None, None]
-    blind = mask.clone()
-    blind[..., head:width] = False
+    causal = torch.ones(length, length, dtype=torch.bool).tril().expand(tails, 1, -1, -1)
+    mask, blind = (
+        torch.cat([seen.repeat_interleave(prefix.copies, 0)[:, None, None].expand(-1, 1, length, -1), causal], dim=-1)
+        for seen in (is_token, is_token & ~is_video)
+    )
     states = []
     for i, layer in enumerate(decoder.layers):
         hidden = layer(

@@ -1,4 +1,4 @@
-"""Pretrain the tiny Qwen2.5-VL on gaze-free questions: `python -m gazeqwen.toyworld.pretrain OUT --seed 0`.
+"""Pretrain a tiny Qwen-VL on gaze-free questions: `python -m gazeqwen.toyworld.pretrain OUT --seed 0`.
 
 No scanpath and no gaze question ever enters. What enters instead is a *highlight* that wanders over the objects: a
 ring or a halo drawn into the frames, or (in part of the batches) a learned vector added to the hidden states of the
@@ -13,6 +13,9 @@ model keeps reading video tokens in later layers; the learning rate decays to ze
 tokens' hidden states are kept small, since a cue added to large ones goes unheard. Auxiliary heads ask at each option
 whether it is right, and of a noun whether its object is visible, highlighted now, or ever was: without that last one
 "which was never ..." stayed at chance for 1200 steps; with it, it took 200.
+
+A backbone may start from one of another family (`--family qwen3_vl --start toyworld/backbone`): the decoder takes the
+other's weights, and in phase 1 the new vision tower learns to give the embeddings of the other's.
 """
 
 from __future__ import annotations
@@ -32,9 +35,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from gazeqwen.toyworld.backbone import make_backbone, save_backbone
+from gazeqwen.backbones_gazeqwen import decoder_of
+from gazeqwen.toyworld.backbone import TOY_FAMILIES, make_backbone, save_backbone
 from gazeqwen.toyworld.highlights import FACTS, HIGHLIGHT_KINDS
 from gazeqwen.toyworld.measure import measure
 from gazeqwen.toyworld.packing import VIDEO_TOKENS, Batches, packed_forward
@@ -91,6 +95,12 @@ PHASES = (
     Phase("everything", 1300, ALL_KINDS, clips=8, vector_share=0.45, quiet=0.02, lr=0.8),
     Phase("late reading", 900, ALL_KINDS, clips=8, vector_share=0.45, quiet=0.02, lr=0.8, blind_share=0.6, decay=True),
 )
+# From another family's backbone: less, since the decoder begins with what it knows.
+AFTER_ANOTHER = (
+    replace(PHASES[0], steps=150, clips=6),
+    replace(PHASES[2], steps=450, clips=6, questions=6),
+    replace(PHASES[3], steps=350, clips=6, questions=6),
+)
 
 
 class Heads(nn.Module):
@@ -104,6 +114,12 @@ class Heads(nn.Module):
         self.facts = nn.ModuleList(nn.Linear(hidden, len(FACTS)) for _ in range(2))
         self.step = nn.ModuleList(nn.Linear(hidden, STEPS + 1) for _ in range(2))
         self.vectors = nn.Parameter(torch.randn(layers - 1, hidden))
+
+
+def imitation_loss(visual: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+    """Return how far embeddings (N, hidden) are from another tower's, 0 if they are equal, 1 if they know nothing."""
+    unexplained = (visual - wanted).square().mean() / (wanted - wanted.mean(0)).square().mean()
+    return unexplained, {"vision like the other's": 1 - unexplained.item()}
 
 
 def vision_loss(heads: Heads, visual: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
@@ -214,10 +230,19 @@ class Muon(torch.optim.Optimizer):
 
 
 def train(
-    model, processor, phases, seed: int, record: dict | None = None, on_save=None, log_every=50, save_every=300
+    model,
+    processor,
+    phases,
+    seed: int,
+    record: dict | None = None,
+    on_save=None,
+    log_every=50,
+    save_every=100,
+    tower: nn.Module | None = None,
 ) -> dict:
     """Pretrain `model` in place. Returns steps and wall seconds of each phase, and the last running accuracies.
 
+    `tower`, if any, is another backbone's vision tower, whose embeddings the phase without questions imitates.
     `record` is what an interrupted call returned: phases that it completed are skipped (heads and optimizers start
     afresh). `on_save(record)` is called every `save_every` steps and at the end of each phase.
     """
@@ -239,7 +264,7 @@ def train(
     for number, phase in enumerate(phases):
         if record.get(phase.name, {}).get("complete"):
             continue
-        batches = Batches(processor, seed * 100 + number, phase.clips, phase.questions, phase.kinds)
+        batches = Batches(model.config, processor, seed * 100 + number, phase.clips, phase.questions, phase.kinds)
         batches.vector_share = phase.vector_share
         running: dict[str, float] = {}
         started = time.monotonic()
@@ -253,6 +278,11 @@ def train(
             if not phase.kinds:
                 visual = model.model.visual(batch["pixels"], grid_thw=batch["grid_thw"]).pooler_output
                 loss, right = vision_loss(heads, visual, batch["token_labels"])
+                if tower is not None:
+                    with torch.no_grad():
+                        wanted = tower(batch["pixels"], grid_thw=batch["grid_thw"]).pooler_output
+                    unlike, alike = imitation_loss(visual, wanted)
+                    loss, right = loss + 3 * unlike, right | alike
             else:
                 loss, right = question_loss(model, heads, batch, phase, rng)
             loss.backward()
@@ -280,19 +310,32 @@ def train(
     return record
 
 
-def start_from(model, processor, folder: str) -> None:
-    """Give `model` the weights of another backbone of its shape; those of a word go with the word."""
-    other = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
+def start_from(model, processor, other, folder: str) -> None:
+    """
+    Give `model` the weights of another backbone, read from `folder`, that have its shapes; those of a word go with the
+    word. What only this family has begins so that it changes little: norms of queries and keys keep their sizes, and
+    DeepStack maps are zero.
+    """
     theirs = AutoTokenizer.from_pretrained(folder).get_vocab()
     weights = other.state_dict()
     with torch.no_grad():
         for name, value in model.state_dict().items():
-            if value.shape == weights[name].shape and "embed_tokens" not in name and "lm_head" not in name:
+            of_words = "embed_tokens" in name or "lm_head" in name
+            if not of_words and name in weights and value.shape == weights[name].shape:
                 value.copy_(weights[name])
         embeddings = other.get_input_embeddings().weight
         for word, i in processor.tokenizer.get_vocab().items():
             if word in theirs:
                 model.get_input_embeddings().weight[i] = embeddings[theirs[word]]
+        for layer in decoder_of(model).layers:
+            attention, scale = layer.self_attn, layer.input_layernorm.weight
+            for name, projection in (("q_norm", attention.q_proj), ("k_norm", attention.k_proj)):
+                if hasattr(attention, name):
+                    squares = (projection.weight * scale).square().sum(1) + projection.bias.square()
+                    getattr(attention, name).weight.fill_(squares.mean().sqrt())
+        for merger in getattr(model.model.visual, "deepstack_merger_list", ()):
+            merger.linear_fc2.weight.zero_()
+            merger.linear_fc2.bias.zero_()
 
 
 def main() -> None:
@@ -302,30 +345,43 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (another process draws the batches)")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of steps of every phase")
     parser.add_argument("--videos", type=int, default=150, help="held-out videos to measure on")
-    parser.add_argument("--start", metavar="BACKBONE", help="take its weights, and leave out vision and reading")
+    parser.add_argument("--family", default="qwen2_5_vl", choices=list(TOY_FAMILIES), help="of the backbone")
+    parser.add_argument(
+        "--start",
+        metavar="BACKBONE",
+        help="take its weights, and leave out vision and reading, or, of another family, imitate its vision tower",
+    )
     parser.add_argument("--resume", action="store_true", help="go on after the last phase that OUT completed")
     args = parser.parse_args()
     if args.scale <= 0:
         parser.error("--scale must be positive")
     torch.set_num_threads(args.threads)
-    phases = [replace(phase, steps=max(1, round(phase.steps * args.scale))) for phase in PHASES]
-    model, processor = make_backbone(args.seed)
+    phases = PHASES
+    model, processor = make_backbone(args.seed, args.family)
+    tower = None
     if args.start:
-        start_from(model, processor, args.start)
-        phases = [phase for phase in phases if phase.name not in ("vision", "reading")]
+        other = AutoModelForImageTextToText.from_pretrained(args.start)
+        start_from(model, processor, other, args.start)
+        if other.config.model_type != args.family:
+            tower = other.model.visual
+            phases = AFTER_ANOTHER
+        else:
+            phases = [phase for phase in phases if phase.name not in ("vision", "reading")]
+    phases = [replace(phase, steps=max(1, round(phase.steps * args.scale))) for phase in phases]
     record = {}
     if args.resume:
         summary = json.loads((Path(args.out) / "pretraining.json").read_text())
         if summary["seed"] != args.seed:
             parser.error(f"{args.out} was started with --seed {summary['seed']}")
         record = {name: phase | {"resumed_after": True} for name, phase in summary["phases"].items()}
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(args.out)
+        model = AutoModelForImageTextToText.from_pretrained(args.out)
 
     def save(record: dict, **more) -> None:
         save_backbone(args.out, model, processor)
         summary = {
             "caveat": "pretrained on a highlight (ring, halo, or a vector added to hidden states) that means 'this "
             "one': numbers on the toy world prove the mechanism and the code, not the gain on a real Qwen",
+            "family": args.family,
             "seed": args.seed,
             "started_from": args.start,
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -341,7 +397,7 @@ def main() -> None:
         }
         (Path(args.out) / "pretraining.json").write_text(json.dumps(summary, indent=2) + "\n")
 
-    record = train(model, processor, phases, args.seed, record, save)
+    record = train(model, processor, phases, args.seed, record, save, tower=tower)
     accuracy = measure(model, processor, args.seed, args.videos)
     save(record, accuracy=accuracy)
     print(json.dumps(accuracy, indent=2))
