@@ -46,17 +46,15 @@ def register_auto_classes() -> None:
 
 class _RegisterWithTransformers(MetaPathFinder):
     """
-    Register the classes once transformers is imported. Where it is a file of this package that imports it, the file
-    is finished first.
+    Register the classes once transformers is imported. Where it is a module of this package that imports it, the
+    module is finished first.
     """
-
-    modules = frozenset({"transformers", *(f"{__name__}.{name}" for name in _MODULES.values())})
 
     def __init__(self):
         self.running = 0
 
     def find_spec(self, name, path=None, target=None):
-        if name not in self.modules:
+        if name != "transformers" and not name.startswith(f"{__name__}."):
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)

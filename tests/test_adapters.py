@@ -156,6 +156,7 @@ assert type(AutoProcessor.from_pretrained({str(ADAPTER_DIR)!r})) is GazeQwenProc
 ORDERS = (
     "import gazeqwen; from transformers import AutoModel, AutoProcessor",
     "from gazeqwen.processing_gazeqwen import GazeQwenProcessor; from transformers import AutoModel, AutoProcessor",
+    "from gazeqwen.modeling_vjepa2_1 import VJEPA21Model; from transformers import AutoModel, AutoProcessor",
     "from transformers import AutoModel, AutoProcessor; import gazeqwen",
 )
 
