@@ -36,6 +36,8 @@ class Family:
         size_of_whole_video: the video processor's `size` counts the pixels of all frames together, not of each.
         has_deepstack: the vision tower gives further maps, which are added to the video tokens' hidden states after
             the first decoder layers.
+        has_query_norm: queries and keys are normalised, each head by itself, before attention.
+        has_experts: of a feed-forward layer's many experts, each position goes through a few.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Family:
     seconds_in_text: bool = False
     size_of_whole_video: bool = False
     has_deepstack: bool = False
+    has_query_norm: bool = False
+    has_experts: bool = False
 
 
 def _ids(name: str, *sizes: str) -> tuple[str, ...]:
@@ -71,6 +75,7 @@ FAMILIES = {
         seconds_in_text=True,
         size_of_whole_video=True,
         has_deepstack=True,
+        has_query_norm=True,
     ),
     "qwen3_vl_moe": Family(
         "Qwen3-VL MoE",
@@ -80,6 +85,8 @@ FAMILIES = {
         seconds_in_text=True,
         size_of_whole_video=True,
         has_deepstack=True,
+        has_query_norm=True,
+        has_experts=True,
     ),
 }
 

@@ -179,14 +179,18 @@ class GazeQwenProcessor(ProcessorMixin):
             "step_spans_s": torch.tensor(clip.step_spans_s(frames_per_step), dtype=torch.float32),
         }
         if self.family.seconds_in_text:  # in float64, as they are rounded to text
-            times_s = (clip.timestamps_s - clip.start_s).clip(min=0).reshape(-1, frames_per_step)
-            processed["step_times_s"] = torch.from_numpy((times_s[:, 0] + times_s[:, -1]) / 2)
+            processed["step_times_s"] = self.step_times_s(clip.timestamps_s - clip.start_s)
         if for_video_encoder:
             size = (self.video_encoder_size, self.video_encoder_size)
             encoder_frames = F.interpolate(frames.float(), size=size, mode="bilinear", align_corners=False) / 255
             mean, std = (torch.tensor(value)[:, None, None] for value in (_VIDEO_ENCODER_MEAN, _VIDEO_ENCODER_STD))
             processed["video_encoder_pixel_values"] = (encoder_frames - mean) / std
         return processed
+
+    def step_times_s(self, times_s: np.ndarray) -> torch.Tensor:
+        """Return the (T,) mean times of temporal steps, from the (F,) times of frames since their clip's start."""
+        times_s = times_s.clip(min=0).reshape(-1, self.video_processor.temporal_patch_size)
+        return torch.from_numpy((times_s[:, 0] + times_s[:, -1]) / 2)
 
     def process_images(self, images: Sequence, max_pixels: Sequence[int | None]) -> dict[str, torch.Tensor] | None:
         """Return `pixel_values` and `image_grid_thw` of images with at most so many pixels each; None of no image."""
@@ -222,6 +226,15 @@ class GazeQwenProcessor(ProcessorMixin):
             expanded.append(head + "".join(next(remaining) + tail for tail in tails))
         return expanded
 
+    def expand_videos(self, texts: list[str], clips: Sequence[dict[str, torch.Tensor]]) -> list[str]:
+        """
+        Return prompts with each placeholder of a video, in order, replaced by what a clip is in them. Of processed
+        clips it reads `video_grid_thw`, and `step_times_s` where the prompt tells the time. Raises ValueError for
+        another number of placeholders.
+        """
+        texts = [unwrap_videos(self.family, text) for text in texts]
+        return self._expand(texts, self.video_token, [self._video_text(clip) for clip in clips], "video")
+
     def collate(
         self,
         texts: list[str],
@@ -242,8 +255,7 @@ class GazeQwenProcessor(ProcessorMixin):
         grids = [] if images is None else images["image_grid_thw"]
         pictures = [self.image_token * (int(grid.prod()) // merge) for grid in grids]
         texts = self._expand(texts, self.image_token, pictures, "image")
-        texts = [unwrap_videos(self.family, text) for text in texts]
-        texts = self._expand(texts, self.video_token, [self._video_text(clip) for clip in clips], "video")
+        texts = self.expand_videos(texts, clips)
         encoded = self.tokenizer(
             texts, padding=len(texts) > 1, padding_side=padding_side, return_tensors="pt", add_special_tokens=False
         )

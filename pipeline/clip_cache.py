@@ -215,11 +215,14 @@ class ClipCache:
 
     def num_frames(self, question: Question) -> int:
         """Return how many frames the question's clip has."""
+        return len(self.frame_times_s(question))
+
+    def frame_times_s(self, question: Question) -> np.ndarray:
+        """Return the (F,) times that the frames of the question's clip are taken at, in seconds of the video."""
         processor = self.processor
-        times_s = sample_times(
+        return sample_times(
             question.start_s, question.end_s, processor.num_frames, processor.fps, processor.max_frames
         )
-        return len(times_s)
 
     def shapes(self, questions: Sequence[Question]) -> list[tuple[int, int]]:
         """Return how many frames and video tokens each question's clip has, from its times and its video's size."""

@@ -10,6 +10,7 @@ os.environ["HF_DATASETS_CACHE"] = str(SESSION / "datasets")
 
 import pytest
 import torch
+from bases import Base
 from hypothesis import HealthCheck, settings
 from support import BACKBONE, FIXTURES, VIDEO_ENCODER
 from test_baselines import folders as foreign_models  # noqa: F401, a fixture: tiny models of other families
@@ -87,3 +88,16 @@ def reference_parts(tmp_path_factory) -> tuple[str, str]:
     Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder / "base")
     convert_vjepa2_1(FIXTURES / "vjepa2_1_tiny_official.pt", folder / "encoder", num_attention_heads=2, image_size=64)
     return str(folder / "base"), str(folder / "encoder")
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory):
+    """A function from a key of `FAMILIES` to its tiny `Base`."""
+    folder, made = tmp_path_factory.mktemp("bases"), {}
+
+    def get(model_type: str) -> Base:
+        if model_type not in made:
+            made[model_type] = Base(model_type, folder)
+        return made[model_type]
+
+    return get

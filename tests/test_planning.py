@@ -10,9 +10,11 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from bases import make_clip, with_gaze
 from support import BACKBONE, ROOT, VIDEO_ENCODER, perturb, tiny_config, video_inputs
 from transformers import Qwen2_5_VLConfig
 
+from gazeqwen.backbones_gazeqwen import embed_dim
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Config
@@ -27,6 +29,7 @@ from gazeqwen.utils.settings import read_recipe
 
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if path.stem not in ("demo", "toyworld"))
 README = (ROOT / "README.md").read_text()
+TASK = "present_object_identification_easy"
 CARDS = {"24gb": 24, "12gb": 12}  # GB
 
 # Of the models' config.json on the Hub, what decides about sizes.
@@ -113,13 +116,20 @@ def test_steps_and_samples_are_those_of_the_batches(toy_data, num_processes):
     assert set(found.questions) == {"train", "validation"}
 
 
-def test_tokens_and_cache_are_those_of_real_batches(toy_data):
+@pytest.mark.parametrize("model_type", ["toy world", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe"])
+def test_tokens_and_cache_are_those_of_real_batches(toy_data, bases, model_type):
+    """Of a Qwen3-VL the frames are smaller the more there are; the cache holds its DeepStack maps."""
+    base, hidden, tasks = str(BACKBONE), 96, None
+    if model_type != "toy world":
+        base, hidden, tasks = bases(model_type).folder, embed_dim(bases(model_type).model.backbone.config), [TASK]
     model = {"dtype": "float32", "video_encoder_size": 64, "fps": 1.0, "max_frames": 12}
     recipe = toy_recipe(
-        toy_data, model=ModelSettings(base_model=str(BACKBONE), video_encoder=str(VIDEO_ENCODER), **model)
+        toy_data,
+        model=ModelSettings(base_model=base, video_encoder=str(VIDEO_ENCODER), **model),
+        data=DataSettings(dataset=str(toy_data), cache="embeddings", tasks=tasks, num_workers=0),
     )
     found, processor = plan(recipe), build_processor(recipe.model)
-    questions = load_questions(toy_data, "train") + load_questions(toy_data, "validation")
+    questions = load_questions(toy_data, "train", tasks) + load_questions(toy_data, "validation", tasks)
     frames, tokens, texts = [], [], []
     data = QuestionDataset(ClipCache(processor), questions)
     for index in range(len(questions)):
@@ -127,15 +137,17 @@ def test_tokens_and_cache_are_those_of_real_batches(toy_data):
         frames.append(inputs["video_encoder_pixel_values"].shape[1])
         tokens.append(int((inputs["input_ids"] == processor.video_token_id).sum()))
         texts.append(inputs["input_ids"].shape[1] - tokens[-1])
-    assert (found.longest.frames, found.longest.video_tokens) == (max(frames), max(tokens))
-    assert max(texts) <= found.longest.text_tokens <= max(texts) + 1  # the video's one placeholder counts as text
+    assert (found.longest.video_tokens, found.longest.frames) == max(zip(tokens, frames, strict=True))
+    assert found.longest.text_tokens == max(texts)
     assert found.mean_frames == pytest.approx(sum(frames) / len(frames))
     assert found.mean_video_tokens == pytest.approx(sum(tokens) / len(tokens))
     clips = {
         (question.video, question.start_s, question.end_s): count
         for question, count in zip(questions, tokens, strict=True)
     }
-    assert found.cache.bytes == sum(clips.values()) * (96 + model_width()) * 4
+    assert found.cache.bytes == sum(clips.values()) * (hidden + model_width()) * 4
+    per_step = {count / number for count, number in zip(tokens, frames, strict=True)}
+    assert (len(per_step) > 1) == processor.family.size_of_whole_video
 
 
 def model_width() -> int:
@@ -235,6 +247,33 @@ def test_activations_are_near_what_autograd_keeps(stage, dtype, batch, checkpoin
     clip = ClipShape(2 * GRID[0], math.prod(GRID), TEXT)
     memory = estimate_memory(recipe, model_on_meta(recipe, config), clip)[f"stage {stage}"].persistent
     assert memory["activations for backward"] + memory["residuals"] == pytest.approx(measured, rel=0.2)
+
+
+@pytest.mark.parametrize(("stage", "dtype", "batch"), [(1, "float32", 1), (2, "bfloat16", 2)])
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen3_vl", "qwen3_vl_moe"])
+def test_activations_of_every_family(bases, model_type, stage, dtype, batch):
+    """Norms of queries, experts, DeepStack maps, and time as text: on clips of 8 steps of 8 x 8 tokens."""
+    base = bases(model_type)
+    model = base.adapter().train()
+    for frozen in (model.backbone, model.video_encoder):
+        frozen.to(getattr(torch, dtype))
+    if stage == 2:
+        model.add_lora(2, 4)
+    perturb(model)
+    side = 8 * base.family.pixels_per_token
+    inputs = with_gaze(base, [make_clip(16, side=side)] * batch, max_pixels=side**2)
+    tokens = int((inputs["input_ids"] == model.backbone.config.video_token_id).sum()) // batch
+    clip = ClipShape(16, tokens, inputs["input_ids"].shape[1] - tokens)
+    inputs["video_embeds"] = model.embed_video(inputs.pop("pixel_values_videos"), inputs["video_grid_thw"])
+    measured = bytes_kept_for_backward(model, inputs)
+
+    recipe = tiny_recipe(dtype, batch)
+    recipe.model.video_encoder_size = 64
+    memory = estimate_memory(recipe, model_on_meta(recipe, model.config), clip)
+    kept = memory[f"stage {stage}"].persistent
+    assert kept["activations for backward"] + kept["residuals"] == pytest.approx(measured, rel=0.12)
+    assert tokens == 8 * 64
+    assert memory["filling the cache"].transient["vision tower"] > 0
 
 
 def test_activations_grow_with_batch_length_and_stage():

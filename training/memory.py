@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gazeqwen.backbones_gazeqwen import embed_dim
+from gazeqwen.backbones_gazeqwen import embed_dim, family_of
 from gazeqwen.training.recipe import Recipe
 
 _BYTES_PER_4BIT = 0.55  # NF4 with its scales, of a linear layer
@@ -81,9 +81,9 @@ def estimate_memory(recipe: Recipe, model, clip: ClipShape) -> dict[str, Memory]
     Return the memory of each phase (`filling the cache`, `stage 1`, `stage 2`, `validation`), every sample of a batch
     being as large as `clip`. An estimate for one accelerator that holds all weights; `model`: of `model_on_meta`.
 
-    b is the bytes of a value of `model.dtype`, D, I, Q, K the widths of the decoder's hidden states, feed-forward,
-    queries and keys (= values), P the positions of a batch (batch size times tokens of a prompt), N its video tokens,
-    T its temporal steps. Terms, in bytes:
+    b is the bytes of a value of `model.dtype`, D, I, Q, K the widths of the decoder's hidden states, feed-forward (all
+    experts of a position together), queries and keys (= values), P the positions of a batch (batch size times tokens
+    of a prompt), N its video tokens, T its temporal steps. Terms, in bytes:
 
     - base model: b per parameter; with `load_in_4bit` 0.55 per parameter of linear layers other than the output's.
     - video encoder: b per parameter.
@@ -95,8 +95,9 @@ def estimate_memory(recipe: Recipe, model, clip: ClipShape) -> dict[str, Memory]
       T D per injection layer. Beside these b D per video token and injection layer: what is added is kept. Without a
       resampler none of it.
     - activations for backward: one layer keeps `kept` = 8 D + b (2 Q + 2 K + 3 I) per position: the norms' inputs in
-      float32; queries, keys, values, result; the feed-forward's gate, its activation and the other factor. Frozen
-      linear layers keep nothing. With LoRA 8 D + 8 rank more (its input in float32, for q and v). With padding
+      float32; queries, keys, values, result; the feed-forward's gate, its activation and the other factor. Norms of
+      queries and keys keep 4 (Q + K) more, experts b D each that a position goes through and 4 each that there is.
+      Frozen linear layers keep nothing. With LoRA 8 D + 8 rank more (its input in float32, for q and v). With padding
       (batches of several) keys and values are repeated to Q. `eager` attention keeps 4 (and b, unless it is 4) per
       head and pair of positions of a sample more. Layers with a graph: in stage 1 those after the first injection
       layer, in stage 2 all. With gradient checkpointing each keeps b D per position instead. The last norm: 4 D per
@@ -161,16 +162,17 @@ def estimate_memory(recipe: Recipe, model, clip: ClipShape) -> dict[str, Memory]
 
 def _base_bytes(recipe: Recipe, model, dtype: torch.dtype) -> float:
     """Return the bytes of the base model's weights."""
-    linear = 0
-    if recipe.model.load_in_4bit:
-        linear = sum(
-            module.weight.numel()
-            for name, module in model.backbone.named_modules()
-            if isinstance(module, torch.nn.Linear)
-            and "lora_" not in name
-            and module is not model.get_output_embeddings()
-        )
+    linear = sum(_linear_layers(model)) if recipe.model.load_in_4bit else 0
     return _BYTES_PER_4BIT * linear + dtype.itemsize * (parameter_counts(model)["base model"] - linear)
+
+
+def _linear_layers(model) -> list[int]:
+    """Return the weights of each linear layer of the base model that 4 bits can hold: all but the output's."""
+    return [
+        module.weight.numel()
+        for name, module in model.backbone.named_modules()
+        if isinstance(module, torch.nn.Linear) and "lora_" not in name and module is not model.get_output_embeddings()
+    ]
 
 
 class _Sizes:
@@ -182,7 +184,8 @@ class _Sizes:
     def __init__(self, recipe: Recipe, model, clip: ClipShape, b: int):
         self.recipe, self.model, self.clip, self.b = recipe, model, clip, b
         self.text = text = model.config.get_text_config()
-        self.vision = model.config.load_backbone_config().vision_config
+        backbone = model.config.load_backbone_config()
+        self.family, self.vision = family_of(backbone), backbone.vision_config
         self.length = clip.video_tokens + clip.text_tokens
         self.steps = clip.frames / self.vision.temporal_patch_size
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -192,7 +195,14 @@ class _Sizes:
     def kept(self, batch: int, stage: int) -> float:
         """Return what one decoder layer with a graph keeps per position."""
         text, keys = self.text, self.keys if batch == 1 else self.queries
-        kept = 8 * text.hidden_size + self.b * (2 * self.queries + 2 * keys + 3 * text.intermediate_size)
+        kept = 8 * text.hidden_size + self.b * (2 * self.queries + 2 * keys)
+        if self.family.has_query_norm:
+            kept += 4 * (self.queries + self.keys)
+        if self.family.has_experts:
+            each = self.b * (3 * text.moe_intermediate_size + text.hidden_size)
+            kept += text.num_experts_per_tok * each + 4 * text.num_experts
+        else:
+            kept += self.b * 3 * text.intermediate_size
         if stage == 2:
             kept += 8 * text.hidden_size + 8 * self.recipe.lora_rank
         if self.recipe.model.attn_implementation == "eager":
@@ -214,7 +224,7 @@ class _Sizes:
         if batch > 1:
             working += batch * self.length**2 * (self.b + 1)
         if self.recipe.model.load_in_4bit:
-            working += self.b * self.text.hidden_size * self.text.intermediate_size
+            working += self.b * max(_linear_layers(self.model))
         return working
 
     def keys_and_values(self, batch: int) -> float:
@@ -254,7 +264,9 @@ class _Sizes:
         """Return the working space of the vision tower and of the video encoder, 0 for the one that does not run."""
         tower = encoder = 0.0
         if vision:
-            hidden, inner = self.vision.hidden_size, self.vision.intermediate_size
+            block = self.model.backbone.model.visual.blocks[0]
+            hidden = block.norm1.weight.numel()
+            inner = max(layer.out_features for layer in block.mlp.modules() if isinstance(layer, torch.nn.Linear))
             tower = self._patches() * (self.b * (6 * hidden + 3 * inner) + 16 * hidden)
         if video_encoder:
             side = self.recipe.model.video_encoder_size

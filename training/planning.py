@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -33,7 +32,6 @@ from gazeqwen.training.memory import (
 )
 from gazeqwen.training.recipe import Recipe
 from gazeqwen.training.setup import build_processor
-from gazeqwen.video_gazeqwen import FRAMES_PER_STEP
 
 _GB = 1e9
 
@@ -127,10 +125,9 @@ def plan(recipe: Recipe, num_processes: int = 1) -> Plan:
     drawings = []
     for questions in splits.values():
         drawings += QuestionDataset(cache, questions, gaze, recipe.seed).drawings
-    frames = [cache.num_frames(question) for question in everything]
-    tokens = _video_tokens(cache, everything, frames)
-    largest = max(range(len(everything)), key=tokens.__getitem__)
-    longest = ClipShape(frames[largest], tokens[largest], _text_tokens(processor, everything))
+    frames, tokens = zip(*cache.shapes(everything), strict=True)
+    largest = max(range(len(everything)), key=lambda index: (tokens[index], frames[index]))
+    longest = ClipShape(frames[largest], tokens[largest], _text_tokens(cache, everything))
     hidden = embed_dim(model.config.load_backbone_config())
     return Plan(
         parameters=parameter_counts(model),
@@ -218,26 +215,28 @@ def model_on_meta(recipe: Recipe, config: GazeQwenConfig) -> GazeQwenForConditio
 
 
 # ------------------------------------------------------------------ the data's sizes
-def _video_tokens(cache: ClipCache, questions: list[Question], frames: list[int]) -> list[int]:
-    """Return the number of video tokens of each question's clip."""
-    per_step: dict[Path, int] = {}
+def _text_tokens(cache: ClipCache, questions: list[Question]) -> int:
+    """
+    Return the most tokens of a prompt beside its video's, with the answer where a question is open-ended, and with
+    each step's time where the prompt tells it.
+    """
+    processor = cache.processor
+    merge = processor.video_processor.merge_size
+    prompts, times = {}, ()
     for question in questions:
-        if question.video not in per_step:
-            size = cache.size([question], 1, 1, 1)
-            per_step[question.video] = size.tokens // size.steps
-    return [
-        count // FRAMES_PER_STEP * per_step[question.video] for question, count in zip(questions, frames, strict=True)
-    ]
-
-
-def _text_tokens(processor, questions: list[Question]) -> int:
-    """Return the most tokens of a prompt beside its video's, with the answer where a question is open-ended."""
-    prompts = {(question.prompt(processor.prompt_style)[0], question.answer_text or "") for question in questions}
-    texts = [
-        processor.apply_chat_template(chat_message(prompt), add_generation_prompt=True) + answer
-        for prompt, answer in sorted(prompts)
-    ]
-    return max(map(len, processor.tokenizer(texts, add_special_tokens=False)["input_ids"]))
+        if processor.family.seconds_in_text:
+            times = tuple(processor.step_times_s(cache.frame_times_s(question) - question.start_s).tolist())
+        prompt = question.prompt(processor.prompt_style)[0]
+        prompts.setdefault((prompt, question.answer_text or ""), set()).add(times)
+    texts, steps = [], []
+    for (prompt, answer), all_times in sorted(prompts.items()):
+        text = processor.apply_chat_template(chat_message(prompt), add_generation_prompt=True) + answer
+        for times in sorted(all_times):
+            steps.append(len(times) or 1)  # of one token each
+            clip = {"video_grid_thw": torch.tensor([steps[-1], merge, merge]), "step_times_s": torch.tensor(times)}
+            texts += processor.expand_videos([text], [clip])
+    encoded = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return max(len(ids) - count for ids, count in zip(encoded, steps, strict=True))
 
 
 __all__ = ["Plan", "StagePlan", "config_of", "model_on_meta", "plan"]
