@@ -1,10 +1,12 @@
-# Every target makes and reuses .venv; nothing but Python 3.11, pip, make and git is needed.
+# Every target makes and reuses .venv, `test-oldest` .venv-oldest; nothing but Python 3.11, pip, make and git is needed.
 PYTHON ?= python3.11
 BIN := .venv/bin
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 DEMO := runs/demo
+# The oldest transformers that pyproject.toml admits.
+OLDEST := 5.17
 
-.PHONY: install demo evidence app test test-app quality style
+.PHONY: install demo evidence app test test-oldest test-app quality style
 
 install: .venv/installed
 
@@ -41,6 +43,17 @@ app: install
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# The model with the oldest transformers: logits of tests/golden_logits.py, and all that stands on its classes.
+test-oldest: .venv-oldest/installed
+	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile $(foreach name,versions model* positions backbones \
+		processing adapters baselines convert* hub resampler toy_* training video vjepa2_1,tests/test_$(name).py)
+
+.venv-oldest/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet --upgrade pip
+	.venv-oldest/bin/pip install --quiet --editable ".[dev]" "transformers==$(OLDEST).*"
+	touch $@
 
 # The page in headless Chromium. To write the pictures of docs/images anew: make test-app BROWSER_TESTS="--screenshots docs/images"
 test-app: install

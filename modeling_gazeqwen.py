@@ -11,7 +11,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import GenerationMixin, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from .adapter_files_gazeqwen import AUTO_CLASSES, AdapterFilesMixin
@@ -34,6 +36,9 @@ from .resampler_gazeqwen import GazeResampler, HeatmapVector, build_resampler
 from .video_encoders_gazeqwen import FrozenVideoMixin, build_video_encoder
 
 logger = logging.get_logger(__name__)
+
+# In transformers 5.17 a checkpointed layer's hooks run within the checkpoint; in later ones only its forward does.
+_HOOKS_ARE_CHECKPOINTED = "__call__" in vars(GradientCheckpointingLayer)
 
 
 class GazeQwenForConditionalGeneration(
@@ -96,6 +101,16 @@ class GazeQwenForConditionalGeneration(
         """Return the names of trained parameters that do not decay: LoRA's, and those that the resampler names."""
         own = self.resampler.no_weight_decay() if self.config.has_resampler else set()
         return {f"resampler.{name}" for name in own} | {n for n in self.trained_parameters() if "lora_" in n}
+
+    def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func=checkpoint, **kwargs):
+        """
+        As in transformers. Raises ValueError for reentrant checkpointing where hooks are checkpointed with their
+        layer: each layer's backward would walk the resampler's graph again.
+        """
+        is_reentrant = getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant", False)
+        if enable and is_reentrant and _HOOKS_ARE_CHECKPOINTED:
+            raise ValueError("use_reentrant is True, expected False, or a newer transformers")
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
 
     # ---------------------------------------------------------------- hooks
     def attach_gaze(self) -> None:
