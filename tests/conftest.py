@@ -1,31 +1,18 @@
-"""Fixtures shared by the tests."""
+"""What pytest asks before it imports tests."""
 
+import gc
 import os
-from pathlib import Path
 
 from forked import SESSION
 
 # Before datasets is imported: what tests load is cached where it goes away.
 os.environ["HF_DATASETS_CACHE"] = str(SESSION / "datasets")
 
-import pytest
-import torch
-from bases import Base
-from hypothesis import HealthCheck, settings
-from support import BACKBONE, FIXTURES, VIDEO_ENCODER
-from test_baselines import folders as foreign_models  # noqa: F401, a fixture: tiny models of other families
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from gazeqwen.convert import convert_vjepa2_1
-from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
-from gazeqwen.processing_gazeqwen import GazeQwenProcessor
-from gazeqwen.questions.release import build
-from gazeqwen.toyworld.generate import generate
-
-# How long an example takes depends on what else the machine does.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
-torch.set_num_threads(1)  # sums of several threads differ in their last bits from run to run
+def pytest_configure(config):
+    """The process that only hands out tests to others need not import what they use."""
+    if hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None):
+        config.pluginmanager.import_plugin("shared_fixtures")
 
 
 # The files that take longest begin, so that the workers of `make test` end together.
@@ -37,67 +24,7 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: names.index(item.path.name) if item.path.name in names else len(names))
 
 
-@pytest.fixture(autouse=True)
-def same_random_state():
-    torch.manual_seed(0)
-
-
-@pytest.fixture(scope="session")
-def toy_model() -> GazeQwenForConditionalGeneration:
-    """An untrained adapter on the toy world's backbone; tests that change it make their own."""
-    torch.manual_seed(0)
-    return GazeQwenForConditionalGeneration.from_base(str(BACKBONE), str(VIDEO_ENCODER), latent_dim=16, num_latents=8)
-
-
-@pytest.fixture(scope="session")
-def toy_processor() -> GazeQwenProcessor:
-    return GazeQwenProcessor.from_base(str(BACKBONE), video_encoder_size=64, num_frames=8)
-
-
-@pytest.fixture(scope="session")
-def toy_data(toy_world) -> Path:
-    """The toy world as a dataset that `load_dataset` opens."""
-    build(toy_world, toy_world.parent / "data", progress=False)
-    return toy_world.parent / "data"
-
-
-@pytest.fixture(scope="session")
-def toy_world(tmp_path_factory) -> Path:
-    """The toy world in StreamGaze's release layout."""
-    folder = tmp_path_factory.mktemp("toy") / "world"
-    generate(folder, train=8, val=4, test=4, seed=3, per_task=1)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def reference_parts(tmp_path_factory) -> tuple[str, str]:
-    """What the reference's tiny checkpoint was made on, as folders: a base model of 28 layers, and its encoder."""
-    folder = tmp_path_factory.mktemp("parts")
-    torch.manual_seed(0)
-    text = {
-        "hidden_size": 64,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 64,
-        "vocab_size": 100,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
-    }
-    vision = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": 64}
-    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, video_token_id=98, image_token_id=97)
-    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder / "base")
-    convert_vjepa2_1(FIXTURES / "vjepa2_1_tiny_official.pt", folder / "encoder", num_attention_heads=2, image_size=64)
-    return str(folder / "base"), str(folder / "encoder")
-
-
-@pytest.fixture(scope="session")
-def bases(tmp_path_factory):
-    """A function from a key of `FAMILIES` to its tiny `Base`."""
-    folder, made = tmp_path_factory.mktemp("bases"), {}
-
-    def get(model_type: str) -> Base:
-        if model_type not in made:
-            made[model_type] = Base(model_type, folder)
-        return made[model_type]
-
-    return get
+def pytest_collection_finish():
+    """What has been imported stays: a garbage collection, which ends each training stage, need not look through it."""
+    gc.collect()
+    gc.freeze()

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from support import run_here
-from test_training import recipe_text
+from test_training import TASKS, recipe_text
 
 from gazeqwen.evaluation.predictions import predict
 from gazeqwen.pipeline.batches import Augmentation, MicroBatchSampler, QuestionDataset
@@ -213,12 +213,12 @@ def test_augmentation_is_for_training_and_new_in_each_epoch(toy_processor, quest
 
 # ---------------------------------------------------------------- runs that stop and go on
 def run_of(dataset: Path, folder: Path, **changes) -> Path:
-    """A recipe file of a small run with a checkpoint after every optimizer step."""
+    """A recipe file of a small run on few tasks, with a checkpoint after every optimizer step."""
     folder.mkdir(exist_ok=True)
+    data = {"dataset": str(dataset), "cache": "embeddings", "cache_dir": str(folder / "cache"), "tasks": TASKS}
+    data |= changes.pop("data", {})
     values = {"checkpoint_every": 1, "keep_checkpoints": 2, "gradient_accumulation_steps": 1, "batch_size": 3}
-    values |= {"stage1": {"epochs": 2, "learning_rate": 1e-2}, "model_changes": {}}
-    values |= changes
-    values.pop("model_changes")
+    values |= {"stage1": {"epochs": 2, "learning_rate": 1e-2}, "data": data} | changes
     (folder / "r.yaml").write_text(recipe_text(dataset, folder / "out", **values))
     return folder / "r.yaml"
 
@@ -313,7 +313,8 @@ def test_a_checkpoint_holds_what_was_trained_and_no_base(uninterrupted):
 
 
 def test_a_finished_run_says_so_and_restart_begins_anew(toy_data, tmp_path):
-    recipe = run_of(toy_data, tmp_path, stage1={"epochs": 1}, stage2={"epochs": 0})
+    cache = {"cache_dir": str(toy_data.parent / "cache"), "tasks": TASKS[-1:]}
+    recipe = run_of(toy_data, tmp_path, data=cache, stage1={"epochs": 1}, stage2={"epochs": 0})
     Trainer(read_recipe(Recipe, recipe)).run()
     mark = recipe.parent / "out" / "mark"
     mark.touch()
@@ -324,7 +325,8 @@ def test_a_finished_run_says_so_and_restart_begins_anew(toy_data, tmp_path):
 
 
 def test_another_setting_is_refused_and_named(toy_data, tmp_path):
-    recipe = run_of(toy_data, tmp_path, stage2={"epochs": 0})
+    cache = {"cache_dir": str(toy_data.parent / "cache"), "tasks": TASKS[-1:]}
+    recipe = run_of(toy_data, tmp_path, data=cache, stage1={"epochs": 1, "learning_rate": 1e-2}, stage2={"epochs": 0})
     Trainer(read_recipe(Recipe, recipe)).run()
     with pytest.raises(
         ValueError, match=r"other settings[\s\S]*seed: 0 before, 1 now[\s\S]*stage1.learning_rate: 0.01"
@@ -338,6 +340,7 @@ def test_early_stopping_ends_a_stage(toy_data, tmp_path):
     """At so high a rate an epoch soon is worse than one before; the first such one is the last of the stage."""
     # At thirty times this rate the first epoch may end in one constant answer, than which none is worse.
     changes = {"stage1": {"epochs": 6, "learning_rate": 1e-2, "patience": 1}, "stage2": {"epochs": 0}}
+    changes["data"] = {"cache_dir": str(toy_data.parent / "cache")}
     trainer = Trainer(read_recipe(Recipe, run_of(toy_data, tmp_path, **changes)))
     best = trainer.run()
     scores = [line["validation_macro"] for line in trainer.log if "validation_macro" in line]
@@ -350,12 +353,6 @@ def test_early_stopping_ends_a_stage(toy_data, tmp_path):
 def test_however_a_step_is_spread_the_losses_are_the_same(toy_data, tmp_path):
     """One process and two (gloo), batch 8 and 1 x 8 accumulated: the same steps, shares of unequal size included."""
     outcomes = {}
-    tasks = [
-        "past_gaze_sequence_matching",
-        "past_non_fixated_object_identification",
-        "present_object_attribute_recognition",
-        "present_object_identification_easy",
-    ]
     for name, processes, batch_size, accumulation in (("8", 1, 8, 1), ("1 x 8", 1, 1, 8), ("2 x 4", 2, 4, 1)):
         recipe = run_of(
             toy_data,
@@ -363,12 +360,6 @@ def test_however_a_step_is_spread_the_losses_are_the_same(toy_data, tmp_path):
             batch_size=batch_size,
             gradient_accumulation_steps=accumulation,
             checkpoint_every=2,
-            data={
-                "dataset": str(toy_data),
-                "cache": "embeddings",
-                "cache_dir": str(tmp_path / "cache"),
-                "tasks": tasks,
-            },
             # At ten times these rates training diverges, and what was equal to 1e-6 until then no longer is.
             stage1={"epochs": 1, "learning_rate": 1e-3},
             stage2={"epochs": 1, "learning_rate": 1e-3, "lora_learning_rate": 1e-3},
@@ -376,7 +367,7 @@ def test_however_a_step_is_spread_the_losses_are_the_same(toy_data, tmp_path):
         printed = run_here("train.py", recipe) if processes == 1 else "".join(run_together(2, "train.py", recipe))
         assert len(re.findall("stage 1: .* steps", printed)) == 1
         outcomes[name] = outcome(recipe)
-    assert len(load_questions(toy_data, "train", tasks)) == 21  # two steps of 8 and one of 5
+    assert len(load_questions(toy_data, "train", TASKS)) == 21  # two steps of 8 and one of 5
     for other in ("1 x 8", "2 x 4"):
         for line, same in zip(outcomes["8"]["log"], outcomes[other]["log"], strict=True):
             assert {name: line[name] for name in ("stage", "epoch", "step")} == {

@@ -240,7 +240,7 @@ def test_committed_backbone_answers_with_a_ring():
     report = json.loads((BACKBONE_DIR / "pretraining.json").read_text())
     assert sum(p.stat().st_size for p in BACKBONE_DIR.iterdir()) < 10e6
     assert report["parameters"] == sum(p.numel() for p in model.parameters())
-    result = measure(model, processor, seed=1, videos=24, most=24)
+    result = measure(model, processor, seed=1, videos=12, most=12)
     about_gaze = [row for task, row in result.items() if task not in SCENE_TASKS and not task.startswith("proactive")]
     total = sum(row["answers"] for row in about_gaze)
     ring, plain = (

@@ -38,6 +38,14 @@ from gazeqwen.utils.files import atomic_folder, write_json
 from gazeqwen.utils.hub import digest_of_adapter
 from gazeqwen.utils.settings import read_recipe
 
+# What most runs train on: 21 questions, 10 for validation.
+TASKS = [
+    "past_gaze_sequence_matching",
+    "past_non_fixated_object_identification",
+    "present_object_attribute_recognition",
+    "present_object_identification_easy",
+]
+
 
 def recipe_text(dataset: Path, output: Path, **changes) -> str:
     values = {

@@ -14,7 +14,7 @@ from datasets import Dataset, Features, Value, load_dataset
 from forked import run
 from safetensors.torch import load_file
 from support import run_here, tiny_model, video_inputs
-from test_training import recipe_text
+from test_training import TASKS, recipe_text
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gazeqwen.pipeline import clip_cache
@@ -35,6 +35,7 @@ def trainer_of(dataset: Path, folder: Path, /, **changes) -> Trainer:
     folder.mkdir(exist_ok=True)
     values = yaml.safe_load(recipe_text(dataset, folder / "out"))
     values["data"]["cache_dir"] = str(dataset.parent / "cache")  # of all tests: what they do not count is encoded once
+    values["data"]["tasks"] = TASKS
     for name, value in changes.items():
         values[name] = {**values[name], **value} if isinstance(values.get(name), dict) else value
     (folder / "r.yaml").write_text(yaml.safe_dump(values))
@@ -217,9 +218,9 @@ def test_processes_that_would_divide_the_weights_are_refused(toy_data, tmp_path,
 
 
 def test_the_schedule_is_a_linear_warm_up_and_a_cosine(toy_data, tmp_path):
-    """52 questions, batches of 11: five steps an epoch. Two of warm-up, then half a cosine over the other eight."""
+    """21 questions, batches of 5: five steps an epoch. Two of warm-up, then half a cosine over the other eight."""
     stages = {"stage1": {"epochs": 2, "learning_rate": 1.0}, "stage2": {"epochs": 0}}
-    trainer = trainer_of(toy_data, tmp_path, batch_size=11, gradient_accumulation_steps=1, warmup_steps=2, **stages)
+    trainer = trainer_of(toy_data, tmp_path, batch_size=5, gradient_accumulation_steps=1, warmup_steps=2, **stages)
     trainer.run()
     rates = [line["lr"] for line in trainer.log if "lr" in line]
     cosine = [0.5 * (1 + math.cos(math.pi * step / 8)) for step in range(9)]
@@ -245,10 +246,14 @@ def test_a_compiled_resampler_gives_the_same_losses(toy_data, tmp_path):
     """`aot_eager` traces forward and backward as `inductor` does, and needs no C++ compiler."""
     found = []
     for backend in (None, "aot_eager"):
-        small = {"num_blocks": 1, "injection_layers": [0, 2]}  # tracing takes long
-        trainer = trainer_of(toy_data, tmp_path / str(backend), compile=backend, stage2={"epochs": 0}, adapter=small)
+        # Tracing takes long: a small resampler, and one batch of all questions, whose shape does not change.
+        small = {"num_blocks": 1, "injection_layers": [0, 2]}
+        changes = {"data": {"tasks": [OI_E]}, "batch_size": 6, "gradient_accumulation_steps": 1, "adapter": small}
+        stages = {"stage1": {"epochs": 3}, "stage2": {"epochs": 0}}
+        trainer = trainer_of(toy_data, tmp_path / str(backend), compile=backend, **changes, **stages)
         trainer.run()
         found.append(losses(trainer))
+    assert len(set(found[0])) == 3
     assert found[1] == pytest.approx(found[0], abs=1e-4)
 
 
@@ -341,7 +346,8 @@ def own_data(toy_data, tmp_path_factory) -> Path:
 
 
 def test_open_ended_answers_are_learned_as_text(own_data, tmp_path):
-    trainer = trainer_of(own_data, tmp_path, stage1={"epochs": 3}, stage2={"epochs": 0}, batch_size=5)
+    stages = {"stage1": {"epochs": 3}, "stage2": {"epochs": 0}}
+    trainer = trainer_of(own_data, tmp_path, data={"tasks": None}, batch_size=5, **stages)
     best = trainer.run()
     found = [line for line in trainer.log if "validation_text_loss" in line]
     assert len(found) == 3 and all("validation_macro" in line for line in found)
@@ -381,9 +387,9 @@ def test_videos_without_gaze_may_be_kept(toy_data, tmp_path):
     data = write_dataset(tmp_path / "data", toy_data / "videos", splits)
     with pytest.raises(ValueError, match=f"no gaze for {len(blind)} videos"):
         trainer_of(data, tmp_path / "error")
-    trainer = trainer_of(data, tmp_path / "keep", data={"without_gaze": "keep"}, batch_size=1)
+    trainer = trainer_of(data, tmp_path / "keep", data={"without_gaze": "keep", "tasks": [OI_E, OAR]}, batch_size=1)
     trainer.run()
-    assert len(losses(trainer)) == 2 * -(-len(splits["train"]) // 2)
+    assert len(trainer.questions) == 10 and len(losses(trainer)) == 2 * 5
 
 
 # ---------------------------------------------------------------- what goes wrong

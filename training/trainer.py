@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import signal
+import time
 import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ from gazeqwen.utils.files import write_json, write_text
 from gazeqwen.utils.loading import repeatable_loader
 from gazeqwen.utils.provenance import describe_trained_parameters, provenance
 from gazeqwen.utils.settings import flat
+
+CURVES_EVERY_S = 30  # a picture takes longer than an epoch of a tiny model
 
 
 def optimizer_groups(model, stage: StageSettings, weight_decay: float) -> list[dict]:
@@ -109,6 +112,7 @@ class Trainer:
         self.cache = ClipCache.from_model(self.model, self.processor, recipe.data.cache, recipe.data.cache_dir)
         self.progress, self.log = Progress(), []
         self._signal: int | None = None
+        self._drawn_at = time.monotonic()
 
     # ---------------------------------------------------------------- the run
     def run(self) -> dict:
@@ -178,6 +182,7 @@ class Trainer:
                 self._save(stage)
                 self._validate(bar)
                 self._end_epoch(stage, bar)
+                self._draw_curves(stage_ends=progress.epoch > stage.epochs)
                 self._save(stage)
         self.accelerator.free_memory()
 
@@ -309,12 +314,18 @@ class Trainer:
             progress.best = {**score, "stage": progress.stage, "epoch": progress.epoch}
         if self.accelerator.is_main_process:
             write_log(self.folder, self.log)
-            draw_curves(self.folder / "curves.png", self.log)
             if is_best:
                 save_adapter(self.folder / "best", self.model, self.processor)
                 save_predictions(self.folder / "validation_predictions.jsonl", predictions)
                 write_json(self.folder / "validation.json", progress.best)
         self.accelerator.wait_for_everyone()
+
+    def _draw_curves(self, stage_ends: bool) -> None:
+        """Draw losses and validation: when a stage ends, and before if the last picture is `CURVES_EVERY_S` old."""
+        is_old = time.monotonic() - self._drawn_at > CURVES_EVERY_S
+        if self.accelerator.is_main_process and (stage_ends or is_old):
+            draw_curves(self.folder / "curves.png", self.log)
+            self._drawn_at = time.monotonic()
 
     def _validation_score(self) -> tuple[dict, list]:
         """
