@@ -75,7 +75,9 @@ def _video_path(data: str | PathLike, row: dict) -> Path:
 
     video = Path(row["video"]["path"] or "")
     caches = (Path(HF_HUB_CACHE), Path(HF_DATASETS_CACHE))
-    downloaded = any(video.is_relative_to(cache.absolute()) for cache in caches)
+    # By its own name, or by where it leads if it is a link.
+    places = [place for cache in caches for place in (cache.absolute(), cache.resolve())]
+    downloaded = any(video.is_relative_to(place) for place in places)
     if not downloaded or ".." in video.parts:  # a table may name any file of this machine
         raise ValueError(f"{data}: the video of a question is {str(video)!r}, expected a file of the dataset")
     return video

@@ -22,6 +22,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 CORE = ("torch", "torch._dynamo", "torch.distributed.run", "torchvision", "av", "PIL.Image", "jinja2", "yaml")
+LIBRARIES = (
+    *CORE,
+    *("datasets", "peft", "transformers.models.auto.modeling_auto", "transformers.pipelines"),
+    *("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "transformers.models.qwen2_5_vl.processing_qwen2_5_vl"),
+)
 PACKAGE = (
     *CORE,
     *("accelerate.commands.launch", "datasets", "matplotlib.pyplot", "statsmodels.api", "torch.utils.tensorboard"),
@@ -83,20 +88,28 @@ def _session() -> Path:
             shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(remove)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(folder / "datasets")}
-    server = Path(__file__).with_name("fork_server.py")
+    datasets = {"HF_DATASETS_CACHE": str(folder / "datasets")}
     for name, modules in (("core", CORE), ("package", PACKAGE)):
-        programs = folder / name
-        programs.mkdir()
-        command = [sys.executable, str(server), f"{programs}/s", str(programs / "python"), str(owner), *modules]
-        settings = {"socket": f"{programs}/s", "server": command, "environment": environment}
-        (programs / "python").write_text(_CLIENT.format(python=sys.executable, **settings))
-        for script in ("accelerate", "gazeqwen"):
-            here = Path(sys.executable).with_name(script)
-            (programs / script).write_text(f'#!/bin/sh\nexec {programs}/python {here} "$@"\n')
-        for path in programs.iterdir():
-            path.chmod(0o755)
+        write_programs(folder / name, modules, {**os.environ, **datasets})
     return folder
+
+
+def write_programs(programs: Path, modules: tuple[str, ...], environment: dict[str, str]) -> Path:
+    """
+    Write `python`, `accelerate` and `gazeqwen` to the folder, forked from a server that imports the modules in this
+    environment. Return the first.
+    """
+    programs.mkdir()
+    server, owner = Path(__file__).with_name("fork_server.py"), os.getpid()
+    command = [sys.executable, str(server), f"{programs}/s", str(programs / "python"), str(owner), *modules]
+    settings = {"socket": f"{programs}/s", "server": command, "environment": environment | {"OMP_NUM_THREADS": "1"}}
+    (programs / "python").write_text(_CLIENT.format(python=sys.executable, **settings))
+    for script in ("accelerate", "gazeqwen"):
+        here = Path(sys.executable).with_name(script)
+        (programs / script).write_text(f'#!/bin/sh\nexec {programs}/python {here} "$@"\n')
+    for path in programs.iterdir():
+        path.chmod(0o755)
+    return programs / "python"
 
 
 SESSION = _session()

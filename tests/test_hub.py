@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
-from forked import PYTHON
+from forked import LIBRARIES, PYTHON, write_programs
 from local_hub import TOKEN, LocalHub
 from support import ROOT, index_frames, tiny_config, write_video
 from test_package import HUB_FILES, wheel  # noqa: F401, a fixture
@@ -22,21 +22,46 @@ from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe, StageS
 from gazeqwen.video_encoders_gazeqwen import video_encoder_config
 
 
+class Hub(LocalHub):
+    """
+    A Hub and `python` for it: processes that have the libraries, but not the package. These read on import where the
+    Hub and the caches are; so the caches are in what is a link to those of each process.
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.home = folder / "home"
+        self.program = write_programs(folder / "libraries", LIBRARIES, self.environment(self.home))
+
+    def python(self, *command, environment: dict, **options) -> subprocess.CompletedProcess:
+        """Run `python command` in a new process."""
+        caches = Path(environment["HF_HOME"])
+        caches.mkdir(parents=True, exist_ok=True)
+        self.home.unlink(missing_ok=True)
+        self.home.symlink_to(caches)
+        command = [self.program, *map(str, command)]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, **options)
+
+    def run(
+        self, code: str, *arguments, environment: dict, path: Path = ROOT / "tests", cwd: Path | None = None
+    ) -> str:
+        """What a new process prints that runs the code; it can import what is in `path`."""
+        result = self.python("-c", code, *arguments, environment=environment | {"PYTHONPATH": str(path)}, cwd=cwd)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+
 @pytest.fixture(scope="module")
-def hub():
-    with LocalHub() as hub:
+def hub(tmp_path_factory):
+    with Hub(tmp_path_factory.mktemp("hub")) as hub:
         yield hub
 
 
-def python(code: str, *arguments, environment: dict, path: Path = ROOT / "tests", cwd: Path | None = None) -> str:
-    """What a new process prints that runs the code; it can import what is in `path`."""
-    result = subprocess.run(
-        [PYTHON, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=environment | {"PYTHONPATH": str(path)},
-    )
+def python(code: str, *arguments, environment: dict, cwd: Path | None = None) -> str:
+    """What a new process prints that runs the code, and has imported nothing but torch before."""
+    command = [PYTHON, "-c", code, *map(str, arguments)]
+    environment = environment | {"PYTHONPATH": str(ROOT / "tests")}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -120,7 +145,7 @@ save_file(inputs, out / "inputs.safetensors")
 def pushed(hub, toy_world, tmp_path_factory) -> Path:
     """A folder with inputs, logits and commits of what was pushed: base, encoder, and stages 1 and 2 of an adapter."""
     out = tmp_path_factory.mktemp("pushed")
-    python(PUSH, out, toy_video(toy_world), environment=hub.environment(out / "home"))
+    hub.run(PUSH, out, toy_video(toy_world), environment=hub.environment(out / "home"))
     hub.forbidden.add("/user/withheld/.*/lora/adapter_config.json")
     return out
 
@@ -229,7 +254,7 @@ def test_remote_code_alone_loads_everything_and_then_offline(hub, pushed, toy_wo
     """Auto classes, pipelines, a pinned revision, adapters that do not fit, tokens; then again with the Hub gone."""
     home, video = tmp_path / "home", toy_video(toy_world)
     table = next(toy_world.glob(f"metadata/**/{video.stem}_fixation_filtered.csv"))
-    python(PULL + ONLINE, pushed, "code alone", video, table, environment=hub.environment(home), cwd=tmp_path)
+    hub.run(PULL + ONLINE, pushed, "code alone", video, table, environment=hub.environment(home), cwd=tmp_path)
     with LocalHub() as stopped:
         pass
     python(PULL, pushed, "offline", environment=stopped.environment(home), cwd=tmp_path)
@@ -244,7 +269,7 @@ assert package.__file__.startswith(rest[0]), package.__file__
 check(package.GazeQwenForConditionalGeneration.from_pretrained("user/gazeqwen", token=token), "stage 2")
 """
     environment = hub.environment(tmp_path / "home")
-    python(PULL + own, pushed, "wheel", tmp_path, environment=environment, path=tmp_path / "site", cwd=tmp_path)
+    hub.run(PULL + own, pushed, "wheel", tmp_path, environment=environment, path=tmp_path / "site", cwd=tmp_path)
 
 
 # ---------------------------------------------------------------- datasets
@@ -259,9 +284,9 @@ for name in ("videos/gone.mp4", "gone-test.parquet", "notes.txt"):
     HfApi().upload_file(path_or_fileobj=b"x", path_in_repo=name, repo_id="user/toyworld", repo_type="dataset")
 """
     environment = hub.environment(folder / "home")
-    python(earlier, environment=environment)
+    hub.run(earlier, environment=environment)
     command = ["-m", "gazeqwen.questions", toy_world, folder / "data", "--push", "user/toyworld"]
-    result = subprocess.run([PYTHON, *command], env=environment, capture_output=True, text=True)
+    result = hub.python(*command, environment=environment)
     assert result.returncode == 0 and f"published: {hub.url}" in result.stdout, result.stderr
     return folder / "data"
 
@@ -285,12 +310,12 @@ def test_own_questions_go_to_a_private_repository(hub, tmp_path):
         "--private",
     ]
     environment = hub.environment(tmp_path / "home")
-    result = subprocess.run([PYTHON, *command], env=environment, capture_output=True, text=True)
+    result = hub.python(*command, environment=environment)
     assert result.returncode == 0, result.stderr
     assert hub.repositories["datasets", "user/mine"].private
     assert b'load_dataset("user/mine")' in hub.files("user/mine", kind="datasets")["README.md"]
     loaded = "from datasets import load_dataset; assert len(load_dataset('user/mine', split='train')) == 1"
-    python(loaded, environment=environment)
+    hub.run(loaded, environment=environment)
 
 
 LOAD_DATASETS = """
@@ -331,17 +356,11 @@ except ValueError as error:
 
 
 def test_a_dataset_comes_back_whole_also_streamed_and_names_no_files_of_this_machine(hub, dataset, tmp_path):
-    said = python(LOAD_DATASETS, dataset, environment=hub.environment(tmp_path / "home"), cwd=tmp_path)
+    said = hub.run(LOAD_DATASETS, dataset, environment=hub.environment(tmp_path / "home"), cwd=tmp_path)
     assert "the video of a question is '/etc/hostname', expected a file of the dataset" in said
 
 
 # ---------------------------------------------------------------- training from the Hub to the Hub
-def train(recipe: Path, environment: dict) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [PYTHON, str(ROOT / "train.py"), str(recipe)], env=environment, capture_output=True, text=True
-    )
-
-
 LOAD_TRAINED = """
 import sys
 import torch
@@ -384,18 +403,19 @@ def test_a_run_reads_from_the_hub_pushes_its_best_adapter_and_keeps_the_token_to
     recipe["data"]["tasks"] = ["present_object_identification_easy"]
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
 
-    wrong = train(tmp_path / "recipe.yaml", hub.environment(tmp_path / "home", token="hf_wrongwrongwrong"))
+    command = (ROOT / "train.py", tmp_path / "recipe.yaml")
+    wrong = hub.python(*command, environment=hub.environment(tmp_path / "home", token="hf_wrongwrongwrong"))
     said = "train.py: user/trained: cannot be written to on the Hub (Client error '401 Unauthorized'"
     assert wrong.returncode == 1 and wrong.stderr.startswith(said) and wrong.stderr.count("\n") == 1, wrong.stderr
     assert not (tmp_path / "run").exists()  # before anything was trained
 
     environment = hub.environment(tmp_path / "home")
     hub.forbidden.add("/user/trained/commit/")  # something happens just then
-    failed = train(tmp_path / "recipe.yaml", environment)
+    failed = hub.python(*command, environment=environment)
     hub.forbidden.remove("/user/trained/commit/")
     assert failed.returncode == 1 and (tmp_path / "run" / "best").exists(), failed.stderr
     assert "train.py: user/trained: cannot be written to on the Hub" in failed.stderr.splitlines()[-1]
-    done = train(tmp_path / "recipe.yaml", environment)
+    done = hub.python(*command, environment=environment)
     assert done.returncode == 0 and "this run is finished" in done.stdout, done.stderr
     assert f"published: {hub.url}/user/trained/commit/" in done.stdout
 
@@ -406,7 +426,7 @@ def test_a_run_reads_from_the_hub_pushes_its_best_adapter_and_keeps_the_token_to
     for run in (wrong, failed, done):
         written += (run.stdout + run.stderr).encode()
     assert TOKEN.encode() not in written and b"hf_wrong" not in written
-    python(LOAD_TRAINED, pushed, best, environment=hub.environment(tmp_path / "home2"), cwd=tmp_path)
+    hub.run(LOAD_TRAINED, pushed, best, environment=hub.environment(tmp_path / "home2"), cwd=tmp_path)
 
 
 # ---------------------------------------------------------------- what may be missing, and what may not be there
