@@ -12,9 +12,9 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from bases import make_clip, with_gaze
 from support import BACKBONE, ROOT, VIDEO_ENCODER, perturb, tiny_config, video_inputs
-from transformers import Qwen2_5_VLConfig
+from transformers import Qwen2_5_VLConfig, Qwen3VLConfig
 
-from gazeqwen.backbones_gazeqwen import embed_dim
+from gazeqwen.backbones_gazeqwen import embed_dim, family_of
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Config
@@ -52,20 +52,43 @@ TEXT_3B = TEXT_7B | {
 }
 
 
-def qwen(size: str) -> Qwen2_5_VLConfig:
-    text = {"7B": TEXT_7B, "3B": TEXT_3B}[size]
-    vision = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16}
-    return Qwen2_5_VLConfig(
-        text_config=text | {"tie_word_embeddings": size == "3B"},
+VISION = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16}
+TEXT_8B = {  # of Qwen3-VL
+    "hidden_size": 4096,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 12288,
+    "vocab_size": 151936,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20]},
+}
+VISION_8B = {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "num_heads": 16}
+SHAPES = {
+    "Qwen/Qwen2.5-VL-7B-Instruct": (Qwen2_5_VLConfig, TEXT_7B, VISION, False),
+    "Qwen/Qwen2.5-VL-3B-Instruct": (Qwen2_5_VLConfig, TEXT_3B, VISION, True),
+    "Qwen/Qwen3-VL-8B-Instruct": (
+        Qwen3VLConfig,
+        TEXT_8B,
+        VISION_8B | {"deepstack_visual_indexes": [8, 16, 24]},
+        False,
+    ),
+}
+
+
+def qwen(base_model: str):
+    config_class, text, vision, tied = SHAPES[base_model]
+    return config_class(
+        text_config=text | {"tie_word_embeddings": tied},
         vision_config=vision | {"out_hidden_size": text["hidden_size"]},
-        tie_word_embeddings=size == "3B",
+        tie_word_embeddings=tied,
     )
 
 
 def real_model(recipe: Recipe):
     """The recipe's model on the meta device, from the shapes above: nothing can be downloaded here."""
     adapter = dataclasses.asdict(recipe.adapter)
-    backbone = qwen(re.search("[37]B", recipe.model.base_model).group())
+    backbone = qwen(recipe.model.base_model)
     return model_on_meta(
         recipe, GazeQwenConfig(backbone_config=backbone, video_encoder_config=VJEPA21Config(), **adapter)
     )
@@ -329,7 +352,7 @@ def test_weights_take_what_their_types_take():
 
 # ---------------------------------------------------------------- recipes
 def test_counts_of_the_published_sizes():
-    """8.29 and 3.75 billion, as their model cards say; the reference's adapter (streamgaze.md, section 5.3)."""
+    """8.29, 3.75 and 8.77 billion, as their model cards say; the reference's adapter (streamgaze.md, section 5.3)."""
     paper = real_model(read_recipe(Recipe, ROOT / "recipes" / "paper-7b.yaml"))
     assert parameter_counts(paper)["base model"] == 8_292_166_656
     assert parameter_counts(paper)["LoRA"] == 2_523_136
@@ -337,11 +360,16 @@ def test_counts_of_the_published_sizes():
     assert parameter_counts(paper)["resampler"] == 10_807_324 - 24
     small = real_model(read_recipe(Recipe, ROOT / "recipes" / "gazeqwen-3b.yaml"))
     assert parameter_counts(small)["base model"] == 3_754_622_976
+    next_family = real_model(read_recipe(Recipe, ROOT / "recipes" / "gazeqwen-qwen3-8b.yaml"))
+    assert parameter_counts(next_family)["base model"] == 8_767_123_696
 
 
 def longest_clip(recipe: Recipe) -> ClipShape:
-    tokens = recipe.model.max_frames // 2 * recipe.model.max_pixels_per_frame // 28**2
-    return ClipShape(recipe.model.max_frames, tokens, text_tokens=500)
+    """500 tokens of text, and 12 more for each step whose time is told in the prompt."""
+    family = family_of(qwen(recipe.model.base_model))
+    steps = recipe.model.max_frames // 2
+    tokens = steps * recipe.model.max_pixels_per_frame // family.pixels_per_token**2
+    return ClipShape(recipe.model.max_frames, tokens, 500 + 12 * steps * family.seconds_in_text)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
