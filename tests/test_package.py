@@ -36,6 +36,7 @@ def test_the_wheel_holds_the_package_and_the_tiny_models(wheel):
         *("gazeqwen/model_card/template.md", "gazeqwen/model_card/dataset_template.md"),
         *("gazeqwen/benchmarks/results/model_tiny_cpu.json", "gazeqwen/model_card/__main__.py"),
         *("gazeqwen/toyworld/generate.py", "gazeqwen/toyworld/backbone/model.safetensors"),
+        "gazeqwen/toyworld/backbone_qwen3_vl/model.safetensors",
         *("gazeqwen/app.py", "gazeqwen/requirements.txt", "gazeqwen/model_card/space.md"),
     ):
         assert name in names

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from gazeqwen.backbones_gazeqwen import decoder_of, family_of, positions_of, token_types, trained_positions
+from gazeqwen.backbones_gazeqwen import FAMILIES, decoder_of, family_of, positions_of, token_types, trained_positions
 from gazeqwen.questions.prompts import OPTION_LETTERS, format_alert, format_question
 from gazeqwen.toyworld.backbone import (
     ANSWER_WORDS,
@@ -233,12 +233,15 @@ def test_another_family_starts_from_a_backbone():
     assert likeness() > 0.99  # the decoder has not been touched
 
 
-def test_committed_backbone_answers_with_a_ring():
+@pytest.mark.parametrize("family", TOY_FAMILIES)
+def test_committed_backbone_answers_with_a_ring(family):
     """Right with a ring under the exact gaze wording; without one at chance where only gaze can tell."""
-    model = AutoModelForImageTextToText.from_pretrained(BACKBONE_DIR).eval()
-    processor = AutoProcessor.from_pretrained(BACKBONE_DIR)
-    report = json.loads((BACKBONE_DIR / "pretraining.json").read_text())
-    assert sum(p.stat().st_size for p in BACKBONE_DIR.iterdir()) < 10e6
+    folder = TOY_FAMILIES[family].folder
+    model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    report = json.loads((folder / "pretraining.json").read_text())
+    assert family_of(model.config) is FAMILIES[family]
+    assert sum(p.stat().st_size for p in folder.iterdir()) < 10e6
     assert report["parameters"] == sum(p.numel() for p in model.parameters())
     result = measure(model, processor, seed=1, videos=12, most=12)
     about_gaze = [row for task, row in result.items() if task not in SCENE_TASKS and not task.startswith("proactive")]

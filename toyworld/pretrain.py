@@ -98,8 +98,8 @@ PHASES = (
 # From another family's backbone: less, since the decoder begins with what it knows.
 AFTER_ANOTHER = (
     replace(PHASES[0], steps=150, clips=6),
-    replace(PHASES[2], steps=450, clips=6, questions=6),
-    replace(PHASES[3], steps=350, clips=6, questions=6),
+    replace(PHASES[2], steps=200, clips=6, questions=6),
+    replace(PHASES[3], steps=220, clips=6, questions=6),
 )
 
 
