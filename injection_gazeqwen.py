@@ -36,8 +36,8 @@ class PassInjection:
     before these.
     """
 
-    positions: torch.Tensor
-    source: torch.Tensor
+    positions: torch.Tensor | None
+    source: torch.Tensor | None
     factors: ResidualFactors | None
     has_gaze: torch.Tensor | None
     lora_gate: torch.Tensor | None
@@ -59,41 +59,43 @@ class PassInjection:
 class GazeInjection:
     """
     What one call adds to the decoder. `rows` (B, L) is the row of the residuals (V*T*N rows, padding included) that
-    each position of the call's `input_ids` receives, -1 for none: text, images, and videos without gaze. `has_gaze`
+    each position of the call's `input_ids` receives, -1 for none: text, images, and videos without gaze; None where
+    the call has no scanpath, as the steps after a prompt, which can thus be compiled. `has_gaze`
     (B,) bool says for which prompts LoRA is on, None without LoRA. `start` is the position of the first of `input_ids`
     in the cache: 0 unless they are a later chunk of a prompt.
     """
 
-    rows: torch.Tensor
+    rows: torch.Tensor | None
     has_gaze: torch.Tensor | None
     factors: ResidualFactors | None = None
     start: int = 0
 
     def __post_init__(self):
-        self._gated = self.has_gaze is not None and not bool(self.has_gaze.all())
+        self._gated = self.has_gaze is not None
+        if self._gated and not torch.compiler.is_compiling():  # a graph cannot depend on values
+            self._gated = not bool(self.has_gaze.all())
 
     def at(self, past_length: int, batch_size: int, length: int) -> PassInjection:
         """
         Return what is added to `length` positions after the first `past_length` of the cache, each prompt repeated to
         fill `batch_size` (beams of a prompt are neighbours). Raises ValueError for positions before the call's own.
         """
-        if batch_size % len(self.rows):
-            raise ValueError(f"got a batch of {batch_size}, expected a multiple of the {len(self.rows)} prompts")
+        prompts = len(self.rows) if self.rows is not None else len(self.has_gaze)
+        if batch_size % prompts:
+            raise ValueError(f"got a batch of {batch_size}, expected a multiple of the {prompts} prompts")
+        repeats = batch_size // prompts
+        has_gaze = None if self.has_gaze is None else self.has_gaze.repeat_interleave(repeats, 0)
+        gate, starts_cache = has_gaze if self._gated else None, past_length == 0
+        if self.rows is None:
+            return PassInjection(None, None, None, has_gaze, gate, starts_cache)
         if past_length < self.start:
             raise ValueError(f"got position {past_length} of the cache, expected the call's own, from {self.start} on")
-        repeats, first = batch_size // len(self.rows), past_length - self.start
+        first = past_length - self.start
         rows = self.rows[:, first : first + length]
         rows = nn.functional.pad(rows, (0, length - rows.shape[1]), value=-1).repeat_interleave(repeats, 0).flatten()
         positions = (rows >= 0).nonzero().squeeze(-1)
-        has_gaze = None if self.has_gaze is None else self.has_gaze.repeat_interleave(repeats, 0)
-        return PassInjection(
-            positions,
-            rows[positions],
-            self.factors if len(positions) else None,
-            has_gaze,
-            has_gaze if self._gated else None,
-            past_length == 0,
-        )
+        factors = self.factors if len(positions) else None
+        return PassInjection(positions, rows[positions], factors, has_gaze, gate, starts_cache)
 
 
 def prompts_with_gaze(has_scanpath: torch.Tensor, stated: torch.Tensor | None, cache, past_length: int):
@@ -103,7 +105,7 @@ def prompts_with_gaze(has_scanpath: torch.Tensor, stated: torch.Tensor | None, c
     `past_length` positions of its `cache` were computed, which the cache remembers; where the chunk with the scanpath
     is not the first, the first must be told: `stated` (B,), the argument `has_gaze` of `forward`.
 
-    Raises ValueError where these contradict each other, or a cache that this model did not fill tells nothing.
+    Raises ValueError where cache and caller contradict each other, or tell nothing: not of a cache that others filled.
     """
     if stated is not None:
         if stated.shape != has_scanpath.shape:
@@ -124,12 +126,16 @@ def prompts_with_gaze(has_scanpath: torch.Tensor, stated: torch.Tensor | None, c
         )
     if known is None:
         return has_scanpath
-    if contradictions := (has_scanpath & ~known).nonzero().flatten().tolist():
+    return known
+
+
+def check_gaze_from_start(has_scanpath: torch.Tensor, with_gaze: torch.Tensor) -> None:
+    """Raise ValueError for prompts, (B,) bool, that have a scanpath where LoRA is off by `prompts_with_gaze`."""
+    if contradictions := (has_scanpath & ~with_gaze).nonzero().flatten().tolist():
         raise ValueError(
             f"prompt {contradictions[0]} has a scanpath, expected none: its earlier positions are computed without "
             "gaze, LoRA off; state has_gaze from the first chunk on"
         )
-    return known
 
 
 def cache_length(cache) -> int:
@@ -164,15 +170,12 @@ class DecoderHooks:
 
     def __init__(self):
         self.state = CallState()
+        self.attached = False
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
-
-    @property
-    def attached(self) -> bool:
-        """Whether hooks are registered."""
-        return bool(self._handles)
 
     def attach(self, decoder: nn.Module, injection_layers: list[int], lora_outputs: Iterable[nn.Module]) -> None:
         """Register hooks on `decoder`, its `injection_layers`, and the modules whose output is LoRA's."""
+        self.attached = True  # which a compiler can read, not the handles
         register = self._handles.append
         register(decoder.register_forward_pre_hook(self._hand_to_layers, with_kwargs=True))
         for layer in decoder.layers:
@@ -186,6 +189,7 @@ class DecoderHooks:
 
     def detach(self) -> None:
         """Remove all hooks."""
+        self.attached = False
         while self._handles:
             self._handles.pop().remove()
 
@@ -341,6 +345,7 @@ __all__ = [
     "GazeInjection",
     "PassInjection",
     "cache_length",
+    "check_gaze_from_start",
     "check_gaze_inputs",
     "prompts_with_gaze",
     "resampler_inputs",

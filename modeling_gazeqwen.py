@@ -24,6 +24,7 @@ from .injection_gazeqwen import (
     DecoderHooks,
     GazeInjection,
     cache_length,
+    check_gaze_from_start,
     check_gaze_inputs,
     prompts_with_gaze,
     resampler_inputs,
@@ -156,20 +157,23 @@ class GazeQwenForConditionalGeneration(
         if with_scanpaths and (input_ids is None or video_grid_thw is None):
             raise ValueError("scanpaths need input_ids and video_grid_thw, to find the video tokens")
         tokens = input_ids if input_ids is not None else inputs_embeds
-        rows, factors = torch.full(tokens.shape[:2], -1, device=tokens.device), None
+        rows, factors, with_gaze = None, None, torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
         if with_scanpaths:
             grids = self.token_grids(video_grid_thw).to(input_ids.device)  # (V, 3)
             is_video = input_ids == self.backbone.config.video_token_id  # (B, L)
             check_gaze_inputs(is_video, grids, self._feature_dim, self._frames_per_step, gaze)
             has_scanpath = videos_with_scanpath(gaze, grids)
             rows = rows_of_prompts(is_video, grids, has_scanpath)
+            with_gaze = (rows >= 0).any(-1)
             if has_scanpath.any() and self.config.has_resampler:
                 factors = self.resampler.factors(*self._resampler_inputs(gaze, has_scanpath, grids))
         if not self.has_lora:
             return GazeInjection(rows, None, factors, start)
-        with_gaze = (rows >= 0).any(-1)
         if self._hooks.gaze_enabled:
-            with_gaze = prompts_with_gaze(with_gaze, has_gaze, cache, cache_length(cache))
+            has_scanpaths = with_gaze
+            with_gaze = prompts_with_gaze(has_scanpaths, has_gaze, cache, cache_length(cache))
+            if with_scanpaths:
+                check_gaze_from_start(has_scanpaths, with_gaze)
         return GazeInjection(rows, with_gaze, factors, start)
 
     def _resampler_inputs(self, gaze: dict[str, torch.Tensor | None], has_scanpath, grids) -> tuple:

@@ -13,9 +13,10 @@ from datasets import Dataset
 from peft import LoraConfig
 from safetensors.torch import load_file
 from support import BACKBONE, VIDEO_ENCODER, perturb, tiny_config, tiny_model, video_inputs
-from transformers import DynamicCache, GenerationConfig, Trainer, TrainingArguments
+from transformers import DynamicCache, GenerationConfig, StaticCache, Trainer, TrainingArguments
 
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
+from gazeqwen.positions_gazeqwen import next_positions
 
 LOOK = [[0.2, 0.3, 1.0, 1.0], [0.8, 0.6, 1.6, 0.5]]
 GRIDS = [(2, 2, 2)]
@@ -154,6 +155,38 @@ def test_a_decode_loop_by_hand_equals_generate_and_a_second_turn_the_whole(lora)
         for cache in (output.past_key_values, generated.past_key_values):
             found = model(input_ids=turn, past_key_values=cache).logits
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_decoding_compiles_as_one_graph_with_a_static_cache():
+    """After the prompt, whose vision tower the plain Qwen2.5-VL cannot compile as one graph either."""
+    config = tiny_config(injection_layers=[0])
+    text = config.backbone_config.text_config
+    text.num_hidden_layers, text.layer_types = 2, text.layer_types[:2]
+    torch.manual_seed(0)
+    model = GazeQwenForConditionalGeneration(config).eval()
+    model.add_lora(rank=2)
+    perturb(model)
+    inputs = video_inputs(GRIDS, [LOOK])
+    length = inputs["input_ids"].shape[1]
+
+    def decode(forward, **prompt) -> torch.Tensor:
+        cache = StaticCache(config=text, max_cache_len=length + 4)
+        with torch.no_grad():
+            model(**prompt, past_key_values=cache)
+            following = next_positions(cache, length, 1).view(1, 1, 1).expand(3, 1, 1)
+            steps = [
+                forward(input_ids=torch.tensor([[5 + i]]), position_ids=following + i, past_key_values=cache).logits
+                for i in range(3)
+            ]
+        return torch.cat(steps)
+
+    expected = decode(model, **inputs)
+    torch._dynamo.reset()
+    compiled = torch.compile(model.forward, fullgraph=True, backend="eager")
+    torch.testing.assert_close(decode(compiled, **inputs), expected, atol=1e-5, rtol=0)
+    plain = without_gaze(inputs)
+    torch.testing.assert_close(decode(compiled, **plain), decode(model, **plain), atol=1e-5, rtol=0)
+    assert (decode(model, **plain) - expected).abs().max() > 1e-3
 
 
 def test_embeddings_without_ids_where_there_is_no_gaze():
