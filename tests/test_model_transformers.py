@@ -316,6 +316,42 @@ def test_trainer_restores_all_that_is_trained_or_refuses(lora, tmp_path):
         assert all(torch.equal(value, expected[name]) for name, value in model.trained_parameters().items())
 
 
+@pytest.mark.parametrize("lora", [False, True])
+def test_trainer_loads_its_best_model_or_refuses_and_the_checkpoint_holds_all_of_it(lora, tmp_path):
+    model = toy_model(lora=lora)
+    ids = torch.randint(3, 90, (4, 6), generator=torch.Generator().manual_seed(0)).tolist()
+    data, best = Dataset.from_dict({"input_ids": ids, "labels": ids}), {}
+    settings = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "save_steps": 1, "report_to": []}
+    arguments = TrainingArguments(
+        str(tmp_path),
+        max_steps=3,
+        load_best_model_at_end=True,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        **settings,
+    )
+
+    class SecondIsBest(Trainer):
+        def evaluate(self, *args, **kwargs):
+            if self.state.global_step == 2:
+                best.update({name: value.clone() for name, value in self.model.trained_parameters().items()})
+            else:
+                perturb(self.model)  # as worse steps would
+            metrics = {"eval_loss": abs(self.state.global_step - 2.0)}
+            self.log(metrics)
+            return metrics
+
+    train = SecondIsBest(model, arguments, train_dataset=data, eval_dataset=data).train
+    if lora:
+        with pytest.raises(ValueError, match=r"lack LoRA's.*from_pretrained\(checkpoint\)"):
+            train()
+        model = GazeQwenForConditionalGeneration.from_pretrained(tmp_path / "checkpoint-2")
+    else:
+        train()
+    assert best and all(torch.equal(value, best[name]) for name, value in model.trained_parameters().items())
+
+
 # ---------------------------------------------------------------- parts
 def test_embeddings_and_decoder_are_the_base_models():
     model = tiny_model()
