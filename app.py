@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from html import escape
 from typing import NamedTuple
 
+from gazeqwen.backbones_gazeqwen import family_of
 from gazeqwen.utils.command_line import named_extra, one_line_errors
 
 with named_extra():
@@ -194,8 +195,9 @@ class Outputs(NamedTuple):
 def build(explorer: Explorer, examples: list[Example]) -> gr.Blocks:
     """Return the page, wired to a model."""
     with gr.Blocks(title="GazeQwen", analytics_enabled=False, delete_cache=(CHECK_S, KEEP_S)) as page:
+        family = family_of(explorer.model.backbone.config).name
         gr.Markdown(
-            "# GazeQwen\nQwen2.5-VL that knows where the wearer looked: upload a video from a head camera and the "
+            f"# GazeQwen\n{family} that knows where the wearer looked: upload a video from a head camera and the "
             f"wearer's fixations, and ask about it with gaze and without. Model: {explorer.name}."
         )
         if is_toy(explorer.model):

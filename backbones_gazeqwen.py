@@ -21,6 +21,17 @@ VISUAL_INPUTS = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 
 
 @dataclass(frozen=True)
+class Report:
+    """Hold how the report on a family is cited: `eprint` is its number on arXiv, `author` the first of several."""
+
+    key: str
+    title: str
+    author: str
+    year: int
+    eprint: str
+
+
+@dataclass(frozen=True)
 class Family:
     """
     What tells a family of base models from the others. All have decoder layers with an attention `self_attn` at
@@ -30,6 +41,7 @@ class Family:
         name: as people write it.
         model_class: of transformers.
         ids: on the Hub, of the sizes that there are.
+        report: what describes it.
         pixels_per_token: side of the square of pixels that becomes one visual token.
         seconds_in_positions: a video token's rotary position in time counts seconds, not steps.
         seconds_in_text: each temporal step is a block of its own, behind a text that tells its seconds.
@@ -43,6 +55,7 @@ class Family:
     name: str
     model_class: type[PreTrainedModel]
     ids: tuple[str, ...]
+    report: Report
     pixels_per_token: int
     seconds_in_positions: bool = False
     seconds_in_text: bool = False
@@ -52,18 +65,32 @@ class Family:
     has_experts: bool = False
 
 
+_QWEN3_VL = Report("bai2025qwen3vl", "Qwen3-VL Technical Report", "Bai, Shuai", 2025, "2511.21631")
+
+
 def _ids(name: str, *sizes: str) -> tuple[str, ...]:
     return tuple(f"Qwen/{name}-{size}-Instruct" for size in sizes)
 
 
 FAMILIES = {
     "qwen2_vl": Family(
-        "Qwen2-VL", Qwen2VLForConditionalGeneration, _ids("Qwen2-VL", "2B", "7B", "72B"), pixels_per_token=28
+        "Qwen2-VL",
+        Qwen2VLForConditionalGeneration,
+        _ids("Qwen2-VL", "2B", "7B", "72B"),
+        Report(
+            "wang2024qwen2vl",
+            "Qwen2-VL: Enhancing Vision-Language Model's Perception of the World at Any Resolution",
+            "Wang, Peng",
+            2024,
+            "2409.12191",
+        ),
+        pixels_per_token=28,
     ),
     "qwen2_5_vl": Family(
         "Qwen2.5-VL",
         Qwen2_5_VLForConditionalGeneration,
         _ids("Qwen2.5-VL", "3B", "7B", "32B", "72B"),
+        Report("bai2025qwen25vl", "Qwen2.5-VL Technical Report", "Bai, Shuai", 2025, "2502.13923"),
         pixels_per_token=28,
         seconds_in_positions=True,
     ),
@@ -71,6 +98,7 @@ FAMILIES = {
         "Qwen3-VL",
         Qwen3VLForConditionalGeneration,
         _ids("Qwen3-VL", "2B", "4B", "8B", "32B"),
+        _QWEN3_VL,
         pixels_per_token=32,
         seconds_in_text=True,
         size_of_whole_video=True,
@@ -81,6 +109,7 @@ FAMILIES = {
         "Qwen3-VL MoE",
         Qwen3VLMoeForConditionalGeneration,
         _ids("Qwen3-VL", "30B-A3B", "235B-A22B"),
+        _QWEN3_VL,
         pixels_per_token=32,
         seconds_in_text=True,
         size_of_whole_video=True,
@@ -242,6 +271,7 @@ __all__ = [
     "FAMILIES",
     "VISUAL_INPUTS",
     "Family",
+    "Report",
     "VideoDeepstack",
     "add_video_deepstack",
     "decoder_of",

@@ -44,8 +44,8 @@ class GazeQwenConfig(PreTrainedConfig):
     Raises ValueError naming the setting, its value and what was expected.
 
     Args:
-        base_model_name_or_path: Hub id or folder of a Qwen2.5-VL, with its `base_model_revision`. In an adapter's
-            folder, a path that begins with a dot is relative to that folder; also for the video encoder.
+        base_model_name_or_path: Hub id or folder of a base model (`FAMILIES`), with its `base_model_revision`. In an
+            adapter's folder, a path that begins with a dot is relative to that folder; also for the video encoder.
         video_encoder_name_or_path: Hub id or folder of a V-JEPA 2.1 encoder (see `convert.py`), or of a DINOv2 as timm
             publishes it (`timm/vit_base_patch14_dinov2.lvd142m`), with its `video_encoder_revision`.
         resampler_type: `"attention"`, the resampler, or `"heatmap_vector"`, the baseline without one: a heatmap times

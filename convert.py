@@ -291,7 +291,7 @@ def main(argv: list[str] | None = None) -> None:
     gaze = commands.add_parser("gazeqwen", help="a checkpoint of the reference implementation of GazeQwen")
     gaze.add_argument("checkpoint", help=".pt file")
     gaze.add_argument("out", help="folder to write")
-    gaze.add_argument("--base_model", required=True, help="Hub id or folder of the Qwen2.5-VL it was trained on")
+    gaze.add_argument("--base_model", required=True, help="Hub id or folder of the model it was trained on")
     gaze.add_argument("--video_encoder", required=True, help="Hub id or folder of the V-JEPA 2.1 encoder")
     gaze.set_defaults(run=run_gazeqwen)
 

@@ -21,7 +21,7 @@ except ImportError:  # only reading files needs it; clips can also be made from 
 # StreamGaze's frame rates by clip length: (longest clip in seconds, frames per second).
 _STREAMGAZE_FPS = ((30.0, 1.0), (60.0, 0.5), (300.0, 0.2), (math.inf, 0.1))
 
-# Frames of a clip that become one temporal step: Qwen2.5-VL's temporal patch, and the tubelet of V-JEPA 2.1.
+# Frames of a clip that become one temporal step: the base models' temporal patch, and the tubelet of V-JEPA 2.1.
 FRAMES_PER_STEP = 2
 
 MAX_FRAMES = 64  # of a clip, unless a call says otherwise

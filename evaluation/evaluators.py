@@ -191,7 +191,7 @@ class BaselineData(torch.utils.data.Dataset):
             clip = read_clip(
                 question.video, question.start_s, question.end_s, inputs.num_frames, inputs.fps, inputs.max_frames
             )
-            scanpath = question.seen(scanpath, clip.step_spans_s(), inputs.snap_s)  # steps as Qwen2.5-VL has them
+            scanpath = question.seen(scanpath, clip.step_spans_s(), inputs.snap_s)  # steps as base models have them
             if condition.draws and scanpath is not None:
                 clip = draw_gaze(clip, scanpath, condition.channels)
         prompt, answers = prompt_under(condition, question, scanpath, inputs.prompt_style)

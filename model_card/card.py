@@ -19,6 +19,7 @@ from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.evaluation.results import TOY_WORLD
 from gazeqwen.model_card.frozen_models import (
     display_name,
+    family_of_adapter,
     frozen_models_table,
     is_hub_id,
     is_toy_backbone,
@@ -84,7 +85,9 @@ def render_model_card(
     title = f"GazeQwen on {'the toy world' if toy else display_name(base)}"
     name = repository.split("/")[-1] if repository else (groups[0].own[0].name if groups else title)
     license_data, _ = license_of(base, toy)
-    tags = ["gaze", "eye-tracking", "egocentric-video", "qwen2.5-vl", *(["toy-world"] if toy else [])]
+    family = family_of_adapter(folder, base)
+    tags = ["gaze", "eye-tracking", "egocentric-video", family.name.lower().replace(" ", "-")]
+    tags += ["toy-world"] if toy else []
     data = ModelCardData(
         base_model=base if is_hub_id(base) else None,
         base_model_relation="adapter" if is_hub_id(base) else None,
@@ -102,6 +105,8 @@ def render_model_card(
         data,
         template_path=str(TEMPLATE),
         title=title,
+        family=family.name,
+        report=family.report,
         toy=toy,
         on_toy_world=on_toy_world,
         local_base=None if is_hub_id(base) or toy else display_name(base),

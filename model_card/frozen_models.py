@@ -4,25 +4,17 @@ import json
 import re
 from pathlib import Path
 
-from gazeqwen.backbones_gazeqwen import FAMILIES
+from gazeqwen.backbones_gazeqwen import FAMILIES, Family
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.questions.question import TOY_SOURCE
 from gazeqwen.utils.tables import NO_VALUE, Table
 
-# Licences as metadata, and in words; of other base models the card says where to look.
 _APACHE = {"license": "apache-2.0"}
-_QWEN_3B, _QWEN_7B = (f"Qwen/Qwen2.5-VL-{size}B-Instruct" for size in (3, 7))
-_LICENSES = {
-    _QWEN_7B: (_APACHE, "Apache-2.0"),
-    **dict.fromkeys((*FAMILIES["qwen3_vl"].ids, *FAMILIES["qwen3_vl_moe"].ids), (_APACHE, "Apache-2.0")),
-    _QWEN_3B: (
-        {
-            "license": "other",
-            "license_name": "qwen-research",
-            "license_link": f"https://huggingface.co/{_QWEN_3B}/blob/main/LICENSE",
-        },
-        "Qwen Research License: not for commercial use",
-    ),
+# Of the ids in the table of families those that are not under Apache-2.0, by their own cards: name, and in words.
+_OTHER_LICENSES = {
+    "Qwen/Qwen2-VL-72B-Instruct": ("tongyi-qianwen", "Tongyi Qianwen License: commercial use under conditions"),
+    "Qwen/Qwen2.5-VL-3B-Instruct": ("qwen-research", "Qwen Research License: not for commercial use"),
+    "Qwen/Qwen2.5-VL-72B-Instruct": ("qwen", "Qwen License: commercial use under conditions"),
 }
 
 
@@ -42,12 +34,32 @@ def is_toy_backbone(base: str | None) -> bool:
     return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("trained_on") == TOY_SOURCE
 
 
+def family_of_adapter(folder: Path, base: str) -> Family:
+    """
+    Return the family of the base model of an adapter in a folder: by its id, or else as the processor beside it says;
+    adapters without that word are older than all families but Qwen2.5-VL.
+    """
+    for family in FAMILIES.values():
+        if base in family.ids:
+            return family
+    path, model_type = folder / "processor_config.json", "qwen2_5_vl"
+    if path.is_file():
+        model_type = json.loads(path.read_text(encoding="utf-8")).get("base_model_type", model_type)
+    if model_type not in FAMILIES:
+        raise ValueError(f"{path}: base_model_type is {model_type!r}, expected one of {sorted(FAMILIES)}")
+    return FAMILIES[model_type]
+
+
 def license_of(base: str, toy: bool) -> tuple[dict[str, str], str]:
     """Return the licence of an adapter on a base model: the card's metadata, and the base model's licence in words."""
     if toy:
         return _APACHE, "Apache-2.0, with the code"
-    if base in _LICENSES:
-        return _LICENSES[base]
+    if base in _OTHER_LICENSES:
+        name, words = _OTHER_LICENSES[base]
+        link = f"https://huggingface.co/{base}/blob/main/LICENSE"
+        return {"license": "other", "license_name": name, "license_link": link}, words
+    if any(base in family.ids for family in FAMILIES.values()):
+        return _APACHE, "Apache-2.0"
     if not is_hub_id(base):
         return {"license": "unknown"}, "not known here: check where it came from"
     link = f"https://huggingface.co/{base}"

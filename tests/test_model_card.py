@@ -19,11 +19,13 @@ from support import BACKBONE, ROOT, VIDEO_ENCODER, perturb, run_here
 from test_hub import python
 from test_report import cells, section, write_result
 
+from gazeqwen.backbones_gazeqwen import FAMILIES
 from gazeqwen.evaluation.report import model_index
 from gazeqwen.evaluation.results import read_result
 from gazeqwen.model_card import card as model_card
 from gazeqwen.model_card import sections
 from gazeqwen.model_card.card import render_card, render_model_card
+from gazeqwen.model_card.frozen_models import license_of
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.questions import dataset_folder
 from gazeqwen.questions.dataset_folder import render_dataset_card
@@ -256,12 +258,40 @@ def test_licences_are_the_base_models(adapter):
         assert metadata_errors(str(card), "model") == []
         return card.data
 
+    names = {
+        "Qwen/Qwen2-VL-72B-Instruct": "tongyi-qianwen",
+        "Qwen/Qwen2.5-VL-72B-Instruct": "qwen",
+        "Qwen/Qwen2.5-VL-3B-Instruct": "qwen-research",
+    }
+    ids = [base for family in FAMILIES.values() for base in family.ids]
+    assert len(ids) == 13  # a new one's licence is to be looked up
+    for base in ids:
+        assert license_of(base, toy=False)[0].get("license_name") == names.get(base), base
     assert data(QWEN_7B).license == "apache-2.0"
+    of_72b = data("Qwen/Qwen2.5-VL-72B-Instruct")
+    assert (of_72b.license, of_72b.license_name) == ("other", "qwen")
     of_3b = data(QWEN_3B)
     assert (of_3b.license, of_3b.license_name) == ("other", "qwen-research")
     assert "not for commercial use" in section(render_model_card(adapter).text, "## Base model")
     other = data("someone/else")
     assert (other.license, other.license_link) == ("other", "https://huggingface.co/someone/else")
+
+
+@pytest.mark.parametrize("model_type", list(FAMILIES))
+def test_the_card_names_the_family_and_cites_its_report(adapter, model_type):
+    """By the id of the base model, and of one by somebody else by what the processor in the folder says."""
+    family = FAMILIES[model_type]
+    for base in (family.ids[0], "someone/else"):
+        change_config(adapter, base_model_name_or_path=base)
+        path = adapter / "processor_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_type": model_type}))
+        card = render_model_card(adapter)
+        assert f"for {family.name}. It answers" in card.text
+        assert {tag for tag in card.data.tags if "qwen" in tag} == {family.name.lower().replace(" ", "-")}
+        assert (
+            f"eprint        = {{{family.report.eprint}}}" in card.text and f"@misc{{{family.report.key}," in card.text
+        )
+        assert card.text.count("Technical Report") == ("Technical Report" in family.report.title)
 
 
 def test_a_base_model_in_a_folder_is_no_id(adapter, saved, tmp_path):
