@@ -144,7 +144,8 @@ def test_every_condition_reaches_the_model(loaded, toy_processor, toy_data, tmp_
     names = ("gaze", "none", "zero", "shuffled", "shifted", "text", "overlay", "saliency", "text_only")
     for name in (*names, "overlay+shuffled", "overlay+model"):
         drawn = Condition.parse(name).draws
-        predictions = predict(Accelerator(), loaded, ClipCache(toy_processor) if drawn else cache, questions, name)
+        clips = ClipCache(toy_processor) if drawn else cache
+        predictions = predict(Accelerator(), loaded, clips, questions, name, batch_size=8)
         found[name] = [prediction.logits for prediction in predictions]
         assert [prediction.key for prediction in predictions] == [question.key for question in questions]
         assert {prediction.condition for prediction in predictions} == {name}
@@ -154,7 +155,8 @@ def test_every_condition_reaches_the_model(loaded, toy_processor, toy_data, tmp_
     with loaded.gaze_disabled():  # without the channel `model` the adapter is off, exactly
         for name in ("none", "text", "overlay", "saliency", "text_only"):
             drawn = Condition.parse(name).draws
-            again = predict(Accelerator(), loaded, ClipCache(toy_processor) if drawn else cache, questions, name)
+            clips = ClipCache(toy_processor) if drawn else cache
+            again = predict(Accelerator(), loaded, clips, questions, name, batch_size=8)
             assert [prediction.logits for prediction in again] == found[name], name
 
 
