@@ -26,6 +26,7 @@ from gazeqwen.toyworld.evidence_report import (
     DOCUMENT,
     MAIN,
     README,
+    SECOND_FAMILY,
     VIDEO_ENCODER,
     Evidence,
     _against_default,
@@ -70,7 +71,7 @@ def test_every_row_can_be_run():
             Condition.parse(condition)
         changed = read_recipe(Recipe, RECIPE, list(row.overrides or ()))
         assert (changed == default) == (row.overrides in (None, ())), row.name
-    for name, condition in MAIN:
+    for name, condition in [*MAIN, *SECOND_FAMILY]:
         assert condition in next(row for row in ROWS if row.name == name).conditions
 
 
