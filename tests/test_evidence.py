@@ -200,6 +200,15 @@ def test_gaze_makes_the_difference(evidence):
     assert abs(macro(evidence, "gazeqwen", "shuffled") - lora) <= 0.05
 
 
+def test_gaze_makes_the_difference_for_the_second_family(evidence):
+    """Own gaze reaches what the backbone reads with a ring; every control is at what it answers without gaze."""
+    none, ceiling = (macro(evidence, f"qwen3-vl-{row}", "none") for row in ("frozen", "ringed"))
+    assert ceiling > none + 0.4
+    assert macro(evidence, "qwen3-vl-gazeqwen") > ceiling - 0.05
+    for row, condition in (("gazeqwen", "shuffled"), ("shuffled", "gaze")):
+        assert abs(macro(evidence, f"qwen3-vl-{row}", condition) - none) < 0.05, (row, condition)
+
+
 def test_each_task_reaches_its_ceiling(evidence):
     for task, values in evidence.score("gazeqwen", "gaze")["tasks"].items():
         ceiling = evidence.score("ringed", "none")["tasks"][task]["accuracy"]
