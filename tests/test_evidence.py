@@ -205,7 +205,7 @@ def test_gaze_makes_the_difference_for_the_second_family(evidence):
     none, ceiling = (macro(evidence, f"qwen3-vl-{row}", "none") for row in ("frozen", "ringed"))
     assert ceiling > none + 0.4
     assert macro(evidence, "qwen3-vl-gazeqwen") > ceiling - 0.05
-    for row, condition in (("gazeqwen", "shuffled"), ("shuffled", "gaze")):
+    for row, condition in (("gazeqwen", "shuffled"), ("shuffled", "gaze"), ("lora", "gaze")):
         assert abs(macro(evidence, f"qwen3-vl-{row}", condition) - none) < 0.05, (row, condition)
 
 
