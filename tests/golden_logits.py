@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from bases import Base, scanpath_of
 from safetensors.torch import save_file
 from support import FIXTURES
-from test_backbones import FAMILIES, Base, scanpath_of
 
+from gazeqwen.backbones_gazeqwen import FAMILIES
 from gazeqwen.video_gazeqwen import Clip
 
 GOLDEN = FIXTURES / "golden_logits.safetensors"

@@ -326,7 +326,6 @@ def test_trainer_loads_its_best_model_or_refuses_and_the_checkpoint_holds_all_of
         str(tmp_path),
         max_steps=3,
         load_best_model_at_end=True,
-        report_to=[],
         use_cpu=True,
         disable_tqdm=True,
         **settings,

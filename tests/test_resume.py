@@ -219,7 +219,9 @@ def run_of(dataset: Path, folder: Path, **changes) -> Path:
     data |= changes.pop("data", {})
     values = {"checkpoint_every": 1, "keep_checkpoints": 2, "gradient_accumulation_steps": 1, "batch_size": 3}
     values |= {"stage1": {"epochs": 2, "learning_rate": 1e-2}, "data": data} | changes
-    (folder / "r.yaml").write_text(recipe_text(dataset, folder / "out", **values))
+    recipe = yaml.safe_load(recipe_text(dataset, folder / "out", **values))
+    recipe["model"]["num_frames"] = 4
+    (folder / "r.yaml").write_text(yaml.safe_dump(recipe))
     return folder / "r.yaml"
 
 

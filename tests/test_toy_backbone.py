@@ -243,7 +243,7 @@ def test_committed_backbone_answers_with_a_ring(family):
     assert family_of(model.config) is FAMILIES[family]
     assert sum(p.stat().st_size for p in folder.iterdir()) < 10e6
     assert report["parameters"] == sum(p.numel() for p in model.parameters())
-    result = measure(model, processor, seed=1, videos=12, most=12)
+    result = measure(model, processor, seed=1, videos=12, most=8)
     about_gaze = [row for task, row in result.items() if task not in SCENE_TASKS and not task.startswith("proactive")]
     total = sum(row["answers"] for row in about_gaze)
     ring, plain = (

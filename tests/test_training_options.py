@@ -37,6 +37,7 @@ def trainer_of(dataset: Path, folder: Path, /, **changes) -> Trainer:
     values = yaml.safe_load(recipe_text(dataset, folder / "out"))
     values["data"]["cache_dir"] = str(dataset.parent / "cache")  # of all tests: what they do not count is encoded once
     values["data"]["tasks"] = TASKS
+    values["model"]["num_frames"] = 4
     for name, value in changes.items():
         values[name] = {**values[name], **value} if isinstance(values.get(name), dict) else value
     (folder / "r.yaml").write_text(yaml.safe_dump(values))
