@@ -238,13 +238,14 @@ def write_tensors(path: str | os.PathLike, tensors: dict[str, torch.Tensor]) -> 
         with safe_open(new, framework="pt") as file:
             written = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        new.unlink(missing_ok=True)
         raise OSError(f"{path}: cannot be written ({error})") from error
-    expected = {name: tuple(value.shape) for name, value in tensors.items()}
-    if written != expected:
-        new.unlink()
-        raise OSError(f"{path}: got {len(written)} tensors, expected {len(expected)}: {sorted(expected)}")
-    new.replace(path)
+    else:
+        expected = {name: tuple(value.shape) for name, value in tensors.items()}
+        if written != expected:
+            raise OSError(f"{path}: got {len(written)} tensors, expected {len(expected)}: {sorted(expected)}")
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _check_in_memory(tensors: dict[str, torch.Tensor]) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from support import BACKBONE, VIDEO_ENCODER, perturb, tiny_config, tiny_model, video_inputs
 from transformers import DynamicCache, GenerationConfig, StaticCache, Trainer, TrainingArguments
 
+from gazeqwen import adapter_files_gazeqwen
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.positions_gazeqwen import next_positions
 
@@ -349,6 +350,20 @@ def test_trainer_loads_its_best_model_or_refuses_and_the_checkpoint_holds_all_of
     else:
         train()
     assert best and all(torch.equal(value, best[name]) for name, value in model.trained_parameters().items())
+
+
+def test_an_interrupted_write_leaves_the_earlier_file_and_nothing_else(tmp_path, monkeypatch):
+    adapter_files_gazeqwen.write_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)})
+
+    def interrupted(*_, **__):
+        assert len(list(tmp_path.iterdir())) == 2  # the new one is there
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adapter_files_gazeqwen, "safe_open", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        adapter_files_gazeqwen.write_tensors(tmp_path / "a.safetensors", {"x": torch.ones(2)})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+    assert not load_file(tmp_path / "a.safetensors")["x"].any()
 
 
 # ---------------------------------------------------------------- parts
