@@ -124,9 +124,7 @@ def prompts_with_gaze(has_scanpath: torch.Tensor, stated: torch.Tensor | None, c
             f"LoRA is on for prompts with gaze alone, and the cache of {past_length} positions was not filled by this "
             "model's forward or generate: state has_gaze (B,)"
         )
-    if known is None:
-        return has_scanpath
-    return known
+    return has_scanpath if known is None else known
 
 
 def check_gaze_from_start(has_scanpath: torch.Tensor, with_gaze: torch.Tensor) -> None:

@@ -168,7 +168,7 @@ class Batches(IterableDataset):
                 "pixel_values_videos": torch.empty(0),
                 "video_grid_thw": grid,
                 "second_per_grid_ts": seconds,
-                "step_times_s": torch.from_numpy((clip.frame_times_s - clip.start_s).reshape(STEPS, -1).mean(axis=1)),
+                "step_times_s": self.prompts.step_times_s(clip.frame_times_s - clip.start_s),
             }
             for clip, grid, seconds in zip(clips, grids, seconds_per_step, strict=True)
         ]
