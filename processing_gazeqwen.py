@@ -334,9 +334,10 @@ class GazeQwenProcessor(ProcessorMixin):
         texts = [text] if isinstance(text, str) else text
         if not isinstance(texts, (list, tuple)) or not texts or not all(isinstance(each, str) for each in texts):
             raise ValueError(f"text: got {text!r}, expected a prompt or a list of prompts")
-        sampling = {"num_frames": num_frames, "fps": fps, "max_frames": max_frames}
         clips = [
-            video if isinstance(video, Clip) else self.read_clip(_video_path(video), **sampling)
+            video
+            if isinstance(video, Clip)
+            else self.read_clip(_video_path(video), num_frames=num_frames, fps=fps, max_frames=max_frames)
             for video in _flatten(videos)
         ]
         for name, values in (("scanpaths", scanpaths), ("snap_s", snap_s)):
