@@ -16,6 +16,7 @@ from support import ROOT, index_frames, tiny_config, write_video
 from test_package import HUB_FILES, wheel  # noqa: F401, a fixture
 from test_training import recipe_text
 
+from gazeqwen.backbones_gazeqwen import FAMILIES
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe, StageSettings
@@ -270,6 +271,78 @@ check(package.GazeQwenForConditionalGeneration.from_pretrained("user/gazeqwen", 
 """
     environment = hub.environment(tmp_path / "home")
     hub.run(PULL + own, pushed, "wheel", tmp_path, environment=environment, path=tmp_path / "site", cwd=tmp_path)
+
+
+# ---------------------------------------------------------------- every family
+PUSH_FAMILIES = """
+import sys
+from pathlib import Path
+import torch
+from bases import Base
+from huggingface_hub import HfApi
+from safetensors.torch import save_file
+from support import VIDEO_ENCODER, perturb
+from gazeqwen.backbones_gazeqwen import FAMILIES
+from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
+from gazeqwen.processing_gazeqwen import GazeQwenProcessor
+
+out, video, api = Path(sys.argv[1]), sys.argv[2], HfApi()
+api.create_repo("user/video_encoder")
+api.upload_folder(repo_id="user/video_encoder", folder_path=VIDEO_ENCODER)
+for family in FAMILIES:
+    base, adapter = f"user/base_{family}", f"user/adapter_{family}"
+    api.create_repo(base)
+    api.upload_folder(repo_id=base, folder_path=Base(family, out).folder)
+    model = GazeQwenForConditionalGeneration.from_base(base, "user/video_encoder", latent_dim=16, num_latents=4)
+    model.add_lora()
+    perturb(model).push_to_hub(adapter)
+    processor = GazeQwenProcessor.from_base(base, video_encoder_size=64, num_frames=8)
+    processor.push_to_hub(adapter)
+    chat = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "Which object?"}]}]
+    text = processor.apply_chat_template(chat, add_generation_prompt=True)
+    inputs = dict(processor(text=text, videos=[video], scanpaths=[[[0.3, 0.4, 1.0, 1.5]]]))
+    with torch.no_grad():
+        logits = {"with gaze": model(**inputs).logits}
+        with model.gaze_disabled():
+            logits["without gaze"] = model(**inputs).logits
+    save_file(inputs, out / f"inputs_{family}.safetensors")
+    save_file(logits, out / f"logits_{family}.safetensors")
+"""
+PULL_FAMILIES = """
+import sys
+sys.modules["gazeqwen"] = None  # as on a machine where the package is not installed
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoProcessor
+
+out, video, *families = sys.argv[1:]
+for family in families:
+    adapter = f"user/adapter_{family}"
+    model = AutoModel.from_pretrained(adapter, trust_remote_code=True)
+    assert model.has_lora and model.backbone.config.model_type == family
+    processor = AutoProcessor.from_pretrained(adapter, trust_remote_code=True)
+    chat = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "Which object?"}]}]
+    text = processor.apply_chat_template(chat, add_generation_prompt=True)
+    inputs = dict(processor(text=text, videos=[video], scanpaths=[[[0.3, 0.4, 1.0, 1.5]]]))
+    pushed, expected = (load_file(f"{out}/{name}_{family}.safetensors") for name in ("inputs", "logits"))
+    assert inputs.keys() == pushed.keys() and all(torch.equal(inputs[name], pushed[name]) for name in pushed), family
+    with torch.no_grad():
+        logits = model(**inputs).logits
+    with model.gaze_disabled(), torch.no_grad():
+        plain = model(**inputs).logits
+    assert torch.equal(logits, expected["with gaze"]) and torch.equal(plain, expected["without gaze"]), family
+    assert (logits - plain).abs().max() > 1e-2, family
+    print(family)
+"""
+
+
+def test_every_family_comes_back_from_the_hub(hub, toy_world, tmp_path):
+    """Adapter with LoRA and processor, pushed, then loaded by remote code alone: same inputs, same logits."""
+    video = toy_video(toy_world)
+    hub.run(PUSH_FAMILIES, tmp_path, video, environment=hub.environment(tmp_path / "home"))
+    environment = hub.environment(tmp_path / "home2")
+    loaded = hub.run(PULL_FAMILIES, tmp_path, video, *FAMILIES, environment=environment, cwd=tmp_path)
+    assert loaded.split() == list(FAMILIES)
 
 
 # ---------------------------------------------------------------- datasets
