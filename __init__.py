@@ -1,5 +1,5 @@
 """
-GazeQwen: Qwen2.5-VL that knows where the wearer looked.
+GazeQwen: Qwen2-VL, Qwen2.5-VL and Qwen3-VL that know where the wearer looked.
 
     from gazeqwen import GazeQwenForConditionalGeneration, GazeQwenProcessor
 

@@ -12,7 +12,7 @@ from torch import nn
 from .resampler_gazeqwen import ResidualFactors, check_scanpath_times
 from .video_encoders_gazeqwen import check_frames
 
-# What the model takes beside Qwen2.5-VL's own inputs, one row per video each.
+# What the model takes beside the base model's own inputs, one row per video each.
 GAZE_INPUTS = (
     "video_encoder_pixel_values",
     "video_encoder_features",

@@ -1,5 +1,5 @@
 """
-GazeQwenForConditionalGeneration: a frozen Qwen2.5-VL, a frozen video encoder, and a small trained module between them.
+GazeQwenForConditionalGeneration: a frozen base model, a frozen video encoder, and a small trained module between them.
 
 The model adds `amplitude_l * R_l` to the hidden states of the video tokens after decoder layer `l` (paper, eq. 6).
 All residuals of a call depend on video and gaze alone, so they are computed once, before the decoder runs, and travel
@@ -46,8 +46,8 @@ class GazeQwenForConditionalGeneration(
     AdapterFilesMixin, LoraMixin, FrozenVideoMixin, PreTrainedModel, GenerationMixin
 ):
     """
-    `backbone` (an untouched Qwen2.5-VL), `video_encoder` and `resampler`. The first two are frozen and never saved.
-    With `resampler_type` `none` there is no `video_encoder` (None), and `resampler` is empty.
+    `backbone` (an untouched base model of one of `FAMILIES`), `video_encoder` and `resampler`. The first two are
+    frozen and never saved. With `resampler_type` `none` there is no `video_encoder` (None), and `resampler` is empty.
 
     Built from a bare config, backbone and encoder have random weights; `from_pretrained` loads a trained adapter and
     both by id and revision; `from_base` starts a new adapter on them. Without gaze (`scanpaths=None`) the model is
@@ -324,8 +324,8 @@ class GazeQwenForConditionalGeneration(
     def generate(self, inputs: torch.LongTensor | None = None, generation_config=None, **kwargs):
         """
         Run the base model's `generate` with the residuals added to the prompt's video tokens. Takes the gaze inputs of
-        `forward` beside everything that Qwen2.5-VL's `generate` takes. On a filled `past_key_values`, `input_ids` are
-        the whole prompt or, with an `attention_mask` that is longer, what comes after the cache.
+        `forward` beside everything that the base model's `generate` takes. On a filled `past_key_values`, `input_ids`
+        are the whole prompt or, with an `attention_mask` that is longer, what comes after the cache.
         """
         input_ids = inputs if inputs is not None else kwargs.get("input_ids")
         gaze = {name: kwargs.pop(name, None) for name in GAZE_INPUTS}

@@ -58,7 +58,7 @@ class TimmFrameEncoder(nn.Module):
 
 
 class FrozenVideoMixin:
-    """Give a model methods that run its frozen networks, `backbone` (a Qwen2.5-VL) and `video_encoder`, on videos."""
+    """Give a model methods that run its frozen networks, `backbone` and `video_encoder`, on videos."""
 
     backbone: nn.Module
     video_encoder: nn.Module | None

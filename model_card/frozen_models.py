@@ -10,7 +10,8 @@ from gazeqwen.questions.question import TOY_SOURCE
 from gazeqwen.utils.tables import NO_VALUE, Table
 
 _APACHE = {"license": "apache-2.0"}
-# Of the ids in the table of families those that are not under Apache-2.0, by their own cards: name, and in words.
+# Of the ids in the table of families those that are not under Apache-2.0, by their own cards: name, and in words. That
+# of Qwen2-VL-72B was not at hand: Qwen's README says "the Qwen license", OpenRouter's page Tongyi Qianwen.
 _OTHER_LICENSES = {
     "Qwen/Qwen2-VL-72B-Instruct": ("tongyi-qianwen", "Tongyi Qianwen License: commercial use under conditions"),
     "Qwen/Qwen2.5-VL-3B-Instruct": ("qwen-research", "Qwen Research License: not for commercial use"),
