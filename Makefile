@@ -27,9 +27,9 @@ demo: install
 		--batch_size 64 --cache embeddings --cache_dir $(DEMO)/cache --compare $(DEMO)/validation_predictions.jsonl
 	$(LAUNCH) eval.py --model $(DEMO)/best --data $(DEMO)/data --split test --batch_size 64 \
 		--cache embeddings --cache_dir $(DEMO)/cache --output $(DEMO)/results.json
-	$(BIN)/python ask.py --model $(DEMO)/best --video $(DEMO)/world/videos/original_video/toy-test-0025.mp4 \
-		--scanpath $(DEMO)/world/metadata/toyworld/toy-test-0025/toy-test-0025_fixation_filtered.csv --time 5 \
-		--question "Which object is the user currently gazing at?" --options onion banana towel tomato --plot $(DEMO)/ask.png
+	$(BIN)/python ask.py --model $(DEMO)/best --video $(DEMO)/world/videos/original_video/toy-test-0048.mp4 \
+		--scanpath $(DEMO)/world/metadata/toyworld/toy-test-0048/toy-test-0048_fixation_filtered.csv --time 8 \
+		--question "Which object is the user currently gazing at?" --options banana plate apron jar --plot $(DEMO)/ask.png
 
 # Every row of docs/evidence.md, with three seeds; goes on where it was stopped.
 evidence: install

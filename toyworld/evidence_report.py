@@ -36,7 +36,7 @@ EFFECT_SHOWN = "present_object_identification_easy"
 # (row, condition): what it is called; in the order of the main table.
 MAIN = {
     ("ringed", "none"): "Frozen, what is fixated is ringed: the ceiling",
-    ("gazeqwen", "gaze"): "**GazeQwen** (no LoRA: its best epoch is of stage 1)",
+    ("gazeqwen", "gaze"): "**GazeQwen** (with LoRA: its best epoch is of stage 2)",
     ("heatmap-vector", "gaze"): "Heatmap times one vector per layer, no resampler",
     ("ring", "ring"): "Frozen, gaze drawn as the ring of its pretraining",
     ("lora-overlay", "overlay+model"): "LoRA, gaze drawn as StreamGaze's disc and red ring",
@@ -319,10 +319,9 @@ SUMMARY = {
     ("gazeqwen", "gaze"): ("**GazeQwen**", ("gazeqwen", "shuffled"), NOISY[5], NOISY[10]),
     ("heatmap-vector", "gaze"): ("a heatmap times one vector per layer", ("heatmap-vector", "shuffled"), None, None),
     ("ring", "ring"): ("the backbone's own ring, drawn", ("ring", "ring+shuffled"), NOISY_RING[5], NOISY_RING[10]),
-    ("video-encoder", "own"): ("GazeQwen trained again", None, None, None),
-    ("video-encoder", "other_video"): ("... with another video's features", None, None, None),
-    ("video-encoder", "zeros"): ("... with zeros as features", None, None, None),
-    ("video-encoder", "noise"): ("... with noise as features", None, None, None),
+    ("video-encoder", "other_video"): ("GazeQwen, another video's features from the video encoder", None, None, None),
+    ("video-encoder", "zeros"): ("GazeQwen, zeros as features", None, None, None),
+    ("video-encoder", "noise"): ("GazeQwen, noise as features", None, None, None),
     ("frozen", "none"): ("no gaze: the base model", None, None, None),
 }
 
