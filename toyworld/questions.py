@@ -27,7 +27,7 @@ import numpy as np
 
 from gazeqwen.questions.tasks import clip_window, task_info
 from gazeqwen.toyworld.viewer import NOTHING, Recording
-from gazeqwen.toyworld.world import Scene
+from gazeqwen.toyworld.world import CELL_PX, Scene
 from gazeqwen.video_gazeqwen import FRAMES_PER_STEP, sample_times
 
 GSM, NFI, OTP, SR, FAP, OAR, EASY, HARD, GTA, OAA = TASK_NAMES = (
@@ -85,10 +85,11 @@ class View:
         """Of each temporal step's span, the share that gaze is on each object: (steps, objects)."""
         edges = np.linspace(self.start_s, self.time_s, STEPS + 1)
         shares = np.zeros((STEPS, len(self.scene.objects)))
-        for begin_s, end_s, thing in self.path:
-            if thing != NOTHING:
-                overlap_s = np.minimum(end_s, edges[1:]) - np.maximum(begin_s, edges[:-1])
-                shares[:, thing] += overlap_s.clip(min=0) / np.diff(edges)
+        on_objects = [fixation for fixation in self.path if fixation[2] != NOTHING]
+        times_s = np.array(on_objects).reshape(-1, 3)  # (fixations, begin, end and object)
+        overlap_s = np.minimum(times_s[:, 1:2], edges[1:]) - np.maximum(times_s[:, :1], edges[:-1])
+        for (_, _, thing), share in zip(on_objects, overlap_s.clip(min=0) / np.diff(edges), strict=True):
+            shares[:, thing] += share
         return shares
 
     @cached_property
@@ -133,8 +134,9 @@ class View:
 
     def still_last(self, index: int) -> bool:
         """Say whether it is in one grid cell in the last temporal step's frames and at its end."""
-        times = (*self.frame_times_s[-2:], self.time_s)
-        return len({self.scene.objects[index].cell(float(s)) for s in times}) == 1
+        times_s = np.array([*self.frame_times_s[-2:], self.time_s])
+        cells = self.scene.objects[index].position_px(times_s) // CELL_PX
+        return bool((cells == cells[0]).all())
 
     def looked_at_last(self, index: int) -> bool | None:
         """Say whether the last temporal step is about it; None if it is unclear."""

@@ -90,6 +90,8 @@ class WorldObject:
 
 
 def _between(waypoints, time_s) -> np.ndarray:
+    if len(waypoints) == 1:  # most objects and cameras stay where they are
+        return np.full((*np.shape(time_s), 2), waypoints[0][1:], dtype=float)
     times, x, y = zip(*waypoints, strict=True)
     return np.stack([np.interp(time_s, times, x), np.interp(time_s, times, y)], axis=-1)
 
