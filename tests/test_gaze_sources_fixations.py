@@ -224,6 +224,9 @@ def test_compat_radius_is_a_circle_in_normalised_units():
         assert len(streamgaze_fixations(far, "egtea")[0]) == 0
     at_the_limit = rows("egoexolearn", [(0.25, 0.5)] * 40 + [(0.375, 0.5)] * 40, frame_size=(768, 480))
     assert len(streamgaze_fixations(at_the_limit, "egoexolearn")[0]) == 1  # 96 of 768 pixels
+    for step, count in ((0.08, 1), (0.1, 0)):  # Ego4D's is 0.088
+        steps = rows("ego4d", [(0.5, 0.5)] * 40 + [(0.5 + step, 0.5)] * 40)
+        assert len(streamgaze_fixations(steps, "ego4d")[0]) == count
 
 
 def test_compat_untracked_frames_become_a_fixation_in_the_corner():
