@@ -253,6 +253,11 @@ def test_logits_count_as_the_letter_of_the_largest(scorer):
     assert (found[ALERT]["correct"], found[ALERT]["total"], found[ALERT]["yes_rate"]) == (1, 2, 1.0)
 
 
+def unlike(videos: int) -> float:
+    """The largest share, at 95 %, of what none of so many videos is: scipy's Clopper-Pearson bound."""
+    return stats.binomtest(0, videos).proportion_ci(0.95, "exact").high
+
+
 def test_a_task_that_nobody_answered_is_zero_under_both():
     items = [item(0, FAP), item(1, response="A")]
     for scorer, total in (("strict", 1), ("streamgaze", 0)):
@@ -262,7 +267,8 @@ def test_a_task_that_nobody_answered_is_zero_under_both():
     spread = intervals(
         [*items, item(2, response="A", video="v2"), item(3, FAP, video="v2")], "streamgaze", resamples=50
     )
-    assert spread["macro"] == [0.5, 0.5] and spread["tasks"] == {RECALL: [1, 1], FAP: None}
+    assert spread["macro"] == [pytest.approx(0.5 * bound) for bound in (1 - unlike(2), 1 + unlike(2))]
+    assert spread["tasks"] == {RECALL: [pytest.approx(1 - unlike(2)), 1], FAP: None}
 
 
 def test_macro_over_ten_only_if_all_ten_are_there():
@@ -469,7 +475,7 @@ def test_intervals_pass_over_draws_without_a_task():
     items = [item(n, response="A", video=str(n)) for n in range(4)]
     items += [item("x", FAP, response="A", video="0"), item("y", FAP, 1, response="A", video="1")]
     found = intervals(items)
-    assert found["tasks"][FAP] == [0, 1] and found["tasks"][RECALL] == [1, 1]
+    assert found["tasks"][FAP] == [0, 1] and found["tasks"][RECALL] == [pytest.approx(1 - unlike(4)), 1]
     assert all(math.isfinite(value) for value in found["macro"])
 
 
@@ -484,12 +490,12 @@ def test_a_task_of_one_video_has_no_interval_and_one_never_counted_is_zero_in_ev
     # the other task says nothing of it, so that the mean of that draw is over what is there.
     pair = [item(0, response="A"), item(1, FAP, video="v2")]
     pair += [item(2, response="A", video="v2"), item(3, FAP)]
-    assert (
-        intervals(pair, "streamgaze", resamples=50)["macro"] == [score(pair, "streamgaze")["macro"]] * 2 == [0.5] * 2
-    )
+    low, high = intervals(pair, "streamgaze", resamples=50)["macro"]
+    assert (low + high) / 2 == pytest.approx(score(pair, "streamgaze")["macro"]) == 0.5
+    assert high - low == pytest.approx(unlike(2))
     apart = [item(n, response="A", video=f"r{n}") for n in range(3)]
     apart += [item(f"f{n}", FAP, response="A", video=f"f{n}") for n in range(3)]
-    assert intervals(apart, resamples=500)["macro"] == [1, 1]
+    assert intervals(apart, resamples=500)["macro"] == [pytest.approx(1 - unlike(6)), 1]
 
 
 def test_the_seed_draws_intervals_of_gains_too():
