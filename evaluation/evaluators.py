@@ -173,7 +173,7 @@ class BaselineData(torch.utils.data.Dataset):
 
     def __init__(self, questions: list[Question], condition: Condition, seed: int, inputs: InputSettings):
         self.questions, self.condition, self.inputs = questions, condition, inputs
-        assigned = assign_scanpaths(condition, questions, seed)
+        assigned = assign_scanpaths(condition, questions, seed, inputs.snap_s)
         self.scanpaths_of, self.scanpaths = [video for video, _ in assigned], [scanpath for _, scanpath in assigned]
 
     def __len__(self) -> int:

@@ -168,7 +168,7 @@ def test_what_the_commands_leave_is_what_the_readme_says(workshop):
     own = load_dataset(str(workshop / "data" / "mine"))
     assert {split: len(rows) for split, rows in own.items()} == {"train": 2, "validation": 1, "test": 2}
     for name in ("results.json", "results-mine.json"):
-        assert list(json.loads((workshop / name).read_text())["scores"]) == ["gaze", "none", "shuffled"]
+        assert list(json.loads((workshop / name).read_text())["scores"]) == ["gaze", "none", "shuffled", "centre"]
     for folder in ("models/reference", "runs/gazeqwen-7b/best", "runs/mine/best", "runs/two_processes/best"):
         assert (workshop / folder / "model.safetensors").exists()
 

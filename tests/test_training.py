@@ -203,7 +203,8 @@ def test_conditions_reach_the_model(run, toy_data):
         base = predict(Accelerator(), trainer.model, cache, questions, "gaze", batch_size=5)
     assert [p.logits for p in by_condition["none"]] == [p.logits for p in base]
     assert by_condition["gaze"][0].logits != by_condition["none"][0].logits
-    assert by_condition["gaze"][0].logits != by_condition["shuffled"][0].logits
+    for control in ("shuffled", "centre"):
+        assert by_condition["gaze"][0].logits != by_condition[control][0].logits
     assert [p.key for p in by_condition["gaze"]] == [question.key for question in questions]
     alone = predict(Accelerator(), trainer.model, cache, questions[2:3], "gaze", batch_size=1)
     assert alone[0].logits == pytest.approx(by_condition["gaze"][2].logits, abs=1e-5)
