@@ -86,22 +86,38 @@ def paired_difference_over_seeds(
     each seed of the other. Raises ValueError if questions or numbers of seeds differ.
     """
     seeds = max(len(first), len(second))
-    if not {len(first), len(second)} <= {1, seeds}:
+    if min(len(first), len(second)) not in (1, seeds) or not seeds:
         raise ValueError(f"got {len(first)} and {len(second)} seeds, expected as many in both, or one beside several")
     _pair_runs(first[0], second[0])
-    values = []
-    for runs in (first, second):
-        tasks, correct, total = _counts_of_runs(runs, "strict")
-        values.append(_accuracies_of_runs(tasks, correct, total, _draws(total.shape[1], resamples, seed)))
-    differences = {name: accuracies - values[1][name] for name, accuracies in values[0].items()}
-    points = {name: float(of_runs[:, 0].mean()) for name, of_runs in differences.items()}
-    bounds = _intervals_like_score(tasks, differences, total, confidence, (-1, 1), seed)
+    tasks, *first_counts = _counts_of_runs(first, "strict")
+    _, *second_counts = _counts_of_runs(second, "strict")
+    return difference_of_counts(tasks, first_counts, second_counts, confidence, resamples, seed)
+
+
+def difference_of_counts(
+    tasks: list[str],
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict:
+    """
+    Return `paired_difference_over_seeds` from counts: `first` and `second` are each the numbers of questions answered
+    right and of all questions, (S, V, tasks).
+    """
+    draws = _draws(first[0].shape[1], resamples, seed)
+    values, others = (_accuracies_of_runs(tasks, *counts, draws) for counts in (first, second))
+    differences = {name: accuracies - others[name] for name, accuracies in values.items()}
+    points = {name: float(of_seeds[:, 0].mean()) for name, of_seeds in differences.items()}
+    bounds = _intervals_like_score(tasks, differences, first[1], confidence, (-1, 1), seed)
+    seeds = len(next(iter(differences.values())))
     return {
         "tasks": {task: points["task", task] for task in tasks},
         "groups": {group: points["group", group] for group in tasks_by_group(tasks)},
         "macro": points["macro"],
         "micro": points["micro"],
-        "intervals": bounds | {"videos": total.shape[1], "seeds": seeds, "resamples": resamples},
+        "intervals": bounds | {"videos": first[0].shape[1], "seeds": seeds, "resamples": resamples},
     }
 
 
