@@ -125,7 +125,7 @@ class BaselineEvaluator:
         if "model" in condition.channels:
             raise ValueError(
                 f"{settings.model} is no GazeQwen adapter and takes no scanpath; choose among none, text, overlay, "
-                "ring, saliency, text_only"
+                "ring, cross, saliency, text_only"
             )
 
     def recorded_settings(self, questions: list[Question]) -> dict:

@@ -12,7 +12,7 @@ from gazeqwen.pipeline.overlays import DRAWN, Drawing
 from gazeqwen.questions.question import Question
 from gazeqwen.scanpath_gazeqwen import Scanpath
 
-CHANNELS = ("model", "text", "overlay", "ring", "saliency")
+CHANNELS = ("model", "text", "overlay", "ring", "cross", "saliency")
 SOURCES = ("own", "zero", "shuffled", "shifted", "centre", "random_place", "permuted_times")
 WORDS = (*CHANNELS, "gaze", "none", *SOURCES[1:], "text_only")
 
@@ -25,13 +25,14 @@ class Condition:
     `name` is written as words joined by `+`, such as `shuffled` or `overlay+shuffled`.
 
     How gaze is given: `model` (also `gaze`), to the adapter; `text`, coordinates before the question; `overlay`, disc
-    and ring on the frames; `ring`, a plain white ring on them; `saliency`, a heat map on them; `none`. Without `model`
-    the adapter is off, so that the base model answers. Whose gaze: the question's own; `zero`, recorded but without a
-    fixation; `shuffled`, that of another question of the same task about another video, moved so that both questions'
-    times agree; `shifted`, the own, moved around the clip by half its length; `centre`, the own with every fixation in
-    the middle of the frame; `random_place`, the own with each fixation at a place drawn evenly in the frame;
-    `permuted_times`, the own with the places of the clip's fixations in another order. How exactly: `noise5`, with
-    normal noise of 5 % of the frame (any whole percent from 1 to 100). `text_only`: no video at all.
+    and ring on the frames; `ring` and `cross`, a plain white one on them; `saliency`, a heat map on them; `none`.
+    Without `model` the adapter is off, so that the base model answers. Whose gaze: the question's own; `zero`,
+    recorded but without a fixation; `shuffled`, that of another question of the same task about another video, moved
+    so that both questions' times agree; `shifted`, the own, moved around the clip by half its length; `centre`, the
+    own with every fixation in the middle of the frame; `random_place`, the own with each fixation at a place drawn
+    evenly in the frame; `permuted_times`, the own with the places of the clip's fixations in another order. How
+    exactly: `noise5`, with normal noise of 5 % of the frame (any whole percent from 1 to 100). `text_only`: no video
+    at all.
 
     What a control says: as good as `gaze` under `shuffled`, whose gaze it is does not matter; under `centre`, a point
     that never moves explains the answers, as where people look straight ahead; under `random_place`, when somebody

@@ -133,6 +133,18 @@ def test_the_plain_ring_is_at_its_place_while_its_fixation_lasts():
     assert (clip.frames == 60).all()
 
 
+def test_a_cross_lies_over_the_fixation_under_way_on_each_frame():
+    clip = Clip(np.full((3, 90, 224, 3), 60, np.uint8), [0.5, 1.5, 2.5], 0.0, 3.0)
+    drawn = draw_gaze(clip, Scanpath.from_array([[0.25, 0.6, 1.5, 0.8]]), {"cross"}).frames
+    assert (drawn[[0, 2]] == 60).all() and (clip.frames == 60).all()
+    rows, columns = np.mgrid[:90, :224] + 0.5
+    across, down = abs(columns - 56), abs(rows - 54)
+    near, far = np.minimum(across, down), np.maximum(across, down)
+    on_a_line = (near < 1.6) & (far < 25)  # 13 and 2 pixels of 112 are 26 and 4 of 224
+    assert on_a_line.sum() > 150 and (drawn[1][on_a_line] == 255).all()
+    assert (drawn[1][(near > 2.6) | (far > 27)] == 60).all()
+
+
 def test_the_plain_ring_is_the_mark_that_the_toy_backbone_was_pretrained_on():
     """Drawn at an object's centre it is, to a tenth of the contrast, what the toy world draws around that object."""
     thing = WorldObject("red", "cross", ((0.0, 40.0, 62.0),))
