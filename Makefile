@@ -25,8 +25,8 @@ demo: install
 	$(LAUNCH) train.py recipes/demo.yaml
 	$(LAUNCH) eval.py --model $(DEMO)/best --data $(DEMO)/data --split validation --conditions gaze \
 		--batch_size 64 --cache embeddings --cache_dir $(DEMO)/cache --compare $(DEMO)/validation_predictions.jsonl
-	$(LAUNCH) eval.py --model $(DEMO)/best --data $(DEMO)/data --split test --batch_size 64 \
-		--cache embeddings --cache_dir $(DEMO)/cache --output $(DEMO)/results.json
+	$(LAUNCH) eval.py --model $(DEMO)/best --data $(DEMO)/data --split test --conditions gaze none shuffled \
+		--batch_size 64 --cache embeddings --cache_dir $(DEMO)/cache --output $(DEMO)/results.json
 	$(BIN)/python ask.py --model $(DEMO)/best --video $(DEMO)/world/videos/original_video/toy-test-0048.mp4 \
 		--scanpath $(DEMO)/world/metadata/toyworld/toy-test-0048/toy-test-0048_fixation_filtered.csv --time 8 \
 		--question "Which object is the user currently gazing at?" --options banana plate apron jar --plot $(DEMO)/ask.png

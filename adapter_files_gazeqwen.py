@@ -116,7 +116,7 @@ class AdapterFilesMixin(_Model):
 
         `dtype` and everything not named (`device_map`, `attn_implementation`, `quantization_config`, ...) go to the
         base model; the resampler stays float32. Raises ValueError that lists every missing or unexpected key of the
-        resampler or LoRA.
+        resampler or LoRA, and for tensors (`state_dict`) in place of files.
         """
         for name in _AUTO_KEYWORDS + _PICKLE_KEYWORDS:
             base_kwargs.pop(name, None)
@@ -130,6 +130,11 @@ class AdapterFilesMixin(_Model):
         }
         here = {**hub_kwargs, "revision": revision, "subfolder": subfolder}
         source = pretrained_model_name_or_path
+        if source is None or base_kwargs.get("state_dict") is not None:
+            raise ValueError(
+                f"from_pretrained: got {source}, expected the folder or id of an adapter and no state_dict: the base "
+                "model is loaded by its id, and from_base begins a new adapter on it"
+            )
         if config is None:
             config = cls.config_class.from_pretrained(source, **here)
         if not Path(source).is_dir():

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import logging
+from transformers.utils import can_return_tuple, logging
 
 from .adapter_files_gazeqwen import AUTO_CLASSES, AdapterFilesMixin
 from .backbones_gazeqwen import VISUAL_INPUTS, add_video_deepstack, decoder_of, family_of, positions_after
@@ -88,6 +88,7 @@ class GazeQwenForConditionalGeneration(
                 f"injection layer {layer} is the base model's last: no attention follows that could carry a video "
                 "token's state to the answer, so its residual has no effect and its resampler no gradient"
             )
+        self._backward_compatibility_gradient_checkpointing()
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (GazeResampler, HeatmapVector)):
@@ -112,6 +113,11 @@ class GazeQwenForConditionalGeneration(
         if enable and is_reentrant and _HOOKS_ARE_CHECKPOINTED:
             raise ValueError("use_reentrant is True, expected False, or a newer transformers")
         super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
+
+    def _backward_compatibility_gradient_checkpointing(self) -> None:
+        """As in transformers, for `config.gradient_checkpointing`, once the base model's layers are there."""
+        if "backbone" in self._modules:
+            super()._backward_compatibility_gradient_checkpointing()
 
     # ---------------------------------------------------------------- hooks
     def attach_gaze(self) -> None:
@@ -218,6 +224,7 @@ class GazeQwenForConditionalGeneration(
         every = torch.ones(len(grids), dtype=torch.bool)
         return self.resampler.factors(*self._resampler_inputs(gaze, every, grids), **kwargs)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -310,6 +317,7 @@ class GazeQwenForConditionalGeneration(
                 video_grid_thw=video_grid_thw,
                 mm_token_type_ids=mm_token_type_ids,
                 logits_to_keep=logits_to_keep,
+                return_dict=True,
                 **kwargs,
             )
         remember_positions(output.past_key_values, position_ids, start)

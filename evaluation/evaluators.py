@@ -125,7 +125,7 @@ class BaselineEvaluator:
         if "model" in condition.channels:
             raise ValueError(
                 f"{settings.model} is no GazeQwen adapter and takes no scanpath; choose among none, text, overlay, "
-                "ring, saliency, text_only"
+                "ring, cross, saliency, text_only"
             )
 
     def recorded_settings(self, questions: list[Question]) -> dict:
@@ -173,7 +173,7 @@ class BaselineData(torch.utils.data.Dataset):
 
     def __init__(self, questions: list[Question], condition: Condition, seed: int, inputs: InputSettings):
         self.questions, self.condition, self.inputs = questions, condition, inputs
-        assigned = assign_scanpaths(condition, questions, seed)
+        assigned = assign_scanpaths(condition, questions, seed, inputs.snap_s)
         self.scanpaths_of, self.scanpaths = [video for video, _ in assigned], [scanpath for _, scanpath in assigned]
 
     def __len__(self) -> int:

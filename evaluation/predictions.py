@@ -17,7 +17,9 @@ from gazeqwen.questions.question import Question
 from gazeqwen.questions.tasks import task_info
 from gazeqwen.utils.loading import repeatable_loader
 
-CONDITIONS = ("gaze", "none", "shuffled")
+# What is asked of an adapter unless told otherwise. `centre` is among them because people look near the middle of the
+# frame for much of the time. `random_place` and `permuted_times` are for evidence: each takes as long as `gaze` again.
+CONDITIONS = ("gaze", "none", "shuffled", "centre")
 
 
 def length_sorted_batches(questions: list[Question], batch_size: int) -> list[list[int]]:

@@ -70,11 +70,11 @@ class GradedAnswer:
     def choice(self) -> int | None:
         """
         Return the index of the option with the largest logit (of equals the first), or of the one that the response
-        names exactly; None if it names none, or there is neither.
+        names, see `named_choice`; None if it names none, or there is neither.
         """
         if self.logits is not None:
             return int(np.argmax(self.logits))
-        return None if self.response is None else exact_choice(self.response, self.options, self.proactive)
+        return None if self.response is None else named_choice(self.response, self.options, self.proactive)
 
     def original(self, index: int | None) -> int | None:
         """Return the option's index before options were permuted, None for None."""
@@ -138,38 +138,75 @@ def graded_answers(items: Iterable[dict | GradedAnswer], where: str = "") -> lis
 
 
 # ------------------------------------------------------------------ responses -> answers
-_LETTERED = re.compile(rf"\(?([{OPTION_LETTERS}])([).:,;-]*)(\s*)(.*)", re.DOTALL)
+_LEAD = re.compile(
+    r"(?:(?:so|thus|hence|therefore|then),? )?"
+    r"(?:I (?:think|believe|would say)(?: that)? )?"
+    r"(?:I (?:would )?(?:choose|pick|select)|"
+    r"(?:(?:the|my) )?(?:(?:best|correct|right|final) )?(?:answer|option|choice))\b"
+    r"(?: (?:is|would be|should be))?\s*:?\s*(?:(?:the )?(?:answer|option|choice|letter) )?",
+    re.IGNORECASE,
+)
+_LETTERED = re.compile(rf"[(\[]?([{OPTION_LETTERS}])([)\].:,;-]*)(\s*)(.*)", re.DOTALL | re.IGNORECASE)
+_CONFIRMED = re.compile(
+    r"is (?:the )?(?:best|correct|right)(?: (?:answer|option|choice))?|(?:because|since)\b.*", re.DOTALL
+)
+_OTHER_LETTER = re.compile(rf"(?<!\w)[(\[]?[{OPTION_LETTERS}](?:[)\].:](?:\s|$)|$)")
+_ALTERNATIVE = re.compile(r"(?:or|and|but|nor|maybe|perhaps)\b|[/&]", re.IGNORECASE)
+_YES_NO_FIRST = re.compile(r"(yes|no)\s*[,.!:;–—-]+\s*(.*)", re.DOTALL | re.IGNORECASE)
 
 
-def exact_choice(response: str, options: int | Sequence[str], proactive: bool = False) -> int | None:
+def named_choice(response: str, options: int | Sequence[str], proactive: bool = False) -> int | None:
     """
-    Return the index of the option that a response names, None if it names none for certain: a capital letter alone
-    ("B", "(B)", "B."), or first and followed by `.`, `)` or `:` and a space, or by its option's text; to proactive
-    questions also Yes or No, in any case. A letter with the text of another option names none.
+    Return the index of the option that a response names, None if it names none for certain. Form does not matter where
+    the meaning is clear, so that models that answer in sentences lose nothing to models whose logits are read:
+
+    - a letter alone, in any case ("C", "(c)", "**C**."), or followed by its option's text ("C cup", "c, cup");
+    - a letter followed by `.`, `)`, `]` or `:`, a space, and anything that lists no other letter ("C. the cup there");
+    - an option's text alone, if no other option has it ("cup");
+    - any of these behind "Answer:", "The best option is", "I think the answer is" and the like; "C is correct";
+    - to proactive questions Yes or No, in any case, alone or followed by a mark and a reason ("No, not yet").
+
+    What stays none: a letter with the text of another option, two letters ("A or B", the options listed again),
+    negations ("Not A", "The answer is not C"), and a letter that may be the article ("I think it is a cup").
     """
-    text = response.strip()
-    texts = YES_NO if proactive else () if isinstance(options, int) else options
-
-    def plain(words: str) -> str:
-        return words.strip().rstrip(".!").casefold()
-
-    if proactive and plain(text) in ("yes", "no"):
-        return ("yes", "no").index(plain(text))
+    whole = _without_markup(response)
+    texts = [_plain(words) for words in (YES_NO if proactive else () if isinstance(options, int) else options)]
+    lead = _LEAD.match(whole)
+    text = whole[lead.end() :] if lead else whole
+    if proactive and (match := _YES_NO_FIRST.fullmatch(text)):
+        word, reason = match[1].casefold(), match[2].casefold()
+        contradicted = re.match(r"(?:yes|no)\b", reason) or (word == "yes" and re.match(r"not\b", reason))
+        return None if contradicted or _ALTERNATIVE.match(reason) else ("yes", "no").index(word)
     match = _LETTERED.fullmatch(text)
+    if match is None or match[4]:
+        places = [place for place, words in enumerate(texts) if words in (_plain(whole), _plain(text))]
+        if len(places) == 1:
+            return places[0]
     if match is None:
         return None
     letter, marks, space, rest = match.groups()
-    index = OPTION_LETTERS.index(letter)
+    index = OPTION_LETTERS.index(letter.upper())
     if index >= (options if isinstance(options, int) else len(options)):
         return None
     if not rest:
         return index
-    places = [place for place, option in enumerate(texts) if plain(option) == plain(rest)]
+    places = [place for place, words in enumerate(texts) if words == _plain(rest)]
     if places:
-        names_option = index in places and bool(marks or space)
-    else:
-        names_option = bool(space) and any(mark in marks for mark in ".):")
-    return index if names_option else None
+        return index if index in places and (marks or space) else None
+    marked = any(mark in marks for mark in ".)]:") and not _ALTERNATIVE.match(rest)
+    clear = space and (marked or _CONFIRMED.fullmatch(_plain(rest))) and not _OTHER_LETTER.search(rest)
+    return index if clear else None
+
+
+def _without_markup(response: str) -> str:
+    """Return a response without Markdown's emphasis, LaTeX's box, and quotation marks around all of it."""
+    text = re.sub(r"\\boxed\{([^{}]*)\}", r"\1", response)
+    return re.sub(r"[*`$]", "", text).strip(" \t\r\n\"'_“”")
+
+
+def _plain(words: str) -> str:
+    """Return words to compare: in lower case, without the article "the" and a mark at the end."""
+    return words.strip().rstrip(".!").casefold().removeprefix("the ")
 
 
 @dataclass(frozen=True)
@@ -214,7 +251,8 @@ def score(items: Iterable[dict | GradedAnswer], scorer: str = "strict") -> dict:
     """
     Return the accuracies of a run.
 
-    `strict`: a response counts as `exact_choice` reads it; every expected question is in the denominator.
+    `strict`: every expected question is in the denominator; a response counts as what `named_choice` reads, or as
+    wrong.
     `streamgaze`: as `evaluate_results.py` of StreamGaze. The first letter A to D that stands alone in the upper-cased
     response (the article "A" is one; where there are more than four options, the others match only as the whole
     response); to proactive questions, whether it contains YES or NO (which "KNOW" does, and "Yes ... not" contains

@@ -36,7 +36,7 @@ class EvaluationSettings:
     gaze: list | None = field(
         default=None,
         metadata=_about(
-            "conditions (default: gaze none shuffled; models that are no adapter: none)", (), ("--conditions",)
+            "conditions (default: gaze none shuffled centre; models that are no adapter: none)", (), ("--conditions",)
         ),
     )
     permute_options: int = field(default=1, metadata=_about("ask with so many orders of the options"))

@@ -1,4 +1,4 @@
-"""How sure a score is: intervals and tests that draw videos, calibration, robustness to the options' order."""
+"""How sure a score is: intervals over videos and seeds, tests, calibration, robustness to the options' order."""
 
 from collections.abc import Iterable, Sequence
 
@@ -24,16 +24,39 @@ def intervals(
 ) -> dict:
     """
     Return percentile bootstrap intervals [low, high] in the shape of `score`: `tasks`, `groups`, `macro`, `micro`; and
-    `confidence`, `videos`, `resamples`. Videos are drawn with replacement, each with all its questions; None where
-    there are fewer than two. A draw without any question of a task says nothing of that task.
+    `confidence`, `videos`, `seeds`, `resamples`. Videos are drawn with replacement, each with all its questions; None
+    where there are fewer than two. A draw without any question of a task says nothing of that task. Where all draws
+    are the same, such as at 100 %, see `_widened`.
 
     This is `scipy.stats.bootstrap(method="percentile")` of the videos, except that it takes all values from the same
     draws, and passes over draws that lack a task.
     """
-    tasks, correct, total = _counts_by_video(graded_answers(items), scorer)
-    weights = _draws(len(total), resamples, seed)
-    accuracies = _accuracies(tasks, weights @ correct, weights @ total)
-    return _intervals_like_score(tasks, accuracies, total, confidence) | {"videos": len(total), "resamples": resamples}
+    return intervals_over_seeds([items], scorer, confidence, resamples, seed)
+
+
+def intervals_over_seeds(
+    runs: Sequence[Iterable[dict | GradedAnswer]],
+    scorer: str = "strict",
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict:
+    """
+    Return `intervals` of the mean over runs that differ in the seed of training and answered the same questions: of
+    what to expect of another seed on other videos. Raises ValueError if the questions differ.
+
+    Every draw has two parts. Videos are drawn as for one run, the same ones for every seed: seeds are crossed with
+    videos, not nested in them, and a video that is hard is hard for all of them (Owen, "The pigeonhole bootstrap",
+    2007). What seeds add is drawn from Student's t with one degree of freedom less than seeds, times the standard
+    error of their mean, as for any few measurements; three or five are too few to draw from, since the percentiles of
+    such draws can not reach beyond the best and the worst seed. The sum of both is the Behrens-Fisher distribution,
+    whose intervals hold at least the stated confidence or nearly so (tests/test_statistics.py).
+    """
+    tasks, correct, total = _counts_of_runs(runs, scorer)
+    draws = _draws(total.shape[1], resamples, seed)
+    values = _accuracies_of_runs(tasks, correct, total, draws)
+    bounds = _intervals_like_score(tasks, values, total, confidence, (0, 1), seed)
+    return bounds | {"videos": total.shape[1], "seeds": len(runs), "resamples": resamples}
 
 
 def paired_difference(
@@ -47,22 +70,65 @@ def paired_difference(
     Return the accuracy of `first` minus that of `second` on the same questions, as {"tasks", "groups", "macro",
     "micro"}, and their bootstrap `intervals`, from the same videos in both. Raises ValueError if the questions differ.
     """
-    pair = _pair_runs(first, second)
-    (tasks, first_correct, total), (_, second_correct, _) = (_counts_by_video(items, "strict") for items in pair)
-    weights = np.vstack([np.ones(len(total)), _draws(len(total), resamples, seed)])  # row 0: each video once
-    first_accuracies = _accuracies(tasks, weights @ first_correct, weights @ total)
-    second_accuracies = _accuracies(tasks, weights @ second_correct, weights @ total)
-    differences = {name: values - second_accuracies[name] for name, values in first_accuracies.items()}
-    points = {name: float(values[0]) for name, values in differences.items()}
-    draws = {name: values[1:] for name, values in differences.items()}
-    bounds = _intervals_like_score(tasks, draws, total, confidence)
+    return paired_difference_over_seeds([first], [second], confidence, resamples, seed)
+
+
+def paired_difference_over_seeds(
+    first: Sequence[Iterable[dict | GradedAnswer]],
+    second: Sequence[Iterable[dict | GradedAnswer]],
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict:
+    """
+    Return `paired_difference` of the means over seeds, with intervals as `intervals_over_seeds` makes them of the
+    differences between the runs with the same seed. A single run, such as a model that is not trained, is set against
+    each seed of the other. Raises ValueError if questions or numbers of seeds differ.
+    """
+    seeds = max(len(first), len(second))
+    if min(len(first), len(second)) not in (1, seeds) or not seeds:
+        raise ValueError(f"got {len(first)} and {len(second)} seeds, expected as many in both, or one beside several")
+    _pair_runs(first[0], second[0])
+    tasks, *first_counts = _counts_of_runs(first, "strict")
+    _, *second_counts = _counts_of_runs(second, "strict")
+    return difference_of_counts(tasks, first_counts, second_counts, confidence, resamples, seed)
+
+
+def difference_of_counts(
+    tasks: list[str],
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict:
+    """
+    Return `paired_difference_over_seeds` from counts: `first` and `second` are each the numbers of questions answered
+    right and of all questions, (S, V, tasks).
+    """
+    draws = _draws(first[0].shape[1], resamples, seed)
+    values, others = (_accuracies_of_runs(tasks, *counts, draws) for counts in (first, second))
+    differences = {name: accuracies - others[name] for name, accuracies in values.items()}
+    points = {name: float(of_seeds[:, 0].mean()) for name, of_seeds in differences.items()}
+    bounds = _intervals_like_score(tasks, differences, first[1], confidence, (-1, 1), seed)
+    seeds = len(next(iter(differences.values())))
     return {
         "tasks": {task: points["task", task] for task in tasks},
         "groups": {group: points["group", group] for group in tasks_by_group(tasks)},
         "macro": points["macro"],
         "micro": points["micro"],
-        "intervals": bounds | {"videos": len(total), "resamples": resamples},
+        "intervals": bounds | {"videos": first[0].shape[1], "seeds": seeds, "resamples": resamples},
     }
+
+
+def _counts_of_runs(runs: Sequence, scorer: str) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return tasks, and (S, V, tasks) numbers of questions answered right and counted in each run of the same ones."""
+    if not runs:
+        raise ValueError("no runs, expected one for each seed")
+    first = graded_answers(runs[0])
+    counts = [_counts_by_video(_pair_runs(first, run)[1], scorer) for run in runs]
+    tasks = counts[0][0]
+    return tasks, *(np.stack([of_run[place] for of_run in counts]) for place in (1, 2))
 
 
 def _counts_by_video(items: list[GradedAnswer], scorer: str) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -79,8 +145,17 @@ def _counts_by_video(items: list[GradedAnswer], scorer: str) -> tuple[list[str],
 
 
 def _draws(videos: int, resamples: int, seed: int) -> np.ndarray:
-    """Return how often each video is drawn, as (resamples, videos)."""
-    return np.random.default_rng(seed).multinomial(videos, [1 / videos] * videos, size=resamples).astype(float)
+    """Return how often each video is drawn, as (1 + resamples, videos); in row 0 each video once: the value itself."""
+    drawn = np.random.default_rng(seed).multinomial(videos, [1 / videos] * videos, size=resamples)
+    return np.vstack([np.ones(videos), drawn])
+
+
+def _accuracies_of_runs(tasks: list[str], correct: np.ndarray, total: np.ndarray, draws: np.ndarray) -> dict:
+    """Return (S, R) accuracies by name, see `_accuracies`, from (S, V, tasks) counts and (R, V) draws of videos."""
+    values = [
+        _accuracies(tasks, draws @ right, draws @ counted) for right, counted in zip(correct, total, strict=True)
+    ]
+    return {name: np.stack([of_run[name] for of_run in values]) for name in values[0]}
 
 
 def _accuracies(tasks: list[str], correct: np.ndarray, total: np.ndarray) -> dict:
@@ -101,14 +176,28 @@ def _accuracies(tasks: list[str], correct: np.ndarray, total: np.ndarray) -> dic
     return accuracies | {"macro": mean(list(range(len(tasks)))), "micro": micro}
 
 
-def _intervals_like_score(tasks: list[str], draws: dict, total: np.ndarray, confidence: float) -> dict:
-    """Return the intervals of (R,) values of each draw, in the shape of `score`; `total`: (V, tasks) questions."""
+def _intervals_like_score(
+    tasks: list[str], values: dict, total: np.ndarray, confidence: float, span: tuple[float, float], seed: int
+) -> dict:
+    """
+    Return the intervals of values in the shape of `score`. `values`: (S, 1 + R) by name, the value itself and its
+    draws; `total`: (S, V, tasks) questions; `span`: the least and the largest that a value can be.
+    """
+    count, draws = next(iter(values.values())).shape
+    of_seeds = np.random.default_rng([seed, 1]).standard_t(count - 1, draws - 1) if count > 1 else np.zeros(draws - 1)
 
     def interval(name, columns: list[int]) -> list[float] | None:
-        if (total[:, columns].sum(1) > 0).sum() < 2:
+        videos = int((total[:, :, columns].sum((0, 2)) > 0).sum())
+        if videos < 2:
             return None
+        of_runs = values[name]
+        error = of_runs[:, 0].std(ddof=1) / np.sqrt(count) if count > 1 else 0.0
+        drawn = of_runs[:, 1:].mean(0) + error * of_seeds
+        drawn = drawn[~np.isnan(drawn)]
+        if np.ptp(drawn) < 1e-12:
+            return _widened(float(of_runs[:, 0].mean()), videos, confidence, span)
         tail = (1 - confidence) / 2
-        return [float(value) for value in np.nanquantile(draws[name], [tail, 1 - tail])]
+        return [float(value) for value in np.quantile(drawn, [tail, 1 - tail]).clip(*span)]
 
     every = list(range(len(tasks)))
     return {
@@ -121,6 +210,21 @@ def _intervals_like_score(tasks: list[str], draws: dict, total: np.ndarray, conf
         "micro": interval("micro", every),
         "confidence": confidence,
     }
+
+
+def _widened(value: float, videos: int, confidence: float, span: tuple[float, float]) -> list[float]:
+    """
+    Return the interval of a value that is the same in every video, so that a bootstrap of them has no width. They say
+    only how rare other videos are: of such that none is among `videos`, the share is at most 1 - tail ** (1 / videos)
+    (Clopper and Pearson, 1934). In that share of videos anything within `span` may happen.
+
+    At 100 % (span 0 to 1) this is the exact binomial interval with videos in place of questions. That is the smallest
+    number of independent answers, and the honest one where nothing varies: the correlation within videos, from which
+    Korn and Graubard (1998) take the effective number for clustered data, can not be estimated there.
+    """
+    unlike = 1 - ((1 - confidence) / 2) ** (1 / videos)
+    low, high = span
+    return [value - unlike * (value - low), value + unlike * (high - value)]
 
 
 def _pair_runs(first, second) -> tuple[list[GradedAnswer], list[GradedAnswer]]:

@@ -87,7 +87,7 @@ class QuestionDataset(torch.utils.data.Dataset):
         augmentation: Augmentation | None = None,
     ):
         self.cache, self.questions, self.condition, self.augmentation = cache, questions, condition, augmentation
-        assigned = assign_scanpaths(condition, questions, seed)
+        assigned = assign_scanpaths(condition, questions, seed, cache.processor.snap_s)
         self.scanpaths_of, self.scanpaths = [video for video, _ in assigned], [scanpath for _, scanpath in assigned]
         self.epoch = 0
 

@@ -12,8 +12,8 @@ from gazeqwen.pipeline.overlays import DRAWN, Drawing
 from gazeqwen.questions.question import Question
 from gazeqwen.scanpath_gazeqwen import Scanpath
 
-CHANNELS = ("model", "text", "overlay", "ring", "saliency")
-SOURCES = ("own", "zero", "shuffled", "shifted")
+CHANNELS = ("model", "text", "overlay", "ring", "cross", "saliency")
+SOURCES = ("own", "zero", "shuffled", "shifted", "centre", "random_place", "permuted_times")
 WORDS = (*CHANNELS, "gaze", "none", *SOURCES[1:], "text_only")
 
 _NOISE = re.compile(r"noise([1-9]\d?|100)")  # in percent
@@ -25,11 +25,19 @@ class Condition:
     `name` is written as words joined by `+`, such as `shuffled` or `overlay+shuffled`.
 
     How gaze is given: `model` (also `gaze`), to the adapter; `text`, coordinates before the question; `overlay`, disc
-    and ring on the frames; `ring`, a plain white ring on them; `saliency`, a heat map on them; `none`. Without `model`
-    the adapter is off, so that the base model answers. Whose gaze: the question's own; `zero`, recorded but without a
-    fixation; `shuffled`, that of another question of the same task about another video, moved so that both questions'
-    times agree; `shifted`, the own, moved around the clip by half its length. How exactly: `noise5`, with normal noise
-    of 5 % of the frame (any whole percent from 1 to 100). `text_only`: no video at all.
+    and ring on the frames; `ring` and `cross`, a plain white one on them; `saliency`, a heat map on them; `none`.
+    Without `model` the adapter is off, so that the base model answers. Whose gaze: the question's own; `zero`,
+    recorded but without a fixation; `shuffled`, that of another question of the same task about another video, moved
+    so that both questions' times agree; `shifted`, the own, moved around the clip by half its length; `centre`, the
+    own with every fixation in the middle of the frame; `random_place`, the own with each fixation at a place drawn
+    evenly in the frame; `permuted_times`, the own with the places of the clip's fixations in another order. How
+    exactly: `noise5`, with normal noise of 5 % of the frame (any whole percent from 1 to 100). `text_only`: no video
+    at all.
+
+    What a control says: as good as `gaze` under `shuffled`, whose gaze it is does not matter; under `centre`, a point
+    that never moves explains the answers, as where people look straight ahead; under `random_place`, when somebody
+    looked is enough; under `permuted_times`, which places were looked at, in whatever order, for however long. The
+    places of the last two are drawn for each question, from the seed, and the times of all three are as recorded.
     """
 
     name: str
@@ -71,12 +79,19 @@ class Condition:
 
 
 def assign_scanpaths(
-    condition: Condition, questions: list[Question], seed: int = 0
+    condition: Condition, questions: list[Question], seed: int = 0, snap_s: float = 0.0
 ) -> list[tuple[str | None, Scanpath | None]]:
-    """For each question: the video whose gaze is given, and that scanpath; (None, None) where none is."""
+    """
+    Return for each question the video whose gaze is given, and that scanpath; (None, None) where none is. `snap_s`:
+    within how many seconds questions will be snapped (`Question.seen`): the fixation that this brings into view counts
+    as one of the clip's. Raises ValueError where no other video has gaze to be shuffled in.
+    """
     if not condition.channels:
         return [(None, None)] * len(questions)
-    given = _shuffled(questions, seed) if condition.source == "shuffled" else _own(questions, condition.source)
+    if condition.source == "shuffled":
+        given = _shuffled(questions, seed)
+    else:
+        given = [_own(question, condition.source, seed, snap_s) for question in questions]
     if condition.noise:
         given = [
             (of, None if scanpath is None else noisy(scanpath, condition.noise, _generator(seed, question)))
@@ -85,21 +100,41 @@ def assign_scanpaths(
     return given
 
 
-def _generator(seed: int, question: Question) -> np.random.Generator:
-    """Random numbers for one question: the same in whichever batch, process, and order of options."""
-    return np.random.default_rng([seed, *hashlib.sha256(question.key.encode()).digest()])
+def _generator(seed: int, question: Question, purpose: str = "") -> np.random.Generator:
+    """
+    Return random numbers for one question: the same in whichever batch, process, and order of options, and others for
+    another `purpose`, so that noise does not follow the places that it is added to.
+    """
+    return np.random.default_rng([seed, *hashlib.sha256((purpose + question.key).encode()).digest()])
 
 
-def _own(questions: list[Question], source: str) -> list[tuple[str | None, Scanpath | None]]:
-    given = []
-    for question in questions:
-        scanpath = question.scanpath
-        if scanpath is not None and source == "zero":
-            scanpath = Scanpath.from_array(np.zeros((0, 4)))
-        elif scanpath is not None and source == "shifted":
-            scanpath = moved_around(scanpath, question.start_s, question.end_s)
-        given.append((None if scanpath is None else question.video_name, scanpath))
-    return given
+def _own(question: Question, source: str, seed: int, snap_s: float) -> tuple[str | None, Scanpath | None]:
+    scanpath = question.scanpath
+    if scanpath is None:
+        return None, None
+    if source == "zero":
+        scanpath = Scanpath.from_array(np.zeros((0, 4)))
+    elif source == "shifted":
+        scanpath = moved_around(scanpath, question.start_s, question.end_s)
+    elif source == "centre":
+        scanpath = with_places(scanpath, np.full((len(scanpath), 2), 0.5))
+    elif source == "random_place":
+        scanpath = with_places(scanpath, _generator(seed, question, source).random((len(scanpath), 2)))
+    elif source == "permuted_times":
+        in_view = _in_view(question, snap_s)
+        scanpath = with_other_order(scanpath, in_view, _generator(seed, question, source))
+    return question.video_name, scanpath
+
+
+def _in_view(question: Question, snap_s: float) -> np.ndarray:
+    """Return (N,) bool: whether the question sees a fixation, which overlaps its clip or is snapped into it."""
+    scanpath = question.scanpath
+    ends, begins = np.minimum(scanpath.end_s, question.end_s), np.maximum(scanpath.begin_s, question.start_s)
+    in_view = ends - begins > 1e-9  # as `Scanpath.clip` keeps them
+    snapped = scanpath.index_to_snap(question.end_s, snap_s) if question.snapped and snap_s else None
+    if snapped is not None:
+        in_view[snapped] = True
+    return in_view
 
 
 def _shuffled(questions: list[Question], seed: int) -> list[tuple[str, Scanpath]]:
@@ -127,6 +162,25 @@ def noisy(scanpath: Scanpath, noise: float, rng: np.random.Generator) -> Scanpat
     return Scanpath(table, scanpath.ids)
 
 
+def with_places(scanpath: Scanpath, places: np.ndarray) -> Scanpath:
+    """Return the scanpath with its fixations at other places, (N, 2) x and y from 0 to 1; times stay."""
+    return Scanpath(np.column_stack([places, scanpath.table[:, 2:]]), scanpath.ids)
+
+
+def with_other_order(scanpath: Scanpath, chosen: np.ndarray, rng: np.random.Generator) -> Scanpath:
+    """
+    Return the scanpath with the places of the `chosen` fixations, (N,) bool, in another order, drawn evenly from all
+    but the recorded one; times stay. A single fixation, or several at one place, have no other order and stay as they
+    are: there the control is the gaze that it is compared with, and says nothing.
+    """
+    places, rows = scanpath.table[:, :2].copy(), np.flatnonzero(chosen)
+    recorded = places[rows]
+    if len(rows) and (recorded != recorded[0]).any():
+        while (places[rows] == recorded).all():  # half of the draws at most: the recorded order of two fixations
+            places[rows] = rng.permutation(recorded)
+    return with_places(scanpath, places)
+
+
 def moved(scanpath: Scanpath, by_s: float) -> Scanpath:
     """The scanpath later by so many seconds (earlier, if negative); what would begin before 0 s is cut there."""
     begin, end = np.maximum(scanpath.begin_s + by_s, 0.0), scanpath.end_s + by_s
@@ -144,4 +198,14 @@ def moved_around(scanpath: Scanpath, start_s: float, end_s: float) -> Scanpath:
     return Scanpath(table[order], ids[order])
 
 
-__all__ = ["CHANNELS", "WORDS", "Condition", "assign_scanpaths", "moved", "moved_around", "noisy"]
+__all__ = [
+    "CHANNELS",
+    "WORDS",
+    "Condition",
+    "assign_scanpaths",
+    "moved",
+    "moved_around",
+    "noisy",
+    "with_other_order",
+    "with_places",
+]

@@ -20,8 +20,8 @@ def draw_curves(path, log: list[dict]) -> None:
         for name in ("validation_macro", "validation_text_loss"):
             if name in line:
                 scores[name].append((steps, line[name]))
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axis = figure.subplots()
+    figure = Figure(figsize=(8, 4.2))
+    axis = figure.subplots(gridspec_kw={"left": 0.08, "right": 0.92, "bottom": 0.12, "top": 0.93})
     axis.plot(np.arange(1, steps + 1), losses, color="#9aa0a6", linewidth=0.8, label="loss, each step")
     window = max(1, steps // 50)
     if steps > 2 * window > 2:

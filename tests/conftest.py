@@ -16,7 +16,10 @@ def pytest_configure(config):
 
 
 # The files that take longest begin, so that the workers of `make test` end together.
-LONGEST = ("evidence", "hub", "evaluation", "resume", "training_options", "readme", "training", "controls", "package")
+LONGEST = (
+    *("hub", "evidence", "evaluation", "resume", "training_options", "toy_backbone", "model_uses", "readme"),
+    *("toyworld", "planning", "training", "controls", "adapters", "package"),
+)
 
 
 def pytest_collection_modifyitems(items):

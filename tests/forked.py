@@ -1,13 +1,14 @@
 """
 Python in new processes that need not import anew what takes seconds: `subprocess.run([PYTHON, ...])` in place of
 `[sys.executable, ...]`. Each is forked from a server, which has imported torch (`PYTHON`), or torch, transformers and
-the package with all its commands (`PACKAGE_PYTHON`: not for what sets an environment that these read on import, such
-as HF_HOME). They are processes as others: they have their own environment, modules and random state, are killed by
-signals, and what they start by `sys.executable` is forked too.
+other libraries (`LIBRARIES_PYTHON`), or these and the package with all its commands (`PACKAGE_PYTHON`). Libraries read
+the environment on import: what sets HF_HOME and the like needs `PYTHON`. They are processes as others: they have their
+own environment, modules and random state, are killed by signals, and what they start by `sys.executable` is forked
+too.
 
 PYTHON is a small program that sends its command line, folder, environment and open files to the server, which starts
 with the first of them, serves all workers of a test session, and ends with it. It passes signals on; when it is
-killed, so is the process that it stands for.
+killed, so is the process that it stands for. Each server is itself forked from one that has imported less.
 """
 
 import atexit
@@ -28,8 +29,8 @@ LIBRARIES = (
     *("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "transformers.models.qwen2_5_vl.processing_qwen2_5_vl"),
 )
 PACKAGE = (
-    *CORE,
-    *("accelerate.commands.launch", "datasets", "matplotlib.pyplot", "statsmodels.api", "torch.utils.tensorboard"),
+    *LIBRARIES,
+    *("accelerate.commands.launch", "matplotlib.pyplot", "statsmodels.api", "torch.utils.tensorboard"),
     *("gazeqwen.train", "gazeqwen.eval", "gazeqwen.ask", "gazeqwen.convert", "gazeqwen.evaluation.report"),
     *("gazeqwen.questions.__main__", "gazeqwen.gaze_sources.__main__", "gazeqwen.model_card.__main__"),
     *("gazeqwen.plots.scanpath", "gazeqwen.toyworld.evidence"),
@@ -88,20 +89,23 @@ def _session() -> Path:
             shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(remove)
-    datasets = {"HF_DATASETS_CACHE": str(folder / "datasets")}
-    for name, modules in (("core", CORE), ("package", PACKAGE)):
-        write_programs(folder / name, modules, {**os.environ, **datasets})
+    caches = {"HF_DATASETS_CACHE": str(folder / "datasets"), "HF_MODULES_CACHE": str(folder / "modules")}
+    python = sys.executable
+    for name, modules in (("core", CORE), ("libraries", LIBRARIES), ("package", PACKAGE)):
+        python = write_programs(folder / name, modules, {**os.environ, **caches}, python)
     return folder
 
 
-def write_programs(programs: Path, modules: tuple[str, ...], environment: dict[str, str]) -> Path:
+def write_programs(
+    programs: Path, modules: tuple[str, ...], environment: dict[str, str], python: str | Path | None = None
+) -> Path:
     """
     Write `python`, `accelerate` and `gazeqwen` to the folder, forked from a server that imports the modules in this
-    environment. Return the first.
+    environment. Return the first. `python`: what starts the server, by default PYTHON, so that it has torch.
     """
     programs.mkdir()
     server, owner = Path(__file__).with_name("fork_server.py"), os.getpid()
-    command = [sys.executable, str(server), f"{programs}/s", str(programs / "python"), str(owner), *modules]
+    command = [str(python or PYTHON), str(server), f"{programs}/s", str(programs / "python"), str(owner), *modules]
     settings = {"socket": f"{programs}/s", "server": command, "environment": environment | {"OMP_NUM_THREADS": "1"}}
     (programs / "python").write_text(_CLIENT.format(python=sys.executable, **settings))
     for script in ("accelerate", "gazeqwen"):
@@ -113,7 +117,7 @@ def write_programs(programs: Path, modules: tuple[str, ...], environment: dict[s
 
 
 SESSION = _session()
-PYTHON, PACKAGE_PYTHON = SESSION / "core" / "python", SESSION / "package" / "python"
+PYTHON, LIBRARIES_PYTHON, PACKAGE_PYTHON = (SESSION / name / "python" for name in ("core", "libraries", "package"))
 
 
 class Script:

@@ -1,7 +1,6 @@
 """Whose code runs when an adapter is loaded: the package's, unless the stored code is asked for."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from accelerate import Accelerator
-from forked import PYTHON
+from forked import LIBRARIES_PYTHON, PYTHON
 from support import index_frames, run_here, write_fixations, write_video
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
@@ -112,14 +111,9 @@ for load, own in ((load_model, GazeQwenForConditionalGeneration), (load_processo
 """
 
 
-def test_asked_for_stored_code_does_run(stored, foreign, tmp_path):
+def test_asked_for_stored_code_does_run(stored, foreign):
     folders = [str(folder) for folder in (stored, *foreign.values())]
-    result = subprocess.run(
-        [PYTHON, "-c", LOAD_WITH_CODE, *folders],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path)},
-    )
+    result = subprocess.run([LIBRARIES_PYTHON, "-c", LOAD_WITH_CODE, *folders], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert all((folder / "marker").exists() for folder in foreign.values())
 

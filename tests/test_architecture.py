@@ -23,7 +23,7 @@ ROOMS = {
     "training": "utils questions pipeline plots evaluation",
     "inference": "utils questions pipeline plots",
     "model_card": "utils questions evaluation",
-    "toyworld": "utils questions pipeline plots evaluation training inference",
+    "toyworld": "utils gaze_sources questions pipeline plots evaluation training inference",
     "metrics": "evaluation",
 }
 # Modules that are run, not imported: what they may import beside their own room.

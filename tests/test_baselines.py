@@ -43,6 +43,8 @@ from gazeqwen.evaluation.baselines import Baseline, BaselineItem, is_gazeqwen, v
 from gazeqwen.pipeline.answers import option_logits
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.questions.prompts import chat_message
+from gazeqwen.training.recipe import Recipe
+from gazeqwen.utils.settings import read_recipe
 from gazeqwen.video_gazeqwen import Clip
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl", "minicpmv4_6")
@@ -507,7 +509,13 @@ def test_a_recipe_is_one_command(path, monkeypatch):
         read_settings()
     )  # eval.py's own: an option that it does not have ends the test, or a value that is not one
     assert parsed.model.count("/") == 1 and parsed.output == f"results/{path.stem}.json"
-    assert parsed.gaze == ["none", "overlay", "text"] and parsed.prompt_style == "streamgaze"
+    assert parsed.gaze == ["none", "overlay", "text"]
+    # As GazeQwen is asked, so that rivals do not lose by form.
+    ours = read_recipe(Recipe, ROOT / "recipes" / "gazeqwen-7b.yaml", []).model
+    assert (parsed.snap_s, parsed.prompt_style) == (ours.snap_s, ours.prompt_style) == (1.0, "streamgaze")
+    assert parsed.scoring == "logits" and parsed.scorer == "strict"
+    fewer = {"llava_onevision_7b", "minicpm_v_4_6"}  # the README says why
+    assert (parsed.num_frames, parsed.max_frames) == ((32, None) if path.stem in fewer else (None, ours.max_frames))
 
 
 def test_every_recipe_is_explained_and_every_row_accounted_for():

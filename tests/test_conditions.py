@@ -28,6 +28,10 @@ from gazeqwen.video_gazeqwen import Clip
         ("overlay+shuffled", {"overlay"}, "shuffled"),
         ("ring+shuffled+model", {"ring", "model"}, "shuffled"),
         ("model+text+shifted", {"model", "text"}, "shifted"),
+        ("centre", {"model"}, "centre"),
+        ("ring+centre", {"ring"}, "centre"),
+        ("random_place+text", {"text"}, "random_place"),
+        ("overlay+permuted_times+model", {"overlay", "model"}, "permuted_times"),
         ("text_only", set(), "own"),
     ],
 )
@@ -37,7 +41,13 @@ def test_conditions_are_words(name, channels, source):
     assert condition.text_only == (name == "text_only") and condition.draws == bool(channels & {"overlay", "ring"})
 
 
-@pytest.mark.parametrize("name", ["", "gase", "none+overlay", "shuffled+zero", "overlay+overlay", "text_only+gaze"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "gase", "none+overlay", "shuffled+zero", "overlay+overlay", "text_only+gaze"),
+        *("center", "centre+shuffled", "random_place+permuted_times", "none+centre"),
+    ],
+)
 def test_other_words_are_refused(name):
     with pytest.raises(ValueError, match="condition"):
         Condition.parse(name)
@@ -121,6 +131,18 @@ def test_the_plain_ring_is_at_its_place_while_its_fixation_lasts():
         assert (frame[on_the_line] == 255).all() and on_the_line.sum() > 300, time_s
         assert (frame[abs(distance - 26) > 2.6] == 60).all(), time_s
     assert (clip.frames == 60).all()
+
+
+def test_a_cross_lies_over_the_fixation_under_way_on_each_frame():
+    clip = Clip(np.full((3, 90, 224, 3), 60, np.uint8), [0.5, 1.5, 2.5], 0.0, 3.0)
+    drawn = draw_gaze(clip, Scanpath.from_array([[0.25, 0.6, 1.5, 0.8]]), {"cross"}).frames
+    assert (drawn[[0, 2]] == 60).all() and (clip.frames == 60).all()
+    rows, columns = np.mgrid[:90, :224] + 0.5
+    across, down = abs(columns - 56), abs(rows - 54)
+    near, far = np.minimum(across, down), np.maximum(across, down)
+    on_a_line = (near < 1.6) & (far < 25)  # 13 and 2 pixels of 112 are 26 and 4 of 224
+    assert on_a_line.sum() > 150 and (drawn[1][on_a_line] == 255).all()
+    assert (drawn[1][(near > 2.6) | (far > 27)] == 60).all()
 
 
 def test_the_plain_ring_is_the_mark_that_the_toy_backbone_was_pretrained_on():
@@ -214,6 +236,133 @@ def test_noise_is_a_whole_percent():
     for name in ("noise", "noise0", "noise05", "noise101", "noise5.5", "noiseN", "noise5+noise6", "none+noise5"):
         with pytest.raises(ValueError, match="condition"):
             Condition.parse(name)
+
+
+# ---------------------------------------------------------------- another place at the same time
+OTHER_PLACES = ("centre", "random_place", "permuted_times")
+OI_E = "present_object_identification_easy"  # asks about the fixation that begins at its query
+
+
+def under(name: str, question: Question, seed: int = 0, **options) -> Scanpath:
+    ((video, scanpath),) = assign_scanpaths(Condition.parse(name), [question], seed, **options)
+    assert video == question.video_name
+    return scanpath
+
+
+ANYWHERE = st.tuples(st.floats(0, 1), st.floats(0, 1))
+
+
+@st.composite
+def rows_of_fixations(draw, places=ANYWHERE):
+    """Rows of fixations one after the other, as trackers give them."""
+    steps = draw(st.lists(st.tuples(st.floats(0, 2), st.floats(0.05, 3), places), max_size=8))
+    ends = np.cumsum([gap + duration for gap, duration, _ in steps])
+    return [[*place, end - duration / 2, duration] for (_, duration, place), end in zip(steps, ends, strict=True)]
+
+
+@given(rows_of_fixations(), st.floats(0, 8), st.floats(0.5, 12), st.integers(0, 5), st.booleans())
+def test_another_place_at_the_same_time(rows, start_s, length_s, seed, snaps):
+    """Times, ids and order stay; places lie in the frame, and are those of the control."""
+    task = OI_E if snaps else "past_scene_recall"
+    question = asked("a", start_s + length_s, rows, task, start_s)
+    own, snap_s = question.scanpath, 1.0 if snaps else 0.0
+    before = own.table.copy()
+    for name in OTHER_PLACES:
+        changed = under(name, question, seed, snap_s=snap_s)
+        assert np.array_equal(changed.table[:, 2:], own.table[:, 2:]) and np.array_equal(changed.ids, own.ids)
+        assert ((changed.table[:, :2] >= 0) & (changed.table[:, :2] <= 1)).all()
+        if name == "centre":
+            assert (changed.table[:, :2] == 0.5).all()
+        elif name == "random_place":
+            assert len(np.unique(changed.table[:, :2])) == 2 * len(own)
+        else:
+            assert sorted(map(tuple, changed.table[:, :2])) == sorted(map(tuple, own.table[:, :2]))
+            for parts in ((own, changed), (path.clip(question.start_s, question.end_s) for path in (own, changed))):
+                first, second = (sorted(map(tuple, part.table[:, :2])) for part in parts)
+                assert first == second or (snaps and len(first) == len(second))  # the snapped one begins later
+    assert np.array_equal(own.table, before)
+
+
+@given(rows_of_fixations(st.sampled_from([(0.1, 0.2), (0.9, 0.2), (0.4, 0.7)])), st.integers(0, 20))
+def test_permuted_places_are_in_another_order_wherever_there_is_one(rows, seed):
+    question = asked("a", 100.0, rows)
+    own, changed = question.scanpath, under("permuted_times", question, seed)
+    several = len({tuple(place) for place in own.table[:, :2].tolist()}) > 1
+    assert (own.table != changed.table).any() == several
+
+
+def test_a_single_fixation_keeps_its_place_when_times_are_permuted_and_two_change_places():
+    one = asked("a", 10.0, [[0.1, 0.2, 3.0, 1.0], [0.7, 0.8, 30.0, 1.0]])  # the second lies after the query
+    assert np.array_equal(under("permuted_times", one).table, one.scanpath.table)
+    two = asked("a", 10.0, [[0.1, 0.2, 3.0, 1.0], [0.7, 0.8, 5.0, 2.0]])
+    for seed in range(5):
+        assert under("permuted_times", two, seed).table.tolist() == [[0.7, 0.8, 3.0, 1.0], [0.1, 0.2, 5.0, 2.0]]
+    for name in OTHER_PLACES:
+        assert len(under(name, asked("a", 10.0, np.zeros((0, 4))))) == 0  # of none, there is none
+        assert assign_scanpaths(Condition.parse(name), [asked("a", 10.0, None)]) == [(None, None)]
+
+
+def test_every_other_order_is_drawn_as_often():
+    places = [(0.1, 0.1), (0.5, 0.5), (0.9, 0.9)]
+    question = asked("a", 10.0, [[*place, 1.0 + 2 * i, 1.0] for i, place in enumerate(places)])
+    orders = [tuple(under("permuted_times", question, seed).table[:, 0].tolist()) for seed in range(1000)]
+    counts = {order: orders.count(order) for order in set(orders)}
+    assert len(counts) == 5 and min(counts.values()) > 150  # 200 of each of 3! - 1
+
+
+def test_places_are_drawn_evenly_in_the_frame():
+    question = asked("a", 9000.0, [[0.9, 0.9, 1 + 2 * i, 1.0] for i in range(4000)])
+    places = under("random_place", question).table[:, :2]
+    for axis in (0, 1):
+        counts, _ = np.histogram(places[:, axis], bins=10, range=(0, 1))
+        assert counts.min() > 320 and counts.max() < 480
+    assert abs(np.corrcoef(places.T)[0, 1]) < 0.05
+
+
+def test_the_fixation_that_snapping_brings_into_view_is_permuted_and_no_other_that_is_not_seen():
+    """It begins after the query: kept at its place, it would tell the answer in spite of the control."""
+    rows = [[0.1, 0.5, 3.0, 2.0], [0.2, 0.5, 6.0, 2.0], [0.7, 0.5, 9.4, 2.0], [0.9, 0.5, 12.0, 2.0]]
+    question = asked("a", 8.0, rows, OI_E)  # the third begins .4 s later, the steps of eight frames last 2 s
+    spans_s = np.array([[0.0, 2.0], [2.0, 4.0], [4.0, 6.0], [6.0, 8.0]])
+    shown = set()
+    for seed in range(20):
+        changed = under("permuted_times", question, seed, snap_s=1.0)
+        assert changed.table[3].tolist() == rows[3]
+        shown.add(question.seen(changed, spans_s, 1.0).table[-1, 0])
+        unsnapped = under("permuted_times", question, seed)
+        assert unsnapped.table[2:].tolist() == rows[2:] and unsnapped.table[0, 0] == 0.2
+    assert shown == {0.1, 0.2, 0.7}
+    other = asked("a", 8.0, rows, "past_object_transition_prediction")  # is not snapped: the answer must stay unseen
+    assert under("permuted_times", other, snap_s=1.0).table[2:].tolist() == rows[2:]
+
+
+@pytest.mark.parametrize("name", ["random_place", "permuted_times", "overlay+random_place"])
+def test_places_are_drawn_for_each_question_from_the_seed(name):
+    rows = [[i / 40, 0.5, 1 + 2 * i, 1.0] for i in range(40)]
+    questions = [asked("a", 90.0, rows), asked("a", 92.0, rows), asked("b", 90.0, rows)]
+    condition = Condition.parse(name)
+    first, second, third = (scanpath.table for _, scanpath in assign_scanpaths(condition, questions))
+    for one, other in ((first, second), (second, third), (first, third)):
+        assert (one[:, 0] != other[:, 0]).mean() > 0.8
+    ((_, alone),) = assign_scanpaths(condition, [questions[2].permuted(1)])
+    assert (alone.table == third).all()
+    assert (assign_scanpaths(condition, questions[::-1])[0][1].table == third).all()
+    assert (assign_scanpaths(condition, questions, seed=1)[2][1].table[:, 0] != third[:, 0]).mean() > 0.8
+
+
+def test_noise_is_added_to_the_places_of_a_control():
+    question = asked("a", 9000.0, [[0.5, 0.5, 1 + 2 * i, 1.0] for i in range(3000)])
+    plain, changed = (under(name, question).table[:, :2] for name in ("random_place", "random_place+noise1"))
+    assert 0.008 < (changed - plain).std() < 0.012
+    assert (under("centre+noise5", question).table[:, :2] - 0.5).std() == pytest.approx(0.05, abs=0.003)
+
+
+def test_a_mark_at_the_centre_is_in_the_middle_of_frames_wider_than_high():
+    question, condition = asked("a", 10.0, [[0.9, 0.1, 4.0, 2.0]]), Condition.parse("overlay+centre")
+    drawing = condition.drawing(under("overlay+centre", question))
+    frame = draw_gaze(Clip(WIDE, [4.0], 0.0, 10.0), drawing.scanpath, drawing.channels).frames[0]
+    green = np.argwhere((frame == (0, 255, 0)).all(-1)) + 0.5
+    np.testing.assert_allclose(green.mean(0), (45, 120), atol=0.6)
 
 
 # ---------------------------------------------------------------- drawn, frames wider than high

@@ -259,6 +259,27 @@ def test_adapter_overlay_and_text_see_the_same_snapped_gaze(film, monkeypatch, s
         assert ("(0.70, 0.50)" in text) == bool(snap_s) and "(0.30, 0.50)" in text
 
 
+@pytest.mark.parametrize("name", ["centre", "random_place", "permuted_times"])
+def test_adapter_overlay_and_text_are_given_the_place_of_the_control(film, name):
+    """On frames wider than high: the same other place by every channel, to adapters and other models, when it was."""
+    question, processor = replace(asked("film", 8.0, ROWS), video=film), processor_of(1.0)
+    given = {}
+    for control in ("gaze", name):
+        condition = Condition.parse(f"overlay+text+model+{control}".replace("+gaze", ""))
+        data = QuestionDataset(ClipCache(processor), [question], condition, seed=4)
+        batch = data.collate([data[0]])
+        given[control] = batch.inputs["scanpaths"][0][batch.inputs["scanpath_mask"][0]].tolist()
+        item = BaselineData([question], condition, 4, InputSettings(8, None, 64, 1.0, "reference"))[0][2]
+        for (x, y, *_), frame in zip(given[control], (item.clip.frames[0], item.clip.frames[-1]), strict=True):
+            if min(x, y) > 0.2 and max(x, y) < 0.8:  # the whole ring is in the frame
+                assert ring_of(frame) == pytest.approx((x, y), abs=0.02)
+            for text in (item.prompt, processor.tokenizer.decode(batch.inputs["input_ids"][0])):
+                assert f"({x:.2f}, {y:.2f})" in text
+    own, other = given.values()
+    assert [row[2:] for row in own] == [row[2:] for row in other]
+    assert all(row[:2] != changed[:2] for row, changed in zip(own, other, strict=True))
+
+
 def test_a_question_that_does_not_ask_about_the_fixation_is_not_snapped(film):
     task = "past_object_transition_prediction"
     spans = np.array([[0.0, 2.0], [2.0, 8.0]])

@@ -141,7 +141,8 @@ def test_every_condition_reaches_the_model(loaded, toy_processor, toy_data, tmp_
     questions, found = load_questions(toy_data, "test"), {}
     cache = ClipCache.from_model(loaded, toy_processor, "embeddings", tmp_path)
     cache.fill(Accelerator(), loaded, questions)
-    names = ("gaze", "none", "zero", "shuffled", "shifted", "text", "overlay", "saliency", "text_only")
+    names = ("gaze", "none", "zero", "shuffled", "shifted", "centre", "random_place", "permuted_times")
+    names += ("text", "overlay", "saliency", "text_only")
     for name in (*names, "overlay+shuffled", "overlay+model"):
         drawn = Condition.parse(name).draws
         clips = ClipCache(toy_processor) if drawn else cache
@@ -358,14 +359,14 @@ def assert_same(found: dict, expected: dict) -> None:
 def test_the_result_holds_every_setting_and_the_predictions(whole, toy_data):
     folder, printed, result = whole
     questions = load_questions(toy_data, "test")
-    assert set(result["scores"]) == {"gaze", "none", "shuffled"} and result["scorer"] == "strict"
+    assert set(result["scores"]) == {"gaze", "none", "shuffled", "centre"} and result["scorer"] == "strict"
     gaze = result["scores"]["gaze"]
     assert gaze["counts"] == {"expected": len(questions), "answered": len(questions), "failed": 0}
     assert gaze["intervals"]["videos"] == 4 and gaze["options_permuted"]["permutations"] == 2
     wanted = ("model", "data", "split", "seed", "num_frames", "fps", "max_frames", "frame_size", "prompt", "dtype")
     assert set(wanted) <= set(result["settings"]) and result["settings"]["adapter"]["gaze_encoding"] == "foveated"
     assert result["settings"]["trust_remote_code"] is False
-    assert len(predictions_of(folder)) == 6 * len(questions) and "gaze given" in printed
+    assert len(predictions_of(folder)) == 8 * len(questions) and "gaze given" in printed
     assert result["predictions"] == "r.predictions.jsonl"
 
 

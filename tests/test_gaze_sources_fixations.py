@@ -39,6 +39,13 @@ def test_two_fixations_by_hand():
     np.testing.assert_allclose(scanpath.table, [[0.8, 0.5, 0.5, 0.2]])
 
 
+def test_a_gap_and_an_extent_at_their_limits_are_within_them():
+    """In numbers that floats hold exactly: of the shortest run, and of what lengthens it."""
+    xy = [(0.25, 0.5), (0.5, 0.5), (0.25, 0.5), (0.5, 0.5)]
+    scanpath = detect_fixations(recorded(np.arange(4) / 4, xy), 16.0, 0.25, 0.25, horizontal_fov_deg=64.0)
+    np.testing.assert_array_equal(scanpath.table, [[0.375, 0.5, 0.375, 0.75]])
+
+
 def test_distances_are_measured_in_pixels():
     """0.03 of the width are 30 pixels, 0.03 of the height 15: 2.7 and 1.35 degrees."""
     times = np.arange(4) / 10
@@ -209,11 +216,17 @@ def test_compat_fixations_last_two_seconds_between_first_and_last_frame(frames, 
 
 
 def test_compat_radius_is_a_circle_in_normalised_units():
-    """0.14 of the height is within 0.15, whatever that is in pixels; 0.16 of the width is not."""
+    """0.14 of the height is within 0.15, whatever that is in pixels; 0.16 of the width or the height is not."""
     near = rows("egtea", [(0.5, 0.5)] * 30 + [(0.5, 0.64)] * 30, frame_size=(1280, 960))
-    far = rows("egtea", [(0.5, 0.5)] * 30 + [(0.66, 0.5)] * 30, frame_size=(1280, 960))
     np.testing.assert_allclose(streamgaze_fixations(near, "egtea")[0].table[:, :2], [[0.5, 0.57]], atol=1e-6)
-    assert len(streamgaze_fixations(far, "egtea")[0]) == 0
+    for place in ((0.66, 0.5), (0.5, 0.66)):
+        far = rows("egtea", [(0.5, 0.5)] * 30 + [place] * 30, frame_size=(1280, 960))
+        assert len(streamgaze_fixations(far, "egtea")[0]) == 0
+    at_the_limit = rows("egoexolearn", [(0.25, 0.5)] * 40 + [(0.375, 0.5)] * 40, frame_size=(768, 480))
+    assert len(streamgaze_fixations(at_the_limit, "egoexolearn")[0]) == 1  # 96 of 768 pixels
+    for step, count in ((0.08, 1), (0.1, 0)):  # Ego4D's is 0.088
+        steps = rows("ego4d", [(0.5, 0.5)] * 40 + [(0.5 + step, 0.5)] * 40)
+        assert len(streamgaze_fixations(steps, "ego4d")[0]) == count
 
 
 def test_compat_untracked_frames_become_a_fixation_in_the_corner():
@@ -297,6 +310,13 @@ def test_fixations_are_cut_to_the_video_and_what_is_cut_is_told():
     assert scanpath.ids.tolist() == [0, 1]
 
 
+def test_fixations_that_touch_the_video_s_ends_lie_within_or_outside_and_keep_their_numbers():
+    with pytest.warns(UserWarning, match="2 of 2 fixations are out of order, sorted by time"):
+        scanpath, dropped = checked_scanpath([3.0, 0.5, 0.0], [4.0, 1.0, 0.5], [(0.1, 0.1)] * 3, "f", 0.5, 4.0)
+    assert scanpath.begin_s.tolist() == [0.5, 3.0] and scanpath.ids.tolist() == [1, 0]
+    assert [(entry.begin_s, entry.end_s, entry.reason) for entry in dropped] == [(0.0, 0.5, "before the video begins")]
+
+
 # ------------------------------------------------------------------ scenes
 def scene(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
     """A picture of eight bars in colours of its own."""
@@ -324,7 +344,29 @@ def test_the_scene_threshold_and_short_fixations(cut_video):
     across = as_scanpath([[0.5, 0.5, 10, 3]])
     assert len(scene_consistent(across, cut_video, threshold=0.9)[0]) == 0
     assert len(scene_consistent(across, cut_video, threshold=-1.0)[0]) == 1
-    assert len(scene_consistent(as_scanpath([[0.5, 0.5, 10, 1.4]]), cut_video)[0]) == 1
+    kept = [len(scene_consistent(as_scanpath([[0.5, 0.5, 10, duration]]), cut_video)[0]) for duration in (1.4, 1.5)]
+    assert kept == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("color", "is_black"), [((7, 7, 7), True), ((14, 14, 14), False), ((0, 0, 60), True), ((60, 0, 0), False)]
+)
+def test_a_mean_grey_below_10_is_black(tmp_path, color, is_black):
+    """Of blue a ninth counts, of red three tenths."""
+    video = write_video(tmp_path / "dark.mp4", np.full((20, 48, 64, 3), color, np.uint8), fps=5)
+    dropped = scene_consistent(as_scanpath([[0.5, 0.5, 2, 3]]), video)[1]
+    assert [entry.reason for entry in dropped] == is_black * ["5 of 5 frames are black"]
+
+
+@pytest.mark.parametrize(("duration_s", "flash"), [(8, 2), (10, 39)])
+def test_two_frames_a_second_are_compared(tmp_path, duration_s, flash):
+    """
+    Of 8 s, 16 frames 0.53 s apart, the second of them number 2 of the video; of 10 s, 20, the sixteenth of them number
+    39, and that is the last of those read at once.
+    """
+    frames = np.stack([scene(2 if number == flash else 1) for number in range(55)])
+    video = write_video(tmp_path / "flash.mp4", frames, fps=5)
+    assert len(scene_consistent(as_scanpath([[0.5, 0.5, duration_s / 2, duration_s]]), video)[0]) == 0
 
 
 def test_mostly_black_counts_as_black_and_less_does_not(cut_video):
@@ -340,13 +382,15 @@ def test_a_fixation_beyond_the_video_is_refused(cut_video):
 
 def test_hue_and_saturation_fall_into_the_bins_of_8_bit_hsv():
     """
-    Red has hue 0, green 60, blue 120, magenta 150, all with saturation 255. The last has 127.5: fixed point with 12
-    bits makes it 127.
+    Red has hue 0, green 60, blue 120, magenta 150, all with saturation 255. The seventh has 127.5: fixed point with 12
+    bits makes it 127. Of the last two, saturation 4.6 is rounded to 5, and hue 3.6 to 4.
     """
     colors = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 255), (0, 0, 0), (9, 9, 9), (200, 100, 100)]
+    colors += [(222, 218, 218), (200, 112, 100)]
     histogram = hue_saturation_histogram(np.array([colors], dtype=np.uint8))
     expected = np.zeros((50, 60), int)
-    for hue, saturation in ((0, 255), (60, 255), (120, 255), (150, 255), (0, 0), (0, 0), (0, 127)):
+    places = [(0, 255), (60, 255), (120, 255), (150, 255), (0, 0), (0, 0), (0, 127), (0, 5), (4, 127)]
+    for hue, saturation in places:
         expected[hue * 50 // 180, saturation * 60 // 256] += 1
     np.testing.assert_array_equal(histogram, expected)
 

@@ -1,13 +1,12 @@
 """The model: identity where it must be, effect where it should be, and what is trained, saved, loaded, refused."""
 
-import os
 import subprocess
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from forked import PYTHON
+from forked import LIBRARIES_PYTHON
 from safetensors.torch import load_file, save_file
 from support import BACKBONE, VIDEO_ENCODER, perturb, tiny_config, tiny_model, video_inputs, with_positions
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -309,11 +308,7 @@ def test_a_fresh_process_without_the_package_loads_it(trained, toy_processor, cl
     save_file({**inputs, "logits": logits(trained, inputs)}, tmp_path / "io.safetensors")
     assert not torch.allclose(logits(trained, inputs), logits(trained, without_gaze(inputs)), atol=1e-3)
     result = subprocess.run(
-        [PYTHON, "-c", LOAD_AND_COMPARE, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")},
+        [LIBRARIES_PYTHON, "-c", LOAD_AND_COMPARE, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip().endswith("loaded")

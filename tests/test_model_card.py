@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from datasets import load_dataset
-from forked import PYTHON
+from forked import LIBRARIES_PYTHON
 from huggingface_hub import DatasetCard, ModelCard, ModelCardData, metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from local_hub import LocalHub, metadata_errors
@@ -355,7 +355,7 @@ def test_the_snippet_runs(saved, toy_world, tmp_path):
     for name, value in {"user/gaze": saved, "VIDEO": video, "FIXATIONS": table}.items():
         assert name in snippet
         snippet = snippet.replace(name, str(value))
-    result = subprocess.run([PYTHON, "-c", snippet], capture_output=True, text=True, cwd=tmp_path)
+    result = subprocess.run([LIBRARIES_PYTHON, "-c", snippet], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0 and len(result.stdout.splitlines()) == 1, result.stderr
 
 

@@ -275,6 +275,16 @@ def test_subfolder_variant_and_loading_info(tmp_path):
         assert torch.equal(again.state_dict()[name], value), name
 
 
+def test_tensors_in_place_of_files_are_refused(tmp_path):
+    model = toy_model()
+    model.save_pretrained(tmp_path)
+    for source in (None, tmp_path):
+        with pytest.raises(ValueError, match="expected the folder or id of an adapter and no state_dict"):
+            GazeQwenForConditionalGeneration.from_pretrained(
+                source, config=model.config, state_dict=model.state_dict()
+            )
+
+
 def test_an_assigned_generation_config_is_used_and_saved(tmp_path):
     model = toy_model()
     model.generation_config = GenerationConfig(max_new_tokens=3, min_new_tokens=3, do_sample=False, pad_token_id=0)
@@ -367,6 +377,27 @@ def test_an_interrupted_write_leaves_the_earlier_file_and_nothing_else(tmp_path,
 
 
 # ---------------------------------------------------------------- parts
+def test_a_tuple_in_place_of_an_output():
+    inputs = video_inputs(GRIDS, [LOOK])
+    for lora in (False, True):
+        model = tiny_model(lora=lora)
+        expected = model(**inputs)
+        assert torch.equal(model(**inputs, return_dict=False)[0], expected.logits)
+        model.config.return_dict = False
+        loss, output, cache = model(**inputs, labels=inputs["input_ids"])[:3]
+        assert loss.shape == () and torch.equal(output, expected.logits)
+        assert next_positions(cache, output.shape[1], 1) == next_positions(
+            expected.past_key_values, output.shape[1], 1
+        )
+
+
+def test_gradient_checkpointing_of_the_config_reaches_the_base_model():
+    config = tiny_config()
+    config.gradient_checkpointing = True
+    model = GazeQwenForConditionalGeneration(config)
+    assert all(layer.gradient_checkpointing for layer in model.backbone.model.language_model.layers)
+
+
 def test_embeddings_and_decoder_are_the_base_models():
     model = tiny_model()
     embeddings, head = torch.nn.Embedding(100, 32), torch.nn.Linear(32, 100, bias=False)

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from forked import PYTHON
+from forked import LIBRARIES_PYTHON, PYTHON
 from support import ROOT, index_frames, write_fixations, write_video
 
 import gazeqwen
@@ -53,7 +53,7 @@ def test_the_wheel_works_where_there_is_no_checkout(wheel, tmp_path):
         "model = G.from_base(str(here / 'backbone'), str(here / 'video_encoder'), latent_dim=16);"
         "print(here)"
     )
-    isolated = [PYTHON, "-c", f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); {code}"]
+    isolated = [LIBRARIES_PYTHON, "-c", f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); {code}"]
     result = subprocess.run(isolated, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == str(tmp_path / "site" / "gazeqwen" / "toyworld")

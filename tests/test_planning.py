@@ -1,6 +1,7 @@
 """What a plan says, against models that are really built, batches that are really drawn, and bytes really kept."""
 
 import dataclasses
+import functools
 import math
 import re
 from collections import Counter
@@ -85,8 +86,10 @@ def qwen(base_model: str):
     )
 
 
-def real_model(recipe: Recipe):
-    """The recipe's model on the meta device, from the shapes above: nothing can be downloaded here."""
+@functools.cache
+def real_model(path: Path):
+    """A recipe's model on the meta device, from the shapes above: nothing can be downloaded here."""
+    recipe = read_recipe(Recipe, path)
     adapter = dataclasses.asdict(recipe.adapter)
     backbone = qwen(recipe.model.base_model)
     return model_on_meta(
@@ -353,14 +356,14 @@ def test_weights_take_what_their_types_take():
 # ---------------------------------------------------------------- recipes
 def test_counts_of_the_published_sizes():
     """8.29, 3.75 and 8.77 billion, as their model cards say; the reference's adapter (streamgaze.md, section 5.3)."""
-    paper = real_model(read_recipe(Recipe, ROOT / "recipes" / "paper-7b.yaml"))
+    paper = real_model(ROOT / "recipes" / "paper-7b.yaml")
     assert parameter_counts(paper)["base model"] == 8_292_166_656
     assert parameter_counts(paper)["LoRA"] == 2_523_136
     # The reference keeps 28 amplitudes where 4 are used.
     assert parameter_counts(paper)["resampler"] == 10_807_324 - 24
-    small = real_model(read_recipe(Recipe, ROOT / "recipes" / "gazeqwen-3b.yaml"))
+    small = real_model(ROOT / "recipes" / "gazeqwen-3b.yaml")
     assert parameter_counts(small)["base model"] == 3_754_622_976
-    next_family = real_model(read_recipe(Recipe, ROOT / "recipes" / "gazeqwen-qwen3-8b.yaml"))
+    next_family = real_model(ROOT / "recipes" / "gazeqwen-qwen3-8b.yaml")
     assert parameter_counts(next_family)["base model"] == 8_767_123_696
 
 
@@ -380,7 +383,7 @@ def test_a_recipe_needs_what_its_head_says(path):
     card = int(re.search(r"\(an? (\d+) GB card\)", head).group(1))
     megabytes = int(re.search(r"cache: at most (\d+) MB a clip", head).group(1))
     assert "What differs from the paper" in head
-    model = real_model(recipe)
+    model = real_model(path)
     clip = longest_clip(recipe)
     phases = estimate_memory(recipe, model, clip)
     peak = max(phase.peak for phase in phases.values()) / 1e9
@@ -402,7 +405,7 @@ def test_the_readme_s_table_of_gpus():
         shown = (recipe.model.max_frames, recipe.model.max_pixels_per_frame)
         assert shown == (int(frames), int(pixels.replace(",", "")))
         one = dataclasses.replace(recipe, evaluation_batch_size=1, data=dataclasses.replace(recipe.data, cache="none"))
-        memory = estimate_memory(one, real_model(recipe), longest_clip(recipe))["validation"].peak
+        memory = estimate_memory(one, real_model(path), longest_clip(recipe))["validation"].peak
         assert int(answer) == math.ceil(memory / 1e9)
 
 

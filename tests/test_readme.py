@@ -15,7 +15,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from datasets import Dataset, load_dataset
-from forked import PACKAGE_PYTHON, PYTHON
+from forked import LIBRARIES_PYTHON, PACKAGE_PYTHON, PYTHON
 from huggingface_hub import HfApi
 from local_hub import TOKEN, LocalHub
 from PIL import Image
@@ -74,7 +74,7 @@ def test_the_snippet_runs(toy_world, toy_processor, tmp_path):
     for name, value in {"runs/demo/best": tmp_path, "VIDEO": video, "FIXATIONS": table}.items():
         assert name in snippet
         snippet = snippet.replace(name, str(value))
-    result = subprocess.run([PYTHON, "-c", snippet], capture_output=True, text=True, cwd=tmp_path)
+    result = subprocess.run([LIBRARIES_PYTHON, "-c", snippet], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.splitlines()) == 2
 
@@ -168,7 +168,7 @@ def test_what_the_commands_leave_is_what_the_readme_says(workshop):
     own = load_dataset(str(workshop / "data" / "mine"))
     assert {split: len(rows) for split, rows in own.items()} == {"train": 2, "validation": 1, "test": 2}
     for name in ("results.json", "results-mine.json"):
-        assert list(json.loads((workshop / name).read_text())["scores"]) == ["gaze", "none", "shuffled"]
+        assert list(json.loads((workshop / name).read_text())["scores"]) == ["gaze", "none", "shuffled", "centre"]
     for folder in ("models/reference", "runs/gazeqwen-7b/best", "runs/mine/best", "runs/two_processes/best"):
         assert (workshop / folder / "model.safetensors").exists()
 

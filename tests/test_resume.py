@@ -216,6 +216,7 @@ def run_of(dataset: Path, folder: Path, **changes) -> Path:
     """A recipe file of a small run on few tasks, with a checkpoint after every optimizer step."""
     folder.mkdir(exist_ok=True)
     data = {"dataset": str(dataset), "cache": "embeddings", "cache_dir": str(folder / "cache"), "tasks": TASKS}
+    data["num_workers"] = 0
     data |= changes.pop("data", {})
     values = {"checkpoint_every": 1, "keep_checkpoints": 2, "gradient_accumulation_steps": 1, "batch_size": 3}
     values |= {"stage1": {"epochs": 2, "learning_rate": 1e-2}, "data": data} | changes
@@ -272,7 +273,7 @@ def test_a_run_killed_six_times_at_random_ends_as_one_that_never_stopped(toy_dat
     recipe, rng = run_of(toy_data, tmp_path), random.Random(0)
     seen = []
     for kill in range(6):
-        script, before = start(recipe), checkpoints(recipe)[-1:]
+        script, before = start(recipe, f"data.num_workers={kill % 2}"), checkpoints(recipe)[-1:]
         # Two at any moment from the start; four shortly after it got on by a step.
         until = time.time() + (3 * rng.random() if kill in (0, 3) else 120)
         while script.is_running() and time.time() < until and checkpoints(recipe)[-1:] == before:
@@ -354,11 +355,12 @@ def test_early_stopping_ends_a_stage(toy_data, tmp_path):
 # ---------------------------------------------------------------- several processes
 def test_however_a_step_is_spread_the_losses_are_the_same(toy_data, tmp_path):
     """One process and two (gloo), batch 8 and 1 x 8 accumulated: the same steps, shares of unequal size included."""
-    outcomes = {}
-    for name, processes, batch_size, accumulation in (("8", 1, 8, 1), ("1 x 8", 1, 1, 8), ("2 x 4", 2, 4, 1)):
+    outcomes, data = {}, {"cache_dir": str(tmp_path / "cache")}  # filled by two processes, read by one
+    for name, processes, batch_size, accumulation in (("2 x 4", 2, 4, 1), ("8", 1, 8, 1), ("1 x 8", 1, 1, 8)):
         recipe = run_of(
             toy_data,
             tmp_path / name,
+            data=data,
             batch_size=batch_size,
             gradient_accumulation_steps=accumulation,
             checkpoint_every=2,

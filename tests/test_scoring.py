@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from support import ROOT
 
-from gazeqwen.evaluation.scoring import GradedAnswer, as_graded_answer, exact_choice, read_predictions, score
+from gazeqwen.evaluation.scoring import GradedAnswer, as_graded_answer, named_choice, read_predictions, score
 from gazeqwen.evaluation.statistics import (
     calibration,
     intervals,
@@ -38,15 +39,15 @@ def item(key, task=RECALL, answer=0, video="v1", options=KITCHEN, **given_answer
 QUIRKS = [
     (RECALL, 1, "B", True, True),
     (RECALL, 1, "B. pan", True, True),
-    (RECALL, 1, "b", False, True),
+    (RECALL, 1, "b", True, True),
     (RECALL, 0, "It is a lid, so C.", False, True),  # the article "A" counts as option A
     (RECALL, 2, "It is a lid, so C.", False, False),  # and hides the letter that was meant
-    (RECALL, 1, "Answer: B", False, True),
+    (RECALL, 1, "Answer: B", True, True),
     (RECALL, 1, " ", False, False),  # a failed generation counts
     (RECALL, 1, None, False, None),  # a missing video does not
     (ALERT, NO, "I do not know", False, True),  # NO in NOT and KNOW
     (ALERT, YES, "I do not know", False, False),
-    (ALERT, YES, "Yes, it is not far", False, True),  # contains YES and NO
+    (ALERT, YES, "Yes, it is not far", True, True),  # contains YES and NO
     (ALERT, NO, "Yes, it is not far", False, True),
     (ALERT, NO, "no", True, True),
     (ALERT, YES, "YES.", True, True),
@@ -84,32 +85,150 @@ def test_a_file_of_quirks_gives_streamgazes_numbers_under_compat_and_the_right_o
     assert streamgaze["micro"] == pytest.approx(10 / 15)
 
     strict = score(items)
-    assert [strict["tasks"][task]["correct"] for task in (RECALL, ALERT)] == [2, 2]
-    assert strict["macro"] == strict["micro"] == 4 / 16
-    assert strict["counts"] == {"expected": 16, "answered": 4, "failed": 12}
+    assert [strict["tasks"][task]["correct"] for task in (RECALL, ALERT)] == [4, 3]
+    assert strict["macro"] == strict["micro"] == 7 / 16
+    assert strict["counts"] == {"expected": 16, "answered": 8, "failed": 8}
     assert {"key": "7", "task": RECALL, "why": "not answered"} in strict["failed"]
     assert {"key": "6", "task": RECALL, "why": "response ' '"} in strict["failed"]
-    assert len(strict["failed"]) == 12
+    assert len(strict["failed"]) == 8
 
 
-@pytest.mark.parametrize(
-    "response, choice",
-    [
-        *[("B", 1), (" B \n", 1), ("B.", 1), ("(B)", 1), ("B)", 1), ("(B) pan", 1), ("B: whatever they hold", 1)],
-        *[("B pan", 1), ("B pan.", 1), ("B, Pan", 1), ("A knife", 0), ("B.pan", 1)],
-        *[("A pan", None), ("A. pan", None), ("Bpan", None), ("b", None), ("pan", None), ("A or B", None)],
-        *[("A, B", None), ("E", None), ("E. else", None), ("", None), ("The answer is B.", None), ("I", None)],
+NAMES_B = [
+    *[
+        "B",
+        " B \n",
+        "B.",
+        "(B)",
+        "B)",
+        "[B]",
+        "b",
+        "b.",
+        "(b)",
+        "**B**",
+        "**B.**",
+        "__B__",
+        "`B`",
+        "'B'",
+        "\\boxed{B}",
     ],
-)
-def test_exact_choice(response, choice):
-    assert exact_choice(response, KITCHEN) == choice
+    *["B pan", "B pan.", "B, Pan", "b, pan", "(B) pan", "B.pan", "B. pan", "**B.** pan", "B: whatever they hold"],
+    *[
+        "B) because it is hot",
+        "B because it is hot",
+        "B is correct.",
+        "B is the best option",
+        "pan",
+        "Pan.",
+        "the pan",
+    ],
+    *[
+        "The answer is B",
+        "The answer is B.",
+        "The answer is: B",
+        "Answer: B",
+        "Answer: (b)",
+        "answer is **B**",
+        "Option B",
+    ],
+    *[
+        "The correct answer is B.",
+        "The best option is: B. pan",
+        "The best answer is option B",
+        "My final answer is B.",
+    ],
+    *["So the answer is B.", "Therefore, the correct option is (B) pan.", "I think the answer is B", "I choose B"],
+    *["The answer is pan.", "The answer is: the pan", "The answer is B because it is hot", "Option B is correct"],
+    "I believe that the correct choice is B.",
+]
+NAMES_NONE = [
+    *[
+        "",
+        "I",
+        "E",
+        "E. else",
+        "Bpan",
+        "banana",
+        "A pan",
+        "A. pan",
+        "a pan",
+        "A, B",
+        "A or B",
+        "A. or B",
+        "A/B",
+        "B & C",
+    ],
+    *[
+        "A. B",
+        "(A) (B)",
+        "A. knife B. pan C. lid",
+        "A. knife\nB. pan\nC. lid\nD. cup",
+        "B or maybe C",
+        "B, but also C",
+    ],
+    *["Not A", "Not B.", "The answer is not B", "The answer isn't B", "The wrong answer is B", "B is not correct"],
+    *["I think it is a cup", "It is a pan", "A pan is what they hold", "The answer is", "The answer is a cup"],
+    *["The answer is A or B", "The answer is A. B", "a large cup", "I cannot see a video", "A person holds a cup"],
+    *["knife, pan", "knife or pan", "The options are A. knife B. pan", "I do not know the answer. B", "be", "Because"],
+]
 
 
-def test_exact_choice_of_test_points_and_of_options_without_texts():
-    for response, choice in {"Yes": 0, "no.": 1, "NO": 1, "A": 0, "B. No": 1, "A. No": None, "Yes, now": None}.items():
-        assert exact_choice(response, 2, proactive=True) == choice, response
-    assert exact_choice("Yes", 2) is None
-    assert exact_choice("H", 8) == 7 and exact_choice("C", 2) is None and exact_choice("B pan", 4) is None
+@pytest.mark.parametrize("response", NAMES_B)
+def test_responses_that_name_an_option(response):
+    assert named_choice(response, KITCHEN) == 1
+    assert named_choice(response, ("pan", "knife", "lid", "pan")) in (1, None)  # with another option's text: never it
+
+
+@pytest.mark.parametrize("response", NAMES_NONE)
+def test_responses_that_name_no_option_for_certain(response):
+    assert named_choice(response, KITCHEN) is None
+
+
+def test_an_options_text_goes_before_what_its_words_could_mean():
+    assert named_choice("Answer the phone", ("knife", "answer the phone")) == 1
+    assert named_choice("B. vitamin C", ("knife", "vitamin C", "lid")) == 1
+    assert named_choice("a knife", ("lid", "a knife")) == 1
+    assert named_choice("pan", ("pan", "lid", "Pan")) is None  # two options have it
+    assert named_choice("C pan", ("pan", "lid", "Pan")) == 2
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 3), st.sampled_from([form for form in NAMES_B if "pan" not in form.lower()]))
+def test_every_letter_is_read_as_b_is(index, form):
+    letter = "ABCD"[index]
+    response = re.sub(r"\bB\b", letter, re.sub(r"\bb\b", letter.lower(), form.replace("__B__", f"__{letter}__")))
+    assert named_choice(response, KITCHEN) == index
+
+
+def test_choices_at_test_points_and_of_options_without_texts():
+    yes = [
+        "Yes",
+        "yes.",
+        "YES!",
+        "A",
+        "a",
+        "A. Yes",
+        "**Yes**",
+        "Yes, now",
+        "Yes. The lid is there",
+        "The answer is yes",
+    ]
+    no = ["no.", "NO", "B", "B. No", "Answer: No", "No, not yet", "No. It is gone"]
+    none = [
+        "A. No",
+        "B Yes",
+        "Yes and no",
+        "Yes or no",
+        "Yes. No.",
+        "No, yes",
+        "No idea",
+        "I do not know",
+        "yes ... not",
+    ]
+    for choice, responses in ((0, yes), (1, no), (None, [*none, "not", "know", "Yesterday", "", "C"])):
+        for response in responses:
+            assert named_choice(response, 2, proactive=True) == choice, response
+    assert named_choice("Yes", 2) is None
+    assert named_choice("H", 8) == 7 and named_choice("C", 2) is None and named_choice("B pan", 4) is None
 
 
 def test_more_than_four_options_under_streamgaze():
@@ -134,6 +253,11 @@ def test_logits_count_as_the_letter_of_the_largest(scorer):
     assert (found[ALERT]["correct"], found[ALERT]["total"], found[ALERT]["yes_rate"]) == (1, 2, 1.0)
 
 
+def unlike(videos: int) -> float:
+    """The largest share, at 95 %, of what none of so many videos is: scipy's Clopper-Pearson bound."""
+    return stats.binomtest(0, videos).proportion_ci(0.95, "exact").high
+
+
 def test_a_task_that_nobody_answered_is_zero_under_both():
     items = [item(0, FAP), item(1, response="A")]
     for scorer, total in (("strict", 1), ("streamgaze", 0)):
@@ -143,7 +267,8 @@ def test_a_task_that_nobody_answered_is_zero_under_both():
     spread = intervals(
         [*items, item(2, response="A", video="v2"), item(3, FAP, video="v2")], "streamgaze", resamples=50
     )
-    assert spread["macro"] == [0.5, 0.5] and spread["tasks"] == {RECALL: [1, 1], FAP: None}
+    assert spread["macro"] == [pytest.approx(0.5 * bound) for bound in (1 - unlike(2), 1 + unlike(2))]
+    assert spread["tasks"] == {RECALL: [pytest.approx(1 - unlike(2)), 1], FAP: None}
 
 
 def test_macro_over_ten_only_if_all_ten_are_there():
@@ -203,20 +328,17 @@ def test_failed_are_those_without_an_answer_also_where_they_do_not_count():
 
 
 def test_the_options_text_may_end_in_an_exclamation_mark():
-    assert exact_choice("B pan!", KITCHEN) == 1
+    assert named_choice("B pan!", KITCHEN) == 1
 
 
 # ------------------------------------------------------------------ slow, obvious re-implementations
 def slow_strict_is_right(one: GradedAnswer) -> bool:
     text = (one.response or "").strip()
-    accepted = set()
     texts = ("Yes", "No") if one.proactive else one.options
     letter, words = "ABCDEFGH"[one.answer], texts[one.answer].lower()
-    if one.proactive:
-        accepted |= {words, words + ".", words + "!"}
-        if text.lower() in accepted:
-            return True
-    if text in (letter, f"{letter}.", f"({letter})", f"{letter})", f"{letter}:"):
+    if text.lower() in (words.lower(), words.lower() + ".", words.lower() + "!"):
+        return True
+    if text.lower() in [sign.lower() for sign in (letter, f"{letter}.", f"({letter})", f"{letter})", f"{letter}:")]:
         return True
     for mark in (f"{letter}. ", f"{letter}) ", f"({letter}) ", f"{letter}: ", f"{letter} "):
         if text.startswith(mark):
@@ -353,7 +475,7 @@ def test_intervals_pass_over_draws_without_a_task():
     items = [item(n, response="A", video=str(n)) for n in range(4)]
     items += [item("x", FAP, response="A", video="0"), item("y", FAP, 1, response="A", video="1")]
     found = intervals(items)
-    assert found["tasks"][FAP] == [0, 1] and found["tasks"][RECALL] == [1, 1]
+    assert found["tasks"][FAP] == [0, 1] and found["tasks"][RECALL] == [pytest.approx(1 - unlike(4)), 1]
     assert all(math.isfinite(value) for value in found["macro"])
 
 
@@ -368,12 +490,12 @@ def test_a_task_of_one_video_has_no_interval_and_one_never_counted_is_zero_in_ev
     # the other task says nothing of it, so that the mean of that draw is over what is there.
     pair = [item(0, response="A"), item(1, FAP, video="v2")]
     pair += [item(2, response="A", video="v2"), item(3, FAP)]
-    assert (
-        intervals(pair, "streamgaze", resamples=50)["macro"] == [score(pair, "streamgaze")["macro"]] * 2 == [0.5] * 2
-    )
+    low, high = intervals(pair, "streamgaze", resamples=50)["macro"]
+    assert (low + high) / 2 == pytest.approx(score(pair, "streamgaze")["macro"]) == 0.5
+    assert high - low == pytest.approx(unlike(2))
     apart = [item(n, response="A", video=f"r{n}") for n in range(3)]
     apart += [item(f"f{n}", FAP, response="A", video=f"f{n}") for n in range(3)]
-    assert intervals(apart, resamples=500)["macro"] == [1, 1]
+    assert intervals(apart, resamples=500)["macro"] == [pytest.approx(1 - unlike(6)), 1]
 
 
 def test_the_seed_draws_intervals_of_gains_too():

@@ -9,7 +9,7 @@ from urllib.request import urlopen
 
 import pytest
 import yaml
-from forked import PYTHON
+from forked import LIBRARIES_PYTHON, PYTHON
 from local_hub import LocalHub
 from packaging.requirements import Requirement
 from support import ROOT, requirements
@@ -72,7 +72,7 @@ def test_hidden_files_of_a_room_stay_here(tmp_path, monkeypatch):
 def test_the_space_runs(space, tmp_path):
     """Its app.py, with the package that lies beside it."""
     code = "import runpy, gazeqwen; print(gazeqwen.__file__); runpy.run_path('app.py', run_name='__main__')"
-    command, environment = [PYTHON, "-u", "-c", code], os.environ | {"GRADIO_TEMP_DIR": str(tmp_path)}
+    command, environment = [LIBRARIES_PYTHON, "-u", "-c", code], os.environ | {"GRADIO_TEMP_DIR": str(tmp_path)}
     with subprocess.Popen(command, cwd=space, env=environment, text=True, stdout=subprocess.PIPE) as server:
         try:
             assert server.stdout.readline().startswith(str(space))

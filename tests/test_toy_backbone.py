@@ -12,21 +12,23 @@ from gazeqwen.questions.prompts import OPTION_LETTERS, format_alert, format_ques
 from gazeqwen.toyworld.backbone import (
     ANSWER_WORDS,
     BACKBONE_DIR,
-    TOY_FAMILIES,
+    TOY_BACKBONES,
     gazeqwen_processor,
     make_backbone,
     save_backbone,
 )
 from gazeqwen.toyworld.highlights import Drawer, make_clip
 from gazeqwen.toyworld.measure import answer_letters, measure
-from gazeqwen.toyworld.packing import VIDEO_TOKENS, Batches, packed_forward
+from gazeqwen.toyworld.packing import GRID_THW, VIDEO_TOKENS, Batches, Packer, packed_forward
 from gazeqwen.toyworld.pretrain import ALL_KINDS, Phase, imitation_loss, start_from, train
 from gazeqwen.toyworld.questions import FRAMES, SCENE_TASKS
-from gazeqwen.toyworld.world import FRAME_PX
+from gazeqwen.toyworld.world import FRAME_PX, Scene
 from gazeqwen.video_gazeqwen import Clip
 
+FAMILIES_OF_SHAPES = ("qwen2_5_vl", "qwen3_vl")  # backbones of the first world
 
-@pytest.fixture(scope="module", params=list(TOY_FAMILIES))
+
+@pytest.fixture(scope="module", params=FAMILIES_OF_SHAPES)
 def backbone(request):
     return make_backbone(0, request.param)
 
@@ -151,19 +153,20 @@ def test_patches_equal_the_processors(backbone):
 def test_tails_are_the_chat_template(backbone):
     """Prefix + tail is, token by token, what `GazeQwenProcessor` makes of the same message and clip."""
     model, processor = backbone
-    batches = Batches(model.config, processor, seed=4, clips=1, questions=6, kinds=ALL_KINDS, word_dropout=0.0)
+    packer = Packer(model.config, processor, np.random.default_rng(4), Scene, GRID_THW, word_dropout=0.0)
     rng = np.random.default_rng(0)
     view, kinds = make_clip(rng), set()
-    drawer, prefix = Drawer(rng, view), batches._prefix([view])
+    drawer, prefix = Drawer(rng, view), packer._prefix([view], ["These places are marked: (0.25, 0.50).\n"])
     frames = np.zeros((FRAMES, FRAME_PX, FRAME_PX, 3), np.uint8)
     clip = Clip(frames, view.frame_times_s, view.start_s, view.time_s)
     prompts = gazeqwen_processor(model.config, processor)
     for _ in range(40):
         question = drawer.question(ALL_KINDS)
         kinds.add(question.kind)
-        ids, places = batches._tail(question)
+        ids, places = packer._tail(question)
         alert = question.options == ["Yes", "No"]
         text = format_alert(question.text)[0] if alert else format_question(question.text, question.options)
+        text = f"These places are marked: (0.25, 0.50).\n{text}"
         message = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": text}]}]
         whole = processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
         inputs = prompts(text=whole, videos=[clip])
@@ -233,10 +236,10 @@ def test_another_family_starts_from_a_backbone():
     assert likeness() > 0.99  # the decoder has not been touched
 
 
-@pytest.mark.parametrize("family", TOY_FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES_OF_SHAPES)
 def test_committed_backbone_answers_with_a_ring(family):
     """Right with a ring under the exact gaze wording; without one at chance where only gaze can tell."""
-    folder = TOY_FAMILIES[family].folder
+    folder = TOY_BACKBONES[family].folder
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
     processor = AutoProcessor.from_pretrained(folder)
     report = json.loads((folder / "pretraining.json").read_text())

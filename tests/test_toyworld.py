@@ -505,11 +505,12 @@ def test_the_ringed_twin_asks_the_same_of_clips_with_a_ring(tmp_path):
     name, _, view = ringed_clips("toy-test-0000", recording, [q for pairs in of_task.values() for _, q in pairs])[0]
     frames, times = read_frames(rings / "videos/original_video" / name, view.frame_times_s)
     assert np.allclose(times, view.frame_times_s, atol=2e-3)
-    for frame, picture, bare in zip(frames, ringed_frames(view), ringed_frames(view, None), strict=True):
+    for frame, picture, bare in zip(frames, ringed_frames(view), ringed_frames(view, ring=False), strict=True):
         near, far = (abs(frame.astype(float) - other).mean() for other in (picture, bare))
         assert near < 4 and (near < far or (picture == bare).all())
     assert any(
-        (picture != bare).any() for picture, bare in zip(ringed_frames(view), ringed_frames(view, None), strict=True)
+        (picture != bare).any()
+        for picture, bare in zip(ringed_frames(view), ringed_frames(view, ring=False), strict=True)
     )
 
 

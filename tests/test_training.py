@@ -45,6 +45,7 @@ TASKS = [
     "present_object_attribute_recognition",
     "present_object_identification_easy",
 ]
+ON_TASKS = f"data.tasks=[{','.join(TASKS)}]"
 
 
 def recipe_text(dataset: Path, output: Path, **changes) -> str:
@@ -80,7 +81,7 @@ def run(toy_data, tmp_path_factory):
     """A finished run, the frozen weights before it, and what stage 1 left."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "recipe.yaml").write_text(recipe_text(toy_data, folder / "out"))
-    trainer = Trainer(read_recipe(Recipe, folder / "recipe.yaml"))
+    trainer = Trainer(read_recipe(Recipe, folder / "recipe.yaml", [ON_TASKS]))
     frozen = {name: value.clone() for name, value in trainer.model.state_dict().items() if "resampler" not in name}
     fresh = {name: value.clone() for name, value in trainer.model.resampler.state_dict().items()}
     stage1, add_lora = {}, trainer.model.add_lora
@@ -143,13 +144,13 @@ def test_the_run_folder_tells_what_ran(run):
 
 def test_the_same_seed_gives_the_same_run(run, toy_data, tmp_path):
     (tmp_path / "recipe.yaml").write_text(recipe_text(toy_data, tmp_path / "out"))
-    again = Trainer(read_recipe(Recipe, tmp_path / "recipe.yaml"))
+    again = Trainer(read_recipe(Recipe, tmp_path / "recipe.yaml", [ON_TASKS]))
     again.run()
     for name, value in run["trainer"].model.trained_parameters().items():
         assert torch.equal(again.model.trained_parameters()[name], value), name
     assert again.log == run["trainer"].log
     (tmp_path / "recipe.yaml").write_text(recipe_text(toy_data, tmp_path / "other"))
-    other = Trainer(read_recipe(Recipe, tmp_path / "recipe.yaml", ["seed=1", "stage2.epochs=0"]))
+    other = Trainer(read_recipe(Recipe, tmp_path / "recipe.yaml", [ON_TASKS, "seed=1", "stage2.epochs=0"]))
     other.run()
     assert other.log[0] != run["trainer"].log[0]
 
@@ -202,7 +203,8 @@ def test_conditions_reach_the_model(run, toy_data):
         base = predict(Accelerator(), trainer.model, cache, questions, "gaze", batch_size=5)
     assert [p.logits for p in by_condition["none"]] == [p.logits for p in base]
     assert by_condition["gaze"][0].logits != by_condition["none"][0].logits
-    assert by_condition["gaze"][0].logits != by_condition["shuffled"][0].logits
+    for control in ("shuffled", "centre"):
+        assert by_condition["gaze"][0].logits != by_condition[control][0].logits
     assert [p.key for p in by_condition["gaze"]] == [question.key for question in questions]
     alone = predict(Accelerator(), trainer.model, cache, questions[2:3], "gaze", batch_size=1)
     assert alone[0].logits == pytest.approx(by_condition["gaze"][2].logits, abs=1e-5)
@@ -228,7 +230,7 @@ def run_script(*command, expect: int = 0) -> str:
 def test_eval_reloads_the_adapter_with_equal_logits_and_writes_every_setting(run, toy_data, tmp_path):
     out = run["folder"] / "out"
     printed = run_script(
-        *("eval.py", "--model", out / "best", "--data", toy_data, "--split", "validation"),
+        *("eval.py", "--model", out / "best", "--data", toy_data, "--split", "validation", "--tasks", *TASKS),
         *("--compare", out / "validation_predictions.jsonl", "--output", tmp_path / "result.json"),
     )
     assert re.search(r"largest difference of a logit .*: \d\.\de[-+]\d+ ", printed)
@@ -249,7 +251,7 @@ def test_eval_refuses_an_adapter_that_answers_otherwise(run, toy_data, tmp_path)
     first["logits"][0] += 0.01
     (tmp_path / "p.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]))
     best = run["folder"] / "out" / "best"
-    arguments = ("--conditions", "gaze", "--split", "validation", "--compare", tmp_path / "p.jsonl")
+    arguments = ("--conditions", "gaze", "--split", "validation", "--tasks", *TASKS, "--compare", tmp_path / "p.jsonl")
     error = run_script("eval.py", "--model", best, "--data", toy_data, *arguments, expect=1)
     assert "does not give the logits it was saved with" in error
 

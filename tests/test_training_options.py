@@ -362,11 +362,13 @@ def write_dataset(folder: Path, videos: Path, splits: dict[str, list[dict]]) -> 
 
 @pytest.fixture(scope="module")
 def own_data(toy_data, tmp_path_factory) -> Path:
-    """The toy videos with open-ended questions beside those with options."""
+    """The toy videos with open-ended questions beside those with options, of some tasks."""
     splits = {}
     for split, rows in rows_with_options(toy_data).items():
         splits[split] = []
         for row in rows:
+            if row["task"] not in TASKS:
+                continue
             text = f"the {row['options'][row['answer']]}"
             splits[split].append({**row, "task": "which object"})
             splits[split].append({**row, "task": "say it", "options": [], "answer": None, "answer_text": text})

@@ -1,6 +1,6 @@
-"""The tiny Qwen-VLs of the toy world: configurations, tokenizer and processors, all in transformers' own classes.
+"""The tiny Qwen-VLs of the toy worlds: configurations, tokenizers and processors, all in transformers' own classes.
 
-A temporal step of a 112x112 clip is 4x4 video tokens, one per 28x28 cell of the world's grid.
+A visual token is 28x28 pixels: 4x4 of them a temporal step in the first world, 8x8 in the kitchen.
 """
 
 from __future__ import annotations
@@ -31,20 +31,25 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from gazeqwen.backbones_gazeqwen import FAMILIES
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.questions.question import TOY_SOURCE
+from gazeqwen.toyworld.kitchen.scene import FRAME_PX as KITCHEN_FRAME_PX
+from gazeqwen.toyworld.kitchen.things import CATEGORIES, NOUNS
+from gazeqwen.toyworld.kitchen.things import COLORS as KITCHEN_COLORS
 from gazeqwen.toyworld.world import CELL_PX, COLORS, FRAME_PX, NOUN_OF, SHAPES
 
 PATCH_PX = CELL_PX // 2  # two by two patches are merged into a visual token
 
 BACKBONE_DIR = Path(__file__).parent / "backbone"
+HUNDREDTHS = tuple(f"{value:02d}" for value in range(100))  # places in a prompt have two decimals
 
 
 @dataclass(frozen=True)
-class ToyFamily:
+class ToyBackbone:
     """
-    What a family's tiny model has of its own: transformers' classes, what its configuration says beyond `make_config`,
-    and `words` that only its prompts hold.
+    What a tiny model has of its own: its family (`model_type`), transformers' classes, the size of the frames that it
+    is shown, what its configuration says beyond `make_config`, and `words` that only its world and prompts hold.
     """
 
+    model_type: str
     folder: Path
     config: type[PreTrainedConfig]
     processor: type[ProcessorMixin]
@@ -53,17 +58,20 @@ class ToyFamily:
     text: dict[str, Any] = field(default_factory=dict)
     vision: dict[str, Any] = field(default_factory=dict)
     words: tuple[str, ...] = ()
+    frame_px: int = FRAME_PX
 
 
-TOY_FAMILIES = {
-    "qwen2_5_vl": ToyFamily(
+TOY_BACKBONES = {
+    "qwen2_5_vl": ToyBackbone(
+        "qwen2_5_vl",
         BACKBONE_DIR,
         Qwen2_5_VLConfig,
         Qwen2_5_VLProcessor,
         Qwen2VLVideoProcessor,
         vision={"depth": 2, "window_size": 112, "fullatt_block_indexes": [0, 1], "tokens_per_second": 2},
     ),
-    "qwen3_vl": ToyFamily(
+    "qwen3_vl": ToyBackbone(
+        "qwen3_vl",
         Path(__file__).parent / "backbone_qwen3_vl",
         Qwen3VLConfig,
         Qwen3VLProcessor,
@@ -72,6 +80,34 @@ TOY_FAMILIES = {
         text={"head_dim": 24, "attention_bias": True},  # with biases, to begin from the first family's weights
         vision={"depth": 3, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64},
         words=("seconds",),
+    ),
+    "kitchen": ToyBackbone(
+        "qwen2_5_vl",
+        Path(__file__).parent / "kitchen" / "backbone",
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLProcessor,
+        Qwen2VLVideoProcessor,
+        rope={"mrope_section": [4, 6, 6]},
+        text={"hidden_size": 192, "intermediate_size": 512, "num_attention_heads": 6, "num_key_value_heads": 6},
+        vision={
+            "depth": 4,
+            "hidden_size": 128,
+            "intermediate_size": 320,
+            "out_hidden_size": 192,
+            "window_size": 112,
+            "fullatt_block_indexes": [0, 1, 2, 3],
+            "tokens_per_second": 2,
+        },
+        words=(
+            *NOUNS,
+            *KITCHEN_COLORS,
+            *CATEGORIES,
+            "category",
+            "places",
+            "upper",
+            *HUNDREDTHS,
+        ),
+        frame_px=KITCHEN_FRAME_PX,
     ),
 }
 
@@ -168,27 +204,30 @@ def make_tokenizer(more_words: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     )
 
 
-def make_processor(family: str = "qwen2_5_vl") -> ProcessorMixin:
-    """Return a family's real processor, which keeps 112x112 frames as they are; all families see the same pixels."""
-    of_family = TOY_FAMILIES[family]
+def make_processor(name: str = "qwen2_5_vl") -> ProcessorMixin:
+    """Return a backbone's real processor, which keeps its world's frames as they are."""
+    toy = TOY_BACKBONES[name]
     pixels = {
-        "size": {"shortest_edge": FRAME_PX * FRAME_PX, "longest_edge": FRAME_PX * FRAME_PX},
+        "size": {"shortest_edge": toy.frame_px**2, "longest_edge": toy.frame_px**2},
         "patch_size": PATCH_PX,
         "image_mean": OPENAI_CLIP_MEAN,
         "image_std": OPENAI_CLIP_STD,
     }
-    return of_family.processor(
+    return toy.processor(
         image_processor=Qwen2VLImageProcessor(**pixels),
-        tokenizer=make_tokenizer(of_family.words),
-        video_processor=of_family.video_processor(**pixels, cap_pixels_per_frame=True),
+        tokenizer=make_tokenizer(toy.words),
+        video_processor=toy.video_processor(**pixels, cap_pixels_per_frame=True),
         chat_template=CHAT_TEMPLATE,
     )
 
 
-def make_config(tokenizer: PreTrainedTokenizerFast, family: str = "qwen2_5_vl") -> PreTrainedConfig:
-    """Return the configuration: hidden 96, 6 layers, 4 heads; vision 2 or 3 blocks of 64: a million parameters."""
-    token_id, of_family = tokenizer.convert_tokens_to_ids, TOY_FAMILIES[family]
-    return of_family.config(
+def make_config(tokenizer: PreTrainedTokenizerFast, name: str = "qwen2_5_vl") -> PreTrainedConfig:
+    """
+    Return a backbone's configuration. If it says nothing else: hidden 96, 6 layers, 4 heads; vision blocks of 64: a
+    million parameters.
+    """
+    token_id, toy = tokenizer.convert_tokens_to_ids, TOY_BACKBONES[name]
+    return toy.config(
         text_config={
             "vocab_size": -(-len(tokenizer) // 16) * 16,
             "hidden_size": 96,
@@ -203,13 +242,13 @@ def make_config(tokenizer: PreTrainedTokenizerFast, family: str = "qwen2_5_vl") 
                 "rope_type": "default",
                 "rope_theta": 100.0,
                 "mrope_section": [4, 4, 4],
-                **of_family.rope,
+                **toy.rope,
             },
             "bos_token_id": token_id("<|endoftext|>"),
             "eos_token_id": token_id("<|im_end|>"),
             "pad_token_id": token_id("<|endoftext|>"),
             "tie_word_embeddings": True,
-            **of_family.text,
+            **toy.text,
         },
         vision_config={
             "hidden_size": 64,
@@ -220,7 +259,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast, family: str = "qwen2_5_vl") 
             "patch_size": PATCH_PX,
             "spatial_merge_size": 2,
             "temporal_patch_size": 2,
-            **of_family.vision,
+            **toy.vision,
         },
         image_token_id=token_id("<|image_pad|>"),
         video_token_id=token_id("<|video_pad|>"),
@@ -231,13 +270,13 @@ def make_config(tokenizer: PreTrainedTokenizerFast, family: str = "qwen2_5_vl") 
     )
 
 
-def make_backbone(seed: int = 0, family: str = "qwen2_5_vl") -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Return a randomly initialised backbone and its processor."""
-    processor = make_processor(family)
-    config = make_config(processor.tokenizer, family)
+def make_backbone(seed: int = 0, name: str = "qwen2_5_vl") -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Return a randomly initialised backbone (in TOY_BACKBONES) and its processor."""
+    processor = make_processor(name)
+    config = make_config(processor.tokenizer, name)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = FAMILIES[family].model_class(config)
+        model = FAMILIES[config.model_type].model_class(config)
     model.generation_config.do_sample = False
     model.generation_config.eos_token_id = config.text_config.eos_token_id
     model.generation_config.pad_token_id = config.text_config.pad_token_id

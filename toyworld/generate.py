@@ -1,4 +1,7 @@
-"""Write a toy world in StreamGaze's release layout: `python -m gazeqwen.toyworld.generate OUT --seed 0`."""
+"""
+Write a toy world in StreamGaze's release layout:
+`python -m gazeqwen.toyworld.generate OUT --seed 0 [--world kitchen]`.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,27 @@ from tqdm import tqdm
 from gazeqwen.questions.prompts import OPTION_LETTERS
 from gazeqwen.questions.question import TOY_SOURCE
 from gazeqwen.questions.tasks import clip_window
+from gazeqwen.toyworld import kitchen, world
 from gazeqwen.toyworld.questions import TASK_NAMES, ToyQuestion, View, clip_of, clock, gaze_questions
 from gazeqwen.toyworld.viewer import Recording, make_viewer, simulate_viewer, write_fixations
-from gazeqwen.toyworld.world import Highlight, draw_frame, frame_times_s, make_scene, write_video
+from gazeqwen.toyworld.world import frame_times_s, write_video
 
 SPLITS = ("train", "val", "test")
 VIEWERS = 12  # of each split: nobody is in two
+WORLDS = {"shapes": (world.make_scene, simulate_viewer), "kitchen": (kitchen.make_scene, kitchen.record_viewer)}
 
 
-def make_video(seed: int, split: str, index: int) -> tuple[Recording, list[ToyQuestion]]:
-    """Return the recording and all questions of one video; each (seed, split, index) is its own world."""
+def make_video(seed: int, split: str, index: int, kind: str = "shapes") -> tuple[Recording, list[ToyQuestion]]:
+    """
+    Return the recording and all questions of one video of a world (`kind`, in WORLDS); each (seed, split, index) has
+    its own scene.
+    """
+    make_scene, record = WORLDS[kind]
     habits = np.random.default_rng([seed, SPLITS.index(split), 2**30, index % VIEWERS])
     viewer = make_viewer(habits)
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     while True:
-        recording = simulate_viewer(make_scene(rng), viewer, rng)
+        recording = record(make_scene(rng), viewer, rng)
         questions = gaze_questions(recording, rng)
         if questions:
             return recording, questions
@@ -95,7 +104,7 @@ def _write_video(out: Path, name: str, recording: Recording, view: View | None =
     """
     scene = recording.scene
     if view is None:
-        write_video(out / "videos/original_video" / name, [draw_frame(scene, s) for s in frame_times_s(scene)])
+        write_video(out / "videos/original_video" / name, [scene.draw(s) for s in frame_times_s(scene)])
     else:
         pictures = ringed_frames(view)
         times_s = [0.0, *view.frame_times_s, view.time_s]
@@ -106,13 +115,10 @@ def _write_video(out: Path, name: str, recording: Recording, view: View | None =
     write_fixations(folder / f"{stem}_fixation_filtered.csv", recording.fixations)
 
 
-RING = Highlight()
-
-
-def ringed_frames(view: View, ring: Highlight | None = RING) -> list[np.ndarray]:
-    """Return the frames that a model is shown of a clip, with a ring around what gaze is on."""
-    marks = [[(i, ring) for i in things] if ring else [] for things in view.marked]
-    return [draw_frame(view.scene, s, on) for s, on in zip(view.frame_times_s, marks, strict=True)]
+def ringed_frames(view: View, ring: bool = True) -> list[np.ndarray]:
+    """Return the frames that a model is shown of a clip, with a ring around what gaze is on, or without."""
+    marks = view.marked if ring else [[]] * len(view.marked)
+    return [view.scene.draw(s, things) for s, things in zip(view.frame_times_s, marks, strict=True)]
 
 
 def ringed_clips(stem: str, recording: Recording, questions: list[ToyQuestion]) -> list[tuple[str, ToyQuestion, View]]:
@@ -138,10 +144,11 @@ def generate(
     most: tuple[int, int, int] | None = None,
     rings: bool = False,
     progress: bool = True,
+    kind: str = "shapes",
 ) -> Path:
     """Write a toy world and return its folder. The same arguments give the same files.
 
-    - `videos/original_video/<stem>.mp4`: h264, 112x112, 4 frames a second, 10 s to 3 minutes
+    - `videos/original_video/<stem>.mp4`: h264, 4 frames a second, 112x112 (kitchen: 224x224), 10 s to 3 minutes
     - `metadata/toyworld/<stem>/<stem>_fixation_filtered.csv`: the scanpath
     - `qa/<task>.json`: the questions of all splits
     - `splits.json`: `{"train": [file names], "val": [...], "test": [...]}`
@@ -153,6 +160,7 @@ def generate(
         most: the most answers (test points count one each) of one task in each split; None: no limit.
         rings: instead, the same questions about videos in which a ring follows the gaze: what the backbone makes of
             these is the most that gaze can give it.
+        kind: the world, in WORLDS.
     """
     counts = dict(zip(SPLITS, (train, val, test), strict=True))
     if min(counts.values()) < 0 or sum(counts.values()) == 0 or per_task < 1:
@@ -167,7 +175,7 @@ def generate(
     qa: dict[str, list[dict]] = {task: [] for task in TASK_NAMES}
     with tqdm(total=sum(counts.values()), desc="toy world", unit="video", disable=not progress) as bar:
         for split, count in counts.items():
-            made = {f"toy-{split}-{index:04d}.mp4": make_video(seed, split, index) for index in range(count)}
+            made = {f"toy-{split}-{index:04d}.mp4": make_video(seed, split, index, kind) for index in range(count)}
             questions = {name: questions for name, (_, questions) in made.items()}
             chosen = choose(seed, split, questions, per_task, most and most[SPLITS.index(split)])
             for name, (recording, _) in made.items():
@@ -201,8 +209,10 @@ def main() -> None:
     parser.add_argument(
         "--rings", action="store_true", help="each clip its own video, with a ring around what gaze is on"
     )
+    parser.add_argument("--world", choices=list(WORLDS), default="shapes")
     args = parser.parse_args()
-    out = generate(args.out, args.train, args.val, args.test, args.seed, args.per_task, args.most, args.rings)
+    counts = (args.train, args.val, args.test)
+    out = generate(args.out, *counts, args.seed, args.per_task, args.most, args.rings, kind=args.world)
     for task in TASK_NAMES:
         print(f"{task}: {len(json.loads((out / 'qa' / f'{task}.json').read_text()))} questions")
 

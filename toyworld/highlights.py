@@ -13,9 +13,8 @@ import numpy as np
 
 from gazeqwen.toyworld.questions import View, Wording, sequence_text
 from gazeqwen.toyworld.viewer import NOTHING, VERBS, make_viewer, simulate_viewer
-from gazeqwen.toyworld.world import COLORS, NOUN_OF, SHAPES, make_scene
+from gazeqwen.toyworld.world import make_scene
 
-NOUNS = tuple(NOUN_OF.values())
 WORDINGS = tuple(
     Wording(doing, do, doing, noun, noun)
     for doing, do, noun in (
@@ -27,7 +26,7 @@ WORDINGS = tuple(
         ("picking", "pick", "picking"),
     )
 )
-HIGHLIGHT_KINDS = ("which", "color", "shape", "never", "next", "order", "longest", "alert now")
+HIGHLIGHT_KINDS = ("which", "color", "shape", "category", "never", "next", "order", "longest", "alert now")
 PLAIN_KINDS = ("match", "visible", "of noun", "not visible", "alert visible")
 FACTS = ("visible", "now", "before", "ever", "longest")
 
@@ -42,9 +41,10 @@ class Question:
     answer: str
 
 
-def make_clip(rng: np.random.Generator) -> View:
+def make_clip(rng: np.random.Generator, make_scene=make_scene) -> View:
     """
     Return a clip of a scene, with a path of attention that a highlight will follow; it ends where a fixation begins.
+    `make_scene` draws a scene of a world.
     """
     while True:
         recording = simulate_viewer(make_scene(rng), make_viewer(rng), rng)
@@ -110,7 +110,7 @@ class Drawer:
         self.rng, self.view, self.scene = rng, view, view.scene
         self.visible = view.scene.visible(view.time_s)
         self.now = view.main[-1]
-        self.absent = [noun for noun in NOUNS if noun not in {thing.noun for thing in view.scene.objects}]
+        self.absent = [noun for noun in self.scene.nouns if noun not in {thing.noun for thing in view.scene.objects}]
 
     def noun(self, index: int) -> str:
         return self.scene.objects[index].noun
@@ -136,9 +136,10 @@ class Drawer:
             text = _one(self.rng, ("Which object is ringed now?", "Which object is highlighted now?"))
         return text, _shuffled(self.rng, [*options, self.noun(self.now)]), self.noun(self.now)
 
-    def _attribute(self, words: Wording, attribute: str, values: tuple[str, ...]):
+    def _attribute(self, words: Wording, attribute: str):
         if self.now == NOTHING:
             return None
+        values = self.scene.attributes[attribute]
         answer = getattr(self.scene.objects[self.now], attribute)
         shown = {getattr(self.scene.objects[i], attribute) for i in self.visible} - {answer}
         options = _pick(self.rng, sorted(shown), 3)
@@ -146,10 +147,13 @@ class Drawer:
         return words.attribute(attribute), _shuffled(self.rng, [*options, answer]), answer
 
     def draw_color(self, words: Wording):
-        return self._attribute(words, "color", tuple(COLORS))
+        return self._attribute(words, "color")
 
     def draw_shape(self, words: Wording):
-        return self._attribute(words, "shape", SHAPES)
+        return self._attribute(words, "shape")
+
+    def draw_category(self, words: Wording):
+        return self._attribute(words, "category")
 
     def _never_seen(self, without=()) -> tuple[list[str], str] | None:
         fresh = [i for i in self.view.stayers if i not in self.view.ever]
@@ -195,9 +199,12 @@ class Drawer:
             return None
         chosen = [longest, *(int(i) for i in _pick(self.rng, others, 3))]
         order = list(dict.fromkeys(thing for _, _, thing in self.view.path if thing in chosen))
+        in_order = not self.scene.blind_to_order
+        order = order if in_order else _shuffled(self.rng, order)
         verb = _one(self.rng, VERBS)
         options = _shuffled(self.rng, [f"{verb} the {self.noun(i)}" for i in chosen])
-        return words.future_action([self.noun(i) for i in order]), options, f"{verb} the {self.noun(longest)}"
+        text = words.future_action([self.noun(i) for i in order], in_order)
+        return text, options, f"{verb} the {self.noun(longest)}"
 
     def _alert(self, text: str, due: bool):
         return text, ["Yes", "No"], "Yes" if due else "No"
@@ -239,7 +246,8 @@ class Drawer:
 
     # ---------------------------------------------------------------- about the text or the scene alone
     def draw_match(self, words: Wording):
-        pool = (NOUNS, NOUNS, tuple(COLORS), SHAPES)[int(self.rng.integers(4))]
+        nouns = self.scene.nouns
+        pool = (nouns, nouns, *self.scene.attributes.values())[int(self.rng.integers(4))]
         options = _pick(self.rng, pool, 4)
         answer = _one(self.rng, options)
         return f"Which option says {answer}?", options, answer
@@ -249,7 +257,7 @@ class Drawer:
         return "Which object is visible now?", _shuffled(self.rng, [answer, *_pick(self.rng, self.absent, 3)]), answer
 
     def draw_of_noun(self, words: Wording):
-        attribute, values = (("color", tuple(COLORS)), ("shape", SHAPES))[int(self.rng.integers(2))]
+        attribute, values = list(self.scene.attributes.items())[int(self.rng.integers(2))]
         thing = self.scene.objects[_one(self.rng, self.visible)]
         answer = getattr(thing, attribute)
         options = _shuffled(self.rng, [answer, *_pick(self.rng, [v for v in values if v != answer], 3)])

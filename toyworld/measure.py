@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from gazeqwen.backbones_gazeqwen import positions_of
 from gazeqwen.questions.prompts import OPTION_LETTERS, format_alert, format_question
 from gazeqwen.toyworld.backbone import gazeqwen_processor
-from gazeqwen.toyworld.generate import RING, choose, make_video, ringed_clips, ringed_frames
+from gazeqwen.toyworld.generate import choose, make_video, ringed_clips, ringed_frames
 from gazeqwen.toyworld.highlights import WORDINGS
 from gazeqwen.toyworld.questions import FRAMES
 from gazeqwen.video_gazeqwen import Clip, sample_times
@@ -60,7 +60,7 @@ def measure(model, processor, seed: int, videos: int = 150, most: int = 120) -> 
                 question, told = asked_q.question, other.reword(asked_q.question)
                 if asked_q.points:
                     options, answer = ["Yes", "No"], "Yes" if asked_q.points[0][1] else "No"
-                frames = {marked: np.stack(ringed_frames(view, RING if marked else None)) for marked in (True, False)}
+                frames = {marked: np.stack(ringed_frames(view, marked)) for marked in (True, False)}
                 letter, length_s = OPTION_LETTERS[options.index(answer)], view.time_s - view.start_s
                 for condition, marked, asked in (
                     ("ring, verb of pretraining", True, told),

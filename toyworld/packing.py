@@ -10,41 +10,79 @@ from torch.utils.data import IterableDataset
 from gazeqwen.backbones_gazeqwen import decoder_of, token_types, trained_positions
 from gazeqwen.questions.prompts import OPTION_LETTERS, format_alert, format_question
 from gazeqwen.toyworld.backbone import PATCH_PX, PROMPT_WORDS, gazeqwen_processor
-from gazeqwen.toyworld.highlights import NOUNS, Drawer, Question, facts, make_clip
+from gazeqwen.toyworld.highlights import Drawer, Question, facts, make_clip
 from gazeqwen.toyworld.questions import STEPS, View
-from gazeqwen.toyworld.world import CELL_PX, COLORS, GRID, KINDS, SHAPES, Highlight, draw_frame
+from gazeqwen.toyworld.world import CELL_PX, GRID, KINDS, Highlight, Scene, draw_frame
 
 VIDEO_TOKENS = STEPS * GRID * GRID
 GRID_THW = (STEPS, 2 * GRID, 2 * GRID)
 RING_COLORS = ((255, 255, 255), (255, 150, 30), (60, 255, 255), (255, 90, 180), (170, 255, 60), (255, 255, 120))
 
 
-class Batches(IterableDataset):
-    """Draws batches of clips, each with several questions, as tensors.
+class Packer:
+    """
+        Makes tensors of clips and their questions.
 
-    One clip's questions share its visual prefix: the prompt from `<|im_start|>user\\n` to the last video token, as
-    `GazeQwenProcessor` makes it for the family of the backbone; a question's own *tail* starts at the `<|vision_end|>`
-    that follows, and ends with the assistant's header.
+    XX `scene` is the class of the world's scenes, `grid_thw` what the
+        vision tower makes of a clip. `word_dropout`: the share of a question's words that are replaced by others.
     """
 
-    def __init__(self, config, processor, seed: int, clips: int, questions: int, kinds: dict, word_dropout=0.1):
+    def __init__(self, config, processor, rng, scene, grid_thw: tuple[int, int, int], word_dropout: float = 0.1):
         self.config, self.tokenizer = config, processor.tokenizer
         self.prompts = gazeqwen_processor(config, processor)
-        self.rng = np.random.default_rng([seed, 77])
-        self.clips, self.questions, self.kinds = clips, questions, kinds
-        self.word_dropout = word_dropout
-        self.vector_share = 0.0  # share of clips whose highlight is the learned vector instead of a drawing
+        self.rng, self.grid_thw, self.word_dropout = rng, grid_thw, word_dropout
         encode = self.tokenizer.encode
         self.spare_ids = [encode(f" {word}")[0] for word in PROMPT_WORDS]
-        self.noun_of = {encode(f"{space}{noun}")[0]: noun for noun in NOUNS for space in ("", " ")}
-        self.keep_ids = {encode(f"{space}{word}")[0] for word in (*COLORS, *SHAPES) for space in ("", " ")}
-        self.keep_ids |= set(self.noun_of)
-        self.images = processor.video_processor
+        self.noun_of = {encode(f"{space}{noun}")[0]: noun for noun in scene.nouns for space in ("", " ")}
+        values = [word for words in scene.attributes.values() for word in words]
+        self.keep_ids = {encode(f"{space}{word}")[0] for word in values for space in ("", " ")} | set(self.noun_of)
         self.cache: dict[str, list[int]] = {}
 
-    def __iter__(self):
-        while True:
-            yield self.draw(vision_only=not self.kinds)
+    def pack(self, clips: list[View], questions: list[Question], notes: list[str] | None = None) -> dict:
+        """
+        Return the tensors of C clips and their Q questions each (a clip's are in a row), with P tokens of a prefix and
+        L of a tail: prefix_ids, prefix_mask (C, P), padded on the left; prefix_position (3, C, P);
+        seconds_per_step (C,); tail_ids, tail_position (C*Q, L); last, target (C*Q,); labels of the auxiliary heads;
+        and the questions' `kinds`. `notes` are texts that follow the clips, before each question.
+        """
+        per_clip = len(questions) // len(clips)
+        built = [self._tail(q) for q in questions]
+        length = max(len(ids) for ids, _ in built)
+        tail_ids = torch.zeros(len(built), length, dtype=torch.long)
+        option_rows, option_places, option_right = [], [], []
+        noun_rows, noun_places, noun_facts, kinds = [], [], [], []
+        for row, ((ids, places), q) in enumerate(zip(built, questions, strict=True)):
+            tail_ids[row, : len(ids)] = torch.tensor(ids)
+            for place, option in zip(places, q.options, strict=True):
+                option_rows.append(row)
+                option_places.append(place)
+                option_right.append(float(option == q.answer))
+            known = {}
+            for place, i in enumerate(ids):
+                if i in self.noun_of:
+                    noun = self.noun_of[i]
+                    known[noun] = known.get(noun) or facts(clips[row // per_clip], noun)
+                    noun_rows.append(row)
+                    noun_places.append(place)
+                    noun_facts.append(known[noun])
+            kinds.append(q.kind)
+        answers = [OPTION_LETTERS[q.options.index(q.answer)] if q.options else q.answer for q in questions]
+        prefix = self._prefix(clips, notes or [""] * len(clips))
+        start = prefix.pop("tail_start").repeat_interleave(per_clip)
+        return {
+            **prefix,
+            "tail_ids": tail_ids,
+            "tail_position": start[:, None] + torch.arange(length)[None],
+            "last": torch.tensor([len(ids) - 1 for ids, _ in built]),
+            "target": torch.tensor([self._ids(a)[0] for a in answers]),
+            "option_rows": torch.tensor(option_rows, dtype=torch.long),
+            "option_places": torch.tensor(option_places, dtype=torch.long),
+            "option_right": torch.tensor(option_right),
+            "noun_rows": torch.tensor(noun_rows, dtype=torch.long),
+            "noun_places": torch.tensor(noun_places, dtype=torch.long),
+            "noun_facts": torch.tensor(noun_facts),
+            "kinds": kinds,
+        }
 
     def _ids(self, text: str) -> list[int]:
         if text not in self.cache:
@@ -67,7 +105,7 @@ class Batches(IterableDataset):
             before, after = format_question("\0", question.options).split(" \0")
         else:
             before, after = "Question:", ""
-        ids = self._ids(f"<|vision_end|>{before}") + asked
+        ids = self._ids(before) + asked
         places = []
         lines = after.split("\n")
         for number, line in enumerate(lines):
@@ -75,6 +113,55 @@ class Batches(IterableDataset):
             if line[:1] in OPTION_LETTERS and line[1:3] == ". ":
                 places.append(len(ids) - 1)
         return ids + self._ids("<|im_end|>\n<|im_start|>assistant\n"), places
+
+    def _prefix(self, clips: list[View], notes: list[str]) -> dict[str, torch.Tensor]:
+        """
+        Return the clips' prefixes, see `pack`, and the position `tail_start` (C,) of each one's first tail token, as
+        the family was trained.
+        """
+        seconds_per_step = torch.tensor([(clip.time_s - clip.start_s) / self.grid_thw[0] for clip in clips])
+        grids = torch.tensor([self.grid_thw] * len(clips))
+        processed = [
+            {
+                "pixel_values_videos": torch.empty(0),
+                "video_grid_thw": grid,
+                "second_per_grid_ts": seconds,
+                "step_times_s": self.prompts.step_times_s(clip.frame_times_s - clip.start_s),
+            }
+            for clip, grid, seconds in zip(clips, grids, seconds_per_step, strict=True)
+        ]
+        prompts = [f"<|im_start|>user\n<|vision_start|><|video_pad|><|vision_end|>{note}" for note in notes]
+        inputs = self.prompts.collate(prompts, processed, padding_side="left")
+        ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
+        positions, deltas = trained_positions(
+            self.config,
+            token_types(self.config, ids),
+            mask,
+            video_grid_thw=grids,
+            second_per_grid_ts=seconds_per_step,
+        )
+        return {
+            "prefix_ids": ids,
+            "prefix_mask": mask,
+            "prefix_position": positions,
+            "seconds_per_step": seconds_per_step,
+            "tail_start": ids.shape[1] + deltas[:, 0],
+        }
+
+
+class Batches(IterableDataset):
+    """Draws batches of clips of the first world, each with several questions, as tensors."""
+
+    def __init__(self, config, processor, seed: int, clips: int, questions: int, kinds: dict, word_dropout=0.1):
+        self.rng = np.random.default_rng([seed, 77])
+        self.packer = Packer(config, processor, self.rng, Scene, GRID_THW, word_dropout)
+        self.clips, self.questions, self.kinds = clips, questions, kinds
+        self.vector_share = 0.0  # share of clips whose highlight is the learned vector instead of a drawing
+        self.images = processor.video_processor
+
+    def __iter__(self):
+        while True:
+            yield self.draw(vision_only=not self.kinds)
 
     def _style(self) -> Highlight:
         rng = self.rng
@@ -87,14 +174,12 @@ class Batches(IterableDataset):
         )
 
     def draw(self, vision_only: bool = False) -> dict:
-        """A batch. Shapes, with C clips, Q questions a clip, L tail tokens, 96 video tokens:
-
-        pixels (C*384, 1176); prefix_ids, prefix_mask (C, P), padded on the left; prefix_position (3, C, P);
-        seconds_per_step (C,); tail_ids, tail_position (C*Q, L); last, target (C*Q,); heat (C, 96) for the vector
-        highlight; labels of the auxiliary heads.
+        """
+        Draw a batch of C clips, with what `Packer.pack` makes of their questions: pixels (C*384, 1176), heat (C, 96)
+        for the vector highlight, and token_labels (C, 96, 2).
         """
         rng = self.rng
-        videos, heat, token_labels, tails, kinds, clips = [], [], [], [], [], []
+        videos, heat, token_labels, tails, clips = [], [], [], [], []
         for _ in range(self.clips):
             clip = make_clip(rng)
             clips.append(clip)
@@ -117,78 +202,8 @@ class Batches(IterableDataset):
         }
         if vision_only:
             return batch
-        built = [self._tail(q) for q in tails]
-        length = max(len(ids) for ids, _ in built)
-        tail_ids = torch.zeros(len(built), length, dtype=torch.long)
-        option_rows, option_places, option_right = [], [], []
-        noun_rows, noun_places, noun_facts = [], [], []
-        for row, ((ids, places), q) in enumerate(zip(built, tails, strict=True)):
-            tail_ids[row, : len(ids)] = torch.tensor(ids)
-            for place, option in zip(places, q.options, strict=True):
-                option_rows.append(row)
-                option_places.append(place)
-                option_right.append(float(option == q.answer))
-            known = {}
-            for place, i in enumerate(ids):
-                if i in self.noun_of:
-                    noun = self.noun_of[i]
-                    known[noun] = known.get(noun) or facts(clips[row // self.questions], noun)
-                    noun_rows.append(row)
-                    noun_places.append(place)
-                    noun_facts.append(known[noun])
-            kinds.append(q.kind)
-        answers = [OPTION_LETTERS[q.options.index(q.answer)] if q.options else q.answer for q in tails]
-        prefix = self._prefix(clips)
-        start = prefix.pop("tail_start").repeat_interleave(self.questions)
-        return batch | {
-            **prefix,
-            "tail_ids": tail_ids,
-            "tail_position": start[:, None] + torch.arange(length)[None],
-            "last": torch.tensor([len(ids) - 1 for ids, _ in built]),
-            "target": torch.tensor([self._ids(a)[0] for a in answers]),
-            "option_rows": torch.tensor(option_rows, dtype=torch.long),
-            "option_places": torch.tensor(option_places, dtype=torch.long),
-            "option_right": torch.tensor(option_right),
-            "noun_rows": torch.tensor(noun_rows, dtype=torch.long),
-            "noun_places": torch.tensor(noun_places, dtype=torch.long),
-            "noun_facts": torch.tensor(noun_facts),
-            "heat": torch.from_numpy(np.stack(heat)),
-            "kinds": kinds,
-        }
-
-    def _prefix(self, clips: list[View]) -> dict[str, torch.Tensor]:
-        """
-        Return the clips' prefixes, see `draw`, and the position `tail_start` (C,) of each one's first tail token, as
-        the family was trained.
-        """
-        seconds_per_step = torch.tensor([(clip.time_s - clip.start_s) / STEPS for clip in clips])
-        grids = torch.tensor([GRID_THW] * len(clips))
-        processed = [
-            {
-                "pixel_values_videos": torch.empty(0),
-                "video_grid_thw": grid,
-                "second_per_grid_ts": seconds,
-                "step_times_s": self.prompts.step_times_s(clip.frame_times_s - clip.start_s),
-            }
-            for clip, grid, seconds in zip(clips, grids, seconds_per_step, strict=True)
-        ]
-        prompt = "<|im_start|>user\n<|vision_start|><|video_pad|><|vision_end|>"
-        inputs = self.prompts.collate([prompt] * len(clips), processed, padding_side="left")
-        ids, mask = inputs["input_ids"][:, :-1], inputs["attention_mask"][:, :-1].bool()  # tails have <|vision_end|>
-        positions, deltas = trained_positions(
-            self.config,
-            token_types(self.config, ids),
-            mask,
-            video_grid_thw=grids,
-            second_per_grid_ts=seconds_per_step,
-        )
-        return {
-            "prefix_ids": ids,
-            "prefix_mask": mask,
-            "prefix_position": positions,
-            "seconds_per_step": seconds_per_step,
-            "tail_start": ids.shape[1] + deltas[:, 0],
-        }
+        packed = self.packer.pack(clips, tails)
+        return batch | packed | {"heat": torch.from_numpy(np.stack(heat))}
 
     def _heat(self, clip: View) -> np.ndarray:
         """How strongly each video token is highlighted, shape (96,): blobs at objects, by their share of the step."""
@@ -266,16 +281,20 @@ def packed_forward(
 ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
     """Run every question of every clip, computing a clip's visual prefix once: equal to plain forwards.
 
+    A batch holds `pixels`, or the video embeddings `visual` (C*V, hidden) of a vision tower that stays as it is.
+
     Args:
         blind_layers: in this many first layers the tails may not attend to video tokens.
         highlights: decoder layer -> vector (96,): `heat * vector` is added to the video tokens after that layer.
 
-    Returns logits at each tail's last token (C*Q, vocabulary), video embeddings (C*96, hidden), and the hidden states
-    after each layer of the tails, (C*Q, L, hidden) each, and of the video tokens, (C, 96, hidden) each.
+    Returns logits at each tail's last token (C*Q, vocabulary), video embeddings (C*V, hidden), and the hidden states
+    after each layer of the tails, (C*Q, L, hidden) each, and of the video tokens, (C, V, hidden) each.
     """
     decoder, embed = decoder_of(model), model.get_input_embeddings()
-    vision = model.model.visual(batch["pixels"], grid_thw=batch["grid_thw"])
-    visual, deepstack = vision.pooler_output, getattr(vision, "deepstack_features", None) or []
+    visual, deepstack = batch.get("visual"), []
+    if visual is None:
+        vision = model.model.visual(batch["pixels"], grid_thw=batch["grid_thw"])
+        visual, deepstack = vision.pooler_output, getattr(vision, "deepstack_features", None) or []
     clips, width = batch["prefix_ids"].shape
     is_video, is_token = batch["prefix_ids"] == model.config.video_token_id, batch["prefix_mask"]
     hidden = embed(batch["prefix_ids"]).masked_scatter(is_video[..., None], visual)
@@ -287,9 +306,9 @@ def packed_forward(
         hidden = layer(
             hidden, attention_mask=mask[:, None], position_embeddings=rope, past_key_values=prefix, use_cache=True
         )
-        video_states.append(hidden[is_video].view(clips, VIDEO_TOKENS, -1))
+        video_states.append(hidden[is_video].view(clips, -1, hidden.shape[-1]))
         added = [batch["heat"][..., None] * highlights[i]] if highlights and i in highlights else []
-        added += [deepstack[i].view(clips, VIDEO_TOKENS, -1)] if i < len(deepstack) else []
+        added += [deepstack[i].view(clips, -1, hidden.shape[-1])] if i < len(deepstack) else []
         if added:
             hidden = hidden + torch.zeros_like(hidden).masked_scatter(is_video[..., None], sum(added))
 

@@ -38,10 +38,10 @@ from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from gazeqwen.backbones_gazeqwen import decoder_of
-from gazeqwen.toyworld.backbone import TOY_FAMILIES, make_backbone, save_backbone
+from gazeqwen.toyworld.backbone import make_backbone, save_backbone
 from gazeqwen.toyworld.highlights import FACTS, HIGHLIGHT_KINDS
 from gazeqwen.toyworld.measure import measure
-from gazeqwen.toyworld.packing import VIDEO_TOKENS, Batches, packed_forward
+from gazeqwen.toyworld.packing import Batches, packed_forward
 from gazeqwen.toyworld.questions import STEPS
 from gazeqwen.toyworld.world import COLORS, SHAPES
 
@@ -148,8 +148,8 @@ def vision_loss(heads: Heads, visual: torch.Tensor, labels: torch.Tensor) -> tup
 def when_losses(heads: Heads, video_states: list[torch.Tensor], marked: torch.Tensor):
     """Do video tokens know which temporal step they are of, and whether they are marked in the last one? From the
     second layer on; without this, what is marked *now* was never told from what was marked before."""
-    clips = len(marked)
-    step = torch.arange(STEPS).repeat_interleave(VIDEO_TOKENS // STEPS).expand(clips, -1)
+    clips, tokens = marked.shape
+    step = torch.arange(STEPS).repeat_interleave(tokens // STEPS).expand(clips, -1)
     now = (marked & (step == STEPS - 1)).float()
     loss, weight = 0.0, torch.tensor(8.0)
     for head, state in zip(heads.step, video_states[1:], strict=False):
@@ -162,6 +162,26 @@ def when_losses(heads: Heads, video_states: list[torch.Tensor], marked: torch.Te
     return loss, right
 
 
+def option_losses(
+    heads: Heads, states: list[torch.Tensor], batch: dict
+) -> tuple[torch.Tensor, dict[str, list[float]]]:
+    """Return the losses of what auxiliary heads say of options and nouns, and, per fact, how often that is right."""
+    loss, scores = torch.zeros(()), defaultdict(list)
+    if not len(batch["option_rows"]):
+        return loss, scores
+    weight = torch.tensor(2.0)
+    for right_head, facts_head, state in zip(heads.right, heads.facts, states[-3:-1], strict=True):
+        guess = right_head(state[batch["option_rows"], batch["option_places"]])[:, 0]
+        loss = loss + 0.4 * F.binary_cross_entropy_with_logits(guess, batch["option_right"], pos_weight=weight)
+        facts = facts_head(state[batch["noun_rows"], batch["noun_places"]])
+        loss = loss + 0.4 * F.binary_cross_entropy_with_logits(facts, batch["noun_facts"], pos_weight=weight)
+    for name, guess, truth in zip(FACTS, (facts > 0).float().unbind(1), batch["noun_facts"].unbind(1), strict=True):
+        if 0 < truth.sum() < len(truth):  # mean over both classes
+            of_class = [(guess == truth)[truth == v].float().mean().item() for v in (0, 1)]
+            scores[f"fact: {name}"].append(np.mean(of_class))
+    return loss, scores
+
+
 def question_loss(model, heads: Heads, batch: dict, phase: Phase, rng: np.random.Generator):
     """Return a batch's loss and accuracies: the answers, which options are right, and what the video tokens show."""
     layers = rng.permutation(len(heads.vectors))[: int(rng.integers(1, 4))]
@@ -171,23 +191,10 @@ def question_loss(model, heads: Heads, batch: dict, phase: Phase, rng: np.random
     loudness = torch.stack([state.square().mean() for state in video_states]).mean()
     when_loss, when_right = when_losses(heads, video_states, batch["token_labels"][..., 1].bool())
     loss = F.cross_entropy(logits, batch["target"]) + phase.quiet * loudness + when_loss
-    if len(batch["option_rows"]):
-        weight = torch.tensor(2.0)
-        for right_head, facts_head, state in zip(heads.right, heads.facts, states[-3:-1], strict=True):
-            guess = right_head(state[batch["option_rows"], batch["option_places"]])[:, 0]
-            loss = loss + 0.4 * F.binary_cross_entropy_with_logits(guess, batch["option_right"], pos_weight=weight)
-            facts = facts_head(state[batch["noun_rows"], batch["noun_places"]])
-            loss = loss + 0.4 * F.binary_cross_entropy_with_logits(facts, batch["noun_facts"], pos_weight=weight)
+    option_loss, scores = option_losses(heads, states, batch)
+    loss = loss + option_loss
     seen_loss, _ = vision_loss(heads, visual, batch["token_labels"])
     loss = loss + 0.1 * seen_loss
-    scores = defaultdict(list)
-    if len(batch["option_rows"]):
-        for name, guess, truth in zip(
-            FACTS, (facts > 0).float().unbind(1), batch["noun_facts"].unbind(1), strict=True
-        ):
-            if 0 < truth.sum() < len(truth):  # mean over both classes
-                of_class = [(guess == truth)[truth == v].float().mean().item() for v in (0, 1)]
-                scores[f"fact: {name}"].append(np.mean(of_class))
     right = (logits.argmax(-1) == batch["target"]).float()
     vector = (batch["heat"].amax(dim=1) > 0).repeat_interleave(len(right) // len(batch["heat"]))
     for kind, value, by_vector in zip(batch["kinds"], right.tolist(), vector.tolist(), strict=True):
@@ -345,7 +352,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (another process draws the batches)")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of steps of every phase")
     parser.add_argument("--videos", type=int, default=150, help="held-out videos to measure on")
-    parser.add_argument("--family", default="qwen2_5_vl", choices=list(TOY_FAMILIES), help="of the backbone")
+    parser.add_argument("--family", default="qwen2_5_vl", choices=("qwen2_5_vl", "qwen3_vl"), help="of the backbone")
     parser.add_argument(
         "--start",
         metavar="BACKBONE",

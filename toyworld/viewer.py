@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.toyworld.world import CELL_PX, FRAME_PX, Scene
+from gazeqwen.toyworld.world import FRAME_PX, Scene
 
 _HEADER = (
     "start_time,end_time,center_x,center_y,duration,start_time_seconds,end_time_seconds,fixation_id,duration_seconds"
@@ -22,7 +22,10 @@ VERBS = ("take", "move", "wash", "open")
 
 @dataclass(frozen=True)
 class Viewer:
-    """Somebody's habits. `pace`: dwells last so many times as long as usual; shares of dwells; the tracker's noise."""
+    """
+    Somebody's habits. `pace`: dwells last so many times as long as usual; shares of dwells; the tracker's noise, in
+    pixels of a frame 112 wide.
+    """
 
     pace: float = 1.0
     lost_share: float = 0.2
@@ -103,8 +106,8 @@ def _empty_place(rng: np.random.Generator, scene: Scene, time_s: float) -> np.nd
     """Draw a place of the frame that is most of a cell away from every object."""
     taken = [scene.objects[i].position_px(time_s) for i in scene.visible(time_s)]
     for _ in range(20):
-        place = rng.uniform(6, FRAME_PX - 6, size=2)
-        if all(np.linalg.norm(place - other) > 0.9 * CELL_PX for other in taken):
+        place = rng.uniform(6, scene.frame_px - 6, size=2)
+        if all(np.linalg.norm(place - other) > 0.9 * scene.cell_px for other in taken):
             return place
     return None
 
@@ -158,8 +161,8 @@ def simulate_viewer(scene: Scene, viewer: Viewer, rng: np.random.Generator) -> R
                 places = np.array([place])
             else:
                 places = scene.objects[target].position_px(np.linspace(begin_s, until_s, 17))
-            x, y = places.mean(axis=0) + rng.normal(0, viewer.noise_px, size=2)
-            x, y = (round(float(v), 5) for v in np.clip([x, y], 0, FRAME_PX - 1) / FRAME_PX)
+            x, y = places.mean(axis=0) + rng.normal(0, viewer.noise_px * scene.frame_px / FRAME_PX, size=2)
+            x, y = (round(float(v), 5) for v in np.clip([x, y], 0, scene.frame_px - 1) / scene.frame_px)
             fixations.append(Fixation(round(begin_s, 3), round(until_s, 3), x, y, target))
         if len(dwells) == decides + 1 and (longest := _looked_at_longest(dwells)) is not None:
             acts_s = round(end_s + float(rng.uniform(3.2, 4.5 + 0.1 * scene.duration_s)), 3)

@@ -7,10 +7,12 @@ All positions are pixels of a 112x112 frame, origin top-left, y down; all times 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import av
 import numpy as np
@@ -90,6 +92,8 @@ class WorldObject:
 
 
 def _between(waypoints, time_s) -> np.ndarray:
+    if len(waypoints) == 1:  # most objects and cameras stay where they are
+        return np.full((*np.shape(time_s), 2), waypoints[0][1:], dtype=float)
     times, x, y = zip(*waypoints, strict=True)
     return np.stack([np.interp(time_s, times, x), np.interp(time_s, times, y)], axis=-1)
 
@@ -102,6 +106,12 @@ class Scene:
     objects: tuple[WorldObject, ...]
     background_rgb: tuple[float, float, float]
 
+    frame_px = FRAME_PX
+    cell_px = CELL_PX
+    nouns = tuple(NOUN_OF.values())
+    attributes: ClassVar = {"color": tuple(COLORS), "shape": SHAPES}  # what objects differ in, and the values
+    blind_to_order = False  # see `questions.py`
+
     def visible(self, start_s: float, end_s: float | None = None) -> list[int]:
         """Return the indices of the objects visible at `start_s`, or throughout [start_s, end_s]."""
         return [i for i, thing in enumerate(self.objects) if thing.visible(start_s, end_s)]
@@ -110,6 +120,15 @@ class Scene:
         """Return the scene in which object `index` is taken away at `time_s`."""
         objects = [thing.taken(time_s) if i == index else thing for i, thing in enumerate(self.objects)]
         return replace(self, objects=tuple(objects))
+
+    def still(self, index: int, times_s) -> bool:
+        """Say whether an object is in one grid cell at all these times."""
+        cells = self.objects[index].position_px(np.asarray(times_s, dtype=float)) // CELL_PX
+        return bool((cells == cells[0]).all())
+
+    def draw(self, time_s: float, ringed: Sequence[int] = ()) -> np.ndarray:
+        """Return the picture at `time_s`, uint8 (112, 112, 3), with a ring around some objects (indices)."""
+        return draw_frame(self, time_s, [(i, RING) for i in ringed])
 
 
 @dataclass(frozen=True)
@@ -121,6 +140,9 @@ class Highlight:
     thickness_px: float = 2.0
     opacity: float = 1.0
     halo: bool = False
+
+
+RING = Highlight()
 
 
 def _kinds_of_scene(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:

@@ -182,7 +182,7 @@ class Trainer:
                 self._save(stage)
                 self._validate(bar)
                 self._end_epoch(stage, bar)
-                self._draw_curves(stage_ends=progress.epoch > stage.epochs)
+                self._draw_curves()
                 self._save(stage)
         self.accelerator.free_memory()
 
@@ -320,10 +320,10 @@ class Trainer:
                 write_json(self.folder / "validation.json", progress.best)
         self.accelerator.wait_for_everyone()
 
-    def _draw_curves(self, stage_ends: bool) -> None:
-        """Draw losses and validation: when a stage ends, and before if the last picture is `CURVES_EVERY_S` old."""
+    def _draw_curves(self) -> None:
+        """Draw losses and validation: when the run ends, and before if the last picture is `CURVES_EVERY_S` old."""
         is_old = time.monotonic() - self._drawn_at > CURVES_EVERY_S
-        if self.accelerator.is_main_process and (stage_ends or is_old):
+        if self.accelerator.is_main_process and (self.progress.finished or is_old):
             draw_curves(self.folder / "curves.png", self.log)
             self._drawn_at = time.monotonic()
 

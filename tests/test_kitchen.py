@@ -1,0 +1,316 @@
+"""The kitchen: its pictures, heads, eye tracker and questions, and the pretraining of its backbone."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from gazeqwen.gaze_sources.samples import Status
+from gazeqwen.questions.dataset import load_questions
+from gazeqwen.questions.release import build
+from gazeqwen.toyworld.backbone import make_backbone
+from gazeqwen.toyworld.generate import generate, make_video
+from gazeqwen.toyworld.highlights import make_clip
+from gazeqwen.toyworld.kitchen import pretrain
+from gazeqwen.toyworld.kitchen.marks import KINDS, Mark, draw_mark, marked_frame, words
+from gazeqwen.toyworld.kitchen.scene import FRAME_PX, KitchenScene, make_scene
+from gazeqwen.toyworld.kitchen.things import CATEGORIES, COLORS, SPRITES, THINGS, build_atlas, sprite
+from gazeqwen.toyworld.kitchen.tracker import raw_gaze, record_viewer
+from gazeqwen.toyworld.questions import FAP, FRAMES, GSM, STEPS, TASK_NAMES
+from gazeqwen.toyworld.viewer import NOTHING, make_viewer, simulate_viewer
+from gazeqwen.video_gazeqwen import read_frames
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[KitchenScene]:
+    rng = np.random.default_rng(0)
+    return [make_scene(rng) for _ in range(40)]
+
+
+@pytest.fixture(scope="module")
+def world() -> list:
+    """(recording, questions) of videos."""
+    return [make_video(0, "train", index, "kitchen") for index in range(120)]
+
+
+# ------------------------------------------------------------------ things
+def test_every_thing_has_a_noun_a_picture_and_what_it_can_be_told_from():
+    assert len({thing.noun for thing in THINGS}) == len({thing.code_points for thing in THINGS}) == len(THINGS) == 64
+    pictures = [np.asarray(sprite(number)).astype(int) for number in range(len(THINGS))]
+    for number, picture in enumerate(pictures):
+        assert picture.shape == (64, 64, 4) and 0.1 < (picture[..., 3] > 127).mean() < 0.95, THINGS[number].noun
+        assert all(abs(picture - other).mean() > 5 for other in pictures[:number]), THINGS[number].noun
+    for values, name in ((COLORS, "color"), (CATEGORIES, "category")):
+        assert min(Counter(getattr(thing, name) for thing in THINGS).values()) >= 4, (values, name)
+    assert "MIT" in (SPRITES.parent / "LICENSE-fluent-emoji").read_text()
+
+
+def test_the_pictures_are_made_from_the_package(tmp_path):
+    (tmp_path / "assets").mkdir()
+    for number, thing in enumerate(THINGS):
+        picture = sprite(number).convert("RGBA").resize((96, 96))
+        picture.save(tmp_path / "assets" / f"{thing.code_points}.webp", lossless=True)
+    atlas = build_atlas(tmp_path)
+    assert atlas.size == (512, 512) and (np.asarray(atlas)[..., 3] > 0).mean() > 0.2
+    (tmp_path / "assets" / f"{THINGS[5].code_points}.webp").unlink()
+    with pytest.raises(FileNotFoundError, match=THINGS[5].code_points):
+        build_atlas(tmp_path)
+
+
+# ------------------------------------------------------------------ scenes
+def alone(scene: KitchenScene, index: int | None) -> KitchenScene:
+    """The scene with one object, or without any."""
+    return replace(scene, objects=() if index is None else (scene.objects[index],))
+
+
+def test_things_are_drawn_where_they_are_said_to_be(scenes):
+    """Also while the head moves: the box of what an object changes in the frame lies around its place."""
+    moved = []
+    for scene in scenes[:12]:
+        for time_s in np.linspace(0, scene.duration_s * 0.99, 4):
+            ground = scene.draw(time_s) if not scene.objects else alone(scene, None).draw(time_s)
+            for index in scene.visible(time_s)[:3]:
+                thing = scene.objects[index]
+                x, y = thing.position_px(time_s)
+                if min(x, y) < thing.size_px or max(x, y) > FRAME_PX - thing.size_px:
+                    continue  # cut off by the frame's edge
+                changed = abs(alone(scene, index).draw(time_s).astype(int) - ground).max(axis=-1) > 24
+                rows, columns = np.nonzero(changed)
+                box = np.array([columns.min() + columns.max(), rows.min() + rows.max()]) / 2
+                assert abs(box - (x, y)).max() < 0.2 * thing.size_px + 2, (thing.noun, box, x, y)
+                moved.append(np.ptp(thing.position_px(np.linspace(0, scene.duration_s, 50)), axis=0).max())
+    assert len(moved) > 60 and np.median(moved) > 8  # the same place throughout would make this easy
+
+
+def test_what_is_not_visible_cannot_be_seen(scenes):
+    """And what is visible lies well inside the frame; but for the moments of a head's turn."""
+    hidden = shown = 0
+    for scene in scenes:
+        turns = [begin for thing in scene.objects for begin, _ in thing.present_s if begin > 0]
+        turns += [end for thing in scene.objects for _, end in thing.present_s if np.isfinite(end)]
+        for time_s in np.linspace(0, scene.duration_s * 0.99, 6):
+            if any(abs(time_s - turn) < 1.2 for turn in turns):
+                continue
+            for index, thing in enumerate(scene.objects):
+                x, y = thing.position_px(time_s)
+                if thing.visible(time_s):
+                    assert min(x, y) > 2 and max(x, y) < FRAME_PX - 2
+                    shown += 1
+                else:
+                    same = alone(scene, index).draw(time_s) == alone(scene, None).draw(time_s)
+                    assert same.all(), (thing.noun, x, y)
+                    hidden += 1
+    assert hidden > 20 and shown > 500
+
+
+def test_things_overlap_only_in_part(scenes):
+    touching = 0
+    for scene in scenes:
+        visible = scene.visible(0.0)
+        for k, i in enumerate(visible):
+            for j in visible[:k]:
+                one, other = scene.objects[i], scene.objects[j]
+                apart = np.hypot(*(one.position_px(0.0) - other.position_px(0.0)))
+                assert apart > 0.4 * (one.size_px + other.size_px)
+                touching += apart < 0.5 * (one.size_px + other.size_px)
+    assert touching > 5
+
+
+def test_heads_sway_tilt_and_turn(scenes):
+    times = [np.linspace(0, scene.duration_s, 400) for scene in scenes]
+    poses = [scene.head.pose(of_scene) for scene, of_scene in zip(scenes, times, strict=True)]
+    ranges = np.array([np.ptp(centre, axis=0).max() for centre, _ in poses])
+    assert (ranges > 3).all() and 0.3 < (ranges > 60).mean() < 0.7  # all sway, half of them turn
+    assert all(0.5 < np.degrees(np.ptp(tilt)) < 9 for _, tilt in poses)
+
+
+# ------------------------------------------------------------------ eye tracker
+def test_raw_gaze_holds_fixations_saccades_and_blinks(world):
+    rng, recording = np.random.default_rng(3), world[0][0]
+    recording = simulate_viewer(recording.scene, recording.viewer, rng)
+    samples = raw_gaze(recording, rng)
+    assert np.allclose(np.diff(samples.times_s), 1 / 60) and samples.times_s[-1] < recording.scene.duration_s
+    lost = samples.count(Status.UNTRACKED) / len(samples)
+    assert 0.02 < lost < 0.5
+    speed = np.hypot(*np.diff(samples.xy, axis=0).T) * 60  # frame widths a second
+    assert np.nanmedian(speed) < 0.6 and np.nanmax(speed) > 3  # mostly still, and sometimes a saccade
+
+
+def test_detected_fixations_lie_on_what_the_viewer_dwells_on(world):
+    away, count, kinds = [], 0, Counter()
+    for recording, _ in world[:60]:
+        for fixation in recording.fixations:
+            count += 1
+            middle_s = (fixation.start_s + fixation.end_s) / 2
+            dwells = [d for d in recording.dwells if d.start_s <= middle_s < d.end_s]
+            assert fixation.object_index == (dwells[0].object_index if dwells else NOTHING)
+            kinds[fixation.object_index == NOTHING] += 1
+            if fixation.object_index != NOTHING:
+                thing = recording.scene.objects[fixation.object_index]
+                place = np.array([fixation.x_norm, fixation.y_norm]) * FRAME_PX
+                away.append(np.hypot(*(thing.position_px(middle_s) - place)) / thing.size_px)
+    assert count > 60 * 15 and np.mean(np.array(away) < 0.6) > 0.95 and 0.05 < np.median(away) < 0.3
+    assert kinds[True] > 20
+
+
+def test_a_viewer_in_a_scene_is_recorded_alike_from_the_same_seed(scenes):
+    one, other = (
+        record_viewer(scenes[0], make_viewer(np.random.default_rng(1)), np.random.default_rng(2)) for _ in "ab"
+    )
+    assert one.fixations == other.fixations and one.dwells == other.dwells
+
+
+# ------------------------------------------------------------------ questions
+def test_all_ten_tasks_are_asked(world):
+    count = Counter(q.task for _, questions in world for q in questions)
+    assert set(count) == set(TASK_NAMES) and min(count.values()) >= 15
+
+
+def test_texts_do_not_tell_an_order(world):
+    """Sequences are orders of one set; the objects of an action are named in random order, and so are its options."""
+    named, listed = [], []
+    for _, questions in world:
+        for q in questions:
+            if q.task == GSM:
+                assert (
+                    len({frozenset(option.replace("{", "").replace("}", "").split(">")) for option in q.options}) == 1
+                )
+                assert len(set(q.options)) == 4
+            if q.task == FAP:
+                timed = [entry["object"] for entry in q.extra["context_objects_with_timing"]]
+                assert sorted(timed) == sorted(q.extra["context_objects"]) and "->" not in q.question
+                named.append(q.extra["context_objects"] == timed)
+                listed.append(q.options.index(q.answer))
+    assert np.mean(named) < 0.3 and len(set(listed)) == 4  # in the first world always, and as looked at
+
+
+def test_the_kitchen_is_written_and_read_like_the_first_world(tmp_path):
+    out = generate(tmp_path / "world", 2, 1, 1, seed=5, progress=False, kind="kitchen")
+    build(out, tmp_path / "data", progress=False)
+    for split, count in (("train", 2), ("validation", 1), ("test", 1)):
+        questions = load_questions(tmp_path / "data", split)
+        assert len({q.video_name for q in questions}) == count and all(len(q.scanpath) for q in questions)
+    frames, _ = read_frames(questions[0].video, [0.0])
+    assert frames.shape == (1, FRAME_PX, FRAME_PX, 3)
+
+
+# ------------------------------------------------------------------ pretraining
+@pytest.fixture(scope="module")
+def clips():
+    rng = np.random.default_rng(4)
+    return [make_clip(rng, make_scene) for _ in range(8)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mark_changes_the_picture_at_what_is_marked(clips, kind):
+    """And nowhere far from it; words change no picture, and say where things are."""
+    marked = 0
+    for view in clips:
+        mark = Mark(kind, (255, 40, 40), angle=1.0)
+        for k, things in enumerate(view.marked):
+            time_s = float(view.frame_times_s[k])
+            changed = (marked_frame(view, mark, k) != view.scene.draw(time_s)).any(axis=-1)
+            if kind == "words":
+                assert not changed.any()
+            elif kind == "heat":
+                marked += changed.any()
+            elif things:
+                rows, columns = np.nonzero(changed)
+                x, y = view.scene.objects[things[0]].position_px(time_s)
+                assert len(rows) and np.hypot(columns - x, rows - y).max() < 60
+                marked += 1
+            else:
+                assert not changed.any()
+        assert bool(words(view, mark)) == (kind == "words")
+    assert marked > 20 or kind == "words"
+
+
+def test_words_say_where_and_when(clips):
+    view = clips[0]
+    text = words(view, Mark("words", fitted=True))
+    begin_s, end_s, thing = next(entry for entry in view.path if entry[2] != NOTHING)
+    merged_s = end_s
+    for later_s, until_s, other in view.path[1:]:
+        if other == thing and later_s >= merged_s:
+            merged_s = until_s
+        elif other != NOTHING and later_s >= merged_s:
+            break
+    x, y = view.scene.objects[thing].position_px((begin_s + merged_s) / 2) / FRAME_PX
+    assert f"{begin_s - view.start_s:.1f} to {merged_s - view.start_s:.1f} s at ({x:.2f}, {y:.2f})" in text
+
+
+def test_patches_equal_the_processors():
+    _, processor = make_backbone(0, "kitchen")
+    video = np.random.default_rng(1).integers(0, 255, (FRAMES, FRAME_PX, FRAME_PX, 3), dtype=np.uint8)
+    theirs = processor.video_processor(videos=[video], return_tensors="pt", do_sample_frames=False)
+    assert theirs["video_grid_thw"].tolist() == [list(pretrain.GRID_THW)]
+    ours = pretrain.patches_of(video, processor.video_processor)
+    assert (ours - theirs["pixel_values_videos"]).abs().max() < 1e-5
+
+
+def test_labels_name_the_thing_at_each_token(clips):
+    told = Counter()
+    for view in clips:
+        labels = pretrain.token_labels(view, Mark("ring")).reshape(STEPS, pretrain.GRID, pretrain.GRID, 2)
+        for step in range(STEPS):
+            for index, thing in enumerate(view.scene.objects):
+                places = thing.position_px(view.frame_times_s[2 * step : 2 * step + 2])
+                shown = all(thing.visible(float(s)) for s in view.frame_times_s[2 * step : 2 * step + 2])
+                if shown and np.ptp(places, axis=0).max() < 5:
+                    column, row = (places.mean(axis=0) // 28).astype(int).clip(0, 7)
+                    number, marked = labels[step, row, column]
+                    told[number == thing.number] += 1
+                    if number == thing.number:
+                        assert marked == any(index in view.marked[2 * step + k] for k in (0, 1))
+    assert told[True] > 5 * told[False] and told[True] > 100  # what lies behind another thing is not told
+
+
+TINY = (
+    pretrain.Phase("vision", 2, clips=1, lr=2.0, decay=True),
+    pretrain.Phase("reading", 2, tuple(pretrain.READ_KINDS.items()), clips=2, questions=2),
+    pretrain.Phase("everything", 2, tuple(pretrain.ALL_KINDS.items()), clips=2, questions=2, decay=True),
+)
+
+
+def test_pretraining_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    """Stopped in every phase: the weights are those of one go, bit by bit, and nearly all of them learn."""
+    monkeypatch.setattr(pretrain.Run.train, "__defaults__", (1,))  # keep every step
+    whole = pretrain.pretrain(tmp_path / "whole", 0, 3, 1, TINY, workers=0)
+    before, _ = make_backbone(0, "kitchen")
+    stopped = tmp_path / "stopped"
+
+    class Stop(Exception):
+        pass
+
+    save = pretrain.Run.save
+    for steps in (1, 3, 5):
+
+        def stopping(run, steps=steps):
+            save(run)
+            if sum(phase["steps"] for phase in run.record["phases"].values()) == steps:
+                raise Stop
+
+        monkeypatch.setattr(pretrain.Run, "save", stopping)
+        with pytest.raises(Stop):
+            pretrain.pretrain(stopped, 0, 3, 1, TINY, workers=0)
+    monkeypatch.setattr(pretrain.Run, "save", save)
+    resumed = pretrain.pretrain(stopped, 0, 3, 1, TINY, workers=0)
+    for (name, one), other in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other), name
+    changed = {name for name, p in before.named_parameters() if not torch.equal(p, whole.model.get_parameter(name))}
+    assert len(changed) > 0.9 * len(list(before.named_parameters()))
+    assert {name: phase["steps"] for name, phase in resumed.record["phases"].items()} == {
+        p.name: p.steps for p in TINY
+    }
+    with pytest.raises(ValueError, match="begun with seed 0, not 1"):
+        pretrain.pretrain(stopped, 1, 3, 1, TINY, workers=0)
+
+
+def test_no_scanpath_enters_pretraining(clips):
+    rng, kinds = np.random.default_rng(0), Counter(draw_mark(np.random.default_rng(k)).kind for k in range(200))
+    assert set(kinds) == set(KINDS)
+    for view in clips:
+        text = words(view, replace(draw_mark(rng), kind="words"))
+        assert not any(word in text for word in ("gaz", "look", "fixat", "eye", "stare"))
