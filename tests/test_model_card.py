@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -30,8 +31,8 @@ from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.questions import dataset_folder
 from gazeqwen.questions.dataset_folder import render_dataset_card
 from gazeqwen.questions.tasks import TASKS
+from gazeqwen.toyworld.trained import ADAPTER_DIR
 from gazeqwen.training.recipe import Recipe
-from gazeqwen.training.setup import build_processor
 from gazeqwen.utils.files import write_json
 from gazeqwen.utils.hub import digest_of_adapter
 from gazeqwen.utils.settings import read_recipe
@@ -377,10 +378,9 @@ def test_the_committed_card_is_what_is_rendered(tmp_path, monkeypatch):
     """
     monkeypatch.chdir(ROOT)
     recipe, folder = read_recipe(Recipe, ROOT / "recipes" / "toyworld.yaml"), tmp_path / "gazeqwen-0" / "best"
-    settings = dataclasses.asdict(recipe.adapter)
-    model = GazeQwenForConditionalGeneration.from_base(recipe.model.base_model, recipe.model.video_encoder, **settings)
-    model.save_pretrained(folder)
-    build_processor(recipe.model).save_pretrained(folder)
+    shutil.copytree(ADAPTER_DIR, folder)  # the adapter of that run
+    parts = {"base_model": recipe.model.base_model, "video_encoder": recipe.model.video_encoder}
+    change_config(folder, **{f"{part}_name_or_path": path for part, path in parts.items()})
     (folder.parent / "recipe.yaml").write_text(yaml.safe_dump(dataclasses.asdict(recipe)))
     results = [ROOT / "results" / "toyworld" / f"{name}.json" for name in ("gazeqwen", "frozen")]
     assert str(render_model_card(folder, results)) == (ROOT / "docs" / "model_card.md").read_text()

@@ -141,9 +141,6 @@ ROWS = (
     ),
     _ablation("layers-early", "Injection after layer 0 alone", "adapter.injection_layers=[0]"),
     _ablation("layers-late", "Injection after layer 3 alone", "adapter.injection_layers=[3]"),
-    _ablation(
-        "layers-all", "Injection after all layers but the last", f"adapter.injection_layers={list(range(DEPTH - 1))}"
-    ),
     _ablation("shared", "One resampler for all layers", "adapter.share_resampler=true"),
     _ablation("latents-8", "8 latents", "adapter.num_latents=8"),
     _ablation("latents-128", "128 latents", "adapter.num_latents=128"),
@@ -151,12 +148,6 @@ ROWS = (
         "dinov2",
         "DINOv2, random weights",
         "model.video_encoder=WORK/video_encoders/dinov2",
-        "model.video_encoder_size=56",
-    ),
-    _ablation(
-        "patches",
-        "Patch projection, random weights",
-        "model.video_encoder=WORK/video_encoders/patches",
         "model.video_encoder_size=56",
     ),
     _ablation("label-smoothing", "Label smoothing 0.1", "label_smoothing=0.1"),
@@ -185,10 +176,9 @@ def prepare(work: Path, world: dict, rings: bool) -> None:
         if not (work / release / "splits.json").exists():
             generate(work / release, **settings)
         build(work / release, work / data)
-    for name, depth in (("dinov2", 2), ("patches", 0)):
-        if not (work / "video_encoders" / name).exists():
-            with atomic_folder(work / "video_encoders" / name) as folder:
-                random_dinov2(depth=depth).save_pretrained(folder)
+    if not (work / "video_encoders" / "dinov2").exists():
+        with atomic_folder(work / "video_encoders" / "dinov2") as folder:
+            random_dinov2().save_pretrained(folder)
 
 
 # ------------------------------------------------------------------ one row with one seed

@@ -42,10 +42,10 @@ def write_random_video_encoder(folder: Path, seed: int = 0) -> None:
         write_json(files / "config.json", {name: value for name, value in config.items() if name != "auto_map"})
 
 
-def random_dinov2(seed: int = 0, depth: int = 2):
-    """Return a tiny DINOv2 of timm, 48 wide, 4x4 tokens of each 56x56 frame; with depth 0 a plain patch projection."""
+def random_dinov2(seed: int = 0):
+    """Return a tiny DINOv2 of timm, 48 wide, 4x4 tokens of each 56x56 frame."""
     torch.manual_seed(seed)
-    sizes = {"embed_dim": 48, "depth": depth, "num_heads": 4, "img_size": 56}
+    sizes = {"embed_dim": 48, "depth": 2, "num_heads": 4, "img_size": 56}
     config = video_encoder_config({"architecture": "vit_small_patch14_dinov2", "model_args": sizes})
     return build_video_encoder(config).model.eval()
 
