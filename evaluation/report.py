@@ -140,7 +140,7 @@ def _gain_table(results: list[Result], published: dict) -> Table:
 
 
 def _test_point_table(results: list[Result]) -> Table:
-    names = ("accuracy", "majority_baseline", "yes_share", "yes_rate", "balanced_accuracy")
+    names = ("accuracy", "balanced_accuracy", "majority_baseline", "yes_share", "yes_rate")
     names += ("precision", "recall", "f1")
     rows = []
     for result in results:
