@@ -31,6 +31,7 @@ with named_extra():
     from gazeqwen.evaluation.prediction_file import PredictionFile, largest_logit_difference, load_predictions
     from gazeqwen.evaluation.predictions import accuracy_table
     from gazeqwen.evaluation.settings import EvaluationSettings
+    from gazeqwen.questions.centrality import centrality_of_questions
     from gazeqwen.questions.dataset import load_questions
     from gazeqwen.utils.files import write_json
     from gazeqwen.utils.provenance import provenance
@@ -73,6 +74,7 @@ def main() -> None:
         "scorer": settings.scorer,
         "scores": {},
         "settings": evaluator.recorded_settings(questions),
+        "gaze_centrality": centrality_of_questions(questions),
     }
     file = None
     if settings.output:

@@ -16,6 +16,7 @@ from gazeqwen.pipeline.conditions import Condition
 from gazeqwen.questions.question import Question
 from gazeqwen.questions.tasks import task_info
 from gazeqwen.utils.loading import repeatable_loader
+from gazeqwen.utils.tables import NO_VALUE, percent
 
 # What is asked of an adapter unless told otherwise. `centre` is among them because people look near the middle of the
 # frame for much of the time. `random_place` and `permuted_times` are for evidence: each takes as long as `gaze` again.
@@ -170,20 +171,26 @@ def text_loss(
 
 
 def accuracy_table(scores: dict[str, dict]) -> str:
-    """Return a text table of the scores by condition: conditions as rows, tasks and their mean as columns, in %."""
+    """
+    Return a text table of the scores by condition, in %. Rows are conditions; columns are tasks, their mean, and of
+    Yes/No tasks the balanced accuracy, which is 50 for the same answer always.
+    """
     tasks = sorted_tasks(task for score in scores.values() for task in score["tasks"])
-    header = ["gaze given"] + [task_info(task).abbreviation for task in tasks] + ["mean"]
+    alerts = [task for task in tasks if task_info(task).group == "proactive"]
+    header = ["gaze given", *(task_info(task).abbreviation for task in tasks), "mean"]
+    header += [f"{task_info(task).abbreviation} bal." for task in alerts]
     rows = [
         [condition]
-        + [f"{100 * score['tasks'][task]['accuracy']:.1f}" for task in tasks]
-        + [f"{100 * score['macro']:.1f}"]
+        + [percent(score["tasks"][task]["accuracy"]) for task in tasks]
+        + [percent(score["macro"])]
+        + [percent(score["tasks"][task].get("balanced_accuracy")) or NO_VALUE for task in alerts]
         for condition, score in scores.items()
     ]
     totals = [str(next(iter(scores.values()))["tasks"][task]["total"]) for task in tasks]
-    rows.append(["questions", *totals, str(sum(map(int, totals)))])
+    rows.append(["questions", *totals, str(sum(map(int, totals))), *("" for _ in alerts)])
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = []
     for row in [header, *rows]:
         numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join([row[0].ljust(widths[0]), *numbers]))
+        lines.append("  ".join([row[0].ljust(widths[0]), *numbers]).rstrip())
     return "\n".join(lines)

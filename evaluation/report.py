@@ -12,12 +12,14 @@ A result file is what `eval.py --output` writes: `scores` ({condition: {"tasks",
   intervals, tests against the condition `none`, what is said of test points, and reliability.
 - `intervals`, `counts` and `options_permuted` of a condition, as `statistics.intervals`, `scoring.score` and
   `statistics.option_robustness` give them.
+- `gaze_centrality`: how near to the middle of the frame people look, as `questions.centrality` gives it.
 - of `settings`: `parameters` (text), and `sources` (where the videos come from; `["toyworld"]`: the toy world).
 """
 
 import argparse
 import json
 import re
+from collections import defaultdict
 from os import PathLike
 from pathlib import Path
 
@@ -40,6 +42,7 @@ from gazeqwen.evaluation.results import (
 from gazeqwen.evaluation.scoring import GROUPS, score
 from gazeqwen.evaluation.statistics import calibration, mcnemar, permutation_test
 from gazeqwen.plots.report import draw_accuracies, draw_gains, draw_reliability, series_colors
+from gazeqwen.questions.centrality import CENTRALITY_HEADER, EVEN_PLACES, UNITS, centrality_cells
 from gazeqwen.questions.tasks import TASKS, task_info
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import write_json, write_text
@@ -140,7 +143,7 @@ def _gain_table(results: list[Result], published: dict) -> Table:
 
 
 def _test_point_table(results: list[Result]) -> Table:
-    names = ("accuracy", "majority_baseline", "yes_share", "yes_rate", "balanced_accuracy")
+    names = ("accuracy", "balanced_accuracy", "majority_baseline", "yes_share", "yes_rate")
     names += ("precision", "recall", "f1")
     rows = []
     for result in results:
@@ -164,6 +167,29 @@ def _permuted_table(results: list[Result]) -> Table:
                 means = [percent(robustness["accuracy"]), percent(robustness["same_share"])]
                 rows.append([f"{result.name}, {condition}", *numbers, *means])
     return Table(header, rows)
+
+
+def _centrality_section(results: list[Result]) -> list[str]:
+    """Return how central the gaze of the questions is, and whether a constant centre is as good; empty if unknown."""
+    parts, names = [], defaultdict(list)
+    for result in results:
+        if result.gaze_centrality is not None:  # the same for all that were asked the same
+            names[tuple(centrality_cells(result.gaze_centrality))].append(result.name)
+    if names:
+        rows = [[", ".join(members), *cells] for cells, members in names.items()]
+        rows.append(["evenly drawn places", *centrality_cells(EVEN_PLACES)])
+        table = Table(["gaze of", *CENTRALITY_HEADER], rows)
+        parts += [f"Of the clips that were asked about, up to the query. {UNITS}", table.markdown()]
+    for result in results:
+        for condition, control in result.explained_by_centre.items():
+            interval, macro = result.intervals[condition]["macro"], result.scores[control]["macro"]
+            where = "within" if macro <= interval[1] else "above"
+            parts.append(
+                f"**Warning: a constant centre explains the answers as well.** {result.name}: `{control}` "
+                f"{percent(macro)}, {where} the interval of `{condition}`, "
+                f"{percent(result.scores[condition]['macro'], interval)}."
+            )
+    return ["### How central the gaze is", *parts] if parts else []
 
 
 # ------------------------------------------------------------------ model card metadata
@@ -290,6 +316,7 @@ def _details(kind: str, members: list[Result], published: dict, output: Path) ->
     for title, table in sections.items():
         if table.rows:
             parts += [title, table.markdown()]
+    parts += _centrality_section(members)
     figures = _draw_figures(kind, members, published, output)
     title = _figure_title(kind)
     parts += [f"![{title}: {name}]({path.name})" for name, path in figures.items()]

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from gazeqwen.evaluation.scoring import GROUPS, SCORERS, GradedAnswer, read_predictions, score
 from gazeqwen.evaluation.statistics import intervals, paired_difference
+from gazeqwen.questions.centrality import EVEN_PLACES
 from gazeqwen.questions.question import TOY_SOURCE, sources_of
 from gazeqwen.questions.tasks import TASKS, task_info
 from gazeqwen.utils.settings import flat
@@ -22,11 +24,15 @@ STREAMGAZE, TOY_WORLD, OTHER = KINDS = ("StreamGaze", "Toy world", "Other data")
 
 
 WITHOUT_GAZE = "none"
+CENTRE = "centre"  # the control that holds gaze in the middle of the frame
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """Hold a result file; `items`: {condition: graded answers} where predictions are at hand."""
+    """
+    Hold a result file; `items`: {condition: graded answers} where predictions are at hand; `gaze_centrality`: what
+    `questions.centrality` says of the questions' gaze, where the file has it.
+    """
 
     path: Path
     name: str
@@ -35,6 +41,7 @@ class Result:
     provenance: dict
     scorer: str
     items: dict[str, list[GradedAnswer]]
+    gaze_centrality: dict[str, float] | None = None
 
     @cached_property
     def kind(self) -> str:
@@ -75,6 +82,24 @@ class Result:
             return {}
         return {name: paired_difference(items, base) for name, items in self.items.items() if name != WITHOUT_GAZE}
 
+    def is_reached(self, condition: str, accuracy: float) -> bool:
+        """
+        Return whether an accuracy lies within the interval of a condition's mean over the tasks, or above it. False
+        where no interval is known: then nobody can say.
+        """
+        interval = self.intervals.get(condition, {}).get("macro")
+        return interval is not None and accuracy >= interval[0]
+
+    @property
+    def explained_by_centre(self) -> dict[str, str]:
+        """Return {condition: the same with gaze held at the centre} of those that the latter reaches."""
+        pairs = {condition: _with_centre(condition, self.scores) for condition in self.scores}
+        return {
+            condition: control
+            for condition, control in pairs.items()
+            if control is not None and self.is_reached(condition, self.scores[control]["macro"])
+        }
+
     @property
     def pooled(self) -> dict[str, list]:
         """Return {"seeds": those of the models whose mean it is}, empty if it is one model's."""
@@ -98,6 +123,18 @@ class Result:
                 totals[f"questions of {task}"] = counts.get("expected", counts["total"]) // seeds
         settings = {"data": self.settings.get("data"), "config": self.settings.get("config", "default")}
         return settings | {"split": self.settings.get("split"), "scorer": self.scorer} | totals
+
+
+def _with_centre(condition: str, conditions: Iterable[str]) -> str | None:
+    """Return which of some conditions is `condition` with gaze held at the centre; None: none of them."""
+
+    def words(name: str) -> frozenset[str]:
+        return frozenset("model" if word == "gaze" else word for word in name.split("+"))
+
+    wanted = [words(condition) | {CENTRE}]
+    if words(condition) == {"model"}:  # which needs not be said
+        wanted.append(frozenset({CENTRE}))
+    return next((name for name in conditions if name != condition and words(name) in wanted), None)
 
 
 def is_published(value) -> bool:
@@ -157,8 +194,13 @@ def read_result(path: str | PathLike) -> Result | None:
             rescored, macro = score(answers, scorer)["macro"], value["scores"][condition]["macro"]
             valid = math.isclose(rescored, macro, abs_tol=1e-6)
             check(valid, f"scores, {condition}: macro is {macro:.6f}, but that of {file} is {rescored:.6f}")
+    central = value.get("gaze_centrality")
+    if central is not None:
+        numbers = [central.get(key) if isinstance(central, dict) else None for key in EVEN_PLACES]
+        valid = all(isinstance(number, (int, float)) for number in numbers)
+        check(valid, f"gaze_centrality is {central!r}, expected null or numbers for {', '.join(EVEN_PLACES)}")
     name = str(value.get("name") or path.stem)
-    return Result(path, name, value["scores"], value["settings"], value["provenance"], scorer, items)
+    return Result(path, name, value["scores"], value["settings"], value["provenance"], scorer, items, central)
 
 
 def check_comparable(results: list[Result]) -> None:

@@ -5,7 +5,7 @@ Cards for the Hub, of what is known and no more: an adapter's from its files and
     gazeqwen card data/streamgaze --push user/name
 
 Every number comes from a file that `eval.py`, `train.py` or a benchmark wrote. A result stands beside its controls (no
-gaze, another video's gaze), or beside the sentence that they were not run.
+gaze, another video's gaze, gaze held in the middle of the frame), or beside the sentence that they were not run.
 """
 
 import json

@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.evaluation.report import sampling
-from gazeqwen.evaluation.results import OTHER, STREAMGAZE, TOY_WORLD, WITHOUT_GAZE, Result
+from gazeqwen.evaluation.results import CENTRE, OTHER, STREAMGAZE, TOY_WORLD, WITHOUT_GAZE, Result
 from gazeqwen.evaluation.scoring import sorted_tasks
 from gazeqwen.model_card.result_groups import ResultGroup
 from gazeqwen.model_card.runs import Run
@@ -23,6 +23,9 @@ _CONDITIONS = {
     "gaze": "**its own gaze**",
     WITHOUT_GAZE: "no gaze: the base model (control)",
     SHUFFLED: "another video's gaze (control)",
+    CENTRE: "gaze held in the middle of the frame (control)",
+    "random_place": "gaze at its own times, at places drawn evenly (control)",
+    "permuted_times": "its own places, in another order (control)",
     "shifted": "its own gaze, moved by half the clip",
     "zero": "gaze without a fixation",
     "text": "its own gaze, as coordinates in the prompt",
@@ -44,7 +47,7 @@ def result_section(group: ResultGroup) -> dict[str, str]:
     """Return title, table and sentences of the results on the same questions, in Markdown."""
     result = group.headline
     tasks = sorted_tasks(result.tasks)
-    first = [result.headline, WITHOUT_GAZE, SHUFFLED]
+    first = [result.headline, WITHOUT_GAZE, SHUFFLED, CENTRE]
     conditions = [(one, condition) for one in group.own + group.base for condition in one.scores]
     conditions.sort(key=lambda row: first.index(row[1]) if row[1] in first else len(first))
     rows, means = [], {}
@@ -66,7 +69,7 @@ def result_section(group: ResultGroup) -> dict[str, str]:
     return {
         "title": f"{_data_name(result)}, split `{result.same['split']}`",
         "table": table.markdown(),
-        "says": _gain_sentence(means, result.headline),
+        "says": _gain_sentence(means, result),
         "how": _method_sentence(result),
     }
 
@@ -77,23 +80,32 @@ def _data_name(result: Result) -> str:
     return names[result.kind] + ("" if config == "default" else f", splits of `{config}`")
 
 
-def _gain_sentence(means: dict[str, float], headline: str) -> str:
-    """Return what the controls say of the headline, and which of them were not run."""
-    controls = {WITHOUT_GAZE: "no gaze", SHUFFLED: "another video's gaze"}
+def _gain_sentence(means: dict[str, float], result: Result) -> str:
+    """Return what the controls say of the headline of a result, and which of them were not run."""
+    headline = result.headline
+    controls = {
+        WITHOUT_GAZE: "no gaze",
+        SHUFFLED: "another video's gaze",
+        CENTRE: "gaze held in the middle of the frame",
+    }
     run = [
         f"{100 * (means[headline] - means[control]):+.1f} points over {words}"
         for control, words in controls.items()
         if control in means and control != headline
     ]
-    absent = [f"**{words}** (`{control}`)" for control, words in controls.items() if control not in means]
+    absent = [f"**{controls[name]}** (`{name}`)" for name in (WITHOUT_GAZE, SHUFFLED) if name not in means]
     says = [f"Mean over the tasks with {_describe_condition(headline).strip('*')}: {percent(means[headline])} %"]
     if run:
-        says[0] += f", {' and '.join(run)}"
+        says[0] += f", {', '.join(run[:-1])}{' and ' if run[1:] else ''}{run[-1]}"
     if absent:
         says.append(
             f"Controls that were not run: {' and '.join(absent)}. Without them these numbers do not show that gaze "
             "made the difference"
         )
+    if CENTRE not in means:
+        says.append(f"Whether a point that never moves does as well is not known: `{CENTRE}` was not run")
+    elif headline != CENTRE and result.is_reached(headline, means[CENTRE]):
+        says.append("**A constant centre explains the answers as well**: it is not below the interval of the mean")
     return ". ".join(says) + "."
 
 

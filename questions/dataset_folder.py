@@ -22,9 +22,11 @@ from datasets import (
 )
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from gazeqwen.questions.centrality import CENTRALITY_HEADER, UNITS, centrality, centrality_cells
 from gazeqwen.questions.question import TOY_SOURCE
 from gazeqwen.questions.sources import VIDEO_SOURCES
 from gazeqwen.questions.tasks import TASKS, VIDEOS_IN_RELEASE
+from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.utils.files import atomic_folder, write_json, write_text
 from gazeqwen.utils.hub import publish
 from gazeqwen.utils.tables import Table
@@ -121,7 +123,7 @@ def write_dataset(
         rows: by video name, each with all of `COLUMNS` but `video`.
         videos: by video name, where each file lies.
         schemes: for each config the names of the videos of each split, `default` first.
-        report: what is stored beside the data; gets the counts of the splits.
+        report: what is stored beside the data; gets of each split the counts, and how central its gaze is.
     """
     columns = Features(
         {"file_name": Value("string"), **{name: kind for name, kind in COLUMNS.items() if name != "video"}}
@@ -139,8 +141,11 @@ def write_dataset(
             for split, names in splits.items():
                 split_rows = [{"file_name": f"videos/{name}", **row} for name in names for row in rows.get(name, [])]
                 if split_rows:
-                    counts = {"questions": len(split_rows), "videos": len({row["video_name"] for row in split_rows})}
-                    report.splits.setdefault(scheme, {})[split] = counts
+                    tables = {row["video_name"]: row["scanpath"] for row in split_rows}
+                    scanpaths = [Scanpath.from_array(table) for table in tables.values() if table is not None]
+                    about = {"questions": len(split_rows), "videos": len(tables)}
+                    about["gaze_centrality"] = centrality(scanpaths)  # each video once
+                    report.splits.setdefault(scheme, {})[split] = about
                     # One table beside one video would be taken for a dataset of tables, but for this name.
                     file = "metadata.parquet" if len(rows) == 1 else f"{scheme}-{split}.parquet"
                     Dataset.from_list(split_rows, features=columns).to_parquet(str(folder / file))
@@ -225,9 +230,12 @@ def render_dataset_card(
         configs=configs,
     )
     counts = [
-        [f"`{scheme}`", split, f"{sizes['questions']:,}", f"{sizes['videos']:,}"]
+        [
+            *(f"`{scheme}`", split, f"{about['questions']:,}", f"{about['videos']:,}"),
+            *centrality_cells(about.get("gaze_centrality")),  # not in datasets that earlier versions built
+        ]
         for scheme, splits in report.splits.items()
-        for split, sizes in splits.items()
+        for split, about in splits.items()
     ]
     return DatasetCard.from_template(
         data,
@@ -238,7 +246,8 @@ def render_dataset_card(
         own=own,
         sources=[VIDEO_SOURCES[source].title if source in VIDEO_SOURCES else source for source in sources],
         source=repository or "path/to/this/folder",
-        counts=Table(["config", "split", "questions", "videos"], counts).markdown(),
+        counts=Table(["config", "split", "questions", "videos", *CENTRALITY_HEADER], counts).markdown(),
+        units=UNITS,
         report=report.text(),
         gaze=sorted({video["gaze"] for video in report.videos.values() if video["gaze"]}),
     )

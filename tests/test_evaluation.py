@@ -28,6 +28,7 @@ from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.pipeline.conditions import Condition
 from gazeqwen.pipeline.overlays import gaze_in_words
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
+from gazeqwen.questions.centrality import centrality_of_questions
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.question import Question
 from gazeqwen.questions.release import build
@@ -360,6 +361,7 @@ def test_the_result_holds_every_setting_and_the_predictions(whole, toy_data):
     folder, printed, result = whole
     questions = load_questions(toy_data, "test")
     assert set(result["scores"]) == {"gaze", "none", "shuffled", "centre"} and result["scorer"] == "strict"
+    assert result["gaze_centrality"] == pytest.approx(centrality_of_questions(questions))
     gaze = result["scores"]["gaze"]
     assert gaze["counts"] == {"expected": len(questions), "answered": len(questions), "failed": 0}
     assert gaze["intervals"]["videos"] == 4 and gaze["options_permuted"]["permutations"] == 2

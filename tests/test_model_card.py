@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import jinja2.meta
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -67,12 +68,12 @@ def change_config(folder: Path, **changes) -> None:
 
 
 def result_of(
-    folder: Path, out: Path, name: str = "result", conditions=("gaze", "none", "shuffled"), **changes
+    folder: Path, out: Path, name: str = "result", conditions=("gaze", "none", "shuffled", "centre"), **changes
 ) -> Path:
     """An invented result of the adapter in a folder, on StreamGaze's tasks, as eval.py would write it."""
     path = write_result(out, name, tasks=changes.pop("tasks", tuple(TASKS)), predictions=False, **changes)
     value, config = json.loads(path.read_text()), json.loads((folder / "config.json").read_text())
-    value["scores"]["shuffled"] = value["scores"]["none"]
+    value["scores"] |= dict.fromkeys(("shuffled", "centre"), value["scores"]["none"])
     value["scores"] = {condition: value["scores"][condition] for condition in conditions}
     about = {
         "adapter": config,
@@ -195,13 +196,17 @@ def test_every_row_stands_beside_its_controls(adapter, tmp_path):
     text = render_model_card(adapter, [path]).text
     header, *rows = cells(section(text, "## Results"))
     assert header[0] == "gaze given" and len(header) == 12
-    labels = ["**its own gaze**", "no gaze: the base model (control)", "another video's gaze (control)", "answers"]
+    labels = ["**its own gaze**", "no gaze: the base model (control)", "another video's gaze (control)"]
+    labels += ["gaze held in the middle of the frame (control)", "answers"]
     assert [row[0] for row in rows] == labels
-    assert [row[-1] for row in rows[:3]] == [f"{100 * scores[c]['macro']:.1f}" for c in ("gaze", "none", "shuffled")]
+    names = ("gaze", "none", "shuffled", "centre")
+    assert [row[-1] for row in rows[:4]] == [f"{100 * scores[name]['macro']:.1f}" for name in names]
     assert rows[-1][1:] == [*["12"] * 10, "120"]
     gain = 100 * (scores["gaze"]["macro"] - scores["none"]["macro"])
     said = section(text, "## Results")
-    assert f"{gain:+.1f} points over no gaze and {gain:+.1f} points over another video's gaze." in said
+    points = f"{gain:+.1f} points over"
+    expected = f"{points} no gaze, {points} another video's gaze and {points} gaze held in the middle of the frame."
+    assert expected in said and "constant centre" not in said
     assert "not run" not in said and "code 0123456789, on a GPU" in said
 
 
@@ -218,9 +223,26 @@ def test_a_result_without_its_controls_says_so(adapter, tmp_path, conditions, ab
     assert f"Controls that were not run: {absent}. Without them" in text
 
 
+def test_without_the_centre_control_it_is_not_known_what_a_constant_place_explains(adapter, tmp_path):
+    text = render_model_card(adapter, [result_of(adapter, tmp_path, conditions=("gaze", "none", "shuffled"))]).text
+    assert "Whether a point that never moves does as well is not known: `centre` was not run." in text
+    assert "Controls that were not run" not in text
+
+
+@pytest.mark.parametrize("interval, warned", [([0.0, 1.0], True), ([0.99, 1.0], False), (None, False)])
+def test_a_constant_centre_that_is_as_good_is_said(adapter, tmp_path, interval, warned):
+    """By the interval of the headline; without one nobody can say."""
+    path = result_of(adapter, tmp_path)
+    value = json.loads(path.read_text())
+    if interval:
+        value["scores"]["gaze"]["intervals"] = {"tasks": {}, "macro": interval}
+    write_json(path, value)
+    assert ("**A constant centre explains the answers as well**" in render_model_card(adapter, [path]).text) == warned
+
+
 def test_controls_may_come_from_other_files_and_from_the_base_model(adapter, tmp_path):
     own = result_of(adapter, tmp_path, "own", ("gaze",))
-    shuffled = result_of(adapter, tmp_path, "control", ("shuffled",))
+    shuffled = result_of(adapter, tmp_path, "control", ("shuffled", "centre"))
     base = result_of(adapter, tmp_path, "base", ("none",), settings={"adapter": None, "model": QWEN_7B})
     card = render_model_card(adapter, [shuffled, base, own])
     rows = [row[0] for row in cells(section(card.text, "## Results"))[1:]]
@@ -237,7 +259,9 @@ def test_without_results_the_card_says_what_the_validation_was_and_that_no_contr
     card = render_model_card(adapter)
     said = section(card.text, "## Results")
     assert cells(said)[1] == ["**its own gaze**", "75.0", "75.0"] and "(stage 1, epoch\n2)" in said
-    assert "**The controls (no gaze, another video's gaze) were not run**" in said
+    assert (
+        "**The controls (no gaze, another video's gaze, gaze held in the middle of the frame) were not run**" in said
+    )
     assert card.data.eval_results is None
     for name in ("recipe.yaml", "validation.json", "validation_predictions.jsonl"):
         (adapter.parent / name).unlink()
@@ -451,10 +475,17 @@ def test_the_toy_worlds_dataset_card(toy_data):
     assert card.data.size_categories == "n<1K" and {"synthetic", "toy-world"} < set(card.data.tags)
     assert "no person was recorded" in card.text and "GDPR" in card.text and "EGTEA" not in card.text
     header, *rows = cells(section(card.text, "## Splits"))
-    assert header == ["config", "split", "questions", "videos"]
-    for config, split, questions, videos in rows:
+    assert header == ["config", "split", "questions", "videos", "gaze from the middle", "within .1", "within .2"]
+    for config, split, questions, videos, *central in rows:
         data = load_dataset(str(toy_data), config.strip("`"), split=split)
         assert (len(data), len(set(data["video_name"]))) == (int(questions), int(videos))
+        videos_once = {row["video_name"]: row["scanpath"] for row in data}
+        x, y, _, durations_s = np.concatenate(list(videos_once.values())).T
+        distances = np.hypot(x - 0.5, y - 0.5)
+        shares = (100 * durations_s[distances <= radius].sum() / durations_s.sum() for radius in (0.1, 0.2))
+        mean = (distances * durations_s).sum() / durations_s.sum()
+        assert central == [f"{mean:.2f}", *(f"{share:.0f} %" for share in shares)]
+    assert "x in frame widths and y in frame heights" in card.text and "under `centre` beside `gaze`" in card.text
     assert {(row[0], row[1]) for row in rows} >= {("`default`", "train"), ("`participants`", "test")}
     columns = set(re.findall(r"`(\w+)`", " ".join(row[0] for row in cells(section(card.text, "## Columns"))[1:])))
     assert columns == set(data.column_names)
@@ -468,6 +499,16 @@ def test_a_dataset_card_is_written_again_for_its_repository(toy_data):
     assert str(again).replace("user/toyworld", "path/to/this/folder") == str(before)
     with pytest.raises(ValueError, match="a dataset, of which there are no results"):
         render_card(toy_data, ["results.json"])
+
+
+def test_the_card_of_a_dataset_that_an_earlier_version_built_does_not_know_how_central_gaze_is(toy_data, tmp_path):
+    report = json.loads((toy_data / "report.json").read_text())
+    for splits in report["splits"].values():
+        for about in splits.values():
+            assert about.pop("gaze_centrality")["fixation_s"] > 0
+    write_json(tmp_path / "report.json", report)
+    card = render_dataset_card(tmp_path, DatasetCard.load(toy_data / "README.md").data.configs)
+    assert all(row[-3:] == ["–"] * 3 for row in cells(section(card.text, "## Splits"))[1:])
 
 
 def test_whose_videos_a_dataset_holds_decides_its_licence(toy_data, tmp_path):

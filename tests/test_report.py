@@ -153,6 +153,76 @@ def test_statistics_stand_where_predictions_are_at_hand(tmp_path):
     assert not (tmp_path / "out" / "streamgaze_reliability.png").exists()
 
 
+CENTRAL = {"mean_distance": 0.123, "within_0.1": 0.5, "within_0.2": 0.804, "fixation_s": 60.0}
+
+
+def with_centre(folder, name: str, centre: float, own: str = "gaze", control: str = "centre", **changes):
+    """A result of one task whose mean is 60 %, from 50 to 70 %, and which the centre control got so much of right."""
+    path = write_result(folder, name, [RECALL], predictions=False, **changes)
+    value = json.loads(path.read_text())
+
+    def scores(accuracy: float, bounds: list[float] | None) -> dict:
+        tasks = {RECALL: {"correct": 100 * accuracy, "total": 100, "accuracy": accuracy}}
+        return {"tasks": tasks, "macro": accuracy} | ({"intervals": {"tasks": {}, "macro": bounds}} if bounds else {})
+
+    value["scores"] = {own: scores(0.6, [0.5, 0.7]), control: scores(centre, [0.4, 0.6]), "none": scores(0.6, None)}
+    path.write_text(json.dumps(value))
+    return path
+
+
+def test_the_report_says_how_central_the_gaze_is(tmp_path):
+    """Once for results of the same gaze; nothing where no result has it."""
+    paths = [with_centre(tmp_path, name, 0.3, gaze_centrality=CENTRAL) for name in ("one", "two")]
+    paths.append(with_centre(tmp_path, "three", 0.3))
+    write_report(paths, tmp_path / "out")
+    said = section((tmp_path / "out" / "report.md").read_text(), "### How central the gaze is")
+    assert cells(said) == [
+        ["gaze of", "gaze from the middle", "within .1", "within .2"],
+        ["one, two", "0.12", "50 %", "80 %"],
+        ["evenly drawn places", "0.38", "3 %", "13 %"],
+    ]
+    assert "x in frame widths and y in frame heights" in said and "Warning" not in said
+    write_report(paths[2:], tmp_path / "out")
+    assert "central" not in (tmp_path / "out" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "centre, own, control, explained",
+    [
+        (0.49, "gaze", "centre", False),
+        (0.5, "gaze", "centre", True),
+        (0.65, "model", "centre", True),
+        (0.8, "gaze", "centre", True),
+        (0.6, "ring", "centre+ring", True),
+        (0.6, "ring+model", "ring+gaze+centre", True),
+        (0.6, "ring", "centre", False),  # given to the adapter, not drawn: another control
+        (0.6, "gaze", "shuffled", False),
+    ],
+)
+def test_a_constant_centre_explains_what_it_is_no_worse_than(centre, own, control, explained, tmp_path):
+    """By the interval of the condition that it is the control of, from 50 to 70 %."""
+    result = read_result(with_centre(tmp_path, "ours", centre, own, control))
+    assert result.explained_by_centre == ({own: control} if explained else {})
+
+
+def test_the_report_warns_where_a_constant_centre_explains_the_answers_as_well(tmp_path):
+    paths = [with_centre(tmp_path, name, value) for name, value in (("low", 0.49), ("same", 0.65), ("high", 0.8))]
+    write_report(paths, tmp_path / "out")
+    said = section((tmp_path / "out" / "report.md").read_text(), "### How central the gaze is")
+    warning = "**Warning: a constant centre explains the answers as well.**"
+    assert f"{warning} same: `centre` 65.0, within the interval of `gaze`, 60.0 [50.0, 70.0]." in said
+    assert f"{warning} high: `centre` 80.0, above the interval of `gaze`, 60.0 [50.0, 70.0]." in said
+    assert said.count("Warning") == 2
+
+
+@pytest.mark.parametrize("value", [0.3, [], {"mean_distance": 0.3}, CENTRAL | {"within_0.2": "half"}])
+def test_a_centrality_that_is_none_is_refused(value, tmp_path):
+    path = write_result(tmp_path, tasks=[RECALL], predictions=False)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"gaze_centrality": value}))
+    with pytest.raises(ValueError, match="ours.json: gaze_centrality is .*, expected null or numbers for mean_dist"):
+        read_result(path)
+
+
 def test_keys_that_a_result_may_have_are_used(tmp_path):
     path = write_result(tmp_path, tasks=[RECALL], predictions=False, name="plain")
     value = json.loads(path.read_text())

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from support import ROOT
 
+from gazeqwen.evaluation.predictions import accuracy_table
 from gazeqwen.evaluation.scoring import GradedAnswer, as_graded_answer, named_choice, read_predictions, score
 from gazeqwen.evaluation.statistics import (
     calibration,
@@ -293,6 +294,20 @@ def test_what_is_said_of_test_points():
     assert found["precision"] == found["recall"] == found["f1"] == pytest.approx(2 / 3)
     never = score([item(n, ALERT, NO, response="No") for n in range(2)])["tasks"][ALERT]
     assert [never[name] for name in ("balanced_accuracy", "precision", "recall", "f1")] == [None] * 4
+
+
+def test_the_table_of_an_evaluation_shows_what_a_constant_answer_is_worth():
+    """2 of 8 are due: a constant No is right at 75 % of them, and knows nothing."""
+    points = [(YES, "No")] * 2 + [(NO, "No")] * 6
+    constant = [item(n, ALERT, answer, response=text) for n, (answer, text) in enumerate(points)]
+    seeing = [dataclasses.replace(one, response=("Yes", "No")[one.answer]) for one in constant]
+    late = [item(n, ALERT, NO, response="No") for n in range(2)]
+    scores = {"gaze": score([*seeing, item("x", response="A")]), "none": score([*constant, item("x", response="B")])}
+    lines = [line.split() for line in accuracy_table(scores).splitlines()]
+    assert lines[0] == ["gaze", "given", "SR", "GTA", "mean", "GTA", "bal."]
+    assert lines[1] == ["gaze", "100.0", "100.0", "100.0", "100.0"]
+    assert lines[2] == ["none", "0.0", "75.0", "37.5", "50.0"]
+    assert accuracy_table({"gaze": score(late)}).splitlines()[1].split() == ["gaze", "100.0", "100.0", "–"]
 
 
 def test_precision_and_recall_of_test_points_are_told_apart():
