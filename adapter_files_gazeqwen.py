@@ -69,9 +69,11 @@ class AdapterFilesMixin(_Model):
         if config._attn_implementation is not None:
             base_kwargs = {"attn_implementation": config._attn_implementation, **base_kwargs}
         model_class = family_of(config.load_backbone_config(**hub_kwargs)).model_class
+        revision = config.base_model_revision or "main"
         backbone, loading_info = model_class.from_pretrained(
             config.base_model_name_or_path,
-            revision=config.base_model_revision or "main",
+            revision=revision,
+            adapter_kwargs={"revision": revision},  # transformers 5.17 would look for LoRA of the base model in main
             dtype=dtype,
             output_loading_info=True,
             use_safetensors=True,  # no pickles, whatever a repository offers

@@ -194,6 +194,7 @@ def load_video_encoder(
 ) -> nn.Module:
     """Return the pretrained video encoder at a Hub id or folder; from safetensors alone, no pickles."""
     loading = {"revision": revision, "dtype": dtype, "use_safetensors": True, **hub_kwargs}
+    loading["adapter_kwargs"] = {"revision": revision}  # transformers 5.17 would look for its LoRA in main
     if config.model_type == VJEPA21Config.model_type:
         return VJEPA21Model.from_pretrained(name_or_path, **loading)
     return TimmFrameEncoder(TimmWrapperModel.from_pretrained(name_or_path, config=config, **loading))
