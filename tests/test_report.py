@@ -143,7 +143,11 @@ def test_statistics_stand_where_predictions_are_at_hand(tmp_path):
     assert len(gained) == 11 and gained["overall"][1].startswith(f"{100 * difference:.1f} [")
     assert re.fullmatch(r"permutation by video, p = 0\.000\d+", gained["overall"][2])
     points = cells(section(report, "### Test points"))
-    assert {row[1] for row in points[1:]} == {"GTA", "OAA"} and points[0][4] == "majority baseline"
+    assert {row[1] for row in points[1:]} == {"GTA", "OAA"} and points[0][3:6] == [
+        "accuracy",
+        "balanced accuracy",
+        "majority baseline",
+    ]
     overall = cells(section(report, "## StreamGaze"))[17][-2]
     assert overall == f"{100 * found['macro']:.1f}"  # of all ten tasks
 
