@@ -255,7 +255,7 @@ def draw_examples(folder: Path, run: Path, data: Path) -> None:
     """
     Draw for each task a question that the trained adapter answers right with its gaze and wrong without a fixation, if
     there is one: frames, scanpath, and where the foveal latents of the first injection layer look. Of one task also
-    what gaze adds where, and does to the answer, to a question for which nothing need be snapped.
+    what gaze adds where, and does to the answer.
     """
     model, processor = load_model(run / "best"), load_processor(run / "best")
     right = {}
@@ -269,8 +269,20 @@ def draw_examples(folder: Path, run: Path, data: Path) -> None:
         comparison = explain(model, processor, question)
         save_png(draw_example(comparison, question), folder / "evidence" / f"{TASKS[task].abbreviation}.png")
         if task == EFFECT_SHOWN:
-            question = next(filter(None, map(asked_in_the_middle, of_task)))
-            save_png(draw_effect_of(explain(model, processor, question), question), folder / "effect.png")
+            save_png(draw_effect_of(*clear_effect(model, processor, of_task)), folder / "effect.png")
+
+
+def clear_effect(model, processor, questions: list[Question]) -> tuple[Comparison, Question]:
+    """
+    Return the question of the shortest clip, asked in the middle of the fixation that it is about, that the model
+    answers right with gaze and wrong without.
+    """
+    for question in sorted(filter(None, map(asked_in_the_middle, questions)), key=lambda q: q.end_s - q.start_s):
+        comparison = explain(model, processor, question)
+        texts = [comparison.answers[name].text for name in ("with gaze", "without gaze")]
+        if [text == question.options[question.answer] for text in texts] == [True, False]:
+            return comparison, question
+    raise ValueError(f"gaze makes no difference to any of {len(questions)} questions")
 
 
 def asked_in_the_middle(question: Question) -> Question | None:
