@@ -143,8 +143,8 @@ def write_dataset(
                 if split_rows:
                     tables = {row["video_name"]: row["scanpath"] for row in split_rows}
                     scanpaths = [Scanpath.from_array(table) for table in tables.values() if table is not None]
-                    about = {"questions": len(split_rows), "videos": len(tables)}
-                    about["gaze_centrality"] = centrality(scanpaths)  # each video once
+                    counts = {"questions": len(split_rows), "videos": len(tables)}
+                    about = {**counts, "gaze_centrality": centrality(scanpaths)}  # each video once
                     report.splits.setdefault(scheme, {})[split] = about
                     # One table beside one video would be taken for a dataset of tables, but for this name.
                     file = "metadata.parquet" if len(rows) == 1 else f"{scheme}-{split}.parquet"
