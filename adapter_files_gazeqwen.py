@@ -89,6 +89,7 @@ class AdapterFilesMixin(_Model):
                 dtype,
                 **hub_kwargs,
             ).to(backbone.device)
+        config.backbone_config = backbone.config
         config._attn_implementation = backbone.config._attn_implementation
         model = cls(config, backbone=backbone, video_encoder=video_encoder)
         model.resampler.to(backbone.device)

@@ -408,6 +408,16 @@ def test_embeddings_and_decoder_are_the_base_models():
     assert model.get_decoder() is model.backbone.model.language_model
 
 
+def test_the_base_models_config_is_one_also_where_it_is_loaded(tmp_path):
+    """What is set in the model's config is heeded by the base model, which is loaded with a config of its own."""
+    toy_model().save_pretrained(tmp_path)
+    for model in (toy_model(), GazeQwenForConditionalGeneration.from_pretrained(tmp_path), tiny_model()):
+        ids = torch.tensor([[5, 6]])
+        assert model(ids).hidden_states is None
+        model.config.text_config.output_hidden_states = True
+        assert len(model(ids).hidden_states) == 1 + model.config.text_config.num_hidden_layers
+
+
 def test_attention_of_the_config_reaches_the_base_model(tmp_path):
     config = tiny_config()
     config._attn_implementation = "eager"
