@@ -241,7 +241,7 @@ def test_eval_reloads_the_adapter_with_equal_logits_and_writes_every_setting(run
     assert result["settings"]["weights"] == digest_of_adapter(out / "best", has_lora=result["settings"]["lora"])
     card = render_model_card(out / "best", [tmp_path / "result.json"])
     assert card.data.eval_results[-1].metric_value == result["scores"]["gaze"]["macro"]
-    assert "points over no gaze and" in card.text and "not run" not in card.text
+    assert "points over no gaze, " in card.text and "not run" not in card.text
     assert set(result["provenance"]) == {"gazeqwen", "git", "python", "versions", "device"}
 
 

@@ -64,5 +64,8 @@ def publish_card(card, repository: str) -> str:
     Put a card (of `gazeqwen.model_card`) into its repository on the Hub, once the Hub finds it valid. Return the
     address. Raise ValueError with what the Hub says of its metadata, or OSError if it cannot be written to.
     """
+    from huggingface_hub import upload_file
+
+    content = str(card).encode()
     with _errors_name_repository(repository):
-        return str(card.push_to_hub(repository))
+        return str(upload_file(repo_id=repository, path_or_fileobj=content, path_in_repo="README.md"))
