@@ -90,7 +90,7 @@ def test_asking_needs_no_extra(tmp_path):
     asked = ["ask", "--video", str(video), "--scanpath", str(scanpath), "--time", "8", *question]
     code = "from gazeqwen.utils.command_line import main; main(); sys.argv = {!r}; main()"
     drawn = ["gazeqwen", *asked, "--plot", str(tmp_path / "p.png")]
-    result = run_without(OPTIONAL, code.format(drawn), *asked)
+    result = run_without(OPTIONAL - {"accelerate"}, code.format(drawn), *asked)  # PEFT, which is no extra, brings it
     assert re.search(r"^with gaze: .*^without gaze: ", result.stdout, flags=re.MULTILINE | re.DOTALL), result.stderr
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == "gazeqwen ask needs: pip install gazeqwen[plot]"

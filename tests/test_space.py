@@ -52,8 +52,12 @@ def test_the_space_holds_the_package_and_nothing_of_this_machine(space):
     assert {"README.md", "app.py", "requirements.txt", "gazeqwen/inference/explorer.py"} <= files
     assert (space / "app.py").read_text().endswith("main([])\n")
     assert "gazeqwen/toyworld/adapter/model.safetensors" in files
-    rooms = {f"gazeqwen.{path.name}" for path in (space / "gazeqwen").iterdir() if path.is_dir()}
-    assert {"gazeqwen", *rooms} == set(PACKAGES)
+    package = space / "gazeqwen"
+    rooms = {f"gazeqwen.{path.name}" for path in package.iterdir() if path.is_dir()}
+    inner = {
+        f"gazeqwen.{path.parent.relative_to(package)}".replace("/", ".") for path in package.glob("*/*/__init__.py")
+    }
+    assert {"gazeqwen", *rooms, *inner} == set(PACKAGES)
     assert sum(path.stat().st_size for path in space.rglob("*")) < 20e6
     assert not [name for name in files if "__pycache__" in name]
 
