@@ -172,8 +172,8 @@ def test_the_kept_adapter_holds_no_code_and_no_path(tmp_path, trained):
     beside = {"../backbone", "../video_encoder"}  # the frozen models, beside the kept adapter
     keep(tmp_path / "best", tmp_path / "kept")
     for folder in (tmp_path / "kept", ADAPTER_DIR):
-        assert not list(folder.glob("*.py"))
-        for file in folder.glob("*.json"):
+        assert not list(folder.rglob("*.py")) and (folder / "lora" / "adapter_config.json").exists()
+        for file in folder.rglob("*.json"):
             if file.name != "tokenizer.json":
                 text = json.dumps(json.loads(file.read_text())).replace("</", "")
                 assert all(part in beside for part in re.findall(r'[^" ]*/[^" ]*', text)), file

@@ -38,6 +38,9 @@ def keep(best: Path, folder: Path = ADAPTER_DIR) -> None:
             write_json(file, _without(json.loads(file.read_text()), {"auto_map"}))
         config = json.loads((files / "config.json").read_text())
         write_json(files / "config.json", config | PARTS)
+        for file in files.glob("lora/adapter_config.json"):
+            name = "base_model_name_or_path"
+            write_json(file, json.loads(file.read_text()) | {name: PARTS[name]})
 
 
 def _without(values, names: set[str]):
