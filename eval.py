@@ -6,8 +6,8 @@ Evaluate a trained GazeQwen, or any video-text model, with controls that show wh
 
 Conditions (`--gaze`, words joined by +, see pipeline/conditions.py): `gaze`, each question with its own scanpath;
 `none`, without gaze, which is the base model; `zero`, `shuffled`, `shifted`, `centre`, `random_place`,
-`permuted_times`; `noise5` and other percents; `text`, `overlay`, `ring`, `saliency`; `text_only`. All see the same
-snapped gaze (`--snap_s`), other models too. An adapter is asked with gaze, none, shuffled and centre unless told
+`permuted_times`; `noise5` and other percents; `text`, `overlay`, `ring`, `cross`, `saliency`; `text_only`. All see the
+same snapped gaze (`--snap_s`), other models too. An adapter is asked with gaze, none, shuffled and centre unless told
 otherwise; evidence also wants `random_place` and `permuted_times`, each of which takes as long as `gaze` again.
 
 A run that was stopped goes on when the same command is given again; each question is asked exactly once. What is

@@ -26,11 +26,10 @@ from gazeqwen.evaluation.scoring import GradedAnswer, read_predictions
 from gazeqwen.evaluation.statistics import difference_of_counts
 from gazeqwen.plots.style import save_png
 from gazeqwen.questions.tasks import TASKS
-from gazeqwen.toyworld.evidence_report import fill
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import write_json, write_text
 from gazeqwen.utils.provenance import provenance
-from gazeqwen.utils.tables import Table
+from gazeqwen.utils.tables import Table, fill
 
 ROOT = Path(__file__).parent.parent
 OUTPUT, DOCUMENT = ROOT / "benchmarks" / "results" / "power.json", ROOT / "docs" / "power.md"

@@ -129,8 +129,9 @@ def _own(question: Question, source: str, seed: int, snap_s: float) -> tuple[str
 def _in_view(question: Question, snap_s: float) -> np.ndarray:
     """Return (N,) bool: whether the question sees a fixation, which overlaps its clip or is snapped into it."""
     scanpath = question.scanpath
-    ends, begins = np.minimum(scanpath.end_s, question.end_s), np.maximum(scanpath.begin_s, question.start_s)
-    in_view = ends - begins > 1e-9  # as `Scanpath.clip` keeps them
+    numbered = Scanpath(scanpath.table, np.arange(len(scanpath)))
+    in_view = np.zeros(len(scanpath), bool)
+    in_view[numbered.clip(question.start_s, question.end_s).ids] = True
     snapped = scanpath.index_to_snap(question.end_s, snap_s) if question.snapped and snap_s else None
     if snapped is not None:
         in_view[snapped] = True

@@ -32,7 +32,6 @@ from gazeqwen.toyworld.evidence_report import (
     _against_default,
     draw_conditions,
     draw_noise,
-    fill,
     summary_table,
     tables,
 )
@@ -41,7 +40,7 @@ from gazeqwen.toyworld.questions import SCENE_TASKS
 from gazeqwen.training.recipe import Recipe
 from gazeqwen.training.setup import build_processor
 from gazeqwen.utils.settings import read_recipe
-from gazeqwen.utils.tables import percent
+from gazeqwen.utils.tables import fill, percent
 
 
 @pytest.fixture(autouse=True)

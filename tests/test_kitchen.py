@@ -18,6 +18,7 @@ from gazeqwen.toyworld.kitchen.marks import KINDS, Mark, draw_mark, marked_frame
 from gazeqwen.toyworld.kitchen.scene import FRAME_PX, KitchenScene, make_scene
 from gazeqwen.toyworld.kitchen.things import CATEGORIES, COLORS, SPRITES, THINGS, build_atlas, sprite
 from gazeqwen.toyworld.kitchen.tracker import raw_gaze, record_viewer
+from gazeqwen.toyworld.packing import patches_of
 from gazeqwen.toyworld.questions import FAP, FRAMES, GSM, STEPS, TASK_NAMES
 from gazeqwen.toyworld.viewer import NOTHING, make_viewer, simulate_viewer
 from gazeqwen.video_gazeqwen import read_frames
@@ -246,7 +247,7 @@ def test_patches_equal_the_processors():
     video = np.random.default_rng(1).integers(0, 255, (FRAMES, FRAME_PX, FRAME_PX, 3), dtype=np.uint8)
     theirs = processor.video_processor(videos=[video], return_tensors="pt", do_sample_frames=False)
     assert theirs["video_grid_thw"].tolist() == [list(pretrain.GRID_THW)]
-    ours = pretrain.patches_of(video, processor.video_processor)
+    ours = patches_of(video, processor.video_processor)
     assert (ours - theirs["pixel_values_videos"]).abs().max() < 1e-5
 
 

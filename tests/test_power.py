@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gazeqwen.benchmarks import power
-from gazeqwen.toyworld.evidence_report import fill
+from gazeqwen.utils.tables import fill
 
 RESULT = json.loads(power.OUTPUT.read_text())
 

@@ -19,7 +19,7 @@ from gazeqwen.toyworld.backbone import (
 )
 from gazeqwen.toyworld.highlights import Drawer, make_clip
 from gazeqwen.toyworld.measure import answer_letters, measure
-from gazeqwen.toyworld.packing import GRID_THW, VIDEO_TOKENS, Batches, Packer, packed_forward
+from gazeqwen.toyworld.packing import GRID_THW, VIDEO_TOKENS, Batches, Packer, packed_forward, patches_of
 from gazeqwen.toyworld.pretrain import ALL_KINDS, Phase, imitation_loss, start_from, train
 from gazeqwen.toyworld.questions import FRAMES, SCENE_TASKS
 from gazeqwen.toyworld.world import FRAME_PX, Scene
@@ -146,14 +146,14 @@ def test_patches_equal_the_processors(backbone):
     processor = backbone[1]
     video = np.random.default_rng(1).integers(0, 255, (2, FRAMES, FRAME_PX, FRAME_PX, 3), dtype=np.uint8)
     theirs = processor.video_processor(videos=list(video), return_tensors="pt", do_sample_frames=False)
-    ours = Batches(backbone[0].config, processor, 0, 1, 1, ALL_KINDS)._patches(video)
+    ours = patches_of(video.reshape(-1, *video.shape[2:]), processor.video_processor)
     assert (ours - theirs["pixel_values_videos"]).abs().max() < 1e-5
 
 
 def test_tails_are_the_chat_template(backbone):
     """Prefix + tail is, token by token, what `GazeQwenProcessor` makes of the same message and clip."""
     model, processor = backbone
-    packer = Packer(model.config, processor, np.random.default_rng(4), Scene, GRID_THW, word_dropout=0.0)
+    packer = Packer(model.config, processor, Scene, GRID_THW, word_dropout=0.0)
     rng = np.random.default_rng(0)
     view, kinds = make_clip(rng), set()
     drawer, prefix = Drawer(rng, view), packer._prefix([view], ["These places are marked: (0.25, 0.50).\n"])
@@ -163,7 +163,7 @@ def test_tails_are_the_chat_template(backbone):
     for _ in range(40):
         question = drawer.question(ALL_KINDS)
         kinds.add(question.kind)
-        ids, places = packer._tail(question)
+        ids, places = packer._tail(question, rng)
         alert = question.options == ["Yes", "No"]
         text = format_alert(question.text)[0] if alert else format_question(question.text, question.options)
         text = f"These places are marked: (0.25, 0.50).\n{text}"

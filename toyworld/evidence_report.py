@@ -7,7 +7,6 @@ Writes the tables into `docs/evidence.md` and `README.md`, between their markers
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from gazeqwen.toyworld.evidence import DEFAULT, NOISE, RESULTS, ROOT, ROWS, WORK
 from gazeqwen.utils.adapters import load_model, load_processor
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import write_text
-from gazeqwen.utils.tables import Table, percent
+from gazeqwen.utils.tables import Table, fill, percent
 from gazeqwen.video_gazeqwen import read_frames
 
 DOCUMENT, README = ROOT / "docs" / "evidence.md", ROOT / "README.md"
@@ -349,17 +348,6 @@ def summary_table(evidence: Evidence) -> Table:
         rows.append([title, percent(score["macro"], score["intervals"]["macro"]), *map(percent, others)])
     columns = ["own gaze [95 %]", "another video's gaze", "noise of 5 % of the frame", "of 10 %"]
     return Table(["gaze is given as", *columns], rows)
-
-
-def fill(document: str, tables: dict[str, Table]) -> str:
-    """Return the document with each table between `<!-- name -->` and `<!-- /name -->`."""
-    for name, table in tables.items():
-        place = re.search(rf"<!-- {name} -->\n.*?<!-- /{name} -->", document, re.DOTALL)
-        if place is None:
-            raise ValueError(f"no place for the table {name!r}, expected <!-- {name} --> <!-- /{name} -->")
-        filled = f"<!-- {name} -->\n{table.markdown()}\n<!-- /{name} -->"
-        document = document.replace(place[0], filled)
-    return document
 
 
 def tables(evidence: Evidence) -> dict[str, Table]:

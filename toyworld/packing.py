@@ -19,6 +19,20 @@ GRID_THW = (STEPS, 2 * GRID, 2 * GRID)
 RING_COLORS = ((255, 255, 255), (255, 150, 30), (60, 255, 255), (255, 90, 180), (170, 255, 60), (255, 255, 120))
 
 
+def patches_of(frames: np.ndarray, images) -> torch.Tensor:
+    """
+    Turn T pairs of frames, uint8 (2 * T, H, W, 3), into patches as a video processor makes them, in one vectorised
+    pass: (T * H / 14 * W / 14, 1176). `images` is that processor.
+    """
+    mean, std = (np.array(v, np.float32) for v in (images.image_mean, images.image_std))
+    rows, columns = frames.shape[1] // CELL_PX, frames.shape[2] // CELL_PX
+    pixels = (frames.astype(np.float32) / 255 - mean) / std
+    pixels = pixels.reshape(-1, 2, rows, 2, PATCH_PX, columns, 2, PATCH_PX, 3)
+    # step, row, column, row in token, column in token | channel, frame of pair, y, x
+    pixels = pixels.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
+    return torch.from_numpy(np.ascontiguousarray(pixels).reshape(-1, 3 * 2 * PATCH_PX**2))
+
+
 class Packer:
     """
         Makes tensors of clips and their questions.
@@ -27,10 +41,10 @@ class Packer:
         vision tower makes of a clip. `word_dropout`: the share of a question's words that are replaced by others.
     """
 
-    def __init__(self, config, processor, rng, scene, grid_thw: tuple[int, int, int], word_dropout: float = 0.1):
+    def __init__(self, config, processor, scene, grid_thw: tuple[int, int, int], word_dropout: float = 0.1):
         self.config, self.tokenizer = config, processor.tokenizer
         self.prompts = gazeqwen_processor(config, processor)
-        self.rng, self.grid_thw, self.word_dropout = rng, grid_thw, word_dropout
+        self.grid_thw, self.word_dropout = grid_thw, word_dropout
         encode = self.tokenizer.encode
         self.spare_ids = [encode(f" {word}")[0] for word in PROMPT_WORDS]
         self.noun_of = {encode(f"{space}{noun}")[0]: noun for noun in scene.nouns for space in ("", " ")}
@@ -38,15 +52,18 @@ class Packer:
         self.keep_ids = {encode(f"{space}{word}")[0] for word in values for space in ("", " ")} | set(self.noun_of)
         self.cache: dict[str, list[int]] = {}
 
-    def pack(self, clips: list[View], questions: list[Question], notes: list[str] | None = None) -> dict:
+    def pack(
+        self, clips: list[View], questions: list[Question], rng: np.random.Generator, notes: list[str] | None = None
+    ) -> dict:
         """
         Return the tensors of C clips and their Q questions each (a clip's are in a row), with P tokens of a prefix and
         L of a tail: prefix_ids, prefix_mask (C, P), padded on the left; prefix_position (3, C, P);
         seconds_per_step (C,); tail_ids, tail_position (C*Q, L); last, target (C*Q,); labels of the auxiliary heads;
-        and the questions' `kinds`. `notes` are texts that follow the clips, before each question.
+        and the questions' `kinds`. `rng` draws the words that are replaced; `notes` are texts that follow the clips,
+        before each question.
         """
         per_clip = len(questions) // len(clips)
-        built = [self._tail(q) for q in questions]
+        built = [self._tail(q, rng) for q in questions]
         length = max(len(ids) for ids, _ in built)
         tail_ids = torch.zeros(len(built), length, dtype=torch.long)
         option_rows, option_places, option_right = [], [], []
@@ -89,13 +106,13 @@ class Packer:
             self.cache[text] = self.tokenizer.encode(text)
         return self.cache[text]
 
-    def _tail(self, question: Question) -> tuple[list[int], list[int]]:
+    def _tail(self, question: Question, rng: np.random.Generator) -> tuple[list[int], list[int]]:
         """Return the token ids of a question's tail, and the place of each option's last token in it."""
         drop = self.word_dropout
         asked = self.tokenizer.encode(f" {question.text}")
         asked = [
-            self.spare_ids[int(self.rng.integers(len(self.spare_ids)))]
-            if i not in self.keep_ids and self.rng.random() < drop
+            self.spare_ids[int(rng.integers(len(self.spare_ids)))]
+            if i not in self.keep_ids and rng.random() < drop
             else i
             for i in asked
         ]
@@ -154,7 +171,7 @@ class Batches(IterableDataset):
 
     def __init__(self, config, processor, seed: int, clips: int, questions: int, kinds: dict, word_dropout=0.1):
         self.rng = np.random.default_rng([seed, 77])
-        self.packer = Packer(config, processor, self.rng, Scene, GRID_THW, word_dropout)
+        self.packer = Packer(config, processor, Scene, GRID_THW, word_dropout)
         self.clips, self.questions, self.kinds = clips, questions, kinds
         self.vector_share = 0.0  # share of clips whose highlight is the learned vector instead of a drawing
         self.images = processor.video_processor
@@ -196,13 +213,13 @@ class Batches(IterableDataset):
                 drawer = Drawer(rng, clip)
                 tails += [drawer.question(self.kinds) for _ in range(self.questions)]
         batch = {
-            "pixels": self._patches(np.stack(videos)),
+            "pixels": patches_of(np.concatenate(videos), self.images),
             "grid_thw": torch.tensor([GRID_THW] * self.clips),
             "token_labels": torch.from_numpy(np.stack(token_labels)),
         }
         if vision_only:
             return batch
-        packed = self.packer.pack(clips, tails)
+        packed = self.packer.pack(clips, tails, rng)
         return batch | packed | {"heat": torch.from_numpy(np.stack(heat))}
 
     def _heat(self, clip: View) -> np.ndarray:
@@ -250,15 +267,6 @@ class Batches(IterableDataset):
         offset = self.rng.integers(4096)
         flat = np.resize(np.roll(noise, offset), stacked.size).reshape(stacked.shape)
         return (stacked + flat).clip(0, 255).astype(np.uint8).reshape(frames.shape)
-
-    def _patches(self, videos: np.ndarray) -> torch.Tensor:
-        """Turn uint8 (C, 12, 112, 112, 3) into the processor's own patches (C * 384, 1176), in one vectorised pass."""
-        mean, std = (np.array(v, np.float32) for v in (self.images.image_mean, self.images.image_std))
-        pixels = (videos.astype(np.float32) / 255 - mean) / std
-        pixels = pixels.reshape(len(videos), STEPS, 2, GRID, 2, PATCH_PX, GRID, 2, PATCH_PX, 3)
-        # clip, step, row, column, row in cell, column in cell | channel, frame of pair, y, x
-        pixels = pixels.transpose(0, 1, 3, 6, 4, 7, 9, 2, 5, 8)
-        return torch.from_numpy(np.ascontiguousarray(pixels).reshape(-1, 3 * 2 * PATCH_PX**2))
 
 
 class SharedPrefix:

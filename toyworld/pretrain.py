@@ -205,6 +205,14 @@ def question_loss(model, heads: Heads, batch: dict, phase: Phase, rng: np.random
     return loss, {kind: float(np.mean(values)) for kind, values in scores.items()} | when_right
 
 
+def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the matrices of a model, which `Muon` trains, and its other parameters, embeddings among them."""
+    matrices, others = [], []
+    for name, p in model.named_parameters():
+        matrices.append(p) if p.ndim == 2 and "embed" not in name else others.append(p)
+    return matrices, others
+
+
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is orthogonalised (five Newton-Schulz iterations), for matrices."""
 
@@ -257,12 +265,10 @@ def train(
     rng = np.random.default_rng([seed, 78])
     text = model.config.text_config
     heads = Heads(text.hidden_size, text.num_hidden_layers)
-    vectors, matrices = [heads.vectors], []
-    others = [p for p in heads.parameters() if p is not heads.vectors]
-    for name, p in model.named_parameters():
-        matrices.append(p) if p.ndim == 2 and "embed" not in name else others.append(p)
+    matrices, others = split_parameters(model)
+    others = [*(p for p in heads.parameters() if p is not heads.vectors), *others]
     muon = Muon(matrices, lr=0.01)
-    groups = [{"params": others, "lr": 2e-3}, {"params": vectors, "lr": 1e-2}]
+    groups = [{"params": others, "lr": 2e-3}, {"params": [heads.vectors], "lr": 1e-2}]
     adam = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
     rates = [(group, group["lr"]) for optimizer in (muon, adam) for group in optimizer.param_groups]
     everything = [*model.parameters(), *heads.parameters()]
@@ -315,6 +321,18 @@ def train(
             on_save(record)
     model.eval()
     return record
+
+
+def environment(threads: int) -> dict:
+    """Return what a pretraining's record says of the machine and the versions that it ran with."""
+    return {
+        "device": f"{platform.processor() or platform.machine()} CPU, {threads} thread(s)",
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
 
 
 def start_from(model, processor, other, folder: str) -> None:
@@ -392,12 +410,7 @@ def main() -> None:
             "seed": args.seed,
             "started_from": args.start,
             "parameters": sum(p.numel() for p in model.parameters()),
-            "device": f"{platform.processor() or platform.machine()} CPU, {args.threads} thread(s)",
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-            },
+            **environment(args.threads),
             "wall_s": round(sum(phase["wall_s"] for phase in record.values()), 1),
             "phases": record,
             **more,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import av
 import numpy as np
@@ -51,11 +51,22 @@ class Camera:
 
     def position_px(self, time_s) -> np.ndarray:
         """Return (x, y) at `time_s`; an array of times gives an array of shape (times, 2)."""
-        return _between(self.waypoints, time_s)
+        return between(self.waypoints, time_s)
+
+
+class PresentAtTimes:
+    """What can be seen at the times `present_s`, (begin, end) each."""
+
+    present_s: tuple[tuple[float, float], ...]
+
+    def visible(self, start_s: float, end_s: float | None = None) -> bool:
+        """Say whether it is visible at `start_s`, or throughout [start_s, end_s]."""
+        end_s = start_s if end_s is None else end_s
+        return any(begin <= start_s and end_s < end for begin, end in self.present_s)
 
 
 @dataclass(frozen=True)
-class WorldObject:
+class WorldObject(PresentAtTimes):
     """
     One object. `waypoints` are (time_s, x_px, y_px) on the plane; between them it moves in a straight line.
     `present_s` are the times (begin, end) at which it can be seen in the view.
@@ -74,33 +85,48 @@ class WorldObject:
 
     def position_px(self, time_s) -> np.ndarray:
         """Return the centre (x, y) in the frame at `time_s`; an array of times gives an array of shape (times, 2)."""
-        return _between(self.waypoints, time_s) - self.camera.position_px(time_s)
+        return between(self.waypoints, time_s) - self.camera.position_px(time_s)
 
     def cell(self, time_s: float) -> tuple[int, int]:
         """Return (column, row) of the grid cell that its centre is in."""
         return tuple(int(v) for v in self.position_px(time_s) // CELL_PX)
 
-    def visible(self, start_s: float, end_s: float | None = None) -> bool:
-        """Say whether it is visible at `start_s`, or throughout [start_s, end_s]."""
-        end_s = start_s if end_s is None else end_s
-        return any(begin <= start_s and end_s < end for begin, end in self.present_s)
-
     def taken(self, time_s: float) -> WorldObject:
         """Return the object as it is if somebody takes it away at `time_s`."""
-        present = tuple((begin, min(end, time_s)) for begin, end in self.present_s if begin < time_s)
-        return replace(self, present_s=present)
+        return replace(self, present_s=until(self.present_s, time_s))
 
 
-def _between(waypoints, time_s) -> np.ndarray:
+def until(spans_s: tuple[tuple[float, float], ...], time_s: float) -> tuple[tuple[float, float], ...]:
+    """Return what of some spans (begin, end) lies before `time_s`."""
+    return tuple((begin, min(end, time_s)) for begin, end in spans_s if begin < time_s)
+
+
+def between(waypoints, time_s) -> np.ndarray:
+    """Return where something is at `time_s` (...) that moves in straight lines between waypoints: (..., 2)."""
     if len(waypoints) == 1:  # most objects and cameras stay where they are
         return np.full((*np.shape(time_s), 2), waypoints[0][1:], dtype=float)
     times, x, y = zip(*waypoints, strict=True)
     return np.stack([np.interp(time_s, times, x), np.interp(time_s, times, y)], axis=-1)
 
 
+class SceneOfObjects:
+    """A video before it is drawn, of `objects` that can be seen at times and be taken away."""
+
+    objects: tuple
+
+    def visible(self, start_s: float, end_s: float | None = None) -> list[int]:
+        """Return the indices of the objects visible at `start_s`, or throughout [start_s, end_s]."""
+        return [i for i, thing in enumerate(self.objects) if thing.visible(start_s, end_s)]
+
+    def with_taken(self, index: int, time_s: float) -> Self:
+        """Return the scene in which object `index` is taken away at `time_s`."""
+        objects = [thing.taken(time_s) if i == index else thing for i, thing in enumerate(self.objects)]
+        return replace(self, objects=tuple(objects))
+
+
 @dataclass(frozen=True)
-class Scene:
-    """One video before it is drawn."""
+class Scene(SceneOfObjects):
+    """One video of the first world before it is drawn."""
 
     duration_s: float
     objects: tuple[WorldObject, ...]
@@ -111,15 +137,6 @@ class Scene:
     nouns = tuple(NOUN_OF.values())
     attributes: ClassVar = {"color": tuple(COLORS), "shape": SHAPES}  # what objects differ in, and the values
     blind_to_order = False  # see `questions.py`
-
-    def visible(self, start_s: float, end_s: float | None = None) -> list[int]:
-        """Return the indices of the objects visible at `start_s`, or throughout [start_s, end_s]."""
-        return [i for i, thing in enumerate(self.objects) if thing.visible(start_s, end_s)]
-
-    def with_taken(self, index: int, time_s: float) -> Scene:
-        """Return the scene in which object `index` is taken away at `time_s`."""
-        objects = [thing.taken(time_s) if i == index else thing for i, thing in enumerate(self.objects)]
-        return replace(self, objects=tuple(objects))
 
     def still(self, index: int, times_s) -> bool:
         """Say whether an object is in one grid cell at all these times."""
@@ -160,7 +177,7 @@ def _kinds_of_scene(rng: np.random.Generator, count: int) -> list[tuple[str, str
     return kinds + [others[i] for i in rng.permutation(len(others))[: count - 4]]
 
 
-def _duration_s(rng: np.random.Generator) -> float:
+def draw_duration_s(rng: np.random.Generator) -> float:
     """Draw a duration of 10 s to 3 minutes, more often short."""
     low, high = ((10, 20), (20, 60), (60, 180))[int(rng.choice(3, p=[0.55, 0.35, 0.10]))]
     return round(float(np.exp(rng.uniform(np.log(low), np.log(high)))) * FPS) / FPS
@@ -186,11 +203,25 @@ def _camera(rng: np.random.Generator, duration_s: float) -> tuple[Camera, np.nda
     return Camera(tuple((float(t), float(x), float(y)) for t, x, y in waypoints)), axis, turns
 
 
-def _in_view_s(turns: list[tuple[float, bool]], at_far_end: bool) -> tuple[tuple[float, float], ...]:
-    """Return when one end of the plane is in view, for a camera with `turns`."""
+def in_view_s(turns: list[tuple[float, bool]], at_far_end: bool) -> tuple[tuple[float, float], ...]:
+    """Return when one end of the plane is in view, for a camera with `turns`: (when, whether the far end is, then)."""
     edges = [0.0, *(time_s for time_s, _ in turns), float("inf")]
     ends = [not turns[0][1], *(far for _, far in turns)]
     return tuple((begin, end) for begin, end, far in zip(edges, edges[1:], ends, strict=False) if far == at_far_end)
+
+
+def draw_visit_s(rng: np.random.Generator, duration_s: float) -> tuple[tuple[float, float], ...]:
+    """Draw when a guest is there: it comes, goes, goes and returns, or visits."""
+    first, second = (float(v) for v in np.sort(rng.uniform(0.15, 0.9, size=2)) * duration_s)
+    how = str(rng.choice(["comes", "goes", "returns", "visits"], p=[0.4, 0.2, 0.2, 0.2]))
+    if how in ("returns", "visits") and second - first < 1.5:
+        how = "comes"
+    return {
+        "comes": ((min(first, 0.6 * duration_s), float("inf")),),
+        "goes": ((0.0, max(second, 0.4 * duration_s)),),
+        "returns": ((0.0, first), (second, float("inf"))),
+        "visits": ((first, second),),
+    }[how]
 
 
 def make_scene(rng: np.random.Generator) -> Scene:
@@ -198,7 +229,7 @@ def make_scene(rng: np.random.Generator) -> Scene:
     Draw a scene of 10 to 180 s: 5 to 7 objects that stay in view, and 1 to 3 that appear late, leave early, or leave
     and return, by themselves or because the camera shifts. Some objects move to a free cell, some of them back again.
     """
-    duration_s = _duration_s(rng)
+    duration_s = draw_duration_s(rng)
     camera, axis, turns = _camera(rng, duration_s)
     stays, guests = int(rng.choice([5, 6, 7], p=[0.25, 0.4, 0.35])), int(rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))
     kinds = _kinds_of_scene(rng, stays + guests)
@@ -225,21 +256,12 @@ def make_scene(rng: np.random.Generator) -> Scene:
             cell = ends[end][int(rng.integers(len(ends[end])))]
             ends[end].remove(cell)
             pool = set()
-            present_s = _in_view_s(turns, at_far_end=end == GRID)
+            present_s = in_view_s(turns, at_far_end=end == GRID)
         else:
             cell = sorted(free)[int(rng.integers(len(free)))]
             free.discard(cell)
             pool = free
-            first, second = (float(v) for v in np.sort(rng.uniform(0.15, 0.9, size=2)) * duration_s)
-            how = str(rng.choice(["comes", "goes", "returns", "visits"], p=[0.4, 0.2, 0.2, 0.2]))
-            if how in ("returns", "visits") and second - first < 1.5:
-                how = "comes"
-            present_s = {
-                "comes": ((min(first, 0.6 * duration_s), float("inf")),),
-                "goes": ((0.0, max(second, 0.4 * duration_s)),),
-                "returns": ((0.0, first), (second, float("inf"))),
-                "visits": ((first, second),),
-            }[how]
+            present_s = draw_visit_s(rng, duration_s)
         waypoints = [(0.0, *centre(cell))]
         column, row = cell
         steps = [(column + 1, row), (column - 1, row), (column, row + 1), (column, row - 1)]

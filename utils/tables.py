@@ -1,5 +1,6 @@
 """Write tables in Markdown and LaTeX."""
 
+import re
 from dataclasses import dataclass
 
 NO_VALUE = "–"
@@ -37,3 +38,14 @@ def percent(value: float | None, interval: list[float] | None = None) -> str:
         return ""
     text = f"{100 * value:.1f}"
     return text if interval is None else f"{text} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def fill(document: str, tables: dict[str, Table]) -> str:
+    """Return the document with each table between `<!-- name -->` and `<!-- /name -->`."""
+    for name, table in tables.items():
+        place = re.search(rf"<!-- {name} -->\n.*?<!-- /{name} -->", document, re.DOTALL)
+        if place is None:
+            raise ValueError(f"no place for the table {name!r}, expected <!-- {name} --> <!-- /{name} -->")
+        filled = f"<!-- {name} -->\n{table.markdown()}\n<!-- /{name} -->"
+        document = document.replace(place[0], filled)
+    return document

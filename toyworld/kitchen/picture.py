@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
@@ -39,7 +38,7 @@ def draw() -> Figure:
             axis.set_axis_off()
             axis.set_title(f"{time_s - view.start_s:.1f} s", fontsize=7, **FONT)
             for thing in view.marked[k]:
-                x, y = np.array(view.scene.objects[thing].position_px(time_s))
+                x, y = view.scene.objects[thing].position_px(time_s)
                 axis.add_patch(Circle((x, y), 24, fill=False, color=GAZE_COLOR, linewidth=2))
     return figure
 

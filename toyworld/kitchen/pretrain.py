@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -24,20 +23,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from gazeqwen.toyworld.backbone import PATCH_PX, make_backbone, save_backbone
+from gazeqwen.toyworld.backbone import make_backbone, save_backbone
 from gazeqwen.toyworld.highlights import FACTS, Drawer, make_clip
 from gazeqwen.toyworld.kitchen.marks import Mark, draw_mark, marked_frame, words
 from gazeqwen.toyworld.kitchen.scene import FRAME_PX, TOKEN_PX, KitchenScene, make_scene
 from gazeqwen.toyworld.kitchen.things import THINGS
-from gazeqwen.toyworld.packing import Packer, packed_forward
-from gazeqwen.toyworld.pretrain import Muon, option_losses, when_losses
+from gazeqwen.toyworld.packing import Packer, packed_forward, patches_of
+from gazeqwen.toyworld.pretrain import Muon, environment, option_losses, split_parameters, when_losses
 from gazeqwen.toyworld.questions import FRAMES, STEPS, View
 from gazeqwen.utils.files import write_json
 
@@ -114,16 +112,6 @@ def clip_of(seed: int, number: int) -> tuple[View, Mark]:
     """Return clip `number` of a seed, and how its things are marked: always the same."""
     rng = np.random.default_rng([seed, 91, number])
     return make_clip(rng, make_scene), draw_mark(rng)
-
-
-def patches_of(frames: np.ndarray, images) -> torch.Tensor:
-    """Turn uint8 (2 * T, 224, 224, 3) into the processor's own patches (T * 256, 1176)."""
-    mean, std = (np.array(v, np.float32) for v in (images.image_mean, images.image_std))
-    pixels = (frames.astype(np.float32) / 255 - mean) / std
-    pixels = pixels.reshape(-1, 2, GRID, 2, PATCH_PX, GRID, 2, PATCH_PX, 3)
-    # step, row, column, row in token, column in token | channel, frame of pair, y, x
-    pixels = pixels.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
-    return torch.from_numpy(np.ascontiguousarray(pixels).reshape(-1, 3 * 2 * PATCH_PX**2))
 
 
 def filmed(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -207,21 +195,20 @@ class QuestionBatches(Dataset):
     def __init__(self, seed: int, number: int, phase: Phase, config, processor, embeddings: Path):
         self.seed, self.number, self.phase = seed, number, phase
         self.embeddings = np.load(embeddings, mmap_mode="r")
-        self.packer = Packer(config, processor, None, KitchenScene, GRID_THW)
+        self.packer = Packer(config, processor, KitchenScene, GRID_THW)
 
     def __len__(self) -> int:
         return self.phase.steps
 
     def __getitem__(self, step: int) -> dict:
         rng = np.random.default_rng([self.seed, 94, self.number, step])
-        self.packer.rng = rng
         numbers = rng.permutation(len(self.embeddings))[: self.phase.clips]
         clips = [clip_of(self.seed, int(number)) for number in numbers]
         questions = []
         for view, _ in clips:
             drawer = Drawer(rng, view)
             questions += [drawer.question(dict(self.phase.kinds)) for _ in range(self.phase.questions)]
-        batch = self.packer.pack([view for view, _ in clips], questions, [words(*clip) for clip in clips])
+        batch = self.packer.pack([view for view, _ in clips], questions, rng, [words(*clip) for clip in clips])
         labels = np.stack([token_labels(*clip) for clip in clips])
         marks = [mark.kind for _, mark in clips for _ in range(self.phase.questions)]
         visual = torch.from_numpy(self.embeddings[numbers].astype(np.float32)).flatten(0, 1)
@@ -288,9 +275,8 @@ class Run:
         torch.manual_seed(seed)
         self.model, self.processor = make_backbone(seed, "kitchen")
         self.heads = Heads(self.model.config.text_config.hidden_size)
-        matrices, others = [], list(self.heads.parameters())
-        for name, p in self.model.named_parameters():
-            matrices.append(p) if p.ndim == 2 and "embed" not in name else others.append(p)
+        matrices, others = split_parameters(self.model)
+        others = [*self.heads.parameters(), *others]
         self.optimizers = (
             Muon(matrices, lr=0.01),
             torch.optim.AdamW(others, lr=2e-3, betas=(0.9, 0.98), weight_decay=0),
@@ -298,12 +284,7 @@ class Run:
         self.record: dict = {
             "seed": seed,
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "device": f"{platform.processor() or platform.machine()} CPU, {threads} threads",
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-            },
+            **environment(threads),
             "phases": {},
         }
         if (out / "state" / "record.json").exists():

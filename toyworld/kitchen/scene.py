@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -18,6 +18,15 @@ from PIL import Image
 
 from gazeqwen.pipeline.overlays import with_rings
 from gazeqwen.toyworld.kitchen.things import CATEGORIES, COLORS, NOUNS, THINGS, sprite
+from gazeqwen.toyworld.world import (
+    PresentAtTimes,
+    SceneOfObjects,
+    between,
+    draw_duration_s,
+    draw_visit_s,
+    in_view_s,
+    until,
+)
 
 FRAME_PX = 224
 TOKEN_PX = 28
@@ -41,10 +50,8 @@ class Head:
 
     def pose(self, time_s) -> tuple[np.ndarray, np.ndarray]:
         """Return the view's centre (..., 2) on the plane and its tilt (...,) in radians."""
-        times, x, y = (np.array(column) for column in zip(*self.waypoints, strict=True))
-        centre = np.stack([np.interp(time_s, times, x), np.interp(time_s, times, y)], axis=-1)
-        times, degrees = (np.array(column) for column in zip(*self.tilts, strict=True))
-        return centre, np.radians(np.interp(time_s, times, degrees))
+        times, degrees = zip(*self.tilts, strict=True)
+        return between(self.waypoints, time_s), np.radians(np.interp(time_s, times, degrees))
 
     def in_frame_px(self, places_px: np.ndarray, time_s) -> np.ndarray:
         """Return places (..., 2) of the plane as places in the frame at `time_s` (...)."""
@@ -55,7 +62,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class KitchenObject:
+class KitchenObject(PresentAtTimes):
     """
     A thing in a scene: `number` in `THINGS`, drawn `size_px` wide and turned by `turn_deg`. `waypoints` are
     (time_s, x_px, y_px) on the plane, `present_s` the times (begin, end) at which it can be seen in the view.
@@ -86,17 +93,12 @@ class KitchenObject:
         return self.size_px / 2
 
     def on_plane_px(self, time_s) -> np.ndarray:
-        times, x, y = zip(*self.waypoints, strict=True)
-        return np.stack([np.interp(time_s, times, x), np.interp(time_s, times, y)], axis=-1)
+        """Return the centre (x, y) on the plane at `time_s` (...): (..., 2)."""
+        return between(self.waypoints, time_s)
 
     def position_px(self, time_s) -> np.ndarray:
         """Return the centre (x, y) in the frame at `time_s`; an array of times gives an array of shape (times, 2)."""
         return self.head.in_frame_px(self.on_plane_px(time_s), time_s)
-
-    def visible(self, start_s: float, end_s: float | None = None) -> bool:
-        """Say whether it is visible at `start_s`, or throughout [start_s, end_s]."""
-        end_s = start_s if end_s is None else end_s
-        return any(begin <= start_s and end_s < end for begin, end in self.present_s)
 
     def drawn(self, time_s: float) -> bool:
         """Say whether it lies on the plane, in view or not."""
@@ -104,11 +106,8 @@ class KitchenObject:
 
     def taken(self, time_s: float) -> KitchenObject:
         """Return the object as it is if somebody takes it away at `time_s`."""
-        until = {
-            name: tuple((begin, min(end, time_s)) for begin, end in getattr(self, name) if begin < time_s)
-            for name in ("present_s", "on_plane_s")
-        }
-        return replace(self, **until)
+        spans = {"present_s": until(self.present_s, time_s), "on_plane_s": until(self.on_plane_s, time_s)}
+        return replace(self, **spans)
 
 
 @dataclass(frozen=True)
@@ -122,8 +121,8 @@ class Ground:
 
 
 @dataclass(frozen=True)
-class KitchenScene:
-    """One video before it is drawn."""
+class KitchenScene(SceneOfObjects):
+    """One video of the kitchen before it is drawn."""
 
     duration_s: float
     objects: tuple[KitchenObject, ...]
@@ -135,15 +134,6 @@ class KitchenScene:
     nouns = NOUNS
     attributes: ClassVar = {"color": COLORS, "category": CATEGORIES}
     blind_to_order = True
-
-    def visible(self, start_s: float, end_s: float | None = None) -> list[int]:
-        """Return the indices of the objects visible at `start_s`, or throughout [start_s, end_s]."""
-        return [i for i, thing in enumerate(self.objects) if thing.visible(start_s, end_s)]
-
-    def with_taken(self, index: int, time_s: float) -> KitchenScene:
-        """Return the scene in which object `index` is taken away at `time_s`."""
-        objects = [thing.taken(time_s) if i == index else thing for i, thing in enumerate(self.objects)]
-        return replace(self, objects=tuple(objects))
 
     def still(self, index: int, times_s) -> bool:
         """Say whether an object stays within half a visual token over `times_s`."""
@@ -184,7 +174,7 @@ def _paste(plane: Image.Image, picture: Image.Image, x: float, y: float) -> None
     plane.paste(Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8)), (left, top))
 
 
-@cache
+@lru_cache(maxsize=2048)
 def _turned(number: int, size_px: int, turn_deg: int) -> Image.Image:
     small = sprite(number).resize((size_px, size_px), Image.Resampling.LANCZOS, reducing_gap=2)
     return small.rotate(turn_deg, Image.Resampling.BICUBIC, expand=True)
@@ -196,7 +186,7 @@ def _noise(rng: np.random.Generator, side: int, cells: tuple[int, int]) -> np.nd
     return np.asarray(rough.resize((side, side), Image.Resampling.BICUBIC))
 
 
-@cache
+@lru_cache(maxsize=4)  # a scene's frames are drawn in a row
 def _ground_picture(ground: Ground) -> Image.Image:
     """Return the ground, as large as head and turns may show: RGB."""
     rng, side = np.random.default_rng(ground.seed), FRAME_PX + 2 * (BORDER_PX + TURN_PX)
@@ -228,12 +218,6 @@ def _ground_picture(ground: Ground) -> Image.Image:
     light = 1 + 0.10 * _noise(rng, side, (3, 3))[..., None]
     picture = (np.array(ground.rgb, np.float32) + ground.contrast * values[..., None]) * light
     return Image.fromarray(picture.clip(0, 255).round().astype(np.uint8))
-
-
-def _duration_s(rng: np.random.Generator) -> float:
-    """Draw a duration of 10 s to 3 minutes, more often short."""
-    low, high = ((10, 20), (20, 60), (60, 180))[int(rng.choice(3, p=[0.55, 0.35, 0.10]))]
-    return round(float(np.exp(rng.uniform(np.log(low), np.log(high)))) * 4) / 4
 
 
 def _head(rng: np.random.Generator, duration_s: float) -> tuple[Head, np.ndarray, list[tuple[float, bool]]]:
@@ -268,13 +252,6 @@ def _head(rng: np.random.Generator, duration_s: float) -> tuple[Head, np.ndarray
     tilts = [(s, float(rng.uniform(-TILT_DEG, TILT_DEG))) for s in np.arange(0, duration_s + 6, 5.0).tolist()]
     waypoints = [tuple(float(v) for v in point) for point in waypoints]
     return Head(tuple(waypoints), tuple(tilts)), axis, comes
-
-
-def _in_view_s(turns: list[tuple[float, bool]], far: bool) -> tuple[tuple[float, float], ...]:
-    """Return when one side of the plane is in view, for a head with `turns`."""
-    edges = [0.0, *(time_s for time_s, _ in turns), float("inf")]
-    sides = [not turns[0][1], *(side for _, side in turns)]
-    return tuple((begin, end) for begin, end, side in zip(edges, edges[1:], sides, strict=False) if side == far)
 
 
 def _things_of_scene(rng: np.random.Generator, count: int) -> list[int]:
@@ -330,7 +307,7 @@ def make_scene(rng: np.random.Generator) -> KitchenScene:
 
 
 def _try_scene(rng: np.random.Generator) -> KitchenScene | None:
-    duration_s = _duration_s(rng)
+    duration_s = draw_duration_s(rng)
     head, axis, turns = _head(rng, duration_s)
     stays, guests = int(rng.choice([5, 6, 7], p=[0.25, 0.4, 0.35])), int(rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))
     numbers = _things_of_scene(rng, stays + guests)
@@ -347,11 +324,11 @@ def _try_scene(rng: np.random.Generator) -> KitchenScene | None:
         if order >= stays and turns and rng.random() < 0.6:
             far = bool(rng.random() < 0.5)
             place = _place_at_side(places, size_px, axis, far)
-            present_s, moves = _in_view_s(turns, far), False
+            present_s, moves = in_view_s(turns, far), False
         else:
             place = places.draw(size_px, low, high)
             if order >= stays:
-                present_s = on_plane_s = _visit_s(rng, duration_s)
+                present_s = on_plane_s = draw_visit_s(rng, duration_s)
         if place is None:
             return None
         waypoints = [(0.0, *place)]
@@ -387,17 +364,3 @@ def _place_at_side(places: _Places, size_px: int, axis: np.ndarray, far: bool) -
     spans = [sorted((sign * along[0], sign * along[1])) if axis[i] else across for i in range(2)]
     low, high = (np.array([span[k] for span in spans]) + centre for k in (0, 1))
     return places.draw(size_px, low, high)
-
-
-def _visit_s(rng: np.random.Generator, duration_s: float) -> tuple[tuple[float, float], ...]:
-    """Draw when a guest is there: it comes, goes, goes and returns, or visits."""
-    first, second = (float(v) for v in np.sort(rng.uniform(0.15, 0.9, size=2)) * duration_s)
-    how = str(rng.choice(["comes", "goes", "returns", "visits"], p=[0.4, 0.2, 0.2, 0.2]))
-    if how in ("returns", "visits") and second - first < 1.5:
-        how = "comes"
-    return {
-        "comes": ((min(first, 0.6 * duration_s), float("inf")),),
-        "goes": ((0.0, max(second, 0.4 * duration_s)),),
-        "returns": ((0.0, first), (second, float("inf"))),
-        "visits": ((first, second),),
-    }[how]
