@@ -64,6 +64,13 @@ def checked_scanpath(
 
 
 # ------------------------------------------------------------------ by dispersion
+def check_positive(**parameters: float) -> None:
+    """Raise ValueError naming the first parameter that is not more than 0."""
+    for name, value in parameters.items():
+        if not value > 0:
+            raise ValueError(f"{name} is {value}, expected more than 0")
+
+
 def detect_fixations(
     samples: GazeSamples,
     max_dispersion_deg: float = 3.0,
@@ -85,19 +92,17 @@ def detect_fixations(
 
     Raises ValueError if the frame's aspect is unknown or a parameter is not positive.
     """
-    for name, value in (
-        ("max_dispersion_deg", max_dispersion_deg),
-        ("min_duration_s", min_duration_s),
-        ("max_gap_s", max_gap_s),
-        ("horizontal_fov_deg", horizontal_fov_deg),
-    ):
-        if not value > 0:
-            raise ValueError(f"{name} is {value}, expected more than 0")
+    check_positive(
+        max_dispersion_deg=max_dispersion_deg,
+        min_duration_s=min_duration_s,
+        max_gap_s=max_gap_s,
+        horizontal_fov_deg=horizontal_fov_deg,
+    )
     if samples.frame_size is None:
         raise ValueError(f"{samples.source}: the frame's aspect is unknown: give the video, or the frame size")
     width, height = samples.frame_size
     used = samples.in_frame & (samples.times_s >= 0)
-    times, xy = samples.times_s[used], samples.recorded_xy[used]
+    times, xy = samples.times_s[used], np.ascontiguousarray(samples.recorded_xy[used])  # rows are summed in order
     x, y = (xy * (horizontal_fov_deg, horizontal_fov_deg * height / width)).T
 
     # The shortest run from each sample on that is a fixation: which exist, hold together, and lie close enough?

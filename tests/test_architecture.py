@@ -18,6 +18,7 @@ ROOMS = {
     "gaze_sources": "utils",
     "questions": "utils gaze_sources",
     "pipeline": "utils questions",
+    "streaming": "utils gaze_sources questions pipeline",
     "plots": "utils questions gaze_sources",
     "evaluation": "utils questions pipeline plots",
     "training": "utils questions pipeline plots evaluation",
