@@ -12,7 +12,7 @@ from transformers.image_utils import load_image
 
 from .backbones_gazeqwen import FAMILIES, Family, family_of, unwrap_videos
 from .scanpath_gazeqwen import Scanpath, as_scanpath
-from .video_gazeqwen import MAX_FRAMES, Clip, read_clip
+from .video_gazeqwen import MAX_FRAMES, SAMPLINGS, Clip, read_clip
 
 # V-JEPA 2.1 was pretrained on frames normalised with ImageNet's statistics.
 _VIDEO_ENCODER_MEAN = (0.485, 0.456, 0.406)
@@ -44,6 +44,8 @@ class GazeQwenProcessor(ProcessorMixin):
         video_encoder_size: side S in pixels of the square frames for the video encoder.
         num_frames, fps, max_frames: how clips are sampled unless a call says otherwise (see `sample_times`). With
             neither `num_frames` nor `fps`: StreamGaze's frame rates by clip length.
+        sampling: `spread`, frames spread over the clip, or `grid`, on a grid of `fps` on the video's clock, each
+            temporal step sized by itself: what a stream of the video shows too.
         snap_s: how near to the query, in seconds, a fixation must begin to be brought into view (`Scanpath.snap`; 0:
             not), as the adapter was trained. The default of chats (`apply_chat_template`); calls and `collate` snap
             only what they are told to.
@@ -66,11 +68,14 @@ class GazeQwenProcessor(ProcessorMixin):
         prompt_style: str = "reference",
         base_model_type: str = "qwen2_5_vl",
         max_pixels_per_frame: int | None = None,
+        sampling: str = "spread",
         **kwargs,
     ):
         super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template, **kwargs)
         if base_model_type not in FAMILIES:
             raise ValueError(f"base_model_type: got {base_model_type!r}, expected one of {sorted(FAMILIES)}")
+        if sampling not in SAMPLINGS:
+            raise ValueError(f"sampling: got {sampling!r}, expected one of {SAMPLINGS}")
         self.base_model_type = base_model_type
         self.image_token = getattr(tokenizer, "image_token", "<|image_pad|>")
         self.video_token = getattr(tokenizer, "video_token", "<|video_pad|>")
@@ -84,6 +89,7 @@ class GazeQwenProcessor(ProcessorMixin):
         self.snap_s = snap_s
         self.prompt_style = prompt_style
         self.max_pixels_per_frame = max_pixels_per_frame
+        self.sampling = sampling
 
     @classmethod
     def from_base(cls, base_model: str, revision: str | None = None, **settings) -> "GazeQwenProcessor":
@@ -127,21 +133,29 @@ class GazeQwenProcessor(ProcessorMixin):
         """Read a clip of a video file, see `read_clip`, sampled as this processor is set unless told otherwise."""
         if num_frames is None and fps is None:
             num_frames, fps = self.num_frames, self.fps
-        return read_clip(path, start_s, end_s, num_frames, fps, self.max_frames if max_frames is None else max_frames)
+        max_frames = self.max_frames if max_frames is None else max_frames
+        return read_clip(path, start_s, end_s, num_frames, fps, max_frames, self.sampling)
 
     def video_grid(self, frames: int, height: int, width: int, max_pixels: int | None = None) -> torch.Tensor:
         """Return the (3,) `video_grid_thw` of a clip of so many frames, of any content, without computing pixels."""
         shapes_alone = torch.empty(frames, 3, height, width, dtype=torch.uint8, device="meta")
-        return self._base_pixels(shapes_alone, max_pixels)["video_grid_thw"][0]
+        return self._base_pixels(shapes_alone, max_pixels, self.sampling == "grid")["video_grid_thw"][0]
 
-    def _base_pixels(self, frames: torch.Tensor, max_pixels: int | None) -> BatchFeature:
-        """Return the base model's inputs for frames (F, 3, H, W), F a multiple of a temporal patch."""
+    def _base_pixels(self, frames: torch.Tensor, max_pixels: int | None, on_grid: bool) -> dict[str, torch.Tensor]:
+        """
+        Return the base model's inputs for frames (F, 3, H, W), F a multiple of a temporal patch. On a grid each
+        temporal step is sized alone, so that its size does not follow from how many there are.
+        """
         max_pixels = self.max_pixels_per_frame if max_pixels is None else max_pixels
-        counted = len(frames) if self.family.size_of_whole_video else 1
+        videos = frames.split(self.video_processor.temporal_patch_size) if on_grid else [frames]
+        counted = len(videos[0]) if self.family.size_of_whole_video else 1
         size = self._size(self.video_processor, max_pixels, counted)
-        return self.video_processor(
-            videos=[frames], do_sample_frames=False, cap_pixels_per_frame=True, return_tensors="pt", **size
+        pixels = self.video_processor(
+            videos=list(videos), do_sample_frames=False, cap_pixels_per_frame=True, return_tensors="pt", **size
         )
+        grids = pixels["video_grid_thw"]  # (1, 3), or of each step
+        grid = torch.cat([grids[:, 0].sum()[None], grids[0, 1:]])
+        return {"pixel_values_videos": pixels["pixel_values_videos"], "video_grid_thw": grid[None]}
 
     def _size(self, processor, max_pixels: int | None, counted: int = 1) -> dict[str, dict]:
         """
@@ -171,7 +185,7 @@ class GazeQwenProcessor(ProcessorMixin):
         frames_per_step = self.video_processor.temporal_patch_size
         clip = clip.padded(frames_per_step)
         frames = torch.from_numpy(np.ascontiguousarray(clip.frames)).permute(0, 3, 1, 2)  # (F, 3, H, W)
-        qwen = self._base_pixels(frames, max_pixels)
+        qwen = self._base_pixels(frames, max_pixels, clip.grid_fps is not None)
         processed = {
             "pixel_values_videos": qwen["pixel_values_videos"],
             "video_grid_thw": qwen["video_grid_thw"][0],

@@ -26,6 +26,10 @@ FRAMES_PER_STEP = 2
 
 MAX_FRAMES = 64  # of a clip, unless a call says otherwise
 
+# Where a clip's frames are taken. `spread`: at the centres of equal parts of it, which move with its ends. `grid`: at
+# times that are fixed on the video's clock, so that clips of one video share their frames.
+SAMPLINGS = ("spread", "grid")
+
 _SAME_TIME_S = 1e-6  # rounding of times that are the same
 
 # Up to this size one thread decodes faster than several: starting them costs more than they save.
@@ -46,7 +50,8 @@ def _check_number(name: str, value, whole: bool = False) -> None:
 class Clip:
     """
     The part `[start_s, end_s]` of a video. `frames` (F, H, W, 3) uint8 RGB; `timestamps_s` (F,) their presentation
-    times, not decreasing. Nothing after `end_s`, the query time, is in it.
+    times, not decreasing. Nothing after `end_s`, the query time, is in it. `grid_fps`: the rate of the grid that the
+    frames were taken on, whole temporal steps from `start_s` on; None: they were spread over the clip.
     """
 
     frames: np.ndarray
@@ -54,6 +59,7 @@ class Clip:
     start_s: float
     end_s: float
     source: str = field(default="clip")
+    grid_fps: float | None = None
 
     def __post_init__(self):
         try:
@@ -90,33 +96,90 @@ class Clip:
             self.start_s,
             self.end_s,
             self.source,
+            self.grid_fps,
         )
 
     def step_spans_s(self, frames_per_step: int = FRAMES_PER_STEP) -> np.ndarray:
         """
         Return (T, 2) begin and end of each temporal step of `frames_per_step` frames. Steps tile the clip: neighbours
-        meet halfway between the last frame of one and the first of the next.
+        meet halfway between the last frame of one and the first of the next. On a grid they are the grid's, the last
+        one cut at the clip's end.
         """
         times = self.padded(frames_per_step).timestamps_s.reshape(-1, frames_per_step)
+        if self.grid_fps is not None:
+            first = grid_step_at(self.start_s, self.grid_fps, frames_per_step)
+            edges = grid_edges_s(np.arange(first, first + len(times) + 1), self.grid_fps, frames_per_step)
+            edges[-1] = min(edges[-1], self.end_s)
+            return np.stack([edges[:-1], edges[1:]], axis=1)
         edges = np.concatenate([[self.start_s], (times[:-1, -1] + times[1:, 0]) / 2, [self.end_s]])
         return np.stack([edges[:-1], edges[1:]], axis=1)
 
     def seconds_per_step(self, frames_per_step: int = FRAMES_PER_STEP) -> float:
-        """Return the mean seconds between neighbouring temporal steps' centres, Qwen's `second_per_grid_ts`."""
+        """
+        Return the mean seconds between neighbouring temporal steps' centres, Qwen's `second_per_grid_ts`; on a grid
+        those between its steps.
+        """
+        if self.grid_fps is not None:
+            return frames_per_step / self.grid_fps
         times = self.padded(frames_per_step).timestamps_s.reshape(-1, frames_per_step).mean(axis=1)
         if len(times) == 1:
             return self.end_s - self.start_s
         return float((times[-1] - times[0]) / (len(times) - 1))
 
 
+def grid_times_s(frames, fps: float):
+    """Return the times, seconds of the video's clock, of frames by their numbers on a grid: (k + 1/2) / `fps`."""
+    return (frames + 0.5) / fps
+
+
+def grid_edges_s(steps, fps: float, frames_per_step: int = FRAMES_PER_STEP):
+    """Return the times, seconds of the video's clock, at which temporal steps of a grid begin, by their numbers."""
+    return steps * frames_per_step / fps
+
+
+def grid_frame_at(time_s: float, fps: float) -> int:
+    """Return the number of a grid's last frame that is not later than a time; -1: there is none yet."""
+    return max(math.floor((time_s + _SAME_TIME_S) * fps - 0.5), -1)
+
+
+def grid_step_at(time_s: float, fps: float, frames_per_step: int = FRAMES_PER_STEP) -> int:
+    """Return the number of a grid's temporal step that holds a time, its begin counting to it."""
+    return math.floor((time_s + _SAME_TIME_S) * fps / frames_per_step)
+
+
+def _grid_frames(start_s: float, end_s: float, fps: float, max_frames: int) -> np.ndarray:
+    """
+    Return the (F,) numbers of the grid's frames in `[start_s, end_s]`, F even: whole temporal steps from the one that
+    holds `start_s` on, of a longer clip the last `max_frames`, its last frame twice where its step has begun only.
+    """
+    last = grid_frame_at(end_s, fps)
+    if last < 0:
+        raise ValueError(
+            f"no frame of the grid of {fps:g} fps lies in the clip from {start_s} to {end_s} s, expected an end at "
+            f"{grid_times_s(0, fps):g} s or later"
+        )
+    last_step = last // FRAMES_PER_STEP
+    first_step = max(min(grid_step_at(start_s, fps), last_step), last_step + 1 - max_frames // FRAMES_PER_STEP)
+    frames = np.arange(first_step * FRAMES_PER_STEP, (last_step + 1) * FRAMES_PER_STEP)
+    return np.minimum(frames, last)
+
+
 def sample_times(
-    start_s: float, end_s: float, num_frames: int | None = None, fps: float | None = None, max_frames: int = MAX_FRAMES
+    start_s: float,
+    end_s: float,
+    num_frames: int | None = None,
+    fps: float | None = None,
+    max_frames: int = MAX_FRAMES,
+    sampling: str = "spread",
 ) -> np.ndarray:
     """
     Return the (F,) times to take frames at, seconds: the centres of F equal parts of `[start_s, end_s]`. F is
     `num_frames`, or follows `fps`, or, with neither, StreamGaze's rate for the clip's length (1, 0.5, 0.2, 0.1 per
     second up to 30 s, 60 s, 300 s, beyond). F is even and at most `max_frames`; a cap spreads the frames, it does not
     cut the clip.
+
+    With `sampling` `grid` the times are (k + 1/2) / `fps` of the video's clock instead, from the temporal step on that
+    holds `start_s`; of a longer clip the last `max_frames`. The last time comes twice where its step has begun only.
 
     Raises ValueError naming the argument and its value.
     """
@@ -127,6 +190,7 @@ def sample_times(
         raise ValueError(f"clip from {start_s} to {end_s} s, expected a positive length")
     if num_frames is not None and fps is not None:
         raise ValueError(f"got num_frames={num_frames} and fps={fps}, expected one of them")
+    check_sampling(sampling, num_frames, fps)
     if num_frames is None:
         if fps is None:
             fps = next(rate for longest, rate in _STREAMGAZE_FPS if end_s - start_s <= longest)
@@ -140,9 +204,19 @@ def sample_times(
             raise ValueError(f"num_frames: got {num_frames}, expected at least 1")
     if max_frames < FRAMES_PER_STEP:
         raise ValueError(f"max_frames: got {max_frames}, expected at least {FRAMES_PER_STEP} (one temporal step)")
+    if sampling == "grid":
+        return grid_times_s(_grid_frames(start_s, end_s, fps, max_frames), fps)
     steps = min(max(math.ceil(num_frames / FRAMES_PER_STEP), 1), max_frames // FRAMES_PER_STEP)
     count = steps * FRAMES_PER_STEP
     return start_s + (np.arange(count) + 0.5) * (end_s - start_s) / count
+
+
+def check_sampling(sampling: str, num_frames: int | None, fps: float | None) -> None:
+    """Raise ValueError for an unknown sampling, and for a grid without `fps` or beside `num_frames`."""
+    if sampling not in SAMPLINGS:
+        raise ValueError(f"sampling: got {sampling!r}, expected one of {SAMPLINGS}")
+    if sampling == "grid" and (fps is None or num_frames is not None):
+        raise ValueError(f"sampling 'grid': got num_frames={num_frames} and fps={fps}, expected fps alone")
 
 
 @dataclass(frozen=True)
@@ -250,6 +324,7 @@ def read_clip(
     num_frames: int | None = None,
     fps: float | None = None,
     max_frames: int = MAX_FRAMES,
+    sampling: str = "spread",
 ) -> Clip:
     """
     Return frames of `[start_s, end_s]` (default: the whole video) at `sample_times`. The frame taken for a time is the
@@ -262,11 +337,13 @@ def read_clip(
     path = checked_file(path)
     with _opened(path) as (container, stream):
         end_s = _checked_end(path, start_s, end_s, _end_s(container, stream))
-        times = sample_times(start_s, end_s, num_frames, fps, max_frames)
+        times = sample_times(start_s, end_s, num_frames, fps, max_frames, sampling)
         frames, timestamps = _decode_at(container, stream, times, path)
     if timestamps[0] > end_s:
         raise ValueError(f"{path}: the first frame is shown at {timestamps[0]} s, after the clip's end at {end_s} s")
-    return Clip(frames, timestamps, start_s, end_s, str(path))
+    if sampling == "spread":
+        return Clip(frames, timestamps, start_s, end_s, str(path))
+    return Clip(frames, timestamps, grid_edges_s(grid_step_at(times[0], fps), fps), end_s, str(path), fps)
 
 
 def _checked_end(path: Path, start_s: float, end_s: float | None, video_end_s: float) -> float:
@@ -359,9 +436,15 @@ __all__ = [
     "FRAMES_PER_STEP",
     "MAX_FRAMES",
     "QUESTION_ROUNDING_S",
+    "SAMPLINGS",
     "Clip",
     "VideoInfo",
+    "check_sampling",
     "frame_times_s",
+    "grid_edges_s",
+    "grid_frame_at",
+    "grid_step_at",
+    "grid_times_s",
     "read_clip",
     "read_frames",
     "sample_times",

@@ -18,7 +18,7 @@ from gazeqwen.pipeline.overlays import draw_gaze
 from gazeqwen.questions.question import Question, sources_of
 from gazeqwen.utils.adapters import load_model, load_processor
 from gazeqwen.utils.hub import digest_of_adapter
-from gazeqwen.video_gazeqwen import MAX_FRAMES, read_clip
+from gazeqwen.video_gazeqwen import MAX_FRAMES, check_sampling, read_clip
 
 
 class AdapterEvaluator:
@@ -31,11 +31,12 @@ class AdapterEvaluator:
         code = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
         self.model = load_model(settings.model, accelerator.device, settings.dtype, **code)
         self.processor = load_processor(settings.model, **code)
-        for name in ("snap_s", "prompt_style", "max_frames"):
+        for name in ("snap_s", "prompt_style", "max_frames", "sampling"):
             if getattr(settings, name) is not None:
                 setattr(self.processor, name, getattr(settings, name))
         if settings.num_frames is not None or settings.fps is not None:
             self.processor.num_frames, self.processor.fps = settings.num_frames, settings.fps
+        check_sampling(self.processor.sampling, self.processor.num_frames, self.processor.fps)
         self.cache = ClipCache.from_model(self.model, self.processor, settings.cache, settings.cache_dir)
 
     @staticmethod
@@ -88,6 +89,7 @@ class InputSettings:
     num_frames: int | None
     fps: float | None
     max_frames: int
+    sampling: str
     snap_s: float
     prompt_style: str
 
@@ -98,6 +100,7 @@ class InputSettings:
             settings.num_frames,
             settings.fps,
             MAX_FRAMES if settings.max_frames is None else settings.max_frames,
+            settings.sampling or "spread",
             settings.snap_s or 0.0,
             settings.prompt_style or "streamgaze",
         )
@@ -188,9 +191,8 @@ class BaselineData(torch.utils.data.Dataset):
         )
         clip = None
         if not condition.text_only:
-            clip = read_clip(
-                question.video, question.start_s, question.end_s, inputs.num_frames, inputs.fps, inputs.max_frames
-            )
+            frames = inputs.num_frames, inputs.fps, inputs.max_frames, inputs.sampling
+            clip = read_clip(question.video, question.start_s, question.end_s, *frames)
             scanpath = question.seen(scanpath, clip.step_spans_s(), inputs.snap_s)  # steps as base models have them
             if condition.draws and scanpath is not None:
                 clip = draw_gaze(clip, scanpath, condition.channels)
@@ -216,6 +218,7 @@ def _recorded_settings(settings: EvaluationSettings, questions: list[Question], 
         "num_frames": inputs.num_frames,
         "fps": inputs.fps,
         "max_frames": inputs.max_frames,
+        "sampling": inputs.sampling,
         "frame_size": _frame_size(processor),
         "prompt_style": inputs.prompt_style,
         "prompt": question.prompt(inputs.prompt_style)[0],

@@ -62,6 +62,8 @@ def sampling(settings: dict) -> str:
     if settings.get("num_frames"):
         return str(settings["num_frames"])
     rate = f"{settings['fps']} fps" if settings.get("fps") else "adaptive"
+    if settings.get("sampling") == "grid":
+        rate += " on a grid"
     return f"{rate}, at most {settings['max_frames']}" if settings.get("max_frames") else rate
 
 

@@ -7,6 +7,7 @@ from gazeqwen.pipeline.clip_cache import CACHE_KINDS
 from gazeqwen.pipeline.conditions import Condition
 from gazeqwen.questions.prompts import PROMPT_STYLES
 from gazeqwen.utils.adapters import TRUST_REMOTE_CODE_HELP
+from gazeqwen.video_gazeqwen import SAMPLINGS
 
 WITHOUT_GAZE = ("error", "keep", "drop")
 SCORING = ("logits", "generate")
@@ -21,9 +22,9 @@ def _about(text: str, choices: tuple[str, ...] = (), aliases: tuple[str, ...] = 
 @dataclass(frozen=True)
 class EvaluationSettings:
     """
-    Hold what `eval.py` is told. Fields that are None follow the model: `snap_s`, `prompt_style`, `num_frames`, `fps`
-    and `max_frames` as the adapter was trained, `gaze` the conditions that suit the model. Raises ValueError naming
-    the field, its value and what was expected.
+    Hold what `eval.py` is told. Fields that are None follow the model: `snap_s`, `prompt_style`, `num_frames`, `fps`,
+    `max_frames` and `sampling` as the adapter was trained, `gaze` the conditions that suit the model. Raises
+    ValueError naming the field, its value and what was expected.
     """
 
     model: str = field(default="", metadata=_about("folder or Hub id of an adapter, or of any video-text model"))
@@ -47,6 +48,9 @@ class EvaluationSettings:
     num_frames: int | None = field(default=None, metadata=_about("frames of a clip (default: as trained)"))
     fps: float | None = field(default=None, metadata=_about("frames per second (default: as trained)"))
     max_frames: int | None = field(default=None, metadata=_about("most frames of a clip (default: as trained)"))
+    sampling: str | None = field(
+        default=None, metadata=_about("where frames are taken (default: as trained)", SAMPLINGS)
+    )
     batch_size: int = field(default=8, metadata=_about("questions that go through the model together"))
     num_workers: int = field(default=2, metadata=_about("processes that decode ahead"))
     cache: str = field(default="features", metadata=_about("what is kept of the frozen networks", CACHE_KINDS))
@@ -75,6 +79,7 @@ class EvaluationSettings:
             ("scorer", SCORERS),
             ("scoring", SCORING),
             ("prompt_style", (None, *PROMPT_STYLES)),
+            ("sampling", (None, *SAMPLINGS)),
             ("cache", CACHE_KINDS),
             ("dtype", DTYPES),
         ):

@@ -96,7 +96,10 @@ def group_results(folder: Path, config: GazeQwenConfig, results: list[Result]) -
 
 
 # Settings of a result that two rows of one table must share.
-_SHARED_SETTINGS = ("num_frames", "fps", "max_frames", "frame_size", "prompt_style", "snap_s", "tasks", "without_gaze")
+_SHARED_SETTINGS = (
+    *("num_frames", "fps", "max_frames", "sampling", "frame_size"),
+    *("prompt_style", "snap_s", "tasks", "without_gaze"),
+)
 
 
 def _check_group(group: ResultGroup) -> None:

@@ -122,6 +122,8 @@ class ClipCache:
             "max_pixels_per_frame": processor.max_pixels_per_frame,
             "video_processor": {name: video_processor[name] for name in video_processor.keys() - _CODE_NAMES},
         }
+        if processor.sampling != "spread":
+            settings["sampling"] = processor.sampling
         if model.video_encoder is not None:
             settings["video_encoder"] = digest_of_weights(model.video_encoder)
             settings["video_encoder_size"] = processor.video_encoder_size
@@ -220,9 +222,8 @@ class ClipCache:
     def frame_times_s(self, question: Question) -> np.ndarray:
         """Return the (F,) times that the frames of the question's clip are taken at, in seconds of the video."""
         processor = self.processor
-        return sample_times(
-            question.start_s, question.end_s, processor.num_frames, processor.fps, processor.max_frames
-        )
+        frames = processor.num_frames, processor.fps, processor.max_frames, processor.sampling
+        return sample_times(question.start_s, question.end_s, *frames)
 
     def shapes(self, questions: Sequence[Question]) -> list[tuple[int, int]]:
         """Return how many frames and video tokens each question's clip has, from its times and its video's size."""

@@ -209,3 +209,24 @@ def test_frames_for_the_encoder_are_normalised_with_imagenets_statistics(toy_pro
     pixels = toy_processor.process_clip(Clip(frames, np.arange(2.0), 0.0, 2.0))["video_encoder_pixel_values"]
     expected = torch.tensor([(1 - 0.485) / 0.229, (128 / 255 - 0.456) / 0.224, (0 - 0.406) / 0.225])
     torch.testing.assert_close(pixels, expected[None, :, None, None].expand(2, 3, 64, 64))
+
+
+def test_the_size_of_a_frame_on_a_grid_does_not_follow_from_their_number(toy_processor):
+    """Of many frames the base model's processor makes smaller ones; on a grid each temporal step is sized alone."""
+    processor = copy.deepcopy(toy_processor)
+    processor.video_processor.size = {"shortest_edge": 784, "longest_edge": 12544}
+    processor.video_processor.max_video_tokens = 64
+    frames = np.random.default_rng(0).integers(0, 255, (12, 112, 112, 3), dtype=np.uint8)
+    grids = {}
+    for fps in (None, 1.0):
+        whole, begin = (
+            processor.process_clip(Clip(frames[:count], np.arange(count) + 0.5, 0.0, count, grid_fps=fps))
+            for count in (12, 4)
+        )
+        grids[fps] = whole["video_grid_thw"].tolist(), begin["video_grid_thw"].tolist()
+    assert grids[1.0] == ([6, 8, 8], [2, 8, 8]) and grids[None][0] != [6, 8, 8]
+    assert torch.equal(whole["pixel_values_videos"][: 2 * 64], begin["pixel_values_videos"])
+    assert torch.equal(whole["step_spans_s"][:2], begin["step_spans_s"])
+    assert whole["second_per_grid_ts"] == begin["second_per_grid_ts"] == 2
+    processor.sampling = "grid"
+    assert processor.video_grid(12, 112, 112).tolist() == [6, 8, 8]

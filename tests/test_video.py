@@ -204,3 +204,48 @@ def test_clips_from_arrays_are_checked():
         Clip(frames, [1.0, 0.0], 0.0, 1.0)
     with pytest.raises(ValueError, match="float64"):
         Clip(frames.astype(float), [0.0, 1.0], 0.0, 1.0)
+
+
+# ---------------------------------------------------------------- frames on a grid of the video's clock
+def test_frames_on_a_grid_do_not_move_with_the_question():
+    assert sample_times(0, 6, fps=1, sampling="grid").tolist() == [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
+    later, earlier = (sample_times(0, end_s, fps=1, sampling="grid") for end_s in (60.0, 37.3))
+    assert earlier.tolist() == [*later[:37], later[36]]  # its last step has begun only: the frame comes twice
+    spread, moved = (sample_times(0, end_s, fps=1) for end_s in (60.0, 37.3))
+    assert not np.isin(moved, spread).any()
+    assert sample_times(4.3, 9, fps=1, sampling="grid")[0] == 4.5  # from the step that holds 4.3 s
+    assert sample_times(0, 60, fps=1, max_frames=4, sampling="grid").tolist() == [56.5, 57.5, 58.5, 59.5]
+
+
+@settings(deadline=None)
+@given(st.sampled_from([0.1, 0.5, 1.0, 2.0, 29.97, 30.0]), st.integers(0, 5000), st.floats(0, 3), st.integers(1, 40))
+def test_a_grid_holds_the_frames_of_the_past_and_no_other(fps, step, share, steps):
+    start_s, end_s = 2 * step / fps, 2 * (step + share) / fps
+    if end_s < 0.5 / fps or end_s <= start_s:
+        return
+    times = sample_times(start_s, end_s, fps=fps, max_frames=2 * steps, sampling="grid")
+    assert len(times) % 2 == 0 and len(times) <= 2 * steps and times[-1] <= end_s + 2e-6
+    assert times[-1] + 1 / fps > end_s - 2e-6  # none is left out at the end
+    np.testing.assert_allclose(np.diff(np.unique(times)), 1 / fps)
+    np.testing.assert_allclose(times * fps - 0.5, np.round(times * fps - 0.5), atol=1e-6)
+
+
+def test_spans_of_a_grid_are_those_of_its_clock():
+    frames = np.zeros((6, 4, 4, 3), np.uint8)
+    clip = Clip(frames, [0.4, 1.5, 2.5, 3.4, 4.5, 4.5], 0.0, 4.8, grid_fps=1.0)
+    assert clip.step_spans_s().tolist() == [[0, 2], [2, 4], [4, 4.8]]
+    assert clip.seconds_per_step() == 2.0
+    assert Clip(frames, clip.timestamps_s + 8, 8.0, 14.0, grid_fps=1.0).step_spans_s()[:, 0].tolist() == [8, 10, 12]
+
+
+def test_a_clip_is_read_on_a_grid(recordings):
+    path, times, _ = recordings["variable rate"]
+    long, short = (read_clip(path, 0.0, end_s, fps=2, sampling="grid") for end_s in (12.0, 7.1))
+    assert [frame_index(f) for f in short.frames[:14]] == [frame_index(f) for f in long.frames[:14]]
+    assert [frame_index(f) for f in long.frames] == expected_indices(times, np.arange(24) / 2 + 0.25)
+    window = read_clip(path, 5.3, 7.1, fps=2, sampling="grid")
+    assert window.start_s == 5.0 and window.step_spans_s().tolist() == [[5, 6], [6, 7]]
+    with pytest.raises(ValueError, match="no frame of the grid of 2 fps.*expected an end at 0.25 s or later"):
+        read_clip(path, 0.0, 0.2, fps=2, sampling="grid")
+    with pytest.raises(ValueError, match="sampling 'grid': got num_frames=4 and fps=None, expected fps alone"):
+        read_clip(path, 0.0, 2.0, num_frames=4, sampling="grid")

@@ -9,6 +9,7 @@ from gazeqwen.pipeline.conditions import Condition
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.questions.prompts import PROMPT_STYLES
 from gazeqwen.utils.settings import differences
+from gazeqwen.video_gazeqwen import check_sampling
 
 _PROCESSOR_DEFAULTS = {
     name: parameter.default for name, parameter in inspect.signature(GazeQwenProcessor.__init__).parameters.items()
@@ -35,6 +36,7 @@ class ModelSettings:
     fps: float | None = _PROCESSOR_DEFAULTS["fps"]
     max_frames: int = _PROCESSOR_DEFAULTS["max_frames"]
     max_pixels_per_frame: int | None = None
+    sampling: str = _PROCESSOR_DEFAULTS["sampling"]
     snap_s: float = _PROCESSOR_DEFAULTS["snap_s"]
     prompt_style: str = _PROCESSOR_DEFAULTS["prompt_style"]
 
@@ -142,6 +144,7 @@ class Recipe:
         ):
             if value not in expected:
                 raise ValueError(f"{name}: got {value!r}, expected one of {expected}")
+        check_sampling(self.model.sampling, self.model.num_frames, self.model.fps)
         if self.model.snap_s < 0:
             raise ValueError(f"model.snap_s: got {self.model.snap_s}, expected 0 or more seconds")
         for name in ("scanpath_noise", "fixation_dropout", "num_workers"):

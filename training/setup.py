@@ -73,6 +73,7 @@ def build_processor(model: ModelSettings) -> GazeQwenProcessor:
         num_frames=model.num_frames,
         fps=model.fps,
         max_frames=model.max_frames,
+        sampling=model.sampling,
         snap_s=model.snap_s,
         prompt_style=model.prompt_style,
         max_pixels_per_frame=model.max_pixels_per_frame,
