@@ -17,7 +17,7 @@ from gazeqwen.questions.prompts import OPTION_LETTERS
 from gazeqwen.questions.question import TOY_SOURCE
 from gazeqwen.questions.tasks import clip_window
 from gazeqwen.toyworld import kitchen, world
-from gazeqwen.toyworld.questions import TASK_NAMES, ToyQuestion, View, clip_of, clock, gaze_questions
+from gazeqwen.toyworld.questions import TASK_NAMES, ToyQuestion, View, clip_of, clock, even_points, gaze_questions
 from gazeqwen.toyworld.viewer import Recording, make_viewer, simulate_viewer, write_fixations
 from gazeqwen.toyworld.world import frame_times_s, write_video
 
@@ -48,12 +48,17 @@ def _deck(rng: np.random.Generator, count: int, places: int) -> list[int]:
 
 
 def choose(
-    seed: int, split: str, videos: dict[str, list[ToyQuestion]], per_task: int, most: int | None = None
+    seed: int,
+    split: str,
+    videos: dict[str, list[ToyQuestion]],
+    per_task: int,
+    most: int | None = None,
+    strictly: bool = False,
 ) -> dict[str, list[tuple[str, ToyQuestion]]]:
     """
     Return, per task, (video's name, question) pairs with the options in their final order: the right letter is each as
     often as the others. At most `per_task` questions of a video, and `most` answers (test points count one each) in
-    all.
+    all. `strictly`: of a world that is strictly fair, whose alerts are due as often as not at all times.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), 2**31])
     chosen = {}
@@ -62,6 +67,8 @@ def choose(
         for name, questions in videos.items():
             of_task = [q for q in questions if q.task == task]
             pairs += [(name, of_task[i]) for i in sorted(rng.permutation(len(of_task))[:per_task])]
+        if strictly:
+            pairs = even_points(rng, pairs) if any(q.points for _, q in pairs) else pairs
         if most is not None:
             order, count, kept = rng.permutation(len(pairs)), 0, []
             for i in order:
@@ -177,7 +184,8 @@ def generate(
         for split, count in counts.items():
             made = {f"toy-{split}-{index:04d}.mp4": make_video(seed, split, index, kind) for index in range(count)}
             questions = {name: questions for name, (_, questions) in made.items()}
-            chosen = choose(seed, split, questions, per_task, most and most[SPLITS.index(split)])
+            strictly = any(recording.scene.strictly_fair for recording, _ in made.values())
+            chosen = choose(seed, split, questions, per_task, most and most[SPLITS.index(split)], strictly)
             for name, (recording, _) in made.items():
                 asked = [q for pairs in chosen.values() for video, q in pairs if video == name]
                 clips, views = [(name, q) for q in asked], {name: None}

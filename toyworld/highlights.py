@@ -199,7 +199,7 @@ class Drawer:
             return None
         chosen = [longest, *(int(i) for i in _pick(self.rng, others, 3))]
         order = list(dict.fromkeys(thing for _, _, thing in self.view.path if thing in chosen))
-        in_order = not self.scene.blind_to_order
+        in_order = not self.scene.strictly_fair
         order = order if in_order else _shuffled(self.rng, order)
         verb = _one(self.rng, VERBS)
         options = _shuffled(self.rng, [f"{verb} the {self.noun(i)}" for i in chosen])

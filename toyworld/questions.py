@@ -9,10 +9,12 @@ the scene, as StreamGaze builds them, so that the video alone answers them: scen
 fixation that it names, so the scene asked about is the clip's last) and, but for what is being looked at, object
 appearance. The scene recall options are drawn so that the text alone says nothing.
 
-In the kitchen texts are also *blind to order*: the options of sequence matching are orders of the same three objects
-(in the first world orders of any stayers: the set alone answers 95 %), and future action prediction names its objects
-in random order (in the first world in the order in which they were looked at, as StreamGaze does: there the lengths of
-the fixations, with the text, answer 86 % without a look at the video).
+The kitchen is *strictly fair* beyond that (measured by `fairness.py`). The options of sequence matching are orders of
+the same three objects (in the first world orders of any stayers: the set alone answers 95 %). Future action prediction
+names its objects in random order, and its options in another (in the first world in the order in which they were
+looked at, as StreamGaze does: there the lengths of the fixations, with the text, answer 86 % without a look at the
+video). An alert's test points all lie where a dwell on something begins, around any dwell on the target, and as many
+are due as not, at all times (`even_points`); else the clock, or how long gaze has rested, is a good guess.
 
 Time stamps are StreamGaze's: whole seconds (MM:SS), rounded from the start of the fixation asked about (present), cut
 down from it (past), from the end of the last one (future action). Next to nothing of the fixation asked about lies in
@@ -24,14 +26,14 @@ Readable: a question is kept only if what it asks about fills enough of the temp
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 
 import numpy as np
 
 from gazeqwen.questions.tasks import clip_window, task_info
-from gazeqwen.toyworld.viewer import NOTHING, Recording
+from gazeqwen.toyworld.viewer import NOTHING, Dwell, Recording
 from gazeqwen.toyworld.world import Scene
 from gazeqwen.video_gazeqwen import FRAMES_PER_STEP, sample_times
 
@@ -57,6 +59,7 @@ MAIN = 0.5  # what has this share of a step, and no other has more than this, is
 UNSEEN = 0.05
 
 OFFSETS_S = (-20, -10, 0, 10, 20)  # of test points, from the first time that the alert is due
+EVEN_POINTS = 12  # test points that follow each other in time, of all videos, of which as many are due as not
 
 
 @dataclass(eq=False)
@@ -335,12 +338,14 @@ class Asker:
         )
         if not clear or any(i not in view.stayers or i not in view.seen for i in things):
             return None
-        in_order = not self.scene.blind_to_order
+        in_order = not self.scene.strictly_fair
+        if not in_order:
+            things = [things[i] for i in self.rng.permutation(4)]
+        nouns = [self.noun(i) for i in things]
         if not in_order:
             things = [things[i] for i in self.rng.permutation(4)]
         options = [f"{action.verb} the {self.noun(i)}" for i in things]
         answer = f"{action.verb} the {self.noun(action.object_index)}"
-        nouns = [self.noun(i) for i in things]
         extra = {
             "answer_action": answer,
             "context_objects": nouns,
@@ -408,7 +413,7 @@ class Asker:
         steps = [[step for step in range(STEPS - 1) if view.main[step] == i] for i in three[:2]]
         if not all(steps) or steps[0][-1] >= steps[1][0]:
             return None
-        orders, pool = {three}, three if self.scene.blind_to_order else view.stayers
+        orders, pool = {three}, three if self.scene.strictly_fair else view.stayers
         while len(orders) < 4:
             orders.add(tuple(int(i) for i in self.rng.permutation(pool)[:3]))
         options = sorted(sequence_text([self.noun(i) for i in order]) for order in orders)
@@ -441,17 +446,38 @@ class Asker:
         return ToyQuestion(SR, time_s, question, options, self.noun(answer), extra=extra)
 
     # ---------------------------------------------------------------- proactive
-    def _points(self, task: str, first_s: float, due, clear) -> list[tuple[int, bool]]:
-        """Test points around `first_s`: (whole second, whether the alert is due), of those where that is clear."""
+    def _points(self, task: str, target: int, dwells: list[Dwell], due, clear) -> tuple[float, list[tuple[int, bool]]]:
+        """
+        Return when the first of `dwells` begins, and test points around it: (whole second, whether the alert is due),
+        of those where that is clear. Strictly fair: around any of them, each where the dwell of that moment begins,
+        and as many due as not (long videos have more of those that are not, and slower gaze).
+        """
+        strictly = self.scene.strictly_fair
+        first_s = dwells[int(self.rng.integers(len(dwells))) if strictly else 0].start_s
         points = []
         for offset_s in OFFSETS_S:
-            true_s = first_s + offset_s
-            time_s = int(true_s)
+            true_s, on = first_s + offset_s, None
+            if strictly:
+                true_s, on = self._dwell_at(true_s)
             if true_s < 2 or true_s >= self.scene.duration_s:
                 continue
-            if clear(self.view(task, time_s)) is due(true_s):
-                points.append((time_s, due(true_s)))
-        return points
+            view = self.view(task, int(true_s))
+            if on is not None and not (view.main[-1] == on and self._alike(view, on, target)):
+                continue
+            if clear(view) is due(true_s) and (int(true_s), due(true_s)) not in points:
+                points.append((int(true_s), due(true_s)))
+        return first_s, sorted(as_many_due(points, self.rng)) if strictly else points
+
+    def _dwell_at(self, time_s: float) -> tuple[float, int | None]:
+        """Return when the dwell of a moment begins and on what it is; (-inf, None) if gaze is lost or on nothing."""
+        held = [d for d in self.dwells if d.start_s <= time_s < d.end_s and d.object_index != NOTHING]
+        return (held[0].start_s, held[0].object_index) if held else (-np.inf, None)
+
+    def _alike(self, view: View, on: int, target: int) -> bool:
+        """Say whether what gaze is on is, at the end of a clip, as still, and as long in view, as the target."""
+        end_s = self.scene.duration_s - 1e-6
+        stays = [self.scene.objects[i].visible(0, end_s) for i in (on, target)]
+        return view.still_last(on) and (stays[0] or not stays[1])
 
     def _interval(self, dwell) -> dict:
         return {"start": clock(dwell.start_s), "end": clock(dwell.end_s)}
@@ -461,16 +487,17 @@ class Asker:
         mine = [d for d in self.dwells if d.object_index == target]
         if not mine or not self.scene.objects[target].visible(0, self.scene.duration_s - 1e-6):
             return None
-        points = self._points(
+        first_s, points = self._points(
             GTA,
-            mine[0].start_s,
+            target,
+            mine,
             lambda s: any(d.start_s <= s < d.end_s for d in mine),
             lambda view: view.looked_at_last(target) if view.still_last(target) else None,
         )
         if not points:
             return None
         extra = {"fixation_intervals": [self._interval(d) for d in mine], "difficulty": "easy", "gaze_area": "FOV"}
-        return self._alert(GTA, GAZE.alert_on_gaze(self.noun(target)), target, mine[0].start_s, points, extra)
+        return self._alert(GTA, GAZE.alert_on_gaze(self.noun(target)), target, first_s, points, extra)
 
     def appearance_alert(self, target: int) -> ToyQuestion | None:
         """Alert while an object that came later is visible beside what is being looked at."""
@@ -487,8 +514,9 @@ class Asker:
                 return None
             return shown and not looked_at
 
-        first_s = beside[0].start_s
-        points = self._points(OAA, first_s, lambda s: any(d.start_s <= s < d.end_s for d in beside), clear)
+        first_s, points = self._points(
+            OAA, target, beside, lambda s: any(d.start_s <= s < d.end_s for d in beside), clear
+        )
         if not points:
             return None
         extra = {
@@ -506,3 +534,28 @@ class Asker:
 def gaze_questions(recording: Recording, rng: np.random.Generator) -> list[ToyQuestion]:
     """Return all questions of the ten tasks that a recording yields."""
     return Asker(recording, rng).questions()
+
+
+def as_many_due(points: list, rng: np.random.Generator) -> list:
+    """Return as many of the points (tuples that end with whether the alert is due) that are due as that are not."""
+    sides = [[point for point in points if point[-1] is due] for due in (True, False)]
+    count = min(map(len, sides))
+    return [side[i] for side in sides for i in rng.permutation(len(side))[:count]]
+
+
+def even_points(rng: np.random.Generator, pairs: list[tuple[str, ToyQuestion]]) -> list[tuple[str, ToyQuestion]]:
+    """
+    Return (video's name, question) pairs of alerts of which, among those at about the same time, as many test points
+    are due as not; questions without any go.
+    """
+    points = [(time_s, number, due) for number, (_, q) in enumerate(pairs) for time_s, due in q.points]
+    points = sorted(points[i] for i in rng.permutation(len(points)))
+    kept: set = set()
+    for begin in range(0, len(points), EVEN_POINTS):
+        kept.update(as_many_due(points[begin : begin + EVEN_POINTS], rng))
+    evened = []
+    for number, (name, q) in enumerate(pairs):
+        of_question = [(time_s, due) for time_s, due in q.points if (time_s, number, due) in kept]
+        if of_question:
+            evened.append((name, replace(q, points=of_question)))
+    return evened

@@ -136,7 +136,7 @@ class Scene(SceneOfObjects):
     cell_px = CELL_PX
     nouns = tuple(NOUN_OF.values())
     attributes: ClassVar = {"color": tuple(COLORS), "shape": SHAPES}  # what objects differ in, and the values
-    blind_to_order = False  # see `questions.py`
+    strictly_fair = False  # see `questions.py`
 
     def still(self, index: int, times_s) -> bool:
         """Say whether an object is in one grid cell at all these times."""

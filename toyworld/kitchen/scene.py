@@ -133,7 +133,7 @@ class KitchenScene(SceneOfObjects):
     cell_px = TOKEN_PX
     nouns = NOUNS
     attributes: ClassVar = {"color": COLORS, "category": CATEGORIES}
-    blind_to_order = True
+    strictly_fair = True
 
     def still(self, index: int, times_s) -> bool:
         """Say whether an object stays within half a visual token over `times_s`."""
