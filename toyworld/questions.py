@@ -13,8 +13,9 @@ The kitchen is *strictly fair* beyond that (measured by `fairness.py`). The opti
 the same three objects (in the first world orders of any stayers: the set alone answers 95 %). Future action prediction
 names its objects in random order, and its options in another (in the first world in the order in which they were
 looked at, as StreamGaze does: there the lengths of the fixations, with the text, answer 86 % without a look at the
-video). An alert's test points all lie where a dwell on something begins, around any dwell on the target, and as many
-are due as not, at all times (`even_points`); else the clock, or how long gaze has rested, is a good guess.
+video). A gaze alert's test points all lie where a dwell on something begins, around any dwell on the target. As many
+of an alert's points are due as not, at all times (`even_points`); else the clock, or how long gaze has rested, is a
+good guess.
 
 Time stamps are StreamGaze's: whole seconds (MM:SS), rounded from the start of the fixation asked about (present), cut
 down from it (past), from the end of the last one (future action). Next to nothing of the fixation asked about lies in
@@ -33,7 +34,7 @@ from itertools import combinations
 import numpy as np
 
 from gazeqwen.questions.tasks import clip_window, task_info
-from gazeqwen.toyworld.viewer import NOTHING, Dwell, Recording
+from gazeqwen.toyworld.viewer import NOTHING, Recording
 from gazeqwen.toyworld.world import Scene
 from gazeqwen.video_gazeqwen import FRAMES_PER_STEP, sample_times
 
@@ -446,38 +447,35 @@ class Asker:
         return ToyQuestion(SR, time_s, question, options, self.noun(answer), extra=extra)
 
     # ---------------------------------------------------------------- proactive
-    def _points(self, task: str, target: int, dwells: list[Dwell], due, clear) -> tuple[float, list[tuple[int, bool]]]:
-        """
-        Return when the first of `dwells` begins, and test points around it: (whole second, whether the alert is due),
-        of those where that is clear. Strictly fair: around any of them, each where the dwell of that moment begins,
-        and as many due as not (long videos have more of those that are not, and slower gaze).
-        """
-        strictly = self.scene.strictly_fair
-        first_s = dwells[int(self.rng.integers(len(dwells))) if strictly else 0].start_s
+    def _points(self, task: str, first_s: float, due, clear) -> list[tuple[int, bool]]:
+        """Test points around `first_s`: (whole second, whether the alert is due), of those where that is clear."""
         points = []
         for offset_s in OFFSETS_S:
-            true_s, on = first_s + offset_s, None
-            if strictly:
-                true_s, on = self._dwell_at(true_s)
+            true_s = first_s + offset_s
+            time_s = int(true_s)
             if true_s < 2 or true_s >= self.scene.duration_s:
                 continue
-            view = self.view(task, int(true_s))
-            if on is not None and not (view.main[-1] == on and self._alike(view, on, target)):
-                continue
-            if clear(view) is due(true_s) and (int(true_s), due(true_s)) not in points:
-                points.append((int(true_s), due(true_s)))
-        return first_s, sorted(as_many_due(points, self.rng)) if strictly else points
+            if clear(self.view(task, time_s)) is due(true_s):
+                points.append((time_s, due(true_s)))
+        return points
 
-    def _dwell_at(self, time_s: float) -> tuple[float, int | None]:
-        """Return when the dwell of a moment begins and on what it is; (-inf, None) if gaze is lost or on nothing."""
-        held = [d for d in self.dwells if d.start_s <= time_s < d.end_s and d.object_index != NOTHING]
-        return (held[0].start_s, held[0].object_index) if held else (-np.inf, None)
-
-    def _alike(self, view: View, on: int, target: int) -> bool:
-        """Say whether what gaze is on is, at the end of a clip, as still, and as long in view, as the target."""
-        end_s = self.scene.duration_s - 1e-6
-        stays = [self.scene.objects[i].visible(0, end_s) for i in (on, target)]
-        return view.still_last(on) and (stays[0] or not stays[1])
+    def _strictly_fair_points(self, first_s: float, target: int) -> list[tuple[int, bool]]:
+        """
+        Test points of a gaze alert, each where the dwell begins that holds a moment around `first_s`, and that is on
+        something as still, and in view from beginning to end, as the target is: as many due as not (long videos have
+        more of those that are not, and slower gaze).
+        """
+        points = {}
+        for moment_s in (first_s + offset_s for offset_s in OFFSETS_S):
+            for dwell in self.dwells:
+                if not dwell.start_s <= moment_s < dwell.end_s or dwell.object_index == NOTHING or dwell.start_s < 2:
+                    continue
+                on, view = dwell.object_index, self.view(GTA, int(dwell.start_s))
+                stays = self.scene.objects[on].visible(0, self.scene.duration_s - 1e-6)
+                clear = view.looked_at_last(target) is (on == target) and view.main[-1] == on
+                if clear and stays and view.still_last(on) and view.still_last(target):
+                    points[int(dwell.start_s)] = on == target
+        return sorted(as_many_due(list(points.items()), self.rng))
 
     def _interval(self, dwell) -> dict:
         return {"start": clock(dwell.start_s), "end": clock(dwell.end_s)}
@@ -487,13 +485,17 @@ class Asker:
         mine = [d for d in self.dwells if d.object_index == target]
         if not mine or not self.scene.objects[target].visible(0, self.scene.duration_s - 1e-6):
             return None
-        first_s, points = self._points(
-            GTA,
-            target,
-            mine,
-            lambda s: any(d.start_s <= s < d.end_s for d in mine),
-            lambda view: view.looked_at_last(target) if view.still_last(target) else None,
-        )
+        first_s = mine[0].start_s
+        if self.scene.strictly_fair:
+            first_s = mine[int(self.rng.integers(len(mine)))].start_s
+            points = self._strictly_fair_points(first_s, target)
+        else:
+            points = self._points(
+                GTA,
+                first_s,
+                lambda s: any(d.start_s <= s < d.end_s for d in mine),
+                lambda view: view.looked_at_last(target) if view.still_last(target) else None,
+            )
         if not points:
             return None
         extra = {"fixation_intervals": [self._interval(d) for d in mine], "difficulty": "easy", "gaze_area": "FOV"}
@@ -514,9 +516,8 @@ class Asker:
                 return None
             return shown and not looked_at
 
-        first_s, points = self._points(
-            OAA, target, beside, lambda s: any(d.start_s <= s < d.end_s for d in beside), clear
-        )
+        first_s = beside[0].start_s
+        points = self._points(OAA, first_s, lambda s: any(d.start_s <= s < d.end_s for d in beside), clear)
         if not points:
             return None
         extra = {
