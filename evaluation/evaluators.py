@@ -36,6 +36,8 @@ class AdapterEvaluator:
                 setattr(self.processor, name, getattr(settings, name))
         if settings.num_frames is not None or settings.fps is not None:
             self.processor.num_frames, self.processor.fps = settings.num_frames, settings.fps
+        if settings.video_encoder_window is not None:
+            self.model.config.video_encoder_window = settings.video_encoder_window
         check_sampling(self.processor.sampling, self.processor.num_frames, self.processor.fps)
         self.cache = ClipCache.from_model(self.model, self.processor, settings.cache, settings.cache_dir)
 

@@ -30,7 +30,7 @@ ROOMS = {
 # Modules that are run, not imported: what they may import beside their own room.
 COMMANDS = {
     "gaze_sources.__main__": "utils plots",
-    "ask": "utils questions plots inference toyworld",
+    "ask": "utils questions pipeline plots inference toyworld",
     "app": "utils inference toyworld",
     "convert": "utils",
     "train": "utils training model_card",
