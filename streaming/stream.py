@@ -71,6 +71,10 @@ class _Step:
     windows: tuple[torch.Tensor, ...]
 
 
+# A step, and the fixations that it sees.
+_Seen = tuple[_Step, Scanpath | None]
+
+
 class _PushedFixations:
     """Hold fixations that are told, in whatever order: `until` cuts them as a clip that ends there does."""
 
@@ -146,6 +150,7 @@ class GazeStream:
         self._gaze_until_s = -math.inf
         self._window_steps = _window_steps(model) if has_gaze and model.config.has_resampler else 0
         self._windows: tuple[torch.Tensor, ...] = ()  # the encoder's frames of the last steps
+        self._settled: tuple[_Seen, ...] = ()  # steps with their gaze, which nothing changes any more, before they run
         self._last: tuple[_Step, Place] | None = None  # the last step in the cache, and the place before it
         self._context: Context | None = Context(model)
         self._turns: tuple[dict, ...] = ()  # messages of the conversation that the cache holds
@@ -162,7 +167,7 @@ class GazeStream:
 
     def close(self) -> None:
         """Let the memory go. Nothing can be pushed or asked any more."""
-        self._context, self._windows, self._last = None, (), None
+        self._context, self._windows, self._settled, self._last = None, (), (), None
 
     @property
     def context(self) -> Context:
@@ -178,13 +183,13 @@ class GazeStream:
 
     @property
     def steps_until_s(self) -> float:
-        """Return when the last temporal step that entered the memory ends, seconds of the video."""
+        """Return when the last temporal step ends whose gaze is settled, seconds of the video: later gaze is late."""
         return self._grid.end_of_steps_s
 
     @contextmanager
     def _kept(self, on_success: bool) -> Iterator[None]:
         """Keep what this block does to what the stream remembers, `on_success`, or nothing of it (`Context.kept`)."""
-        names = ("_gaze", "_windows", "_last", "_turns", "_text", "_opened")
+        names = ("_windows", "_settled", "_last", "_turns", "_text", "_opened")
         before, done = {name: getattr(self, name) for name in names}, False
         try:
             with self.context.kept(on_success):
@@ -224,8 +229,8 @@ class GazeStream:
         waited for them. Gaze is then known up to `until_s`, by default the end of the last fixation. They may come
         before their time: a step sees what lies before its end.
         """
-        rows = fixations if isinstance(fixations, Scanpath) else Scanpath.from_array(np.atleast_2d(fixations))
         gaze = self._gaze_by(_PushedFixations)
+        rows = fixations if isinstance(fixations, Scanpath) else Scanpath.from_array(fixations)
         gaze.push(rows)
         self._gaze = gaze
         self.report.late_gaze += int((rows.begin_s < self._gaze_used_s - _SAME_TIME_S).sum())
@@ -248,14 +253,14 @@ class GazeStream:
 
     @property
     def _gaze_used_s(self) -> float:
-        """Return the time up to which the steps in memory have used gaze."""
-        return self.steps_until_s if self.report.steps else -math.inf
+        """Return the time up to which gaze is settled."""
+        return self.steps_until_s if self._grid.next_step > self._grid.first_step else -math.inf
 
     def _known_gaze(self) -> OnlineFixations | _PushedFixations | None:
         """Return a fork of the gaze that is known, of what the last step in memory or a later one can see."""
         if not self.has_gaze:
             return None
-        begin_s = self.steps_until_s if self._last is None else self._last[0].begin_s
+        begin_s = self._grid.start_s if self._last is None else self._last[0].begin_s
         gaze = self._gaze or _PushedFixations()
         gaze = gaze.fork(self._gaze_since_s(begin_s))
         if isinstance(gaze, OnlineFixations) and gaze.frame_size is None:
@@ -276,14 +281,30 @@ class GazeStream:
     # ------------------------------------------------------------ temporal steps
     @property
     def due(self) -> bool:
-        """Return whether the next temporal step is whole, and its gaze has come or the wait for it is over."""
-        if self._context is None or self.now_s is None or not self._grid.complete(self.now_s):
-            return False
-        is_known = self._gaze_until_s >= self._grid.end_of_next_s - _SAME_TIME_S
-        is_over = self.now_s >= self._grid.end_of_next_s + self.gaze_lag_s - _SAME_TIME_S
-        return not self.has_gaze or is_known or is_over
+        """Return whether a temporal step is whole and settled, and can be run."""
+        return self._context is not None and bool(self._settled)
+
+    def _settle(self, wait: bool = True) -> None:
+        """
+        Settle the next steps that are whole, and whose gaze has come or the wait for it is over; without `wait` it is
+        over now. What they see stays what it is, also where running them fails.
+        """
+        while self.now_s is not None and self._grid.complete(self.now_s):
+            end_s = self._grid.end_of_next_s
+            is_known = self._gaze_until_s >= end_s - _SAME_TIME_S
+            is_over = not wait or self.now_s >= end_s + self.gaze_lag_s - _SAME_TIME_S
+            if self.has_gaze and not (is_known or is_over):
+                return
+            gaze, step = self._known_gaze(), self._process(self._grid.next_clip())
+            self._settled += ((step, self._seen(gaze, step)),)
+            self._windows = step.windows
+            self._gaze = gaze if self._gaze is not None else None
+            self.report.steps_without_gaze += self.has_gaze and not is_known
+            self._grid.advance()
 
     def _run_own_steps(self) -> None:
+        """Settle what can be, and run it."""
+        self._settle()
         while self.runs_steps and self.due:
             _run([self])
 
@@ -380,7 +401,8 @@ class GazeStream:
         time_s = self._checked_time(time_s)
         tokens = answer_tokens(self.processor.tokenizer, list(answers))
         if remember:
-            while self._grid.complete(self.now_s):
+            self._settle(wait=False)
+            while self.due:
                 _run([self])
             if self._last is None:
                 raise ValueError(f"asked to remember at {time_s} s, before the first step is whole")
@@ -420,12 +442,14 @@ class GazeStream:
                 f"time_s: got {time_s}, expected the time of the last frame, {now_s} s, or up to "
                 f"{self._grid.max_gap_s:g} s later"
             )
-        if self._last is None and not self._grid.clips_until(time_s):
+        if self._last is None and not self._settled and not self._grid.clips_until(time_s):
             raise ValueError(f"asked at {time_s} s, before the first frame of the grid")
         return max(time_s, now_s)
 
     def _look(self, time_s: float, snap_s: float) -> None:
         """Put the steps as they are at a time on the end of the cache; with `snap_s` the last one anew."""
+        for step, scanpath in self._settled:
+            _append_steps([(self, step, scanpath)])
         gaze, clips = self._known_gaze(), self._grid.clips_until(time_s)
         if snap_s and not clips and self._last is not None:
             step, place = self._last
@@ -433,6 +457,7 @@ class GazeStream:
             _append_steps([(self, step, self._seen(gaze, step, snap_s))])
         for index, clip in enumerate(clips):
             step = self._process(clip)
+            self._windows = step.windows
             is_last = index == len(clips) - 1
             _append_steps([(self, step, self._seen(gaze, step, snap_s if is_last else 0.0))])
 
@@ -470,26 +495,20 @@ def run_due(streams: Sequence[GazeStream]) -> int:
 
 @torch.no_grad()
 def _run(streams: list[GazeStream]) -> None:
-    """Run the next step of each stream, which is whole; if anything fails, of none."""
+    """Run the first settled step of each stream; if anything fails, of none."""
+    forgotten = []
     with ExitStack() as stack:
         for stream in streams:
             stack.enter_context(stream._kept(on_success=True))
-        batch = []
-        for stream in streams:
-            gaze, step = stream._known_gaze(), stream._process(stream._grid.next_clip())
-            batch.append((stream, step, stream._seen(gaze, step)))
-            stream._gaze = gaze if stream._gaze is not None else None
-        _append_steps(batch)
-        forgotten = []
+        _append_steps([(stream, *stream._settled[0]) for stream in streams])
         for stream in streams:
             budget = stream.budget
             forgotten.append(0 if budget is None else stream.context.forget(budget, stream.policy))
             stream.context.move_back()
+            stream._settled = stream._settled[1:]
     for stream, count in zip(streams, forgotten, strict=True):
-        report, is_known = stream.report, stream._gaze_until_s >= stream._grid.end_of_next_s - _SAME_TIME_S
-        report.steps, report.forgotten = report.steps + 1, report.forgotten + count
-        report.steps_without_gaze += stream.has_gaze and not is_known
-        stream._grid.advance()
+        stream.report.steps += 1
+        stream.report.forgotten += count
 
 
 def _append_steps(batch: list[tuple[GazeStream, _Step, Scanpath | None]]) -> None:
@@ -562,7 +581,6 @@ def _append_group(group: list[tuple[GazeStream, _Step, Scanpath | None]]) -> Non
     for (stream, step, _), (tokens, place) in zip(group, following, strict=True):
         stream._last = step, stream.context.place
         stream.context.extend(tokens, place)
-        stream._windows = step.windows
         if not stream._in_video:
             stream._text += processor.video_token
 
