@@ -369,7 +369,7 @@ def read_clip(
     """
     path = checked_file(path)
     with _opened(path) as (container, stream):
-        end_s = _checked_end(path, start_s, end_s, _end_s(container, stream))
+        end_s = checked_end(path, start_s, end_s, _end_s(container, stream))
         times = sample_times(start_s, end_s, num_frames, fps, max_frames, sampling)
         frames, timestamps = _decode_at(container, stream, times, path)
     if timestamps[0] > end_s:
@@ -379,7 +379,7 @@ def read_clip(
     return Clip(frames, timestamps, grid_edges_s(grid_step_at(times[0], fps), fps), end_s, str(path), fps)
 
 
-def _checked_end(path: Path, start_s: float, end_s: float | None, video_end_s: float) -> float:
+def checked_end(path: Path, start_s: float, end_s: float | None, video_end_s: float) -> float:
     """Return the clip's end, at most the video's. Raises ValueError for a clip that the video does not hold."""
     _check_number(f"{path}: start_s", start_s)
     if end_s is None:
@@ -473,6 +473,7 @@ __all__ = [
     "Clip",
     "VideoInfo",
     "check_sampling",
+    "checked_end",
     "each_frame",
     "each_live_frame",
     "frame_times_s",

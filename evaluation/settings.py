@@ -54,6 +54,13 @@ class EvaluationSettings:
     video_encoder_window: int | None = field(
         default=None, metadata=_about("temporal steps, see GazeQwenConfig (default: as trained)")
     )
+    stream: bool = field(
+        default=False,
+        metadata=_about(
+            "answer all questions of a video in one pass over it, as a stream; needs sampling grid, and shows all "
+            "frames since a clip's start, whatever max_frames is"
+        ),
+    )
     batch_size: int = field(default=8, metadata=_about("questions that go through the model together"))
     num_workers: int = field(default=2, metadata=_about("processes that decode ahead"))
     cache: str = field(default="features", metadata=_about("what is kept of the frozen networks", CACHE_KINDS))

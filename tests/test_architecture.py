@@ -20,11 +20,11 @@ ROOMS = {
     "pipeline": "utils questions",
     "streaming": "utils gaze_sources questions pipeline",
     "plots": "utils questions gaze_sources",
-    "evaluation": "utils questions pipeline plots",
+    "evaluation": "utils questions pipeline plots streaming",
     "training": "utils questions pipeline plots evaluation",
-    "inference": "utils questions pipeline plots",
+    "inference": "utils questions pipeline plots streaming",
     "model_card": "utils questions evaluation",
-    "toyworld": "utils gaze_sources questions pipeline plots evaluation training inference",
+    "toyworld": "utils gaze_sources questions pipeline plots streaming evaluation training inference",
     "metrics": "evaluation",
 }
 # Modules that are run, not imported: what they may import beside their own room.
