@@ -231,19 +231,26 @@ class Context:
                 f"the stream's {begin} positions exceed the {self.range} of the base model's range that are free: "
                 "open it with a smaller budget"
             )
-        self._rotate(positions - tokens.positions)
+        self._rotate(positions)
         self.tokens = replace(tokens, positions=positions, segments=segments)
         self.place = replace(place, next=begin, starts=tuple(starts), removed=place.removed + removed)
         return True
 
-    def _rotate(self, shifts: torch.Tensor) -> None:
-        """Rotate the cached keys by as much as their positions (3, L) are shifted; computed in float32 at least."""
-        rotary = decoder_of(self.model.backbone).rotary_emb
-        rotated = []
+    def _rotate(self, positions: torch.Tensor) -> None:
+        """
+        Rotate the cached keys to other positions (3, L): back by the angles that the base model computed at their own,
+        and on by those that it computes there. Both are rounded, so that the angle of the shift would not do.
+        """
+        rotary, rotated = decoder_of(self.model.backbone).rotary_emb, []
         for layer in self.cache.layers:
-            keys = layer.keys if layer.keys.dtype == torch.float64 else layer.keys.float()
-            cos, sin = rotary(keys, shifts[:, None].to(keys.device))
-            cos, sin = (part[:, None] / rotary.attention_scaling for part in (cos, sin))
+            keys = layer.keys.double()
+            (cos, sin), (new_cos, new_sin) = (
+                rotary(layer.keys.float(), part[:, None].to(keys.device))
+                for part in (self.tokens.positions, positions)
+            )
+            scale = rotary.attention_scaling
+            cos, sin, new_cos, new_sin = (part[:, None].double() / scale for part in (cos, sin, new_cos, new_sin))
+            cos, sin = new_cos * cos + new_sin * sin, new_sin * cos - new_cos * sin
             first, second = keys.chunk(2, dim=-1)
             turned = keys * cos + torch.cat([-second, first], dim=-1) * sin
             rotated.append((turned.to(layer.keys.dtype), layer.values))

@@ -11,12 +11,17 @@ from hypothesis import strategies as st
 from support import FIXATION_TABLE, write_video
 
 from gazeqwen.backbones_gazeqwen import FAMILIES, decoder_of
+from gazeqwen.configuration_gazeqwen import GazeQwenConfig
+from gazeqwen.evaluation.settings import EvaluationSettings
 from gazeqwen.gaze_sources.fixations import detect_fixations
 from gazeqwen.gaze_sources.samples import GazeSamples
 from gazeqwen.pipeline.answers import answer_tokens, build_prompt, option_logits
+from gazeqwen.pipeline.clip_cache import ClipCache
+from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.questions.prompts import chat_message
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.streaming.stream import GazeStream, run_due
+from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe, StageSettings
 from gazeqwen.video_gazeqwen import Clip, read_clip, sample_times
 
 FPS = 2.0  # of the grid: a temporal step lasts a second
@@ -533,3 +538,58 @@ def test_2000_random_operations_end_where_a_clean_replay_does(streamed):
     report = stream.report
     assert errors > 150 and questions > 60 and report.late_gaze > 20 and report.forgotten > 150
     assert len(stream._turns) >= 2 and report.late_gaze == replay.report.late_gaze
+
+
+# ---------------------------------------------------------------- settings that stream and offline share
+def test_the_encoders_window_ends_with_each_step(streamed):
+    """Of each step the features as the last of its window, alone, batched or padded; nothing later changes them."""
+    model, _ = streamed
+    draw = torch.Generator().manual_seed(0)
+    frames = torch.randn(2, 12, 3, 64, 64, generator=draw)
+    grids = torch.tensor([[6, 4, 4], [4, 4, 4]])
+    model.config.video_encoder_window = 3
+    features = model.encode_video(frames, grids)
+    for video, steps in enumerate((6, 4)):
+        for step in range(steps):
+            first = max(step - 2, 0)
+            alone = model.encode_last_step(frames[video, None, 2 * first : 2 * step + 2], grids[video])
+            torch.testing.assert_close(features[video, step], alone[0, 0], atol=1e-5, rtol=0)
+    changed = frames.clone()
+    changed[0, 8:] += 1  # the last two steps
+    moved = (model.encode_video(changed, grids) - features).abs().amax((-1, -2))[0] > 1e-3
+    assert moved.tolist() == [False] * 4 + [True] * 2
+    model.config.video_encoder_window = None
+    assert (
+        (model.encode_video(changed, grids) - model.encode_video(frames, grids)).abs().amax((-1, -2))[0] > 1e-3
+    ).all()
+    with pytest.raises(ValueError, match="video_encoder_window: got 0, expected a positive number of temporal steps"):
+        GazeQwenConfig(video_encoder_window=0)
+
+
+def test_grid_and_window_are_kept_with_the_adapter_and_are_settings(bases, tmp_path):
+    model, processor = adapter(bases, window=3)
+    kinds = {ClipCache.from_model(model, processor, "features").folder}
+    processor = GazeQwenProcessor.from_base(bases("qwen2_5_vl").folder, sampling="grid", fps=2.0)
+    for part in (model, processor):
+        part.save_pretrained(tmp_path)
+    loaded = GazeQwenProcessor.from_pretrained(tmp_path)
+    assert (loaded.sampling, loaded.fps) == ("grid", 2.0)
+    assert GazeQwenConfig.from_pretrained(tmp_path).video_encoder_window == 3
+    kinds.add(ClipCache.from_model(model, loaded, "features").folder)
+    model.config.video_encoder_window = None
+    kinds.add(ClipCache.from_model(model, loaded, "features").folder)
+    assert len(kinds) == 3
+    shared = {"data": DataSettings(dataset="d"), "stage1": StageSettings(epochs=1)}
+    recipe = Recipe(model=ModelSettings(video_encoder="e", sampling="grid", fps=1.0), **shared)
+    assert recipe.adapter.video_encoder_window is None
+    with pytest.raises(ValueError, match="sampling 'grid': got num_frames=None and fps=None, expected fps alone"):
+        Recipe(model=ModelSettings(video_encoder="e", sampling="grid"), **shared)
+    with pytest.raises(ValueError, match="sampling: got 'even', expected one of"):
+        EvaluationSettings("m", data="d", sampling="even")
+
+
+def test_a_model_opens_its_stream(streamed):
+    model, processor = streamed
+    model.config.video_encoder_window = 2
+    with model.open_stream(processor, fps=FPS, has_gaze=False) as stream:
+        assert isinstance(stream, GazeStream) and stream.now_s is None
