@@ -13,7 +13,8 @@ import argparse
 
 import torch
 
-from gazeqwen.inference.answering import Comparison, ask, build_prompt
+from gazeqwen.inference.answering import Comparison, ask
+from gazeqwen.pipeline.answers import build_prompt
 from gazeqwen.questions.tasks import window_start_s
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.toyworld.trained import ADAPTER_DIR, TOY_NOTE, is_toy

@@ -65,6 +65,9 @@ class GazeQwenConfig(PreTrainedConfig):
             20, 27 end on the last layer, after which no attention carries a video token's state to the answer.
         share_resampler: one resampler for all injection layers instead of one each (paper, Table 2).
         num_latents, latent_dim, num_blocks: size of the resampler (paper section 2.2).
+        video_encoder_window: how many temporal steps, up to and with a step, the video encoder sees for its features:
+            nothing after it, so that they stay what they are as the video goes on. Default: the whole clip, as in the
+            paper.
         position_convention: which rotary positions the base model gets: `"qwen"`, those that its weights were trained
             with, or `"transformers"`, those of the installed library, which since transformers 5.3 puts text after a
             video elsewhere. Default: what the base model's config says under this name, else `"qwen"`; adapters saved
@@ -92,6 +95,7 @@ class GazeQwenConfig(PreTrainedConfig):
     num_latents: int = 32
     latent_dim: int = 256
     num_blocks: int = 2
+    video_encoder_window: int | None = None
     position_convention: str | None = None
     has_lora: bool | None = None
     backbone_config: dict | PreTrainedConfig | None = None
@@ -136,6 +140,14 @@ class GazeQwenConfig(PreTrainedConfig):
         for name in ("num_latents", "latent_dim", "num_blocks"):
             value = getattr(self, name)
             _check(isinstance(value, int) and value > 0, name, value, "a positive integer")
+        window = self.video_encoder_window
+        is_whole = isinstance(window, int) and not isinstance(window, bool)
+        _check(
+            window is None or (is_whole and window > 0),
+            "video_encoder_window",
+            window,
+            "a positive number of temporal steps, or None",
+        )
         _check(
             self.gaze_encoding != "coord_pe" or self.latent_dim % 4 == 0,
             "latent_dim",

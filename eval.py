@@ -10,6 +10,9 @@ Conditions (`--gaze`, words joined by +, see pipeline/conditions.py): `gaze`, ea
 same snapped gaze (`--snap_s`), other models too. An adapter is asked with gaze, none, shuffled and centre unless told
 otherwise; evidence also wants `random_place` and `permuted_times`, each of which takes as long as `gaze` again.
 
+`--stream` answers all questions of a video in one pass over it, as if it arrived live: the same answers where the
+adapter was trained on `sampling: grid` and a `video_encoder_window`, in less time where a video has many questions.
+
 A run that was stopped goes on when the same command is given again; each question is asked exactly once. What is
 answered is kept condition by condition: in `<output>.partial.json` until the last one is done.
 

@@ -8,6 +8,7 @@ layer's keyword arguments for its second run, so a hook sees the same residuals 
 """
 
 from contextlib import contextmanager
+from importlib import import_module
 
 import torch
 from torch import nn
@@ -362,6 +363,13 @@ class GazeQwenForConditionalGeneration(
         if cache is None:  # a cache that `generate` made and returns
             remember_positions(getattr(output, "past_key_values", None), kwargs["position_ids"], 0)
         return output
+
+    def open_stream(self, processor, **settings):
+        """
+        Return a `GazeStream`, which takes video and gaze as they arrive and is asked at any moment; `settings`: its
+        arguments. It is part of the package, not of the files that go to the Hub: raises ImportError without it.
+        """
+        return import_module("gazeqwen.streaming.stream").GazeStream(self, processor, **settings)
 
     # ---------------------------------------------------------------- what callers expect of a transformers model
     @property

@@ -64,12 +64,11 @@ def rope_index(
     _, height, width = grids[grid_of_token].unbind(-1)  # of text: of any grid
     step, in_step = within // (height * width), within % (height * width)
     time = step
-    if tokens_per_second is not None:  # products of float32, as trained: their floor is not that of float64
+    if tokens_per_second is not None:
         is_video = types == VIDEO
-        seconds = torch.ones(len(videos)) if seconds_per_step is None else seconds_per_step.float()
+        seconds = torch.ones(len(videos)) if seconds_per_step is None else seconds_per_step
         seconds = seconds.to(device)[grid_of_token[is_video] - len(images)]
-        moments = step[is_video].float() * seconds * tokens_per_second
-        time = step.masked_scatter(is_video, moments.long())
+        time = step.masked_scatter(is_video, time_offsets(step[is_video], seconds, tokens_per_second))
     vision = torch.stack([time, in_step // width, in_step % width])
     offsets = torch.where(types == TEXT, within, vision)  # (3, N)
 
@@ -83,6 +82,14 @@ def rope_index(
     deltas = torch.zeros(len(token_types), dtype=torch.long, device=device)
     deltas = deltas.index_add(0, prompt_of_block, extents) - token_types.shape[1]
     return positions, deltas[:, None]
+
+
+def time_offsets(steps: torch.Tensor, seconds_per_step: torch.Tensor, tokens_per_second: float) -> torch.Tensor:
+    """
+    Return by how much the positions in time of a video's temporal steps, by number, exceed that of its first: products
+    of float32, as trained, whose floor is not that of float64.
+    """
+    return (steps.float() * seconds_per_step.float() * tokens_per_second).long()
 
 
 def _grid_of_tokens(is_kind: torch.Tensor, grids: torch.Tensor, kind: str) -> torch.Tensor:
@@ -136,4 +143,13 @@ def _extended(following: torch.Tensor, length: int) -> torch.Tensor:
     return torch.cat([following[:, :length], following[:, -1:] + lacking], dim=1)
 
 
-__all__ = ["IMAGE", "POSITION_CONVENTIONS", "TEXT", "VIDEO", "next_positions", "remember_positions", "rope_index"]
+__all__ = [
+    "IMAGE",
+    "POSITION_CONVENTIONS",
+    "TEXT",
+    "VIDEO",
+    "next_positions",
+    "remember_positions",
+    "rope_index",
+    "time_offsets",
+]

@@ -217,7 +217,7 @@ class GazeQwenProcessor(ProcessorMixin):
         return {name: torch.cat([output[name] for output in outputs]) for name in ("pixel_values", "image_grid_thw")}
 
     # ---------------------------------------------------------------- text, and everything together
-    def _video_text(self, clip: dict[str, torch.Tensor]) -> str:
+    def video_text(self, clip: dict[str, torch.Tensor]) -> str:
         """Return what stands for a processed clip in a prompt: its tokens, step by step where text tells the time."""
         steps = int(clip["video_grid_thw"][0])
         tokens = self.video_token * (int(clip["video_grid_thw"][1:].prod()) // self.video_processor.merge_size**2)
@@ -247,7 +247,7 @@ class GazeQwenProcessor(ProcessorMixin):
         another number of placeholders.
         """
         texts = [unwrap_videos(self.family, text) for text in texts]
-        return self._expand(texts, self.video_token, [self._video_text(clip) for clip in clips], "video")
+        return self._expand(texts, self.video_token, [self.video_text(clip) for clip in clips], "video")
 
     def collate(
         self,
@@ -263,7 +263,8 @@ class GazeQwenProcessor(ProcessorMixin):
         their clip; `snap_s` says for each whether the fixation that begins within so many seconds of the clip's end is
         brought into view (`Scanpath.snap`; 0: not). A clip may hold `video_encoder_features` (T, N, D_v) in place of
         `video_encoder_pixel_values`, or neither for a model without a video encoder, and `video_embeds` (T*N, D') in
-        place of `pixel_values_videos`.
+        place of `pixel_values_videos`. Of a part of a video, `scanpath_begin_s` says from when on fixations count: the
+        clip's begin is the default.
         """
         merge = self.video_processor.merge_size**2
         grids = [] if images is None else images["image_grid_thw"]
@@ -305,7 +306,8 @@ class GazeQwenProcessor(ProcessorMixin):
             if scanpath is not None:
                 if within_s:
                     scanpath = scanpath.snap(float(spans[-1, 1]), float(spans[-1, 0]), within_s)
-                table = scanpath.clip(float(spans[0, 0]), float(spans[-1, 1])).table
+                begin_s = clip.get("scanpath_begin_s", float(spans[0, 0]))
+                table = scanpath.clip(begin_s, float(spans[-1, 1])).table
             tables.append(torch.tensor(table, dtype=torch.float32))
         data["scanpaths"] = _stack_padded(tables)
         data["scanpath_mask"] = _stack_padded([torch.ones(len(table), dtype=torch.bool) for table in tables])

@@ -26,8 +26,14 @@ except ImportError:  # only DINOv2 needs it
 _TIMM_SOURCES = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 
 
+# Windows of the video encoder that are run together, in temporal steps of all of them.
+_WINDOW_STEPS_AT_ONCE = 64
+
+
 class TimmFrameEncoder(nn.Module):
     """Run a vision transformer of timm, such as DINOv2, on each frame by itself: t = F. Prefix tokens are left out."""
+
+    attends_within_frames = True
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -62,6 +68,7 @@ class FrozenVideoMixin:
 
     backbone: nn.Module
     video_encoder: nn.Module | None
+    config: PreTrainedConfig
     get_input_embeddings: Callable[[], nn.Module]
 
     @property
@@ -77,19 +84,55 @@ class FrozenVideoMixin:
         Return features on the visual token grids. `pixel_values` (V, F, 3, S, S), `grids` (V, 3) = T, H, W of visual
         tokens -> (V, T_max, N_max, D_v), zero-padded. Videos of equal grid are encoded together.
         """
-        encoder = self.video_encoder
+        encoder, window = self.video_encoder, self.config.video_encoder_window
         max_steps, max_tokens = int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max())
         shape = (len(grids), max_steps, max_tokens, encoder.config.hidden_size)
         features = torch.zeros(shape, dtype=encoder.dtype, device=pixel_values.device)
         for grid in grids.unique(dim=0):
             same = (grids == grid).all(-1)
             steps, height, width = grid.tolist()
-            frames = pixel_values[same, : steps * self._frames_per_step].to(encoder.dtype)
-            tokens = encoder(frames).last_hidden_state
-            tokens = tokens.unflatten(1, encoder.token_grid(frames.shape[1], *frames.shape[-2:]))
-            aligned = align_video_features(tokens, (steps, height, width)).to(features.dtype)
+            frames = pixel_values[same, : steps * self._frames_per_step]
+            if window is None:
+                aligned = self._encode_frames(frames, height, width)
+            else:
+                aligned = self._encode_windows(frames, height, width, window)
             features[same, :steps, : height * width] = aligned
         return features
+
+    def _encode_frames(self, frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Return the features (V, T, height * width, D_v) of frames (V, F, 3, S, S), seen as a whole."""
+        encoder = self.video_encoder
+        frames = frames.to(encoder.dtype)
+        tokens = encoder(frames).last_hidden_state
+        tokens = tokens.unflatten(1, encoder.token_grid(frames.shape[1], *frames.shape[-2:]))
+        return align_video_features(tokens, (frames.shape[1] // self._frames_per_step, height, width))
+
+    @torch.no_grad()
+    def encode_last_step(self, video_encoder_pixel_values: torch.Tensor, video_grid_thw: torch.Tensor) -> torch.Tensor:
+        """
+        Return the features (V, 1, H*W, D_v) of the last temporal step of windows (V, F, 3, S, S) of equal grid, Qwen's
+        grid of patches `video_grid_thw` (3,): what `encode_video` gives for that step with a `video_encoder_window`.
+        """
+        height, width = self.token_grids(video_grid_thw[None])[0, 1:].tolist()
+        return self._encode_frames(video_encoder_pixel_values, height, width)[:, -1:]
+
+    def _encode_windows(self, frames: torch.Tensor, height: int, width: int, window: int) -> torch.Tensor:
+        """
+        Return the features (V, T, height * width, D_v) of frames (V, F, 3, S, S), each step's as the last of the
+        `window` steps up to it, fewer at the video's begin.
+        """
+        by_step = frames.unflatten(1, (-1, self._frames_per_step))  # (V, T, frames per step, 3, S, S)
+        steps = by_step.shape[1]
+        window = min(window, steps)
+        features = [
+            self._encode_frames(frames[:, : end * self._frames_per_step], height, width)[:, -1:]
+            for end in range(1, window)
+        ]
+        for chunk in torch.arange(window, steps + 1).split(max(_WINDOW_STEPS_AT_ONCE // (window * len(frames)), 1)):
+            windows = torch.stack([by_step[:, end - window : end] for end in chunk.tolist()], dim=1)
+            encoded = self._encode_frames(windows.flatten(0, 1).flatten(1, 2), height, width)[:, -1]
+            features.append(encoded.unflatten(0, windows.shape[:2]))
+        return torch.cat(features, dim=1)
 
     def token_grids(self, video_grid_thw: torch.Tensor) -> torch.Tensor:
         """Return (V, 3) T, H, W in visual tokens, from Qwen's grids of patches, `video_grid_thw` (V, 3)."""

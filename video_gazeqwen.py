@@ -231,24 +231,33 @@ class VideoInfo:
 
 @contextmanager
 def _opened(path: str | PathLike):
-    """Yield (container, video stream). Raises ValueError for what is no video, or cannot be decoded in the block."""
-    if av is None:
-        raise ImportError("reading video files needs PyAV: pip install av")
-    path = checked_file(path)
-    try:
-        container = av.open(str(path), metadata_errors="replace")  # a title need not be UTF-8
-    except (av.FFmpegError, OSError) as error:
-        raise ValueError(f"{path}: not a readable video ({error})") from error
-    with container:
+    """
+    Yield (container, video stream) of a file. Raises ValueError for what is no video, or cannot be decoded in the
+    block.
+    """
+    with _opened_source(str(checked_file(path))) as (container, stream):
         if container.format.name.endswith("_pipe") or container.format.name == "image2":
             raise ValueError(f"{path}: a picture, expected a video")
+        yield container, stream
+
+
+@contextmanager
+def _opened_source(source: str, **options):
+    """Yield (container, video stream) of anything that `av.open` takes `options` for. Raises as `_opened`."""
+    if av is None:
+        raise ImportError("reading videos needs PyAV: pip install av")
+    try:
+        container = av.open(source, metadata_errors="replace", **options)  # a title need not be UTF-8
+    except (av.FFmpegError, OSError, ValueError) as error:  # ValueError: no such format
+        raise ValueError(f"{source}: not a readable video ({error})") from error
+    with container:
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
-            raise ValueError(f"{path}: no video stream, found {[stream.type for stream in container.streams]}")
+            raise ValueError(f"{source}: no video stream, found {[stream.type for stream in container.streams]}")
         try:
             yield container, streams[0]
         except av.FFmpegError as error:
-            raise ValueError(f"{path}: damaged, cannot be decoded ({error})") from error
+            raise ValueError(f"{source}: damaged, cannot be decoded ({error})") from error
 
 
 def _time_s(frame) -> float:
@@ -317,6 +326,30 @@ def read_frames(path: str | PathLike, times_s) -> tuple[np.ndarray, np.ndarray]:
         return _decode_at(container, stream, times, Path(path))
 
 
+def each_frame(path: str | PathLike):
+    """Yield (time_s, frame (H, W, 3) uint8 RGB, upright) for all frames of a video file. Raises as `read_clip`."""
+    reformatter = VideoReformatter()
+    with _opened(path) as (container, stream):
+        for frame in _timed(container.decode(stream), path):
+            yield _time_s(frame), _upright(frame, path, reformatter)
+
+
+def each_live_frame(source: str, format: str | None = None, options: dict | None = None, timeout_s: float = 10.0):
+    """
+    Yield (time_s, frame (H, W, 3) uint8 RGB, upright) for the frames of a camera or network stream as they come, times
+    from the first frame on; time_s is None where the source tells none, frame is None where it came damaged. `format`
+    and `options` are PyAV's (`v4l2` for a camera of Linux). Raises ValueError if the source cannot be opened, breaks
+    off, or sends nothing for `timeout_s`.
+    """
+    reformatter, began_s = VideoReformatter(), None
+    with _opened_source(source, format=format, options=options or {}, timeout=timeout_s) as (container, stream):
+        for frame in container.decode(stream):
+            time_s = None if frame.pts is None else _time_s(frame)
+            began_s = time_s if began_s is None else began_s
+            rgb = None if frame.is_corrupt else _upright(frame, source, reformatter)
+            yield (None if time_s is None else time_s - began_s), rgb
+
+
 def read_clip(
     path: str | PathLike,
     start_s: float = 0.0,
@@ -336,7 +369,7 @@ def read_clip(
     """
     path = checked_file(path)
     with _opened(path) as (container, stream):
-        end_s = _checked_end(path, start_s, end_s, _end_s(container, stream))
+        end_s = checked_end(path, start_s, end_s, _end_s(container, stream))
         times = sample_times(start_s, end_s, num_frames, fps, max_frames, sampling)
         frames, timestamps = _decode_at(container, stream, times, path)
     if timestamps[0] > end_s:
@@ -346,7 +379,7 @@ def read_clip(
     return Clip(frames, timestamps, grid_edges_s(grid_step_at(times[0], fps), fps), end_s, str(path), fps)
 
 
-def _checked_end(path: Path, start_s: float, end_s: float | None, video_end_s: float) -> float:
+def checked_end(path: Path, start_s: float, end_s: float | None, video_end_s: float) -> float:
     """Return the clip's end, at most the video's. Raises ValueError for a clip that the video does not hold."""
     _check_number(f"{path}: start_s", start_s)
     if end_s is None:
@@ -440,6 +473,9 @@ __all__ = [
     "Clip",
     "VideoInfo",
     "check_sampling",
+    "checked_end",
+    "each_frame",
+    "each_live_frame",
     "frame_times_s",
     "grid_edges_s",
     "grid_frame_at",

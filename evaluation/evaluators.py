@@ -11,6 +11,7 @@ from gazeqwen.evaluation.predictions import CONDITIONS, predict, run_predictions
 from gazeqwen.evaluation.scoring import score
 from gazeqwen.evaluation.settings import EvaluationSettings
 from gazeqwen.evaluation.statistics import intervals, option_robustness
+from gazeqwen.evaluation.streamed import predict_streamed
 from gazeqwen.pipeline.batches import prompt_under
 from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.pipeline.conditions import Condition, assign_scanpaths
@@ -36,12 +37,21 @@ class AdapterEvaluator:
                 setattr(self.processor, name, getattr(settings, name))
         if settings.num_frames is not None or settings.fps is not None:
             self.processor.num_frames, self.processor.fps = settings.num_frames, settings.fps
+        if settings.video_encoder_window is not None:
+            self.model.config.video_encoder_window = settings.video_encoder_window
         check_sampling(self.processor.sampling, self.processor.num_frames, self.processor.fps)
+        if settings.stream and self.processor.sampling != "grid":
+            raise ValueError(
+                f"stream: the adapter's sampling is {self.processor.sampling!r}, expected 'grid': evaluate one that "
+                "was trained on it, or give --sampling grid --fps"
+            )
         self.cache = ClipCache.from_model(self.model, self.processor, settings.cache, settings.cache_dir)
 
     @staticmethod
     def check_condition(settings: EvaluationSettings, condition: Condition) -> None:
-        """Accept every condition."""
+        """Raise ValueError for a condition that cannot be streamed; any other way accept all."""
+        if settings.stream and (condition.text_only or condition.channels - {"model"}):
+            raise ValueError("a stream shows the video as it is, and gives gaze to the model alone")
 
     def recorded_settings(self, questions: list[Question]) -> dict:
         """Return all that the numbers depend on."""
@@ -53,11 +63,13 @@ class AdapterEvaluator:
             "video_encoder_size": processor.video_encoder_size,
             "snap_s": processor.snap_s,
         }
+        if self.settings.stream:
+            own |= {"streamed": True, "max_frames": None}
         return _recorded_settings(self.settings, questions, self.model.dtype, processor, processor) | own
 
     def prepare(self, conditions: list[Condition], questions: list[Question]) -> None:
-        """Fill the cache, if some condition shows clips as they are."""
-        if not all(condition.draws or condition.text_only for condition in conditions):
+        """Fill the cache, if some condition shows clips as they are; a stream keeps nothing."""
+        if not self.settings.stream and not all(condition.draws or condition.text_only for condition in conditions):
             settings = self.settings
             self.cache.fill(self.accelerator, self.model, questions, settings.batch_size, settings.num_workers)
 
@@ -66,6 +78,10 @@ class AdapterEvaluator:
     ) -> list[Prediction]:
         """Return the adapter's answers to the questions, in their order."""
         cache, settings = self.cache, self.settings
+        if settings.stream:
+            return predict_streamed(
+                self.accelerator, self.model, self.processor, questions, condition, settings.seed, file
+            )
         if condition.draws:  # clips that are shown in this evaluation alone are not kept
             encoded = cache.for_video_encoder and "model" in condition.channels
             cache = ClipCache(self.processor, for_video_encoder=encoded)
@@ -124,7 +140,9 @@ class BaselineEvaluator:
 
     @staticmethod
     def check_condition(settings: EvaluationSettings, condition: Condition) -> None:
-        """Raise ValueError for a condition that gives a scanpath to the model itself."""
+        """Raise ValueError for a condition that gives a scanpath to the model itself, and for streaming."""
+        if settings.stream:
+            raise ValueError(f"stream: {settings.model} is no GazeQwen adapter, and only those are streamed")
         if "model" in condition.channels:
             raise ValueError(
                 f"{settings.model} is no GazeQwen adapter and takes no scanpath; choose among none, text, overlay, "

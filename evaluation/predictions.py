@@ -69,13 +69,15 @@ def run_predictions(
     num_workers: int = 0,
     between_batches: Callable[[], None] = lambda: None,
     file: PredictionFile | None = None,
+    batches: list[list[int]] | None = None,
 ) -> list[Prediction]:
     """
     Return predictions as `predict` does, for any dataset and any model.
 
     `data`: a dataset with `questions` and `scanpaths_of`, whose batches have `indices` and `questions`. `answers`:
-    takes a batch and returns for each of its questions {"logits": ...} or {"response": ...}. Raises ValueError where
-    a batch does not fit the device's memory.
+    takes a batch and returns for each of its questions {"logits": ...} or {"response": ...}. `batches`: the indices of
+    questions that are answered together, in place of `batch_size` of similar length. Raises ValueError where a batch
+    does not fit the device's memory.
     """
     questions = data.questions
     if file is not None and file.condition:
@@ -83,7 +85,7 @@ def run_predictions(
     answered = {} if file is None else file.read_condition(condition)
     batches = [
         indices
-        for indices in length_sorted_batches(questions, batch_size)
+        for indices in batches or length_sorted_batches(questions, batch_size)
         if any(questions[index].key not in answered for index in indices)
     ]
     process_batches = batches[accelerator.process_index :: accelerator.num_processes]

@@ -64,6 +64,8 @@ def sampling(settings: dict) -> str:
     rate = f"{settings['fps']} fps" if settings.get("fps") else "adaptive"
     if settings.get("sampling") == "grid":
         rate += " on a grid"
+    if settings.get("streamed"):
+        rate += ", streamed"
     return f"{rate}, at most {settings['max_frames']}" if settings.get("max_frames") else rate
 
 

@@ -51,6 +51,16 @@ class EvaluationSettings:
     sampling: str | None = field(
         default=None, metadata=_about("where frames are taken (default: as trained)", SAMPLINGS)
     )
+    video_encoder_window: int | None = field(
+        default=None, metadata=_about("temporal steps, see GazeQwenConfig (default: as trained)")
+    )
+    stream: bool = field(
+        default=False,
+        metadata=_about(
+            "answer all questions of a video in one pass over it, as a stream; needs sampling grid, and shows all "
+            "frames since a clip's start, whatever max_frames is"
+        ),
+    )
     batch_size: int = field(default=8, metadata=_about("questions that go through the model together"))
     num_workers: int = field(default=2, metadata=_about("processes that decode ahead"))
     cache: str = field(default="features", metadata=_about("what is kept of the frozen networks", CACHE_KINDS))
@@ -86,7 +96,7 @@ class EvaluationSettings:
             self._check(name, getattr(self, name) in expected, f"one of {expected}")
         for name, least in (("permute_options", 1), ("batch_size", 1), ("num_workers", 0), ("seed", 0)):
             self._check(name, getattr(self, name) >= least, f"at least {least}")
-        for name, least in (("num_frames", 1), ("max_frames", 2)):
+        for name, least in (("num_frames", 1), ("max_frames", 2), ("video_encoder_window", 1)):
             self._check(name, getattr(self, name) is None or getattr(self, name) >= least, f"at least {least}")
         self._check("snap_s", self.snap_s is None or self.snap_s >= 0, "0 or more seconds")
         self._check("fps", self.fps is None or self.fps > 0, "a positive number")

@@ -91,15 +91,21 @@ class TextTable:
                 ) from None
 
 
-def read_text_table(path: str | PathLike, required, optional=(), delimiter: str = ",") -> TextTable:
-    """
-    Return the `required` columns of a table with a header, and those of `optional` that it has. Empty lines are
-    skipped. Raises FileNotFoundError, or ValueError naming the file, and the line for a row with more or fewer fields.
-    """
-    path = Path(path)
-    reader = csv.reader(StringIO(read_text(path), newline=""), delimiter=delimiter)
-    try:
-        header = [name.strip() for name in next(reader, [])]
+@dataclass(frozen=True)
+class TableLayout:
+    """What a table's header says: how many fields a row has, and where among them each column stands."""
+
+    path: Path
+    fields: int
+    positions: dict[str, int]
+
+    @classmethod
+    def from_header(cls, path: Path, header: list[str], required, optional=(), delimiter: str = ",") -> "TableLayout":
+        """
+        Return the places of the `required` columns, and of those of `optional` that there are. Raises ValueError
+        naming the file for columns that are missing or there twice.
+        """
+        header = [name.strip() for name in header]
         if not header:
             raise ValueError(f"{path}: empty, expected a header with {', '.join(required)}")
         missing = [name for name in required if name not in header]
@@ -111,22 +117,41 @@ def read_text_table(path: str | PathLike, required, optional=(), delimiter: str 
         repeated = [name for name in names if header.count(name) > 1]
         if repeated:
             raise ValueError(f"{path}: column {repeated[0]} occurs {header.count(repeated[0])} times, expected one")
-        positions = [header.index(name) for name in names]
+        return cls(path, len(header), {name: header.index(name) for name in names})
+
+    def table(self, reader, lines_before: int = 0) -> TextTable:
+        """
+        Return the columns of the rows that a `csv.reader` still has, the file's lines after `lines_before`. Empty
+        lines are skipped. Raises ValueError naming file and line for a row with more or fewer fields.
+        """
         rows, lines = [], []
         for row in reader:
-            if len(row) == len(header):
-                rows.append([row[position] for position in positions])
-                lines.append(reader.line_num)
+            line = lines_before + reader.line_num
+            if len(row) == self.fields:
+                rows.append([row[position] for position in self.positions.values()])
+                lines.append(line)
             elif row:
                 raise ValueError(
-                    f"{path}, line {reader.line_num}: {len(row)} fields, expected {len(header)} as in the header"
+                    f"{self.path}, line {line}: {len(row)} fields, expected {self.fields} as in the header"
                 )
+        columns = zip(*rows, strict=True) if rows else [[] for _ in self.positions]
+        return TextTable(self.path, dict(zip(self.positions, map(list, columns), strict=True)), np.array(lines))
+
+
+def read_text_table(path: str | PathLike, required, optional=(), delimiter: str = ",") -> TextTable:
+    """
+    Return the `required` columns of a table with a header, and those of `optional` that it has. Empty lines are
+    skipped. Raises FileNotFoundError, or ValueError naming the file, and the line for a row with more or fewer fields.
+    """
+    path = Path(path)
+    reader = csv.reader(StringIO(read_text(path), newline=""), delimiter=delimiter)
+    try:
+        table = TableLayout.from_header(path, next(reader, []), required, optional, delimiter).table(reader)
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
-    if not rows:
+    if not len(table.lines):
         raise ValueError(f"{path}: a header and no rows")
-    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
-    return TextTable(path, columns, np.array(lines))
+    return table
 
 
 def find_path(root: str | PathLike, *names: str) -> Path | None:

@@ -7,11 +7,12 @@ Units and origin have no defaults, because a wrong guess gives fixations that lo
 which the video begins. Empty and NaN positions, and confidences below `min_confidence`, are untracked.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from .files import find_path, frame_size_of, read_text_table, required_frame_size
+from .files import TextTable, find_path, frame_size_of, read_text_table, required_frame_size
 from .samples import GazeSamples
 
 TIME_UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
@@ -44,41 +45,91 @@ def read(
     Return the samples of a table (`delimiter`: tab for .tsv, else a comma). Raises FileNotFoundError, or ValueError
     naming file, line, value and what was expected.
     """
-    for name, value, known in (
-        ("time_unit", time_unit, tuple(TIME_UNITS)),
-        ("coordinates", coordinates, COORDINATES),
-        ("origin", origin, ORIGINS),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} {value!r}, expected one of {', '.join(known)}")
     if delimiter is None:
-        delimiter = "\t" if Path(path).suffix.lower() == ".tsv" else ","
-    columns = (time_column, x_column, y_column)
-    table = read_text_table(path, columns, (confidence_column,), delimiter)
-    times_s = _seconds(table, time_column, time_unit, offset_s)
-    xy = np.column_stack([table.numbers(name, empty_allowed=True) for name in (x_column, y_column)])
-    finite = np.isfinite(xy).all(axis=1)
+        delimiter = delimiter_of(path)
     if coordinates == "pixels":
         size = required_frame_size(path, video, frame_size)
-        if finite.any() and np.abs(xy[finite]).max() <= 1:
-            raise ValueError(f"{path}: all positions lie within 1 pixel of the origin: are they normalised?")
-        xy = xy / size
     else:
         size = frame_size_of(video, frame_size)
-    if origin == "bottom-left":
-        xy = np.column_stack([xy[:, 0], 1 - xy[:, 1]])
-    elif origin == "centre":
-        xy = np.column_stack([0.5 + xy[:, 0], 0.5 - xy[:, 1]])
-    tracked, notes = np.ones(len(xy), bool), []
-    if confidence_column in table:
-        tracked = table.numbers(confidence_column, empty_allowed=True) >= min_confidence
-        if not tracked.all():
-            notes.append(
-                f"{(~tracked).sum()} samples with a confidence below {min_confidence} (or none) are untracked"
-            )
-    elif min_confidence > 0:
-        raise ValueError(f"{path}: no column {confidence_column}, which a minimum confidence needs")
-    return GazeSamples.from_recording(times_s, xy, tracked, path, table.lines, notes=notes, frame_size=size)
+    columns = Columns(
+        time_unit,
+        coordinates,
+        origin,
+        offset_s,
+        min_confidence,
+        time_column,
+        x_column,
+        y_column,
+        confidence_column,
+        size,
+    )
+    table = read_text_table(path, columns.required, (confidence_column,), delimiter)
+    xy = columns.positions(table)
+    finite = np.isfinite(xy).all(axis=1)
+    if coordinates == "pixels" and finite.any() and np.abs(xy[finite]).max() <= 1:
+        raise ValueError(f"{path}: all positions lie within 1 pixel of the origin: are they normalised?")
+    return columns.samples(table)
+
+
+def delimiter_of(path) -> str:
+    """Return what separates the fields of a table, by its name: tab for .tsv, else a comma."""
+    return "\t" if Path(path).suffix.lower() == ".tsv" else ","
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Say what the columns of a table of gaze mean, as `read` does; `frame_size` is (width, height) in pixels."""
+
+    time_unit: str
+    coordinates: str
+    origin: str
+    offset_s: float = 0.0
+    min_confidence: float = 0.0
+    time_column: str = "time"
+    x_column: str = "x"
+    y_column: str = "y"
+    confidence_column: str = "confidence"
+    frame_size: tuple[int, int] | None = None
+
+    def __post_init__(self):
+        for name, known in (("time_unit", tuple(TIME_UNITS)), ("coordinates", COORDINATES), ("origin", ORIGINS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} {getattr(self, name)!r}, expected one of {', '.join(known)}")
+
+    @property
+    def required(self) -> tuple[str, str, str]:
+        """Return the columns that a table has to have."""
+        return self.time_column, self.x_column, self.y_column
+
+    def positions(self, table: TextTable) -> np.ndarray:
+        """Return (N, 2) x and y as a table has them, NaN where it is empty."""
+        return np.column_stack([table.numbers(name, empty_allowed=True) for name in (self.x_column, self.y_column)])
+
+    def in_frame(self, xy: np.ndarray) -> np.ndarray:
+        """Return (N, 2) positions normalised by the frame's size, origin top-left, from recorded ones."""
+        if self.coordinates == "pixels":
+            xy = xy / self.frame_size
+        if self.origin == "bottom-left":
+            xy = np.column_stack([xy[:, 0], 1 - xy[:, 1]])
+        elif self.origin == "centre":
+            xy = np.column_stack([0.5 + xy[:, 0], 0.5 - xy[:, 1]])
+        return xy
+
+    def samples(self, table: TextTable) -> GazeSamples:
+        """Return the samples of a table's rows. Raises ValueError naming file, line and value."""
+        times_s = _seconds(table, self.time_column, self.time_unit, self.offset_s)
+        xy = self.in_frame(self.positions(table))
+        tracked, notes = np.ones(len(xy), bool), []
+        if self.confidence_column in table:
+            tracked = table.numbers(self.confidence_column, empty_allowed=True) >= self.min_confidence
+            if not tracked.all():
+                notes.append(
+                    f"{(~tracked).sum()} samples with a confidence below {self.min_confidence} (or none) are untracked"
+                )
+        elif self.min_confidence > 0:
+            raise ValueError(f"{table.path}: no column {self.confidence_column}, which a minimum confidence needs")
+        size = self.frame_size
+        return GazeSamples.from_recording(times_s, xy, tracked, table.path, table.lines, notes=notes, frame_size=size)
 
 
 def _seconds(table, column: str, unit: str, offset_s: float) -> np.ndarray:

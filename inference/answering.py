@@ -8,23 +8,12 @@ import numpy as np
 import torch
 
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
-from gazeqwen.pipeline.answers import answer_tokens, option_logits
+from gazeqwen.pipeline.answers import Answer, answer_tokens, option_logits
 from gazeqwen.processing_gazeqwen import GazeQwenInputs, GazeQwenProcessor
-from gazeqwen.questions.prompts import OPTION_LETTERS, chat_message, format_question
+from gazeqwen.questions.prompts import chat_message
 from gazeqwen.resampler_gazeqwen import fixation_weights
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.video_gazeqwen import Clip
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A model's answer: the option it finds most probable, or its own words (`probabilities` is then empty)."""
-
-    text: str
-    probabilities: dict[str, float]
-
-    def __str__(self) -> str:
-        return f"{self.text} ({100 * self.probabilities[self.text]:.1f} %)" if self.probabilities else self.text
 
 
 @dataclass(frozen=True)
@@ -121,17 +110,6 @@ class Comparison:
                 fixation_s = self.snap.begin_s, self.snap.end_s
             moments[step] = np.clip(fixation_s, begin_s, end_s).mean()
         return moments
-
-
-def build_prompt(question: str, options: list[str], style: str) -> tuple[str, dict[str, str]]:
-    """
-    Return the user turn, and for each answer that it offers, one token each, what it stands for. Without options the
-    model is to answer in its own words. Raises ValueError for a number of options that cannot be lettered.
-    """
-    if not options:
-        return question, {}
-    labels = {letter: f"{letter}. {option}" for letter, option in zip(OPTION_LETTERS, options, strict=False)}
-    return format_question(question, options, style), labels
 
 
 @torch.no_grad()

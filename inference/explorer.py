@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gazeqwen.inference.answering import Answer, Comparison, ask, build_prompt
+from gazeqwen.inference.answering import Comparison, ask
+from gazeqwen.pipeline.answers import Answer, build_prompt
 from gazeqwen.plots.scanpath import draw_moment, draw_step, shares_text, span_text
 from gazeqwen.plots.style import pixels
 from gazeqwen.questions.tasks import window_start_s

@@ -1,7 +1,33 @@
-"""Answers that a question offers, as tokens, logits and losses."""
+"""Answers that a question offers, as tokens, logits and losses, and the one that a model gives."""
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+
+from gazeqwen.questions.prompts import OPTION_LETTERS, format_question
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's answer: the option it finds most probable, or its own words (`probabilities` is then empty)."""
+
+    text: str
+    probabilities: dict[str, float]
+
+    def __str__(self) -> str:
+        return f"{self.text} ({100 * self.probabilities[self.text]:.1f} %)" if self.probabilities else self.text
+
+
+def build_prompt(question: str, options: list[str], style: str) -> tuple[str, dict[str, str]]:
+    """
+    Return the user turn, and for each answer that it offers, one token each, what it stands for. Without options the
+    model is to answer in its own words. Raises ValueError for a number of options that cannot be lettered.
+    """
+    if not options:
+        return question, {}
+    labels = {letter: f"{letter}. {option}" for letter, option in zip(OPTION_LETTERS, options, strict=False)}
+    return format_question(question, options, style), labels
 
 
 def answer_tokens(tokenizer, answers: list[str]) -> list[int]:

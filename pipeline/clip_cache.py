@@ -127,6 +127,8 @@ class ClipCache:
         if model.video_encoder is not None:
             settings["video_encoder"] = digest_of_weights(model.video_encoder)
             settings["video_encoder_size"] = processor.video_encoder_size
+            if model.config.video_encoder_window is not None:
+                settings["video_encoder_window"] = model.config.video_encoder_window
         if kind == "embeddings":
             settings["vision"] = digest_of_weights(model.backbone.model.visual)
         return cls(processor, kind, settings, root, model.video_encoder is not None)

@@ -1,5 +1,6 @@
 """Detect fixations in gaze samples as they arrive, by the same rule as in a whole recording."""
 
+import copy
 import math
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
@@ -124,6 +125,19 @@ class OnlineFixations:
                     f"{self.source}, sample {self.samples + index}: time {times[index]:.6f} s follows {after}, "
                     f"expected {expected}"
                 )
+
+    def fork(self, since_s: float = -math.inf) -> "OnlineFixations":
+        """
+        Return a detector that goes on from here by itself, of the fixations so far with those alone that end after
+        `since_s`: to ask about times without their having been asked.
+        """
+        other = copy.copy(self)
+        for name in ("_times", "_xs", "_ys", "_runs"):
+            setattr(other, name, list(getattr(self, name)))
+        first = bisect_right(self._ends, since_s)
+        other._rows, other._ends = self._rows[first:], self._ends[first:]
+        other._growing = copy.copy(self._growing)
+        return other
 
     def until(self, time_s: float, since_s: float = -math.inf) -> Scanpath:
         """

@@ -20,17 +20,17 @@ ROOMS = {
     "pipeline": "utils questions",
     "streaming": "utils gaze_sources questions pipeline",
     "plots": "utils questions gaze_sources",
-    "evaluation": "utils questions pipeline plots",
+    "evaluation": "utils questions pipeline plots streaming",
     "training": "utils questions pipeline plots evaluation",
-    "inference": "utils questions pipeline plots",
+    "inference": "utils questions pipeline plots streaming",
     "model_card": "utils questions evaluation",
-    "toyworld": "utils gaze_sources questions pipeline plots evaluation training inference",
+    "toyworld": "utils gaze_sources questions pipeline plots streaming evaluation training inference",
     "metrics": "evaluation",
 }
 # Modules that are run, not imported: what they may import beside their own room.
 COMMANDS = {
     "gaze_sources.__main__": "utils plots",
-    "ask": "utils questions plots inference toyworld",
+    "ask": "utils questions pipeline plots inference toyworld",
     "app": "utils inference toyworld",
     "convert": "utils",
     "train": "utils training model_card",
@@ -38,8 +38,8 @@ COMMANDS = {
 }
 # Where a package is imported by another name than it is installed by; what comes with transformers.
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "huggingface_hub": "huggingface-hub", "tokenizers": "transformers"}
-# What is reached and not run, or asks for itself: the reader of Neon's recordings, a report's tests in training.
-NOT_NEEDED = {"pupil_labs"}
+# What is reached and not run, or names itself: readers of Neon's recordings and of LSL, a report's tests in training.
+NOT_NEEDED = {"pupil_labs", "pylsl"}
 NOT_RUN = {"train": {"scipy", "statsmodels"}}
 PATHS = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support import BACKBONE, VIDEO_ENCODER, another_backbone, frame_index, index_frames, write_fixations, write_video
 
-from gazeqwen.inference.answering import Answer, Comparison
+from gazeqwen.inference.answering import Comparison
 from gazeqwen.inference.explorer import (
     Explorer,
     GazeRecording,
@@ -21,6 +21,7 @@ from gazeqwen.inference.explorer import (
     with_file_names,
 )
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
+from gazeqwen.pipeline.answers import Answer
 from gazeqwen.toyworld.examples import TITLES, toy_examples
 from gazeqwen.toyworld.trained import ADAPTER_DIR, is_toy
 from gazeqwen.video_gazeqwen import Clip

@@ -538,7 +538,7 @@ def test_what_a_part_needs_is_named_when_it_is_missing_and_nothing_else_is_neede
     lora, add, video, encoder = said.splitlines()
     assert "this adapter has LoRA, which needs PEFT: pip install peft" in lora
     assert add == "LoRA needs PEFT: pip install peft"
-    assert video == "reading video files needs PyAV: pip install av"
+    assert video == "reading videos needs PyAV: pip install av"
     assert encoder == "DINOv2 features need timm: pip install timm"
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from support import ROOT
 
-from gazeqwen.inference.answering import Comparison, Snap, ask, build_prompt
+from gazeqwen.inference.answering import Comparison, Snap, ask
+from gazeqwen.pipeline.answers import build_prompt
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.release import build
 from gazeqwen.resampler_gazeqwen import fixation_weights

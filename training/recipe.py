@@ -59,6 +59,7 @@ class AdapterSettings:
     num_latents: int = GazeQwenConfig.num_latents
     latent_dim: int = GazeQwenConfig.latent_dim
     num_blocks: int = GazeQwenConfig.num_blocks
+    video_encoder_window: int | None = GazeQwenConfig.video_encoder_window
 
 
 @dataclass

@@ -1,0 +1,595 @@
+"""A stream answers as the clip does that is read at the same moment, and forgets each question."""
+
+from contextlib import contextmanager, nullcontext
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import FIXATION_TABLE, write_video
+
+from gazeqwen.backbones_gazeqwen import FAMILIES, decoder_of
+from gazeqwen.configuration_gazeqwen import GazeQwenConfig
+from gazeqwen.evaluation.settings import EvaluationSettings
+from gazeqwen.gaze_sources.fixations import detect_fixations
+from gazeqwen.gaze_sources.samples import GazeSamples
+from gazeqwen.pipeline.answers import answer_tokens, build_prompt, option_logits
+from gazeqwen.pipeline.clip_cache import ClipCache
+from gazeqwen.processing_gazeqwen import GazeQwenProcessor
+from gazeqwen.questions.prompts import chat_message
+from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.streaming.stream import GazeStream, run_due
+from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe, StageSettings
+from gazeqwen.video_gazeqwen import Clip, read_clip, sample_times
+
+FPS = 2.0  # of the grid: a temporal step lasts a second
+QUESTION, OPTIONS = "Which object?", ["box", "knife", "cup"]
+PROMPT, ANSWERS = build_prompt(QUESTION, OPTIONS, "reference")
+TABLE = np.array(
+    [[0.2, 0.3, 0.4, 0.8], [0.7, 0.6, 1.6, 1.0], [0.5, 0.1, 3.5, 1.5], [0.9, 0.9, 5.0, 0.5], [0.1, 0.8, 6.5, 2]]
+)
+
+
+def recording(seed: int = 0, count: int = 40, side: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Frames of noise at uneven times."""
+    draw = np.random.default_rng(seed)
+    times = np.round(np.cumsum(draw.uniform(0.05, 0.35, count)), 3) - 0.05
+    return draw.integers(0, 255, (count, side, side, 3), dtype=np.uint8), times
+
+
+def adapter(bases, family: str = "qwen2_5_vl", lora: bool = False, window: int = 2):
+    """A model of one's own, and its processor."""
+    base = bases(family)
+    model = base.adapter()
+    model.config.video_encoder_window = window
+    if lora:
+        model.add_lora(rank=2, alpha=4)
+        with torch.no_grad():
+            for name, value in model.named_parameters():
+                if "lora_" in name:
+                    value.copy_(0.1 * torch.randn_like(value))
+    return model.eval(), base.processor
+
+
+@pytest.fixture(scope="module")
+def streamed(bases):
+    return adapter(bases)
+
+
+def clip_at(frames, times, time_s: float, start_s: float = 0.0) -> Clip:
+    """The clip that `read_clip` reads of a file with these frames on the grid."""
+    taken_at = sample_times(start_s, time_s, fps=FPS, max_frames=1000, sampling="grid")
+    shown = [max(int(np.searchsorted(times, moment + 1e-6, side="right")) - 1, 0) for moment in taken_at]
+    return Clip(frames[shown], times[shown], start_s, time_s, grid_fps=FPS)
+
+
+@torch.no_grad()
+def offline(model, processor, clips, table, prompts=(PROMPT,), replies=()) -> np.ndarray:
+    """The option logits of a conversation about clips, asked anew."""
+    messages = []
+    for index, prompt in enumerate(prompts):
+        messages += chat_message(prompt)
+        if index < len(replies):
+            messages.append({"role": "assistant", "content": [{"type": "text", "text": replies[index]}]})
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    scanpaths = None if table is None else [Scanpath.from_array(table)] * len(clips)
+    processed = [processor.process_clip(clip) for clip in clips]
+    for clip, parts in zip(clips, processed, strict=True):
+        if "step_times_s" in parts:  # a conversation about one video tells the time since that began
+            parts["step_times_s"] += clip.start_s - clips[0].start_s
+    inputs = processor.collate([text], processed, scanpaths)
+    tokens = answer_tokens(processor.tokenizer, list(ANSWERS))
+    return option_logits(model, inputs, [tokens])[0].numpy()
+
+
+def logits(answer) -> np.ndarray:
+    return np.array(list(answer.logits.values()))
+
+
+def state(stream) -> list[torch.Tensor]:
+    """What the decoder has seen."""
+    context = stream.context
+    cached = [part for layer in context.cache.layers for part in (layer.keys, layer.values)]
+    return [*cached, *context.tokens._fields()]
+
+
+def assert_same_state(stream, other) -> None:
+    """What later answers depend on, but for frames and gaze that wait."""
+    for own, expected in zip([*state(stream), *stream._windows], [*state(other), *other._windows], strict=True):
+        assert torch.equal(own, expected)
+    assert stream.context.place == other.context.place and stream._text == other._text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_stream_answers_as_the_clip_so_far_does(bases, family, lora):
+    model, processor = adapter(bases, family, lora)
+    frames, times = recording()
+    differences = []
+    with (
+        GazeStream(model, processor, fps=FPS) as stream,
+        GazeStream(model, processor, fps=FPS, has_gaze=False) as bare,
+    ):
+        stream.push_fixation(TABLE, until_s=100)
+        for index, time_s in enumerate(times):
+            for each in (stream, bare):
+                each.push(frames[index], time_s)
+            if index % 8 == 7:
+                clip = clip_at(frames, times, time_s)
+                whole = offline(model, processor, [clip], TABLE)
+                np.testing.assert_allclose(logits(stream.ask(QUESTION, OPTIONS)), whole, atol=1e-4)
+                base = offline(model, processor, [clip], None)
+                np.testing.assert_allclose(logits(bare.ask(QUESTION, OPTIONS)), base, atol=1e-4)
+                differences.append(abs(whole - base).max())
+    assert stream.report.steps == int(times[-1]) and min(differences) > 1e-2  # gaze made a difference
+    assert stream.report.late_gaze == stream.report.steps_without_gaze == 0
+
+
+@settings(max_examples=6)
+@given(
+    seed=st.integers(0, 5),
+    lora=st.booleans(),
+    window=st.integers(1, 3),
+    lag_s=st.sampled_from([0.0, 0.5, 2.0]),
+    asked=st.sets(st.integers(2, 39), min_size=1, max_size=4),
+    pushes=st.lists(st.integers(1, 6), min_size=40, max_size=40),
+    begin_s=st.sampled_from([0.0, 2.0]),
+)
+def test_questions_at_any_moment_change_nothing(
+    streamed, lora_streamed, seed, lora, window, lag_s, asked, pushes, begin_s
+):
+    """Several streams on one model, their questions mixed; gaze comes with the frames, in pieces of any size."""
+    model, processor = lora_streamed if lora else streamed
+    model.config.video_encoder_window = window
+    frames, times = recording(seed)
+    times = times + begin_s
+    table = TABLE + np.array([0, 0, begin_s, 0])
+    settings_ = {"fps": FPS, "gaze_lag_s": lag_s, "start_s": begin_s}
+    stream, silent = (GazeStream(model, processor, **settings_) for _ in range(2))
+    known = begin = 0
+    for count in pushes:
+        part = slice(begin, begin + count)
+        if begin >= len(times):
+            break
+        until_s = times[part][-1]
+        begun = table[:, 2] - table[:, 3] / 2 < until_s  # a table tells the end of a fixation with its begin
+        for each in (stream, silent):
+            each.push_fixation(table[known : begun.sum()], until_s=float(until_s))
+            each.push(frames[part], times[part])
+        known, begin = int(begun.sum()), begin + count
+        if asked & set(range(*part.indices(len(times)))) and until_s > begin_s + 0.25:
+            whole = offline(model, processor, [clip_at(frames, times, until_s, begin_s)], table)
+            np.testing.assert_allclose(logits(stream.ask(QUESTION, OPTIONS)), whole, atol=1e-4)
+    assert_same_state(stream, silent)
+    assert stream.report.late_gaze == 0 and silent.report.questions == 0
+
+
+@pytest.fixture(scope="module")
+def lora_streamed(bases):
+    return adapter(bases, lora=True)
+
+
+def test_gaze_that_comes_a_step_late_is_counted_and_changes_the_answer(streamed):
+    model, processor = streamed
+    frames, times = recording()
+    fixation = [[0.2, 0.3, 2.5, 0.9]]
+    answers, counts = [], []
+    for late_s in (0.0, 0.4, 1.2):  # within the second step, while it waits, and after it ran
+        stream = GazeStream(model, processor, fps=FPS, gaze_lag_s=0.5)
+        is_pushed = False
+        for frame, time_s in zip(frames, times, strict=True):
+            if time_s >= 2.95 + late_s and not is_pushed:
+                stream.push_fixation(fixation, until_s=3.0)
+                is_pushed = True
+            stream.push(frame, time_s)
+        answers.append(logits(stream.ask(QUESTION, OPTIONS)))
+        counts.append((stream.report.late_gaze, stream.report.steps_without_gaze >= 3))
+    whole = offline(model, processor, [clip_at(frames, times, times[-1])], fixation)
+    np.testing.assert_allclose(answers[:2], [whole, whole], atol=1e-4)
+    assert abs(answers[2] - whole).max() > 1e-3
+    assert counts == [(0, True), (0, True), (1, True)]
+
+
+def test_raw_samples_become_fixations_by_what_was_known_at_each_steps_end(streamed):
+    model, processor = streamed
+    frames, times = recording()
+    draw = np.random.default_rng(1)
+    moments = np.arange(0, 8, 0.02)
+    xy = np.repeat(draw.uniform(0.1, 0.9, (20, 2)), 20, axis=0) + draw.normal(0, 0.002, (400, 2))
+
+    def samples(begin: int, end: int) -> GazeSamples:
+        return GazeSamples(moments[begin:end], xy[begin:end], np.zeros(end - begin, np.int8), "gaze", (64, 64))
+
+    stream, told = (GazeStream(model, processor, fps=FPS) for _ in range(2))
+    pushed = 0
+    for frame, time_s in zip(frames, times, strict=True):
+        end = int(np.searchsorted(moments, time_s - 0.1))  # the eye tracker is a little behind
+        stream.push_gaze(samples(pushed, end))
+        pushed = end
+        stream.push(frame, time_s)
+        step_s = int(time_s)
+        if told.steps_until_s < step_s:  # what an offline clip cut at the step's end would see
+            until = int(np.searchsorted(moments, step_s, side="right"))
+            told.push_fixation(detect_fixations(samples(0, until)).clip(step_s - 1, step_s), until_s=step_s)
+        told.push(frame, time_s)
+    assert stream.report.steps == int(moments[-1]) and stream.report.late_gaze == 0  # the next waits for gaze
+    assert len(stream._known_gaze().until(times[-1])) < 8  # of old steps nothing is kept
+    shared = int(stream.steps_until_s) * 4
+    for layer, other in zip(stream.context.cache.layers, told.context.cache.layers, strict=True):
+        own, expected = (each.keys[:, :, :shared] for each in (layer, other))
+        torch.testing.assert_close(own, expected, atol=1e-5, rtol=0)
+    before = stream.report.late_gaze
+    late = GazeSamples(np.array([stream._gaze_until_s]), xy[:1], np.zeros(1, np.int8), "gaze", (64, 64))
+    stream.push_gaze(late)
+    assert stream.report.late_gaze == before + int(late.times_s[0] <= stream.steps_until_s)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_a_remembered_turn_stays_in_the_conversation(bases, family):
+    """As asking about two clips, one after the other; the encoder sees single steps, since windows go on."""
+    model, processor = adapter(bases, family, window=1)
+    frames, times = recording()
+    stream = GazeStream(model, processor, fps=FPS)
+    stream.push_fixation(TABLE, until_s=100)
+    first = times <= 4.3
+    stream.push(frames[first], times[first])
+    reply = stream.ask(QUESTION, OPTIONS, remember=True, time_s=4.3)
+    letter = "ABC"[OPTIONS.index(reply.text[3:])]
+    at_once = stream.ask("And now?", OPTIONS)  # of the conversation, without a video of its own
+    assert not np.allclose(logits(at_once), logits(reply), atol=1e-3)
+    stream.push(frames[~first], times[~first])
+    clips = [clip_at(frames, times, 4.0), clip_at(frames, times, times[-1], start_s=4.0)]
+    prompts = [PROMPT, build_prompt("And now?", OPTIONS, "reference")[0]]
+    whole = offline(model, processor, clips, TABLE, prompts, [letter])
+    np.testing.assert_allclose(logits(stream.ask("And now?", OPTIONS)), whole, atol=1e-4)
+    np.testing.assert_allclose(logits(stream.ask("And now?", OPTIONS)), whole, atol=1e-4)
+    other = "ABC"["ABC".index(letter) - 1]
+    assert abs(offline(model, processor, clips, TABLE, prompts, [other]) - whole).max() > 1e-3
+
+
+def test_an_answer_in_its_own_words_is_that_about_the_clip(streamed):
+    model, processor = streamed
+    frames, times = recording()
+    stream = GazeStream(model, processor, fps=FPS)
+    stream.push_fixation(TABLE, until_s=100)
+    stream.push(frames, times)
+    before = state(stream)
+    answer = stream.ask("What is this?", max_new_tokens=5)
+    clip = clip_at(frames, times, times[-1])
+    text = processor.apply_chat_template(chat_message("What is this?"), add_generation_prompt=True)
+    inputs = processor.collate([text], [processor.process_clip(clip)], [Scanpath.from_array(TABLE)])
+    output = model.generate(**inputs, max_new_tokens=5, do_sample=False)
+    words = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
+    assert answer.text == words.strip() and answer.logits == answer.probabilities == {}
+    assert all(torch.equal(a, b) for a, b in zip(state(stream), before, strict=True))
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_several_streams_run_their_steps_together(bases, lora):
+    model, processor = adapter(bases, lora=lora)
+    sizes = {"a": 64, "b": 64, "c": 64, "d": 128}
+    together, alone = {}, {}
+    for name, side in sizes.items():
+        arguments = {"fps": FPS, "has_gaze": name != "c", "max_pixels": side**2}
+        together[name] = GazeStream(model, processor, **arguments, runs_steps=False)
+        alone[name] = GazeStream(model, processor, **arguments)
+    for index, (name, side) in enumerate(sizes.items()):
+        frames, times = recording(index, 30 + 3 * index, side)
+        for stream in (together[name], alone[name]):
+            if stream.has_gaze:
+                stream.push_fixation(TABLE[: index + 2], until_s=100)
+            stream.push(frames, times)
+    assert not any(stream.report.steps for stream in together.values())
+    batches = []
+    while count := run_due(list(together.values())):
+        batches.append(count)
+    assert max(batches) == 4 and sum(batches) == sum(stream.report.steps for stream in alone.values())
+    for name, stream in together.items():
+        answers = [logits(each.ask(QUESTION, OPTIONS)) for each in (stream, alone[name])]
+        np.testing.assert_allclose(*answers, atol=1e-4)
+        assert stream.context.place == alone[name].context.place
+
+
+def test_a_snapped_fixation_fills_the_last_step(streamed):
+    """As `Scanpath.snap`, where the question comes at the end of a step that is in memory, and within one."""
+    model, processor = streamed
+    frames, times = recording()
+    stream = GazeStream(model, processor, fps=FPS)
+    stream.push_fixation(TABLE, until_s=100)
+    for moment in (3.0, 5.6):
+        first = times <= moment
+        stream.push(frames[first & (times > (stream.now_s or -1))], times[first & (times > (stream.now_s or -1))])
+        before = state(stream)
+        answer = stream.ask(QUESTION, OPTIONS, time_s=moment, snap_s=1.0)
+        clip = clip_at(frames, times, moment)
+        last = clip.step_spans_s()[-1]
+        table = Scanpath.from_array(TABLE).snap(last[1], last[0], 1.0).table
+        np.testing.assert_allclose(logits(answer), offline(model, processor, [clip], table), atol=1e-4)
+        assert abs(logits(answer) - offline(model, processor, [clip], TABLE)).max() > 1e-3
+        assert all(torch.equal(a, b) for a, b in zip(state(stream), before, strict=True))
+
+
+def test_a_recording_is_streamed_as_it_is_read(streamed, tmp_path):
+    """A video file, decoded frame by frame, and a fixation table as the release has them."""
+    model, processor = streamed
+    frames, _ = recording(count=200)
+    path = write_video(tmp_path / "v.mp4", frames, times_s=np.concatenate([[0], 29.5 + np.arange(199) / 20]))
+    table = Scanpath.from_csv(FIXATION_TABLE)
+    with av.open(str(path)) as container, GazeStream(model, processor, fps=FPS, start_s=30.0) as stream:
+        stream.push_fixation(table, until_s=1e4)
+        for frame in container.decode(video=0):
+            stream.push(frame.to_ndarray(format="rgb24"), float(frame.pts * frame.time_base))
+        answer = stream.ask(QUESTION, OPTIONS, time_s=39.8)
+    clip = read_clip(path, 30.0, 39.8, fps=FPS, sampling="grid")
+    text = processor.apply_chat_template(chat_message(PROMPT), add_generation_prompt=True)
+    tokens = answer_tokens(processor.tokenizer, list(ANSWERS))
+    looks = []
+    for scanpath in (table, Scanpath.from_array(np.zeros((0, 4)))):
+        inputs = processor.collate([text], [processor.process_clip(clip)], [scanpath])
+        with torch.no_grad():
+            looks.append(option_logits(model, inputs, [tokens])[0].numpy())
+    np.testing.assert_allclose(logits(answer), looks[0], atol=1e-4)
+    assert abs(looks[0] - looks[1]).max() > 1e-3  # the table has fixations here
+
+
+# ---------------------------------------------------------------- what cannot be taken, and what fails
+def frame(side: int = 64) -> np.ndarray:
+    return np.zeros((side, side, 3), np.uint8)
+
+
+BAD = {
+    "a frame of an earlier time": (
+        lambda s: s.push(frame(), 1.0),
+        "frame 0: its time is 1.0 s.*expected a later time",
+    ),
+    "a frame of the same time": (lambda s: s.push(frame(), s.now_s), "expected a later time"),
+    "frames out of order": (lambda s: s.push(np.stack([frame()] * 3), [9, 9.2, 9.1]), "frame 2: its time is 9.1"),
+    "a clock hours ahead": (lambda s: s.push(frame(), 7200.0), "at most 60 s later"),
+    "no time": (lambda s: s.push(frame(), np.nan), "expected a finite time"),
+    "another size": (lambda s: s.push(frame(96), 9.0), "frames are 96x96 pixels, expected 64x64 as before"),
+    "frames of floats": (lambda s: s.push(frame() / 255, 9.0), "float64.*expected uint8"),
+    "fewer times": (lambda s: s.push(np.stack([frame()] * 2), [9.0]), "times for 2 frames"),
+    "gaze outside the frame": (lambda s: s.push_fixation([[1.2, 0.5, 9, 1]]), "x is 1.2, expected 0 to 1"),
+    "gaze of two kinds": (lambda s: s.push_gaze(GazeSamples(*SAMPLE, "gaze", (64, 64))), "expected one of them"),
+    "a question about the past": (lambda s: s.ask(QUESTION, OPTIONS, time_s=1.0), "time_s: got 1.0, expected"),
+    "a question about the far future": (lambda s: s.ask(QUESTION, OPTIONS, time_s=1e5), "up to 60 s later"),
+    "one option": (lambda s: s.ask(QUESTION, ["box"]), "got 1 options"),
+}
+SAMPLE = np.array([9.0]), np.array([[0.5, 0.5]]), np.zeros(1, np.int8)
+
+
+def watched(model, processor, **arguments) -> GazeStream:
+    """A stream that has seen a whole recording."""
+    stream = GazeStream(model, processor, fps=FPS, **arguments)
+    stream.push_fixation(TABLE, until_s=100)
+    stream.push(*recording())
+    return stream
+
+
+def test_what_cannot_be_taken_is_named_and_changes_nothing(streamed):
+    stream = watched(*streamed)
+    before, answer = state(stream), logits(stream.ask(QUESTION, OPTIONS))
+    for name, (operation, message) in BAD.items():
+        with pytest.raises(ValueError, match=message):
+            operation(stream)
+        assert all(torch.equal(a, b) for a, b in zip(state(stream), before, strict=True)), name
+    assert (logits(stream.ask(QUESTION, OPTIONS)) == answer).all()
+    stream.push(frame(), 9.0)
+    other = watched(*streamed)
+    other.push(frame(), 9.0)
+    assert_same_state(stream, other)
+
+
+def test_a_question_before_the_first_frame_and_after_the_end(streamed):
+    model, processor = streamed
+    with GazeStream(model, processor, fps=FPS) as stream:
+        with pytest.raises(ValueError, match="asked before the first frame"):
+            stream.ask(QUESTION, OPTIONS)
+        stream.push(frame(), 0.1)
+        with pytest.raises(ValueError, match="asked at 0.1 s, before the first frame of the grid"):
+            stream.ask(QUESTION, OPTIONS)
+        with pytest.raises(ValueError, match="asked to remember at 0.3 s, before the first step is whole"):
+            stream.ask(QUESTION, OPTIONS, time_s=0.3, remember=True)
+        assert len(stream.ask(QUESTION, OPTIONS, time_s=0.3).logits) == 3
+    for operation in (
+        lambda: stream.ask(QUESTION),
+        lambda: stream.push(frame(), 9.0),
+        lambda: stream.push_fixation([]),
+    ):
+        with pytest.raises(ValueError, match="the stream is closed"):
+            operation()
+    with (
+        GazeStream(model, processor, fps=FPS, has_gaze=False) as stream,
+        pytest.raises(ValueError, match="opened without gaze"),
+    ):
+        stream.push_fixation(TABLE)
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ({"fps": None}, "fps: got None, expected frames per second"),
+        ({"fps": -1}, "fps: got -1"),
+        ({"gaze_lag_s": -0.1}, "gaze_lag_s: got -0.1"),
+        ({"policy": "oldest"}, "policy: got 'oldest', expected one of"),
+        ({"policy": "gaze", "has_gaze": False}, "the stream has no gaze"),
+        ({"budget": 0}, "budget: got 0"),
+        ({"start_s": np.nan}, "start_s: got nan"),
+    ],
+)
+def test_settings_are_checked(streamed, setting, message):
+    with pytest.raises(ValueError, match=message):
+        GazeStream(*streamed, **{"fps": FPS, **setting})
+
+
+def test_models_that_cannot_be_streamed_are_refused(bases):
+    model, processor = adapter(bases, window=None)
+    with pytest.raises(ValueError, match="video_encoder_window: got None, expected a number of temporal steps"):
+        GazeStream(model, processor, fps=FPS)
+    GazeStream(model, processor, fps=FPS, has_gaze=False)  # which asks nothing of the encoder
+    model.config.video_encoder_window, model.config.position_convention = 2, "transformers"
+    with pytest.raises(ValueError, match="position_convention: got 'transformers', expected 'qwen'"):
+        GazeStream(model, processor, fps=FPS)
+
+
+def test_a_gap_shows_the_last_frame_as_a_file_would(streamed):
+    model, processor = streamed
+    frames, times = recording()
+    times = np.where(times > 4, times + 11.3, times)
+    stream = GazeStream(model, processor, fps=FPS)
+    stream.push_fixation(TABLE, until_s=100)
+    stream.push(frames, times)
+    whole = offline(model, processor, [clip_at(frames, times, times[-1])], TABLE)
+    np.testing.assert_allclose(logits(stream.ask(QUESTION, OPTIONS)), whole, atol=1e-4)
+    assert 20 <= stream.report.repeated_frames <= 24
+
+
+@contextmanager
+def broken(model, layer: int):
+    """A model whose decoder fails in the middle: some layers have taken the step into their cache already."""
+
+    def fail(*args):
+        raise RuntimeError("out of memory")
+
+    handle = decoder_of(model.backbone).layers[layer].register_forward_pre_hook(fail)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("budget", [None, 14])
+def test_an_error_in_the_middle_of_a_step_leaves_nothing_behind(streamed, budget):
+    model, processor = streamed
+    frames, times = recording()
+    stream, whole = (GazeStream(model, processor, fps=FPS, budget=budget) for _ in range(2))
+    for each in (stream, whole):
+        each.push_fixation(TABLE, until_s=100)
+        each.push(frames[:20], times[:20])
+    for layer in (0, 2, 3):
+        before = state(stream)
+        with broken(model, layer):
+            for operation in (
+                lambda: stream.push(frames[20:30], times[20:30]),
+                lambda: stream.ask(QUESTION, OPTIONS),
+                lambda: stream.ask(QUESTION, OPTIONS, remember=True),
+            ):
+                with pytest.raises((RuntimeError, ValueError), match="out of memory|expected a later time"):
+                    operation()
+        assert all(torch.equal(a, b) for a, b in zip(state(stream), before, strict=True))
+    for each, begin in ((stream, 30), (whole, 20)):
+        each.push(frames[begin:], times[begin:])
+    assert_same_state(stream, whole)
+    assert logits(stream.ask(QUESTION, OPTIONS)).tolist() == logits(whole.ask(QUESTION, OPTIONS)).tolist()
+
+
+def test_2000_random_operations_end_where_a_clean_replay_does(streamed):
+    """Pushes, questions, late gaze, remembered turns and errors, against what of it was taken alone."""
+    model, processor = streamed
+    draw = np.random.default_rng(0)
+    arguments = {"fps": 0.5, "budget": 30, "policy": "gaze", "gaze_lag_s": 0.7}
+    stream = GazeStream(model, processor, **arguments)
+    pictures = draw.integers(0, 255, (16, 64, 64, 3), dtype=np.uint8)
+    errors = questions = 0
+    stream.push_fixation(TABLE[:1])
+    now_s = 0.0
+    for now_s in (0.4, 1.2):
+        stream.push(pictures[0], now_s)
+    taken = [("push_fixation", (TABLE[:1],)), ("push", (pictures[0], 0.4)), ("push", (pictures[0], 1.2))]
+    for number in range(2000):
+        kind = draw.choice(
+            ["push", "gaze", "bad", "ask", "remember", "broken"], p=[0.5, 0.25, 0.18, 0.04, 0.005, 0.025]
+        )
+        if kind in ("push", "broken"):
+            now_s += draw.uniform(0.02, 0.5)
+            operation = ("push", (pictures[number % 16], now_s))
+        elif kind == "gaze":  # now and then of a step that has run
+            x, y, mid_s = *draw.uniform(0, 1, 2), max(now_s + draw.uniform(-3, 1), 0.2)
+            operation = ("push_fixation", ([[x, y, mid_s, 0.3]],))
+        elif kind == "bad":
+            name = list(BAD)[int(draw.integers(len(BAD)))]
+            try:
+                BAD[name][0](stream)
+            except ValueError:
+                errors += 1
+            continue
+        else:
+            operation = ("ask", (QUESTION, OPTIONS, kind == "remember"))
+        try:
+            with broken(model, 2) if kind == "broken" else nullcontext():
+                getattr(stream, operation[0])(*operation[1])
+        except (RuntimeError, ValueError):
+            errors += 1
+        if operation[0] == "ask":
+            questions += 1
+        if kind in ("push", "broken", "gaze", "remember"):
+            taken.append(operation)
+    replay = GazeStream(model, processor, **arguments)
+    for name, values in taken:
+        try:
+            getattr(replay, name)(*values)
+        except ValueError:
+            errors += 1
+    assert_same_state(stream, replay)
+    answers = [each.ask(QUESTION, OPTIONS).logits for each in (stream, replay)]
+    assert answers[0] == answers[1]
+    report = stream.report
+    assert errors > 150 and questions > 60 and report.late_gaze > 20 and report.forgotten > 150
+    assert len(stream._turns) >= 2 and report.late_gaze == replay.report.late_gaze
+
+
+# ---------------------------------------------------------------- settings that stream and offline share
+def test_the_encoders_window_ends_with_each_step(streamed):
+    """Of each step the features as the last of its window, alone, batched or padded; nothing later changes them."""
+    model, _ = streamed
+    draw = torch.Generator().manual_seed(0)
+    frames = torch.randn(2, 12, 3, 64, 64, generator=draw)
+    grids = torch.tensor([[6, 4, 4], [4, 4, 4]])
+    model.config.video_encoder_window = 3
+    features = model.encode_video(frames, grids)
+    for video, steps in enumerate((6, 4)):
+        for step in range(steps):
+            first = max(step - 2, 0)
+            alone = model.encode_last_step(frames[video, None, 2 * first : 2 * step + 2], grids[video])
+            torch.testing.assert_close(features[video, step], alone[0, 0], atol=1e-5, rtol=0)
+    changed = frames.clone()
+    changed[0, 8:] += 1  # the last two steps
+    moved = (model.encode_video(changed, grids) - features).abs().amax((-1, -2))[0] > 1e-3
+    assert moved.tolist() == [False] * 4 + [True] * 2
+    model.config.video_encoder_window = None
+    assert (
+        (model.encode_video(changed, grids) - model.encode_video(frames, grids)).abs().amax((-1, -2))[0] > 1e-3
+    ).all()
+    with pytest.raises(ValueError, match="video_encoder_window: got 0, expected a positive number of temporal steps"):
+        GazeQwenConfig(video_encoder_window=0)
+
+
+def test_grid_and_window_are_kept_with_the_adapter_and_are_settings(bases, tmp_path):
+    model, processor = adapter(bases, window=3)
+    kinds = {ClipCache.from_model(model, processor, "features").folder}
+    processor = GazeQwenProcessor.from_base(bases("qwen2_5_vl").folder, sampling="grid", fps=2.0)
+    for part in (model, processor):
+        part.save_pretrained(tmp_path)
+    loaded = GazeQwenProcessor.from_pretrained(tmp_path)
+    assert (loaded.sampling, loaded.fps) == ("grid", 2.0)
+    assert GazeQwenConfig.from_pretrained(tmp_path).video_encoder_window == 3
+    kinds.add(ClipCache.from_model(model, loaded, "features").folder)
+    model.config.video_encoder_window = None
+    kinds.add(ClipCache.from_model(model, loaded, "features").folder)
+    assert len(kinds) == 3
+    shared = {"data": DataSettings(dataset="d"), "stage1": StageSettings(epochs=1)}
+    recipe = Recipe(model=ModelSettings(video_encoder="e", sampling="grid", fps=1.0), **shared)
+    assert recipe.adapter.video_encoder_window is None
+    with pytest.raises(ValueError, match="sampling 'grid': got num_frames=None and fps=None, expected fps alone"):
+        Recipe(model=ModelSettings(video_encoder="e", sampling="grid"), **shared)
+    with pytest.raises(ValueError, match="sampling: got 'even', expected one of"):
+        EvaluationSettings("m", data="d", sampling="even")
+
+
+def test_a_model_opens_its_stream(streamed):
+    model, processor = streamed
+    model.config.video_encoder_window = 2
+    with model.open_stream(processor, fps=FPS, has_gaze=False) as stream:
+        assert isinstance(stream, GazeStream) and stream.now_s is None
