@@ -2,16 +2,15 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from gazeqwen.toyworld.fairness import accuracy, make_questions, scanpath_features
+from gazeqwen.toyworld.fairness import PAGE, RESULTS, accuracy, make_questions, scanpath_features, table
 from gazeqwen.toyworld.questions import EASY, FAP, GTA, NFI, clip_of
+from gazeqwen.utils.tables import fill
 
-RESULTS = Path(__file__).parent.parent / "results" / "kitchen" / "fairness.json"
 READERS = ("text", "scanpath", "video")
 
 
@@ -90,3 +89,8 @@ def test_the_committed_measurement_is_at_chance():
         for reader in READERS:
             assert of[reader]["asked"] >= 500 and at_chance(of[reader]), (task, reader, of[reader])
     assert tasks["past_scene_recall"]["video"]["accuracy"] > 0.9  # the readers can read
+
+
+def test_the_page_holds_the_committed_measurement():
+    page, tasks = PAGE.read_text(), json.loads(RESULTS.read_text())["tasks"]
+    assert fill(page, {"fairness": table(tasks)}) == page

@@ -10,6 +10,7 @@ chance at the tasks that ask about gaze. Alerts are compared with always giving 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,13 +20,17 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from tqdm import tqdm
 
+from gazeqwen.questions.tasks import task_info
 from gazeqwen.toyworld.generate import WORLDS, choose, make_video
 from gazeqwen.toyworld.questions import GSM, OAR, SCENE_TASKS, TASK_NAMES, ToyQuestion, View, clip_of
 from gazeqwen.toyworld.viewer import Recording
-from gazeqwen.utils.files import write_json
+from gazeqwen.utils.files import write_json, write_text
 from gazeqwen.utils.provenance import provenance
+from gazeqwen.utils.tables import Table, fill, percent
 
 Asked = tuple[str, Recording, ToyQuestion]
+PAGE = Path(__file__).parent / "README.md"
+RESULTS = Path(__file__).parent.parent / "results" / "kitchen" / "fairness.json"
 LAST = 4  # dwells of which statistics are told one by one
 APART = 0.12  # of the frame: fixations farther apart than this are of two dwells
 NOT_NAMED = -1
@@ -186,13 +191,26 @@ def measure(questions: dict[str, list[Asked]], report: Callable[[str], None] = p
     return results
 
 
+def table(results: dict[str, dict]) -> Table:
+    """Return the table of the page: percent right with its interval."""
+    rows = []
+    for task, of in results.items():
+        cells = [percent(of[reader]["accuracy"], of[reader]["interval"]) for reader in ("text", "scanpath", "video")]
+        rows.append([task_info(task).abbreviation, *cells, f"{of['text']['asked']:,}"])
+    return Table(["task", "text", "text and scanpath", "text and video", "answers"], rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", choices=list(WORLDS), default="kitchen")
     parser.add_argument("--videos", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, help="JSON file to write")
+    parser.add_argument("--page", action="store_true", help="fill toyworld/README.md from the output, measure nothing")
     args = parser.parse_args()
+    if args.page:
+        results = json.loads(RESULTS.read_text())["tasks"]
+        return write_text(PAGE, fill(PAGE.read_text(), {"fairness": table(results)}))
     results = measure(make_questions(args.world, args.seed, args.videos))
     if args.output:
         settings = {"world": args.world, "videos": args.videos, "seed": args.seed}
