@@ -6,8 +6,9 @@ What a stream's memory and the video encoder's window cost in accuracy, on the t
 Three tables. `window`: clips as the adapter was trained (12 frames spread over each), the video encoder seeing the
 whole clip or a window of steps that ends with each; with the time that the encoder takes. `memory`: all questions of a
 video asked on one stream of it, of each budget and policy; beside it the last frames alone, encoded anew. `hour`: the
-same videos one after the other on one stream, again and again until it has seen an hour. The adapter was trained neither with windows nor on a grid: what these
-tables compare are their rows. Intervals are bootstrap intervals over videos.
+same videos one after the other on one stream, again and again until it has seen an hour. The adapter was trained
+neither with windows nor on a grid: what these tables compare are their rows. Intervals are bootstrap intervals over
+videos.
 """
 
 import argparse
@@ -70,8 +71,8 @@ def streamed(
 ) -> tuple[list[GradedAnswer], dict]:
     """
     Return the answers to all questions of videos that come one after the other on one stream, each from the begin of a
-    temporal step on, behind so many seconds of the same videos of which nothing is asked; and what the stream held, its
-    size at the end of each video: seconds, MB of keys and values, MB of the process's resident set.
+    temporal step on, behind `before_s` seconds of the same videos of which nothing is asked; and what the stream held,
+    at the end of each video: seconds, MB of keys and values, MB of the process's resident set.
     """
     answers, sizes, step_s, offset_s = [], [], 2 / fps, 0.0
     coming = [(questions, True) for questions in videos]
