@@ -336,8 +336,8 @@ def each_frame(path: str | PathLike):
 
 def each_live_frame(source: str, format: str | None = None, options: dict | None = None, timeout_s: float = 10.0):
     """
-    Yield (time_s, frame (H, W, 3) uint8 RGB, upright) for the frames of a camera or network stream as they come, times
-    from the first frame on; time_s is None where the source tells none, frame is None where it came damaged. `format`
+    Yield (time_s, frame (H, W, 3) uint8 RGB, upright) for the frames of a camera or network stream as they come. The
+    first is at 0 s; time_s is None where the source tells none, frame is None where it came damaged. `format`
     and `options` are PyAV's (`v4l2` for a camera of Linux). Raises ValueError if the source cannot be opened, breaks
     off, or sends nothing for `timeout_s`.
     """

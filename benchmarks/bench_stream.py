@@ -1,7 +1,9 @@
 """
 A stream beside re-encoding the clip: time of a temporal step and of a question, and memory, by the length of history.
 
-    python benchmarks/bench_stream.py --output benchmarks/results/stream_cpu.json --figure docs/images/stream.png
+    python benchmarks/bench_stream.py --scale toy --output benchmarks/results/stream_toy_cpu.json
+    python benchmarks/bench_stream.py --scale 3b --output benchmarks/results/stream_3b_cpu.json
+    python benchmarks/bench_stream.py --draw benchmarks/results/stream_*_cpu.json --figure docs/images/stream.png
 
 `toy` is the toy adapter; `3b` has the widths of Qwen2.5-VL-3B and of V-JEPA 2.1's, random weights, and two layers
 each of decoder, vision tower and video encoder, so that these weigh as they do in the real model. Frames are noise, a
@@ -13,6 +15,7 @@ is the cache's keys and values, and the process's resident set.
 
 import argparse
 import copy
+import json
 import statistics
 import time
 from pathlib import Path
@@ -128,8 +131,8 @@ def asked_anew(model, processor, recording: Recording, seconds: int) -> tuple[fl
     return ended - began, ended - kept, logits
 
 
-def measure(scale: str, arguments) -> list[dict]:
-    """Return a row for each history of a scale."""
+def measure(scale: str, arguments) -> None:
+    """Measure and write a row for each history of a scale."""
     side, minutes = HISTORIES[scale]
     model, processor = build(scale, arguments.window)
     recording, rows = Recording(side), []
@@ -175,7 +178,8 @@ def measure(scale: str, arguments) -> list[dict]:
         shown = " ".join(f"{number:8.4f}" for number in numbers)
         print(f"{scale}: {row['minutes']:7} {row['tokens']:7} {shown}", flush=True)
         rows.append(row)
-    return rows
+        if arguments.output:  # each row as soon as it is there
+            write_json(arguments.output, {"settings": vars(arguments), "rows": rows, "provenance": provenance()})
 
 
 def _line(color: str, style: str = "-") -> dict:
@@ -222,20 +226,21 @@ def figure_of(rows: list[dict]) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scales", nargs="+", choices=HISTORIES, default=list(HISTORIES))
+    parser.add_argument("--scale", choices=HISTORIES, default="toy")
     parser.add_argument("--window", type=int, default=4, help="temporal steps that the video encoder sees")
     parser.add_argument("--budget", type=int, default=1024, help="visual tokens of the toy stream that forgets")
     parser.add_argument("--repeats", type=int, default=7, help="questions at each history")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output")
+    parser.add_argument("--draw", nargs="+", help="measure nothing, draw these results")
     parser.add_argument("--figure")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    rows = [row for scale in arguments.scales for row in measure(scale, arguments)]
-    if arguments.output:
-        write_json(arguments.output, {"settings": vars(arguments), "rows": rows, "provenance": provenance()})
-    if arguments.figure:
-        save_png(figure_of(rows), arguments.figure)
+    if not arguments.draw:
+        measure(arguments.scale, arguments)
+        return
+    results = [json.loads(Path(path).read_text()) for path in sorted(arguments.draw, reverse=True)]
+    save_png(figure_of([row for result in results for row in result["rows"]]), arguments.figure)
 
 
 if __name__ == "__main__":

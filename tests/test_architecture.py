@@ -30,6 +30,7 @@ ROOMS = {
 # Modules that are run, not imported: what they may import beside their own room.
 COMMANDS = {
     "gaze_sources.__main__": "utils plots",
+    "streaming.__main__": "utils gaze_sources toyworld",
     "ask": "utils questions pipeline plots inference toyworld",
     "app": "utils inference toyworld",
     "convert": "utils",

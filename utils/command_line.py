@@ -9,6 +9,7 @@ from pathlib import Path
 COMMANDS = {
     "ask": ("gazeqwen.ask", "plot", "ask about a video and a fixation table, with gaze and without"),
     "app": ("gazeqwen.app", "app", "the same in the browser"),
+    "stream": ("gazeqwen.streaming.__main__", None, "watch a video and gaze as they arrive: alerts and answers"),
     "gaze": ("gazeqwen.gaze_sources.__main__", "plot", "raw eye-tracking recording -> fixation table"),
     "build": ("gazeqwen.questions.__main__", "data", "StreamGaze's release or own questions -> dataset"),
     "train": ("gazeqwen.train", "train", "train an adapter from a recipe"),

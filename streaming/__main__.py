@@ -1,0 +1,204 @@
+"""
+Watch a video as it arrives, with the wearer's gaze: alerts, and answers to questions at any moment.
+
+    gazeqwen stream --video V.mp4 --gaze G.csv --watch "Alert me when I gaze on the knife." \\
+        --ask "t=12: Which object is the user currently gazing at? | box | spices | knife | jar"
+
+`--video` is a file, a camera (/dev/video0) or an address (rtsp://...). `--gaze` is a fixation table, or raw samples in
+a CSV that may grow while it is read, which need --time_unit, --coordinates and --origin as in `gazeqwen gaze`; `--lsl`
+takes them from a Lab Streaming Layer stream. Prints a line for each alert that is raised or lowered and for each
+answer: the time of the video, and how long the answer took.
+"""
+
+import argparse
+import dataclasses
+import math
+import statistics
+import time
+
+import torch
+
+from gazeqwen.gaze_sources.generic import COORDINATES, ORIGINS, TIME_UNITS, Columns
+from gazeqwen.scanpath_gazeqwen import Scanpath, checked_file
+from gazeqwen.streaming.alerts import Alert, Watcher
+from gazeqwen.streaming.context import POLICIES
+from gazeqwen.streaming.gaze import GazeSource, GrowingTable, LslGaze
+from gazeqwen.streaming.play import Moment, TimedQuestion, play
+from gazeqwen.streaming.stream import GazeStream
+from gazeqwen.streaming.video import VideoSource
+from gazeqwen.toyworld.trained import ADAPTER_DIR, TOY_NOTE, is_toy
+from gazeqwen.utils.adapters import TRUST_REMOTE_CODE_HELP, load_model, load_processor
+from gazeqwen.utils.command_line import one_line_errors
+from gazeqwen.video_gazeqwen import video_info
+
+_WINDOW, _FPS = 4, 1.0  # for adapters that were trained on whole clips
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="gazeqwen stream", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default=ADAPTER_DIR, help="folder or Hub id (default: the toy world's adapter)")
+    parser.add_argument("--video", required=True, help="a file, a camera such as /dev/video0, or an address")
+    parser.add_argument("--own_pace", action="store_true", help="play a file no faster than it was recorded")
+    parser.add_argument("--gaze", help="CSV: a fixation table, or raw samples; without it: the base model")
+    parser.add_argument("--lsl", help="name of a Lab Streaming Layer stream of gaze")
+    parser.add_argument("--watch", nargs="+", default=[], help="instructions, such as 'Alert me when I see a cup.'")
+    parser.add_argument("--every_s", type=float, help="how often they are asked (default: at each temporal step)")
+    parser.add_argument("--ask", nargs="+", default=[], help="such as 't=12: What is this? | box | knife'")
+    parser.add_argument("--fps", type=float, help=f"frames per second (default: as trained, else {_FPS:g})")
+    parser.add_argument(
+        "--video_encoder_window", type=int, help=f"temporal steps (default: as trained, else {_WINDOW})"
+    )
+    parser.add_argument("--gaze_lag_s", type=float, default=0.5, help="how long a step waits for its gaze")
+    parser.add_argument("--budget", type=int, help="most visual tokens that are remembered (default: all)")
+    parser.add_argument("--policy", choices=POLICIES, default="recent", help="which of them stay")
+    raw = parser.add_argument_group("raw gaze")
+    raw.add_argument("--time_unit", choices=TIME_UNITS)
+    raw.add_argument("--coordinates", choices=COORDINATES)
+    raw.add_argument("--origin", choices=ORIGINS)
+    raw.add_argument("--offset_s", type=float, help="the gaze clock's time at which the video begins")
+    raw.add_argument("--min_confidence", type=float)
+    raw.add_argument("--frame_size", nargs=2, type=int, metavar=("WIDTH", "HEIGHT"), help="of a live video, pixels")
+    for name in ("time_column", "x_column", "y_column", "confidence_column"):
+        raw.add_argument(f"--{name}")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--trust_remote_code", action="store_true", help=TRUST_REMOTE_CODE_HELP)
+    return parser
+
+
+def columns_of(args) -> Columns:
+    """Return what the columns of raw gaze mean. Raises ValueError for what has to be said and is not."""
+    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Columns)}
+    given = {name: value for name, value in given.items() if value is not None}
+    if args.lsl is not None:
+        given.setdefault("time_unit", "s")
+    missing = [f"--{name}" for name in ("time_unit", "coordinates", "origin") if name not in given]
+    if missing:
+        raise ValueError(f"raw gaze needs {', '.join(missing)}: a wrong guess gives fixations that look right")
+    if given["coordinates"] == "pixels" and "frame_size" not in given:
+        if VideoSource(args.video).live:
+            raise ValueError("gaze in pixels of a live video needs --frame_size")
+        info = video_info(args.video)
+        given["frame_size"] = info.width, info.height
+    elif "frame_size" in given:
+        given["frame_size"] = tuple(given["frame_size"])
+    return Columns(**given)
+
+
+def gaze_of(args) -> GazeSource | Scanpath | None:
+    """Return the gaze of the command line: a source of raw samples, or a whole scanpath. Raises ValueError."""
+    if args.gaze is not None and args.lsl is not None:
+        raise ValueError("got --gaze and --lsl, expected one of them")
+    if args.lsl is not None:
+        try:
+            return LslGaze(columns_of(args), "name", args.lsl, args.offset_s)
+        except ImportError as error:
+            raise ValueError(error) from None
+    if args.gaze is None:
+        return None
+    with checked_file(args.gaze).open(encoding="utf-8-sig", errors="replace") as file:
+        header = file.readline()  # what follows may be half written
+    if "center_x" in header:
+        return Scanpath.from_csv(args.gaze)
+    return GrowingTable(args.gaze, columns_of(args))
+
+
+def stream_settings(model, processor, fps: float | None = None, window: int | None = None) -> tuple[float, str]:
+    """
+    Return the rate of the grid on which a model is streamed, and a note where it was not trained so: the model then
+    gets a causal window of its video encoder.
+    """
+    notes, config = [], model.config
+    if window is not None:
+        config.video_encoder_window = window
+    elif config.has_resampler and config.video_encoder_window is None:
+        config.video_encoder_window = _WINDOW
+        notes.append(f"a window of {_WINDOW} temporal steps")
+    if fps is None and processor.sampling == "grid":
+        fps = processor.fps
+    elif fps is None:
+        fps = _FPS
+        notes.append(f"{fps:g} frames per second")
+    note = f"not trained on streams: asked with {' and '.join(notes)}" if notes else ""
+    return fps, note
+
+
+def run(args) -> None:
+    """Stream a video with its gaze, and print what happens."""
+    questions = [TimedQuestion.parse(text) for text in args.ask]
+    alerts = [Alert(text, args.every_s) for text in args.watch]
+    gaze = gaze_of(args)
+    video = VideoSource(args.video, args.own_pace)
+    if not video.live:
+        end_s = video_info(args.video).end_s
+        for question in questions:
+            if question.time_s > end_s:
+                raise ValueError(f"{args.video}: ends at {end_s:.3f} s, before the question at {question.time_s:g} s")
+    processor = load_processor(args.model, trust_remote_code=args.trust_remote_code)
+    model = load_model(args.model, args.device, args.dtype, trust_remote_code=args.trust_remote_code)
+    if is_toy(model):
+        print(f"warning: {TOY_NOTE}")
+    fps, note = stream_settings(model, processor, args.fps, args.video_encoder_window)
+    if note:
+        print(f"note: {note}")
+    settings = {"gaze_lag_s": args.gaze_lag_s, "budget": args.budget, "policy": args.policy}
+    with GazeStream(model, processor, fps, has_gaze=gaze is not None, **settings) as stream:
+        if isinstance(gaze, Scanpath):
+            stream.push_fixation(gaze, until_s=math.inf)
+        watcher, took, began = Watcher(stream), [], time.perf_counter()
+        watcher.alerts += alerts
+        source = gaze if isinstance(gaze, GazeSource) else None
+        try:
+            for moment in play(stream, video, source, watcher, questions):
+                if moment.steps:
+                    took.append(moment.seconds / moment.steps)
+                for line in lines_of(moment):
+                    print(line, flush=True)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            if source is not None:
+                source.close()
+        print(summary(stream, video, took, time.perf_counter() - began))
+
+
+def lines_of(moment: Moment) -> list[str]:
+    """Return what is to be said about a moment: answers, and alerts that were raised or lowered."""
+    lines = [
+        f"{answer.time_s:8.2f} s  {question}  {answer}  [{1000 * answer.seconds:.0f} ms]"
+        for question, answer in moment.answers
+    ]
+    for alert in moment.alerts:
+        if alert.changed_s == alert.answer.time_s:
+            state = "ALERT" if alert.raised else "over"
+            yes, ms = f"Yes {100 * alert.probability:.1f} %", f"[{1000 * alert.answer.seconds:.0f} ms]"
+            lines.append(f"{alert.changed_s:8.2f} s  {state}: {alert.instruction}  {yes}  {ms}")
+    return lines
+
+
+def summary(stream: GazeStream, video: VideoSource, took: list[float], seconds: float) -> str:
+    """Return what a stream did, in a sentence; `took`: seconds of its temporal steps."""
+    report = stream.report
+    text = f"{0 if stream.now_s is None else stream.now_s:.2f} s of video in {seconds:.2f} s: {report.steps} steps"
+    if took:
+        text += f" (median {1000 * statistics.median(took):.0f} ms)"
+    text += f", {report.questions} questions"
+    counts = {
+        "gaze samples or fixations came too late for their step": report.late_gaze,
+        "steps did not wait for their gaze any longer": report.steps_without_gaze,
+        "visual tokens were forgotten": report.forgotten,
+        "damaged frames were left out": video.damaged,
+    }
+    return "; ".join([text, *(f"{count} {what}" for what, count in counts.items() if count)])
+
+
+def main() -> None:
+    run(arguments().parse_args())
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
