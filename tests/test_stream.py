@@ -1,5 +1,6 @@
 """A stream answers as the clip does that is read at the same moment, and forgets each question."""
 
+import re
 from contextlib import contextmanager, nullcontext
 
 import av
@@ -8,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import FIXATION_TABLE, write_video
+from support import FIXATION_TABLE, ROOT, write_video
 
 from gazeqwen.backbones_gazeqwen import FAMILIES, decoder_of
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
@@ -21,6 +22,7 @@ from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.questions.prompts import chat_message
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.streaming.stream import GazeStream, run_due
+from gazeqwen.toyworld.trained import ADAPTER_DIR
 from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe, StageSettings
 from gazeqwen.video_gazeqwen import Clip, read_clip, sample_times
 
@@ -593,3 +595,18 @@ def test_a_model_opens_its_stream(streamed):
     model.config.video_encoder_window = 2
     with model.open_stream(processor, fps=FPS, has_gaze=False) as stream:
         assert isinstance(stream, GazeStream) and stream.now_s is None
+
+
+def test_the_documents_snippet_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "streaming.md").read_text(), flags=re.DOTALL)
+    frames, times = recording(side=112)
+    moments = np.arange(0, 9, 0.02)
+
+    def samples(begin_s: float, end_s: float) -> GazeSamples:
+        own = moments[(moments > begin_s) & (moments <= end_s)]
+        return GazeSamples(own, np.full((len(own), 2), 0.4), np.zeros(len(own), np.int8), "gaze")
+
+    gaze = [samples(*span) for span in zip([-1, *times[:-1]], times, strict=True)]
+    exec(code.replace("ADAPTER", str(ADAPTER_DIR)), {"RECORDING": list(zip(frames, times, gaze, strict=True))})
+    answer, report = capsys.readouterr().out.splitlines()[-2:]
+    assert answer.startswith(("A. lemon (", "B. cheese (")) and "steps=8, questions=1" in report
