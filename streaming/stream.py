@@ -152,6 +152,7 @@ class GazeStream:
         self._gaze_until_s = -math.inf
         needs_features = has_gaze and model.config.has_resampler
         self._window_steps = _window_steps(model, video_encoder_window) if needs_features else 0
+        self._gaze_memory_s = _gaze_memory_s(model) if has_gaze else 0.0
         self._windows: tuple[torch.Tensor, ...] = ()  # the encoder's frames of the last steps
         self._settled: tuple[_Seen, ...] = ()  # steps with their gaze, which nothing changes any more, before they run
         self._last: tuple[_Step, Place] | None = None  # the last step in the cache, and the place before it
@@ -272,7 +273,7 @@ class GazeStream:
 
     def _gaze_since_s(self, begin_s: float) -> float:
         """Return the time from which on fixations count in a step that begins at `begin_s`."""
-        return -math.inf if self.model.config.gaze_encoding == "heatmap_decay" else begin_s
+        return begin_s - self._gaze_memory_s
 
     def _seen(self, gaze, step: _Step, snap_s: float = 0.0) -> Scanpath | None:
         """Return the fixations that a step sees of a gaze, the one that begins within `snap_s` of its end snapped."""
@@ -622,6 +623,13 @@ def _window_steps(model, window: int | None) -> int:
             "whole clip change with every frame that comes. Train with one, or open the stream with one"
         )
     return window
+
+
+def _gaze_memory_s(model) -> float:
+    """Return for how many seconds a fixation counts after its end; one that fades, until float32 holds nothing of it."""
+    if not model.config.has_resampler or model.config.gaze_encoding != "heatmap_decay":
+        return 0.0
+    return 40 / float(torch.nn.functional.softplus(model.resampler.decay_rate).min())
 
 
 def _check_settings(model, fps, start_s, gaze_lag_s, max_gap_s, budget, policy, has_gaze) -> None:

@@ -9,13 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import FIXATION_TABLE, ROOT, write_video
+from support import FIXATION_TABLE, ROOT, VIDEO_ENCODER, perturb, write_video
 
 from gazeqwen.backbones_gazeqwen import FAMILIES, decoder_of
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.evaluation.settings import EvaluationSettings
 from gazeqwen.gaze_sources.fixations import detect_fixations
 from gazeqwen.gaze_sources.samples import GazeSamples
+from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.pipeline.answers import answer_tokens, build_prompt, option_logits
 from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
@@ -127,6 +128,34 @@ def test_a_stream_answers_as_the_clip_so_far_does(bases, family, lora):
                 differences.append(abs(whole - base).max())
     assert stream.report.steps == int(times[-1]) and min(differences) > 1e-2  # gaze made a difference
     assert stream.report.late_gaze == stream.report.steps_without_gaze == 0
+
+
+KINDS = {
+    "the paper's": {"gaze_encoding": "coord_pe"},
+    "fading": {"gaze_encoding": "heatmap_decay"},
+    "by duration": {"gaze_encoding": "heatmap_duration"},
+    "one vector": {"resampler_type": "heatmap_vector"},
+    "LoRA alone": {"resampler_type": "none"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_adapter_is_streamed(bases, kind):
+    base = bases("qwen2_5_vl")
+    encoder = None if KINDS[kind].get("resampler_type") == "none" else str(VIDEO_ENCODER)
+    sizes = {"latent_dim": 16, "num_latents": 4, "video_encoder_window": 2}
+    model = GazeQwenForConditionalGeneration.from_base(base.folder, encoder, **sizes, **KINDS[kind])
+    if encoder is None:
+        model.add_lora(rank=2, alpha=4)
+    perturb(model)
+    frames, times = recording()
+    with GazeStream(model, base.processor, fps=FPS) as stream:
+        stream.push_fixation(TABLE, until_s=100)
+        stream.push(frames, times)
+        answer = logits(stream.ask(QUESTION, OPTIONS))
+    clip = clip_at(frames, times, times[-1])
+    np.testing.assert_allclose(answer, offline(model, base.processor, [clip], TABLE), atol=1e-4)
+    assert abs(answer - offline(model, base.processor, [clip], None)).max() > 1e-3
 
 
 @settings(max_examples=6)
