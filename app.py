@@ -1,5 +1,6 @@
 """
-GazeQwen in the browser: a video with its fixations to scrub through, and a question answered with gaze and without.
+GazeQwen in the browser: a video with its fixations to scrub through, and a question answered with gaze and without;
+and the same video played as if it arrived live, with alerts, and questions at any moment.
 
     gazeqwen app                            # the toy world's adapter, which comes with the package: offline
     gazeqwen app --model user/gazeqwen      # any adapter, a folder or an id on the Hub
@@ -34,6 +35,7 @@ with named_extra():
         verdict,
         with_file_names,
     )
+    from gazeqwen.inference.live import LiveRecording, live_answer_html
     from gazeqwen.toyworld.examples import Example, toy_examples
     from gazeqwen.toyworld.trained import ADAPTER_DIR, TOY_NOTE, is_toy
     from gazeqwen.utils.adapters import TRUST_REMOTE_CODE_HELP
@@ -43,10 +45,15 @@ STEPS_NOTE = (
     "that each fixation covers. Disc: the fixation of that frame. Rings: the other fixations, from other moments. "
     "Dashed: snapped."
 )
+LIVE_NOTE = (
+    "Plays the recording that is chosen under *Ask* as if it arrived now: each moment enters the model once, with the "
+    "gaze known by then. Instructions are asked at each temporal step and light up while they hold."
+)
 PRIVACY = (
     "Files stay on the machine that runs this page. They are deleted an hour after their upload, and when the page is "
     "stopped. Nothing is sent elsewhere, kept or counted."
 )
+TOY_INSTRUCTION = "Monitor my gaze and alert me when I gaze on the <jar>."
 ERROR_S = 30  # how long a message stays, unless closed
 CHECK_S, KEEP_S = 600, 3600  # how often uploads are checked, and how old they become
 
@@ -69,6 +76,10 @@ CSS = """
 .answer td div { height: 10px; border-radius: 5px; background: var(--neutral-300); }
 .answer table .best th, .answer table .best td { font-weight: 600; }
 .answer .best td div { background: var(--primary-500); }
+.alerts { list-style: none; padding: 0; margin: 0; }
+.alerts li { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 8px 12px; margin: 4px 0; }
+.alerts li span { float: right; }
+.alerts li.raised { background: var(--primary-500); color: white; font-weight: 600; }
 .steps { display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); gap: 12px; }
 .steps figure { margin: 0; max-width: 260px; }
 .steps img { width: 100%; border-radius: 6px; display: block; }
@@ -95,8 +106,8 @@ def plain_errors(*files):
 class Handlers:
     """What the page does when something is chosen, uploaded, moved or asked: values of components in and out."""
 
-    def __init__(self, explorer: Explorer, examples: list[Example]):
-        self.explorer = explorer
+    def __init__(self, explorer: Explorer, examples: list[Example], own_pace: bool = True):
+        self.explorer, self.own_pace = explorer, own_pace
         self.examples = {example.title: example for example in examples}
 
     def choose(self, title: str):
@@ -153,6 +164,23 @@ class Handlers:
                 table_html(comparison),
             )
 
+    def play(self, video, table, instructions):
+        """Play a recording as if it arrived now: yield the session, for questions in between, and what is shown."""
+        with plain_errors(video, table):
+            live = LiveRecording(self.explorer, GazeRecording.open(video, table), instructions, self.own_pace)
+            note = f"<p>{escape(live.note)}</p>" if live.note else ""
+            yield live, gr.skip(), note, ""
+            for moment in live.moments():
+                picture = gr.Image(moment.picture, alt_text=moment.caption)
+                yield gr.skip(), picture, f"<p>{escape(moment.caption)}</p>{note}", moment.alerts
+
+    def ask_live(self, live: LiveRecording | None, question, options):
+        """Ask about what has been played so far."""
+        with plain_errors():
+            if live is None:
+                raise ValueError("Nothing has been seen yet: play a recording first.")
+            return live_answer_html(question, live.ask(question, options))
+
 
 def _about(recording: GazeRecording) -> str:
     return f"<p>{escape(str(recording))}</p>"
@@ -192,8 +220,23 @@ class Outputs(NamedTuple):
     shares: gr.HTML
 
 
-def build(explorer: Explorer, examples: list[Example]) -> gr.Blocks:
-    """Return the page, wired to a model."""
+class Live(NamedTuple):
+    """The components of the live view."""
+
+    picture: gr.Image
+    caption: gr.HTML
+    instructions: gr.Textbox
+    play: gr.Button
+    stop: gr.Button
+    alerts: gr.HTML
+    question: gr.Textbox
+    options: gr.Textbox
+    ask: gr.Button
+    answer: gr.HTML
+
+
+def build(explorer: Explorer, examples: list[Example], own_pace: bool = True) -> gr.Blocks:
+    """Return the page, wired to a model. `own_pace`: the live view takes as long as a recording did."""
     with gr.Blocks(title="GazeQwen", analytics_enabled=False, delete_cache=(CHECK_S, KEEP_S)) as page:
         family = family_of(explorer.model.backbone.config).name
         gr.Markdown(
@@ -202,10 +245,15 @@ def build(explorer: Explorer, examples: list[Example]) -> gr.Blocks:
         )
         if is_toy(explorer.model):
             gr.Markdown(f"**Mind:** {TOY_NOTE}", container=True)
-        inputs = _build_inputs([example.title for example in examples], explorer.processor.snap_s)
-        outputs = _build_outputs(explorer.has_attention)
+        handlers = Handlers(explorer, examples, own_pace)
+        with gr.Tab("Ask"):
+            inputs = _build_inputs([example.title for example in examples], explorer.processor.snap_s)
+            outputs = _build_outputs(explorer.has_attention)
+        with gr.Tab("Live"):
+            live = _build_live(TOY_INSTRUCTION if is_toy(explorer.model) else "")
         gr.Markdown(PRIVACY)
-        _connect(page, inputs, outputs, Handlers(explorer, examples))
+        _connect(page, inputs, outputs, handlers)
+        _connect_live(inputs, live, handlers)
     return page
 
 
@@ -267,6 +315,51 @@ def _build_outputs(has_attention: bool) -> Outputs:
         with gr.Tab("Table"):
             shares = gr.HTML()
     return Outputs(verdict_text, results, with_gaze, without_gaze, steps, attention, shares)
+
+
+def _build_live(instruction: str) -> Live:
+    """Lay out the live view, with an instruction to begin with."""
+    gr.Markdown(LIVE_NOTE)
+    with gr.Row():
+        with gr.Column(scale=3, min_width=300):
+            picture = gr.Image(label="Now", interactive=False, height=360, buttons=[])
+            caption = gr.HTML()
+        with gr.Column(scale=2, min_width=300):
+            instructions = gr.Textbox(instruction, label="Watch for, one instruction to a line", lines=3)
+            with gr.Row():
+                play = gr.Button("Play", variant="primary", elem_id="play")
+                stop = gr.Button("Stop")
+            alerts = gr.HTML()
+    with gr.Row():
+        with gr.Column(scale=3, min_width=300):
+            question = gr.Textbox(label="Question about what has been played so far", lines=1, info="Enter asks.")
+            options = gr.Textbox(label="Its options, one to a line", lines=3, info="None: the model answers freely.")
+            ask = gr.Button("Ask now", elem_id="ask_live")
+        with gr.Column(scale=2, min_width=300):
+            answer = gr.HTML()
+    return Live(picture, caption, instructions, play, stop, alerts, question, options, ask, answer)
+
+
+def _connect_live(inputs: Inputs, live: Live, handlers: Handlers) -> None:
+    """Say what happens in the live view. Each visitor has a stream of their own."""
+    session = gr.State()
+    playing = live.play.click(
+        handlers.play,
+        [inputs.video, inputs.table, live.instructions],
+        [session, live.picture, live.caption, live.alerts],
+        api_name="play",
+        concurrency_limit=4,
+        show_progress="hidden",
+    )
+    live.stop.click(None, None, None, cancels=[playing], api_visibility="private")
+    gr.on(
+        [live.ask.click, live.question.submit],
+        handlers.ask_live,
+        [session, live.question, live.options],
+        live.answer,
+        api_name="ask_live",
+        concurrency_limit=1,
+    )
 
 
 def _connect(page: gr.Blocks, inputs: Inputs, outputs: Outputs, handlers: Handlers) -> None:

@@ -23,15 +23,13 @@ from gazeqwen.scanpath_gazeqwen import Scanpath, checked_file
 from gazeqwen.streaming.alerts import Alert, Watcher
 from gazeqwen.streaming.context import POLICIES
 from gazeqwen.streaming.gaze import GazeSource, GrowingTable, LslGaze
-from gazeqwen.streaming.play import Moment, TimedQuestion, play
+from gazeqwen.streaming.play import FPS, WINDOW, Moment, TimedQuestion, play, stream_settings
 from gazeqwen.streaming.stream import GazeStream
 from gazeqwen.streaming.video import VideoSource
 from gazeqwen.toyworld.trained import ADAPTER_DIR, TOY_NOTE, is_toy
 from gazeqwen.utils.adapters import TRUST_REMOTE_CODE_HELP, load_model, load_processor
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.video_gazeqwen import video_info
-
-_WINDOW, _FPS = 4, 1.0  # for adapters that were trained on whole clips
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -47,9 +45,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--watch", nargs="+", default=[], help="instructions, such as 'Alert me when I see a cup.'")
     parser.add_argument("--every_s", type=float, help="how often they are asked (default: at each temporal step)")
     parser.add_argument("--ask", nargs="+", default=[], help="such as 't=12: What is this? | box | knife'")
-    parser.add_argument("--fps", type=float, help=f"frames per second (default: as trained, else {_FPS:g})")
+    parser.add_argument("--fps", type=float, help=f"frames per second (default: as trained, else {FPS:g})")
     parser.add_argument(
-        "--video_encoder_window", type=int, help=f"temporal steps (default: as trained, else {_WINDOW})"
+        "--video_encoder_window", type=int, help=f"temporal steps (default: as trained, else {WINDOW})"
     )
     parser.add_argument("--gaze_lag_s", type=float, default=0.5, help="how long a step waits for its gaze")
     parser.add_argument("--budget", type=int, help="most visual tokens that are remembered (default: all)")
@@ -106,26 +104,6 @@ def gaze_of(args) -> GazeSource | Scanpath | None:
     return GrowingTable(args.gaze, columns_of(args))
 
 
-def stream_settings(model, processor, fps: float | None = None, window: int | None = None) -> tuple[float, str]:
-    """
-    Return the rate of the grid on which a model is streamed, and a note where it was not trained so: the model then
-    gets a causal window of its video encoder.
-    """
-    notes, config = [], model.config
-    if window is not None:
-        config.video_encoder_window = window
-    elif config.has_resampler and config.video_encoder_window is None:
-        config.video_encoder_window = _WINDOW
-        notes.append(f"a window of {_WINDOW} temporal steps")
-    if fps is None and processor.sampling == "grid":
-        fps = processor.fps
-    elif fps is None:
-        fps = _FPS
-        notes.append(f"{fps:g} frames per second")
-    note = f"not trained on streams: asked with {' and '.join(notes)}" if notes else ""
-    return fps, note
-
-
 def run(args) -> None:
     """Stream a video with its gaze, and print what happens."""
     questions = [TimedQuestion.parse(text) for text in args.ask]
@@ -141,11 +119,11 @@ def run(args) -> None:
     model = load_model(args.model, args.device, args.dtype, trust_remote_code=args.trust_remote_code)
     if is_toy(model):
         print(f"warning: {TOY_NOTE}")
-    fps, note = stream_settings(model, processor, args.fps, args.video_encoder_window)
+    settings, note = stream_settings(model, processor, args.fps, args.video_encoder_window)
     if note:
         print(f"note: {note}")
-    settings = {"gaze_lag_s": args.gaze_lag_s, "budget": args.budget, "policy": args.policy}
-    with GazeStream(model, processor, fps, has_gaze=gaze is not None, **settings) as stream:
+    settings |= {"gaze_lag_s": args.gaze_lag_s, "budget": args.budget, "policy": args.policy}
+    with GazeStream(model, processor, has_gaze=gaze is not None, **settings) as stream:
         if isinstance(gaze, Scanpath):
             stream.push_fixation(gaze, until_s=math.inf)
         watcher, took, began = Watcher(stream), [], time.perf_counter()

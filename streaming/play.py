@@ -12,6 +12,9 @@ from gazeqwen.streaming.gaze import GazeSource
 from gazeqwen.streaming.stream import GazeStream, StreamAnswer
 from gazeqwen.video_gazeqwen import QUESTION_ROUNDING_S
 
+# Of the grid, and of the video encoder in temporal steps, for adapters that were trained on whole clips.
+FPS, WINDOW = 1.0, 4
+
 
 @dataclass(frozen=True)
 class TimedQuestion:
@@ -47,6 +50,26 @@ class Moment:
     seconds: float
     alerts: list[Alert]
     answers: list[tuple[TimedQuestion, StreamAnswer]]
+
+
+def stream_settings(model, processor, fps: float | None = None, window: int | None = None) -> tuple[dict, str]:
+    """
+    Return the `fps` and the `video_encoder_window` to open a stream with, as the adapter was trained unless told
+    otherwise, and a note on what of it was not trained so: adapters of whole clips have no causal window.
+    """
+    notes = []
+    if window is None and model.config.has_resampler:
+        window = model.config.video_encoder_window
+        if window is None:
+            window = WINDOW
+            notes.append(f"a window of {window} temporal steps")
+    if fps is None:
+        fps = processor.fps if processor.sampling == "grid" else None
+        if fps is None:
+            fps = FPS
+            notes.append(f"{fps:g} frames per second")
+    note = f"not trained on streams: asked with {' and '.join(notes)}" if notes else ""
+    return {"fps": fps, "video_encoder_window": window}, note
 
 
 def play(
@@ -102,4 +125,4 @@ def _answered(
     return question, stream.ask(question.question, question.options, time_s=question.time_s)
 
 
-__all__ = ["Moment", "TimedQuestion", "play"]
+__all__ = ["FPS", "WINDOW", "Moment", "TimedQuestion", "play", "stream_settings"]

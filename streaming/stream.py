@@ -117,6 +117,7 @@ class GazeStream:
         max_gap_s: a frame that comes later than this after the one before is refused.
         budget: most visual tokens in memory; None: all stay. `policy`: which go (`Context.forget`).
         max_pixels: most pixels of a frame, in place of the processor's setting.
+        video_encoder_window: temporal steps that the video encoder sees for one, in place of the config's.
         runs_steps: False: steps run in `run_due` alone, for several streams together.
 
     What fails, be it a ValueError for what cannot be taken or an error of the model, changes nothing; a step that
@@ -136,6 +137,7 @@ class GazeStream:
         budget: int | None = None,
         policy: str = "recent",
         max_pixels: int | None = None,
+        video_encoder_window: int | None = None,
         runs_steps: bool = True,
     ):
         fps = processor.fps if fps is None else fps
@@ -148,7 +150,9 @@ class GazeStream:
         self._grid = FrameGrid(fps, start_s, max_gap_s)
         self._gaze: OnlineFixations | _PushedFixations | None = fixations
         self._gaze_until_s = -math.inf
-        self._window_steps = _window_steps(model) if has_gaze and model.config.has_resampler else 0
+        needs_features = has_gaze and model.config.has_resampler
+        self._window_steps = _window_steps(model, video_encoder_window) if needs_features else 0
+        self._gaze_memory_s = _gaze_memory_s(model) if has_gaze else 0.0
         self._windows: tuple[torch.Tensor, ...] = ()  # the encoder's frames of the last steps
         self._settled: tuple[_Seen, ...] = ()  # steps with their gaze, which nothing changes any more, before they run
         self._last: tuple[_Step, Place] | None = None  # the last step in the cache, and the place before it
@@ -269,7 +273,7 @@ class GazeStream:
 
     def _gaze_since_s(self, begin_s: float) -> float:
         """Return the time from which on fixations count in a step that begins at `begin_s`."""
-        return -math.inf if self.model.config.gaze_encoding == "heatmap_decay" else begin_s
+        return begin_s - self._gaze_memory_s
 
     def _seen(self, gaze, step: _Step, snap_s: float = 0.0) -> Scanpath | None:
         """Return the fixations that a step sees of a gaze, the one that begins within `snap_s` of its end snapped."""
@@ -605,17 +609,27 @@ def _user(text: str, with_video: bool) -> dict:
     return chat_message(text, with_video)[0]
 
 
-def _window_steps(model) -> int:
-    """Return how many steps the video encoder sees for one. Raises ValueError for an encoder that sees later ones."""
-    window = model.config.video_encoder_window
+def _window_steps(model, window: int | None) -> int:
+    """
+    Return how many steps the video encoder sees for one: `window`, or else the config's. Raises ValueError for an
+    encoder that sees later ones.
+    """
+    window = model.config.video_encoder_window if window is None else window
     if window is None and getattr(model.video_encoder, "attends_within_frames", False):
         return 1
-    if window is None:
+    if window is None or window < 1:
         raise ValueError(
-            "video_encoder_window: got None, expected a number of temporal steps: the encoder's features of a whole "
-            "clip change with every frame that comes. Train with one, or set `model.config.video_encoder_window`"
+            f"video_encoder_window: got {window}, expected a number of temporal steps: the encoder's features of a "
+            "whole clip change with every frame that comes. Train with one, or open the stream with one"
         )
     return window
+
+
+def _gaze_memory_s(model) -> float:
+    """Return for how many seconds a fixation counts after its end; one that fades, until float32 holds nothing of it."""
+    if not model.config.has_resampler or model.config.gaze_encoding != "heatmap_decay":
+        return 0.0
+    return 40 / float(torch.nn.functional.softplus(model.resampler.decay_rate).min())
 
 
 def _check_settings(model, fps, start_s, gaze_lag_s, max_gap_s, budget, policy, has_gaze) -> None:

@@ -3,6 +3,7 @@
 import re
 
 import gradio
+import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -13,6 +14,7 @@ from gazeqwen.inference.explorer import Explorer
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.toyworld.examples import toy_examples
 from gazeqwen.toyworld.trained import ADAPTER_DIR
+from gazeqwen.video_gazeqwen import read_frames
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def uploads(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(examples, uploads):
-    return build(Explorer(ADAPTER_DIR), examples)
+    return build(Explorer(ADAPTER_DIR), examples, own_pace=False)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,29 @@ def test_a_moment_is_a_picture_in_words_too(client, examples):
     files = {"video": handle_file(examples[0].video), "table": handle_file(examples[0].table)}
     picture, said = client.predict(**files, time_s=examples[0].time_s, api_name="/moment")
     assert picture["alt_text"] in said and "fixation 9" in said and picture["value"].endswith(".webp")
+
+
+def test_a_recording_plays_and_is_asked_about_as_far_as_it_was_seen(client, examples, tmp_path):
+    """The first 20 s of an example, at 2 frames per second: the wearer looks at the cucumber from 16 to 19 s."""
+    with pytest.raises(AppError, match="Nothing has been seen yet"):
+        client.predict("What?", "", api_name="/ask_live")
+    frames, _ = read_frames(examples[0].video, np.arange(0, 20.5, 0.5))
+    video = handle_file(write_video(tmp_path / "begin.mp4", frames, fps=2))
+    files = {"video": video, "table": handle_file(examples[0].table)}
+    instructions = "Monitor my gaze and alert me when I gaze on the <cucumber>.\nAlert me when <nothing> appears."
+    job = client.submit(**files, instructions=instructions, api_name="/play")
+    job.result()
+    shown = [outputs for outputs in job.outputs() if "alt_text" in outputs[0]]
+    assert len(shown) == 41 and all(picture["alt_text"] in said for picture, said, _ in shown)
+    assert "At 12.0 s: fixation 9" in shown[24][1] and "not trained on streams" in shown[24][1]
+    assert 'class="raised"' not in shown[20][2] and '<li class="raised">Monitor' in shown[-1][2]
+    assert "&lt;nothing&gt;" in shown[-1][2]
+    said = client.predict("Which object is the user currently gazing at?", "jar\nsponge", api_name="/ask_live")
+    assert "At 20.0 s: Which object" in said and re.search(r"[AB]\. (jar|sponge) \([\d.]+ %\)", said)
+    with pytest.raises(AppError, match="only one option"):
+        client.predict("What?", "box", api_name="/ask_live")
+    with pytest.raises(AppError, match="There is no video yet"):
+        client.submit(**files | {"video": None}, instructions="", api_name="/play").result()
 
 
 def test_without_a_table_the_base_model_answers(client, examples):
@@ -110,7 +135,7 @@ def test_one_question_at_a_time_and_nothing_is_counted_or_kept(page):
     assert page.analytics_enabled is False and page.delete_cache == (600, 3600)
     assert not page.share
     public = {function.api_name for function in page.fns.values() if function.api_visibility == "public"}
-    assert public == {"ask", "moment"}
+    assert public == {"ask", "moment", "play", "ask_live"}
 
 
 def test_uploads_are_deleted_when_the_page_stops(examples, uploads, tmp_path):
@@ -131,7 +156,13 @@ def test_the_page_shows_what_the_model_has(resampler_type, examples, toy_process
     toy_processor.save_pretrained(tmp_path / "a")
     page = build(Explorer(str(tmp_path / "a")), examples)
     tabs = {block.label: block.visible for block in page.blocks.values() if isinstance(block, gradio.Tab)}
-    assert tabs == {"Scanpath": True, "Attention": resampler_type == "attention", "Table": True}
+    assert tabs == {
+        "Ask": True,
+        "Live": True,
+        "Scanpath": True,
+        "Attention": resampler_type == "attention",
+        "Table": True,
+    }
     assert not [block for block in page.blocks.values() if "toy model" in str(getattr(block, "value", ""))]
 
 

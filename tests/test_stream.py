@@ -1,5 +1,6 @@
 """A stream answers as the clip does that is read at the same moment, and forgets each question."""
 
+import re
 from contextlib import contextmanager, nullcontext
 
 import av
@@ -8,19 +9,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import FIXATION_TABLE, write_video
+from support import FIXATION_TABLE, ROOT, VIDEO_ENCODER, perturb, write_video
 
 from gazeqwen.backbones_gazeqwen import FAMILIES, decoder_of
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.evaluation.settings import EvaluationSettings
 from gazeqwen.gaze_sources.fixations import detect_fixations
 from gazeqwen.gaze_sources.samples import GazeSamples
+from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.pipeline.answers import answer_tokens, build_prompt, option_logits
 from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.questions.prompts import chat_message
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.streaming.stream import GazeStream, run_due
+from gazeqwen.toyworld.trained import ADAPTER_DIR
 from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe, StageSettings
 from gazeqwen.video_gazeqwen import Clip, read_clip, sample_times
 
@@ -125,6 +128,34 @@ def test_a_stream_answers_as_the_clip_so_far_does(bases, family, lora):
                 differences.append(abs(whole - base).max())
     assert stream.report.steps == int(times[-1]) and min(differences) > 1e-2  # gaze made a difference
     assert stream.report.late_gaze == stream.report.steps_without_gaze == 0
+
+
+KINDS = {
+    "the paper's": {"gaze_encoding": "coord_pe"},
+    "fading": {"gaze_encoding": "heatmap_decay"},
+    "by duration": {"gaze_encoding": "heatmap_duration"},
+    "one vector": {"resampler_type": "heatmap_vector"},
+    "LoRA alone": {"resampler_type": "none"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_adapter_is_streamed(bases, kind):
+    base = bases("qwen2_5_vl")
+    encoder = None if KINDS[kind].get("resampler_type") == "none" else str(VIDEO_ENCODER)
+    sizes = {"latent_dim": 16, "num_latents": 4, "video_encoder_window": 2}
+    model = GazeQwenForConditionalGeneration.from_base(base.folder, encoder, **sizes, **KINDS[kind])
+    if encoder is None:
+        model.add_lora(rank=2, alpha=4)
+    perturb(model)
+    frames, times = recording()
+    with GazeStream(model, base.processor, fps=FPS) as stream:
+        stream.push_fixation(TABLE, until_s=100)
+        stream.push(frames, times)
+        answer = logits(stream.ask(QUESTION, OPTIONS))
+    clip = clip_at(frames, times, times[-1])
+    np.testing.assert_allclose(answer, offline(model, base.processor, [clip], TABLE), atol=1e-4)
+    assert abs(answer - offline(model, base.processor, [clip], None)).max() > 1e-3
 
 
 @settings(max_examples=6)
@@ -593,3 +624,18 @@ def test_a_model_opens_its_stream(streamed):
     model.config.video_encoder_window = 2
     with model.open_stream(processor, fps=FPS, has_gaze=False) as stream:
         assert isinstance(stream, GazeStream) and stream.now_s is None
+
+
+def test_the_documents_snippet_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "streaming.md").read_text(), flags=re.DOTALL)
+    frames, times = recording(side=112)
+    moments = np.arange(0, 9, 0.02)
+
+    def samples(begin_s: float, end_s: float) -> GazeSamples:
+        own = moments[(moments > begin_s) & (moments <= end_s)]
+        return GazeSamples(own, np.full((len(own), 2), 0.4), np.zeros(len(own), np.int8), "gaze")
+
+    gaze = [samples(*span) for span in zip([-1, *times[:-1]], times, strict=True)]
+    exec(code.replace("ADAPTER", str(ADAPTER_DIR)), {"RECORDING": list(zip(frames, times, gaze, strict=True))})
+    answer, report = capsys.readouterr().out.splitlines()[-2:]
+    assert answer.startswith(("A. lemon (", "B. cheese (")) and "steps=8, questions=1" in report
