@@ -5,10 +5,10 @@ Is a fixated thing found again in later frames of natural video, by a video enco
     python benchmarks/natural_video.py --draw      # fills docs/natural-video.md from the result alone
 
 A place of a frame is matched with the place of a later frame whose feature has the largest cosine similarity. Shown is
-how often that is the same place (to a patch and a half), as it is for whatever did not move much; chance is the share of
-places that lie so near. Compared with the same network with random weights, and with plain pixels of the patch. Also:
-how similar a place is to the same place of the next frame, against a place drawn at random. (That the way back from the
-match ends where it began was tried as a measure: half of the places of pure noise pass it.)
+how often that is the same place (to a patch and a half), as it is for whatever did not move much; chance is the share
+of places that lie so near. Compared with the same network with random weights, and with plain pixels of the patch.
+Also: how similar a place is to the same place of the next frame, against a place drawn at random. (That the way back
+from the match ends where it began was tried as a measure: half of the places of pure noise pass it.)
 """
 
 import argparse
