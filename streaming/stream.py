@@ -176,8 +176,7 @@ class GazeStream:
     @property
     def context(self) -> Context:
         """Return what the decoder has seen. Raises ValueError for a closed stream."""
-        if self._context is None:
-            raise ValueError("the stream is closed")
+        self._check_open()
         return self._context
 
     @property
@@ -244,7 +243,8 @@ class GazeStream:
 
     def _check_open(self) -> None:
         """Raise ValueError for a closed stream."""
-        assert self.context
+        if self._context is None:
+            raise ValueError("the stream is closed")
 
     def _gaze_by(self, kind: type):
         """Return what gaze is pushed to. Raises ValueError where gaze comes in another way, or none was to come."""
