@@ -78,7 +78,7 @@ CSS = """
 .answer .best td div { background: var(--primary-500); }
 .alerts { list-style: none; padding: 0; margin: 0; }
 .alerts li { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 8px 12px; margin: 4px 0; }
-.alerts li span { float: right; }
+.alerts li span { display: block; font-size: 0.85em; }
 .alerts li.raised { background: var(--primary-500); color: white; font-weight: 600; }
 .steps { display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); gap: 12px; }
 .steps figure { margin: 0; max-width: 260px; }

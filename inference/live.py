@@ -16,6 +16,7 @@ from gazeqwen.streaming.video import VideoSource
 from gazeqwen.video_gazeqwen import Clip
 
 _PICTURE_S = 0.2  # of the video: how often a picture is shown
+_PICTURE_PX = 480  # smaller frames are enlarged to up to this width
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class LiveRecording:
     def _shown(self, time_s: float, frame: np.ndarray) -> LiveMoment:
         """Return what is shown of a frame."""
         scanpath, caption = self.recording.scanpath, f"At {time_s:.1f} s"
+        enlarged = max(1, _PICTURE_PX // frame.shape[1])
+        frame = frame.repeat(enlarged, axis=0).repeat(enlarged, axis=1)
         if scanpath is not None:
             frame = draw_gaze(Clip(frame[None], [time_s], time_s - 1, time_s), scanpath, {"overlay"}).frames[0]
             index = scanpath.index_at(time_s)

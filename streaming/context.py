@@ -212,7 +212,8 @@ class Context:
             return False
         tokens, place = self.tokens, self.place
         positions, segments = tokens.positions.clone(), tokens.segments.clone()
-        starts, removed, begin = [], 0, 0
+        starts: list[int] = []
+        removed = begin = 0
         for segment, start in enumerate(place.starts):
             own, is_last = tokens.segments == segment, segment == len(place.starts) - 1
             if not own.any():

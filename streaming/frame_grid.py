@@ -33,7 +33,7 @@ class FrameGrid:
         self.size: tuple[int, int] | None = None  # height, width
         self.repeated = 0  # frames of the grid that show a frame again: nothing newer came in between
         self._on_screen: tuple[np.ndarray, float] | None = None
-        self._waiting: list[tuple[np.ndarray, float]] = []  # from the first frame of `next_step` on
+        self._waiting: tuple[tuple[np.ndarray, float], ...] = ()  # from the first frame of `next_step` on
 
     @property
     def end_of_steps_s(self) -> float:
@@ -102,7 +102,7 @@ class FrameGrid:
             shown = (kept, time_s) if is_new else self._on_screen
             if self._waiting and self._waiting[-1][1] == shown[1]:
                 self.repeated += 1
-            self._waiting.append(shown)
+            self._waiting += (shown,)
             number += 1
         self._on_screen = (frame if kept is None else kept), time_s
         self.now_s = time_s
@@ -117,7 +117,7 @@ class FrameGrid:
 
     def advance(self) -> None:
         """Use up the next step."""
-        del self._waiting[:FRAMES_PER_STEP]
+        self._waiting = self._waiting[FRAMES_PER_STEP:]
         self.next_step += 1
 
     def clips_until(self, time_s: float) -> list[Clip]:
@@ -129,14 +129,14 @@ class FrameGrid:
             return []
         first = self.next_step * FRAMES_PER_STEP
         count = max(grid_frame_at(time_s, self.fps) + 1 - first, 0)
-        frames = self._waiting + [self._on_screen] * max(count - len(self._waiting), 0)
+        frames = self._waiting + (self._on_screen,) * max(count - len(self._waiting), 0)
         starts = range(0, count, FRAMES_PER_STEP)
         return [
             self._clip(frames[start : min(start + FRAMES_PER_STEP, count)], self.next_step + index, time_s)
             for index, start in enumerate(starts)
         ]
 
-    def _clip(self, frames: list[tuple[np.ndarray, float]], step: int, time_s: float) -> Clip:
+    def _clip(self, frames: tuple[tuple[np.ndarray, float], ...], step: int, time_s: float) -> Clip:
         begin_s, end_s = grid_edges_s(step, self.fps), grid_edges_s(step + 1, self.fps)
         times = [shown_s for _, shown_s in frames]
         end_s = max(min(end_s, time_s), times[-1])  # a video's first frame may come after its first steps

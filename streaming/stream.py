@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections import defaultdict
@@ -192,8 +193,9 @@ class GazeStream:
     @contextmanager
     def _kept(self, on_success: bool) -> Iterator[None]:
         """Keep what this block does to what the stream remembers, `on_success`, or nothing of it (`Context.kept`)."""
-        names = ("_windows", "_settled", "_last", "_turns", "_text", "_opened")
+        names = ("_gaze", "_windows", "_settled", "_last", "_turns", "_text", "_opened")
         before, done = {name: getattr(self, name) for name in names}, False
+        before |= {name: copy.copy(getattr(self, name)) for name in ("_grid", "report")}
         try:
             with self.context.kept(on_success):
                 yield
@@ -404,31 +406,30 @@ class GazeStream:
         self._check_open()
         time_s = self._checked_time(time_s)
         tokens = answer_tokens(self.processor.tokenizer, list(answers))
-        if remember:
-            self._settle(wait=False)
-            while self.due:
-                _run([self])
-            if self._last is None:
-                raise ValueError(f"asked to remember at {time_s} s, before the first step is whole")
+        if remember and self._last is None and not self._settled and not self._grid.complete(self.now_s):
+            raise ValueError(f"asked to remember at {time_s} s, before the first step is whole")
+        logits: list[float] = []
         with self._kept(on_success=False):
             self._look(time_s, snap_s)
-            text = self._prompt([*self._turns, _user(prompt, self._in_video)], answer_follows=True)
+            ids = self._following(self._prompt([*self._turns, _user(prompt, self._in_video)], answer_follows=True))
             if answers:
-                found = self.context.text_tokens(self._following(text))[0]
-                logits = option_logits(self.model, self._call_inputs(found), [tokens])[0]
-                probabilities = logits.softmax(-1).tolist()
-                reply = list(answers)[int(logits.argmax())]
+                inputs = self._call_inputs(self.context.text_tokens(ids)[0])
+                logits = option_logits(self.model, inputs, [tokens])[0].tolist()
+                reply = list(answers)[int(np.argmax(logits))]
             else:
-                reply = self._generate(self._following(text), max_new_tokens)
+                reply = self._generate(ids, max_new_tokens)
         if remember:
             self._remember(prompt, reply)
         self.report.questions += 1
-        shared = time_s, {}, self._gaze_until_s, time.perf_counter() - began
-        if not answers:
-            return StreamAnswer(reply, {}, *shared)
-        probabilities = dict(zip(answers.values(), probabilities, strict=True))
-        named = dict(zip(answers.values(), logits.tolist(), strict=True))
-        return StreamAnswer(answers[reply], probabilities, time_s, named, *shared[2:])
+        probabilities = torch.tensor(logits).softmax(-1).tolist()
+        return StreamAnswer(
+            answers.get(reply, reply),
+            dict(zip(answers.values(), probabilities, strict=True)),
+            time_s,
+            dict(zip(answers.values(), logits, strict=True)),
+            self._gaze_until_s,
+            time.perf_counter() - began,
+        )
 
     @property
     def _in_video(self) -> bool:
@@ -476,10 +477,13 @@ class GazeStream:
         return self.processor.batch_decode(output[:, whole.shape[1] :], skip_special_tokens=True)[0].strip()
 
     def _remember(self, prompt: str, reply: str) -> None:
-        """Put a turn and its answer on the end of the cache."""
-        answer = {"role": "assistant", "content": [{"type": "text", "text": reply}]}
-        turns = (*self._turns, _user(prompt, self._in_video), answer)
+        """Put a turn and its answer on the end of the cache, behind all steps that are whole."""
         with self._kept(on_success=True):
+            self._settle(wait=False)
+            while self.due:
+                _run([self])
+            answer = {"role": "assistant", "content": [{"type": "text", "text": reply}]}
+            turns = (*self._turns, _user(prompt, self._in_video), answer)
             self._append_text(self._prompt(list(turns)))
             self._turns, self._opened = turns, False
 
@@ -626,7 +630,7 @@ def _window_steps(model, window: int | None) -> int:
 
 
 def _gaze_memory_s(model) -> float:
-    """Return for how many seconds a fixation counts after its end; one that fades, until float32 holds nothing of it."""
+    """Return for how many seconds a fixation counts after its end: one that fades, as long as float32 can tell."""
     if not model.config.has_resampler or model.config.gaze_encoding != "heatmap_decay":
         return 0.0
     return 40 / float(torch.nn.functional.softplus(model.resampler.decay_rate).min())

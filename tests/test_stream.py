@@ -2,6 +2,7 @@
 
 import re
 from contextlib import contextmanager, nullcontext
+from unittest import mock
 
 import av
 import numpy as np
@@ -514,6 +515,28 @@ def test_an_error_in_the_middle_of_a_step_leaves_nothing_behind(streamed, budget
         each.push(frames[begin:], times[begin:])
     assert_same_state(stream, whole)
     assert logits(stream.ask(QUESTION, OPTIONS)).tolist() == logits(whole.ask(QUESTION, OPTIONS)).tolist()
+
+
+def test_a_turn_that_could_not_be_remembered_ends_no_wait_for_gaze(streamed):
+    """The turn itself fails, behind the answer and the steps that were run for it."""
+    model, processor = streamed
+    frames, times = recording()
+    stream = GazeStream(model, processor, fps=FPS, gaze_lag_s=3.0)
+    stream.push(frames[:20], times[:20])
+    until_s, without_gaze = stream.steps_until_s, stream.report.steps_without_gaze
+    assert until_s < int(times[19])
+    stream._append_text = mock.Mock(side_effect=RuntimeError("out of memory"))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        stream.ask(QUESTION, OPTIONS, remember=True)
+    del stream._append_text
+    assert stream.steps_until_s == until_s and stream.report.steps_without_gaze == without_gaze
+    whole = GazeStream(model, processor, fps=FPS, gaze_lag_s=3.0)
+    whole.push(frames[:20], times[:20])
+    for each in (stream, whole):  # both take gaze for what waited
+        each.push_fixation(TABLE, until_s=100)
+        each.push(frames[20:], times[20:])
+    assert_same_state(stream, whole)
+    assert stream.report == whole.report
 
 
 def test_2000_random_operations_end_where_a_clean_replay_does(streamed):

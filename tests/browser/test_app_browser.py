@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -226,6 +227,29 @@ def test_what_is_no_video_and_what_is_no_question_are_messages(page, files):
     page.all("#ask")[0].click()
     assert page.message() == "There is no video yet: upload one, or choose an example."
     assert "Traceback" not in page.text("body")
+
+
+def test_a_recording_plays_live_alerts_light_up_and_a_question_is_asked_in_between(page, request):
+    next(tab for tab in page.all("[role=tab]") if tab.text == "Live").click()
+    page.until(lambda: page.all("#play")[0].is_displayed())
+    assert not page.all(".alerts li")
+
+    def now_s() -> float:
+        shown = [image for image in page.all("img[alt^='At ']") if image.is_displayed()]
+        return float(shown[0].get_attribute("alt").split()[1])
+
+    page.all("#play")[0].click()
+    page.until(lambda: now_s() > 3)
+    page.type("Its options", "jar\nsponge")
+    page.type("Question about", "Which object is the user currently gazing at?" + Keys.ENTER)
+    said = page.until(lambda: next(e.text for e in page.all(".answer") if e.is_displayed()))
+    asked_s = float(re.match(r"At ([\d.]+) s: Which object", said)[1])
+    assert 3 <= asked_s < 40 and re.search(r"[AB]\. (jar|sponge) \(", said)
+    page.until(lambda: now_s() > asked_s + 1)  # it plays on
+    page.until(lambda: page.all(".alerts li.raised"), 120)
+    assert now_s() >= 16 and page.text(".alerts li.raised").startswith("Monitor my gaze")
+    page.screenshot(request, "app_live.png", whole=True)
+    assert page.overflow() <= 0
 
 
 def test_a_phone_shows_everything_without_scrolling_sideways(browser, address, request):
