@@ -650,7 +650,7 @@ def test_a_model_opens_its_stream(streamed):
 
 
 def test_the_documents_snippet_runs(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "streaming.md").read_text(), flags=re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "streaming.md").read_text(), flags=re.DOTALL)
     frames, times = recording(side=112)
     moments = np.arange(0, 9, 0.02)
 

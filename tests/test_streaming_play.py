@@ -5,7 +5,7 @@ from itertools import chain
 
 import numpy as np
 import pytest
-from support import run_here, write_fixations
+from support import ROOT, run_here, write_fixations, write_video
 from test_stream import FPS, OPTIONS, QUESTION, adapter, logits, recording
 
 from gazeqwen.gaze_sources.samples import GazeSamples
@@ -56,6 +56,19 @@ def test_a_question_is_asked_as_of_its_own_time(streamed):
         assert abs(earlier - expected).max() > 1e-3  # the control: half a second of gaze less is told apart
     assert [moment.time_s for moment in played[:-1]] == times.tolist() and played[-1].answers
     assert sum(moment.steps for moment in played) == stream.report.steps
+
+
+def test_the_document_s_example_runs(streamed, tmp_path, monkeypatch, capsys):
+    frames, times = recording()
+    write_video(tmp_path / "my.mp4", frames, times)
+    rows = [f"{time_s},{x},{y}\n" for time_s, x, y in looks(times[-1])]
+    (tmp_path / "gaze.csv").write_text("".join(["time,x,y\n", *rows]))
+    monkeypatch.chdir(tmp_path)
+    _, code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "streaming.md").read_text(), flags=re.DOTALL)
+    with GazeStream(*streamed, fps=FPS) as stream:
+        exec(code.replace("12.0", "5.0").replace(", own_pace=True", ""), {"stream": stream})
+        assert stream.report.steps_without_gaze == 0 and stream.report.questions > stream.report.steps
+    assert "TimedQuestion(time_s=5.0" in capsys.readouterr().out
 
 
 def test_a_question_after_the_end_is_an_error(streamed):
