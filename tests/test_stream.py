@@ -1,5 +1,6 @@
 """A stream answers as the clip does that is read at the same moment, and forgets each question."""
 
+import json
 import re
 from contextlib import contextmanager, nullcontext
 from unittest import mock
@@ -662,3 +663,16 @@ def test_the_documents_snippet_runs(capsys):
     exec(code.replace("ADAPTER", str(ADAPTER_DIR)), {"RECORDING": list(zip(frames, times, gaze, strict=True))})
     answer, report = capsys.readouterr().out.splitlines()[-2:]
     assert answer.startswith(("A. lemon (", "B. cheese (")) and "steps=8, questions=1" in report
+
+
+def test_the_documents_table_is_the_committed_result():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "stream_toy_cpu.json").read_text())["rows"]
+    shown = "".join(
+        f"| {row['minutes']} | {row['tokens']} | {row['stream']['question_s']:.2f} s | "
+        f"{row['budget']['question_s']:.2f} s | {row['again_s']:.2f} s | {row['decoder_s']:.2f} s | "
+        f"{row['times_faster']:.0f} |\n"
+        for row in rows
+    )
+    assert shown in (ROOT / "docs" / "streaming.md").read_text()
+    ten = next(row for row in rows if row["minutes"] == 10)
+    assert ten["times_faster"] >= 20 and max(row["largest_difference"] for row in rows) < 1e-4
