@@ -77,7 +77,8 @@ class LiveRecording:
         enlarged = max(1, _PICTURE_PX // frame.shape[1])
         frame = frame.repeat(enlarged, axis=0).repeat(enlarged, axis=1)
         if scanpath is not None:
-            frame = draw_gaze(Clip(frame[None], np.array([time_s]), time_s - 1, time_s), scanpath, {"overlay"}).frames[0]
+            clip = Clip(frame[None], np.array([time_s]), time_s - 1, time_s)
+            (frame,) = draw_gaze(clip, scanpath, {"overlay"}).frames
             index = scanpath.index_at(time_s)
             caption += ": no fixation" if index is None else f": fixation {scanpath.ids[index]}"
         return LiveMoment(frame, caption, alerts_html(self.watcher.alerts))
