@@ -676,3 +676,14 @@ def test_the_documents_table_is_the_committed_result():
     assert shown in (ROOT / "docs" / "streaming.md").read_text()
     ten = next(row for row in rows if row["minutes"] == 10)
     assert ten["times_faster"] >= 20 and max(row["largest_difference"] for row in rows) < 1e-4
+
+
+def test_the_documents_accuracies_are_the_committed_result():
+    tables = json.loads((ROOT / "benchmarks" / "results" / "stream_accuracy.json").read_text())
+    text = (ROOT / "docs" / "streaming.md").read_text()
+    for row in tables["window"] + tables["memory"]:
+        cells = []
+        for group in ("past", "present", "proactive"):
+            low, high = row[group]["interval"]
+            cells.append(f"{100 * row[group]['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
+        assert f"| {row['name']} | {' | '.join(cells)} |\n" in text
