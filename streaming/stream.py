@@ -633,7 +633,7 @@ def _gaze_memory_s(model) -> float:
     """Return for how many seconds a fixation counts after its end: one that fades, as long as float32 can tell."""
     if not model.config.has_resampler or model.config.gaze_encoding != "heatmap_decay":
         return 0.0
-    return 40 / float(torch.nn.functional.softplus(model.resampler.decay_rate).min())
+    return 40 / float(torch.nn.functional.softplus(model.resampler.decay_rate.detach()).min())
 
 
 def _check_settings(model, fps, start_s, gaze_lag_s, max_gap_s, budget, policy, has_gaze) -> None:

@@ -246,7 +246,7 @@ def test_adapter_overlay_and_text_see_the_same_snapped_gaze(film, monkeypatch, s
     inputs, prompt = batch.inputs, processor.tokenizer.decode(batch.inputs["input_ids"][0])
     asked_for = pytest.approx((0.7, 0.5), abs=0.02)
     clips = [shown[0]]
-    baseline = BaselineData([question], condition, 0, InputSettings(8, None, 64, snap_s, "reference"))
+    baseline = BaselineData([question], condition, 0, InputSettings(8, None, 64, "spread", snap_s, "reference"))
     item = baseline[0][2]
     clips.append(item.clip)
     for clip in clips:
@@ -269,7 +269,7 @@ def test_adapter_overlay_and_text_are_given_the_place_of_the_control(film, name)
         data = QuestionDataset(ClipCache(processor), [question], condition, seed=4)
         batch = data.collate([data[0]])
         given[control] = batch.inputs["scanpaths"][0][batch.inputs["scanpath_mask"][0]].tolist()
-        item = BaselineData([question], condition, 4, InputSettings(8, None, 64, 1.0, "reference"))[0][2]
+        item = BaselineData([question], condition, 4, InputSettings(8, None, 64, "spread", 1.0, "reference"))[0][2]
         for (x, y, *_), frame in zip(given[control], (item.clip.frames[0], item.clip.frames[-1]), strict=True):
             if min(x, y) > 0.2 and max(x, y) < 0.8:  # the whole ring is in the frame
                 assert ring_of(frame) == pytest.approx((x, y), abs=0.02)
