@@ -237,7 +237,7 @@ def vision_loss(model, heads: Heads, noun_ids: torch.Tensor, batch: dict) -> tup
         "thing": right[full].float().mean().item(),
         "nothing": right[~full].float().mean().item(),
         "marked": ((guess > 0) == truth)[truth].float().mean().item() if truth.any() else 1.0,
-        "not marked": ((guess > 0) == truth)[~truth].float().mean().item(),
+        "not marked": ((guess > 0) == truth)[~truth].float().mean().item() if not truth.all() else 1.0,
     }
 
 
@@ -420,7 +420,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder of the run: backbone/, state/, embeddings.npy")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--clips", type=int, default=12_000, help="clips whose embeddings are kept for the later phases"
+        "--clips", type=int, default=5_000, help="clips whose embeddings are kept for the later phases"
     )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
