@@ -147,5 +147,6 @@ def _logits(stream: GazeStream, asked: _Asked) -> list[float]:
     question, processor = asked.question, stream.processor
     prompt, answers = question.prompt(processor.prompt_style)
     snap_s = processor.snap_s if stream.has_gaze and question.snapped else 0.0
+    stream.wait(asked.end_s)
     answer = stream.ask_prompt(prompt, {each: each for each in answers}, time_s=asked.end_s, snap_s=snap_s)
     return [answer.logits[each] for each in answers]

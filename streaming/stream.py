@@ -150,7 +150,7 @@ class GazeStream:
         self.report = StreamReport()
         self._grid = FrameGrid(fps, start_s, max_gap_s)
         self._gaze: OnlineFixations | _PushedFixations | None = fixations
-        self._gaze_until_s = -math.inf
+        self._gaze_until_s = self._waited_until_s = -math.inf
         needs_features = has_gaze and model.config.has_resampler
         self._window_steps = _window_steps(model, video_encoder_window) if needs_features else 0
         self._gaze_memory_s = _gaze_memory_s(model) if has_gaze else 0.0
@@ -213,6 +213,16 @@ class GazeStream:
         self._check_open()
         self._grid.push(frames, times_s)
         self.report.repeated_frames = self._grid.repeated
+        self._run_own_steps()
+
+    def wait(self, until_s: float) -> None:
+        """
+        Take note that it is `until_s`, seconds of the video, and run the steps that have ended by then: a question at
+        that time then finds them in memory, where it would run the last one for itself. A frame that comes later with
+        an earlier time is on screen from the next time of the grid on. Raises ValueError as `ask` for its time.
+        """
+        self._check_open()
+        self._waited_until_s = max(self._waited_until_s, self._checked_time(until_s))
         self._run_own_steps()
 
     def push_gaze(self, samples: GazeSamples) -> None:
@@ -295,10 +305,13 @@ class GazeStream:
         Settle the next steps that are whole, and whose gaze has come or the wait for it is over; without `wait` it is
         over now. What they see stays what it is, also where running them fails.
         """
-        while self.now_s is not None and self._grid.complete(self.now_s):
+        if self.now_s is None:
+            return
+        now_s = max(self.now_s, self._waited_until_s)
+        while self._grid.complete(now_s):
             end_s = self._grid.end_of_next_s
             is_known = self._gaze_until_s >= end_s - _SAME_TIME_S
-            is_over = not wait or self.now_s >= end_s + self.gaze_lag_s - _SAME_TIME_S
+            is_over = not wait or now_s >= end_s + self.gaze_lag_s - _SAME_TIME_S
             if self.has_gaze and not (is_known or is_over):
                 return
             gaze, step = self._known_gaze(), self._process(self._grid.next_clip())

@@ -199,6 +199,28 @@ def test_questions_at_any_moment_change_nothing(
     assert stream.report.late_gaze == 0 and silent.report.questions == 0
 
 
+def test_waiting_runs_the_step_that_has_ended_and_changes_no_answer(streamed):
+    """A question then finds the step in memory; frames go on, also one whose time lies before what was waited for."""
+    model, processor = streamed
+    frames, times = recording()
+    waiting, other = (GazeStream(model, processor, fps=FPS) for _ in range(2))
+    for stream in (waiting, other):
+        stream.push_fixation(TABLE, until_s=100)
+        stream.push(frames[times < 4.0], times[times < 4.0])
+    waiting.wait(4.0)
+    assert waiting.report.steps == other.report.steps + 1 and waiting.steps_until_s == 4.0
+    for rest in (times < 4.0, times < 6.3, times < 8.0):
+        for stream in (waiting, other):
+            new = rest & (times > stream.now_s)
+            stream.push(frames[new], times[new])
+        moment = max(4.0, waiting.now_s)
+        ours, theirs = (logits(stream.ask(QUESTION, OPTIONS, time_s=moment)) for stream in (waiting, other))
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert waiting.report.steps == other.report.steps
+    with pytest.raises(ValueError, match="time_s: got 2.0, expected the time of the last frame"):
+        waiting.wait(2.0)
+
+
 @pytest.fixture(scope="module")
 def lora_streamed(bases):
     return adapter(bases, lora=True)
