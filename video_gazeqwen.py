@@ -30,7 +30,7 @@ MAX_FRAMES = 64  # of a clip, unless a call says otherwise
 # times that are fixed on the video's clock, so that clips of one video share their frames.
 SAMPLINGS = ("spread", "grid")
 
-_SAME_TIME_S = 1e-6  # rounding of times that are the same
+SAME_TIME_S = 1e-6  # rounding of times that are the same
 
 # Up to this size one thread decodes faster than several: starting them costs more than they save.
 _SMALL_FRAME_PX = 640 * 480
@@ -78,7 +78,7 @@ class Clip:
             raise ValueError(f"{self.source}: timestamps {times.tolist()}, expected finite and not decreasing")
         if not self.start_s < self.end_s:
             raise ValueError(f"{self.source}: clip from {self.start_s} to {self.end_s} s, expected a positive length")
-        if times[-1] > self.end_s + _SAME_TIME_S:
+        if times[-1] > self.end_s + SAME_TIME_S:
             raise ValueError(f"{self.source}: a frame at {times[-1]} s lies after the clip's end, {self.end_s} s")
         object.__setattr__(self, "frames", frames)
         object.__setattr__(self, "timestamps_s", times)
@@ -139,12 +139,12 @@ def grid_edges_s(steps, fps: float, frames_per_step: int = FRAMES_PER_STEP):
 
 def grid_frame_at(time_s: float, fps: float) -> int:
     """Return the number of a grid's last frame that is not later than a time; -1: there is none yet."""
-    return max(math.floor((time_s + _SAME_TIME_S) * fps - 0.5), -1)
+    return max(math.floor((time_s + SAME_TIME_S) * fps - 0.5), -1)
 
 
 def grid_step_at(time_s: float, fps: float, frames_per_step: int = FRAMES_PER_STEP) -> int:
     """Return the number of a grid's temporal step that holds a time, its begin counting to it."""
-    return math.floor((time_s + _SAME_TIME_S) * fps / frames_per_step)
+    return math.floor((time_s + SAME_TIME_S) * fps / frames_per_step)
 
 
 def _grid_frames(start_s: float, end_s: float, fps: float, max_frames: int) -> np.ndarray:
@@ -425,7 +425,7 @@ def _decode_from(container, stream, time_s: float, path: Path):
         frames = _timed(container.decode(stream), path)
         first = next(frames, None)
         # Some formats enter at the decoding time of a keyframe, or behind it: then further back.
-        if begin <= 0 or (first is not None and _time_s(first) <= time_s + _SAME_TIME_S):
+        if begin <= 0 or (first is not None and _time_s(first) <= time_s + SAME_TIME_S):
             break
         back_s = max(1.0, 2 * back_s)
     if first is not None:
@@ -452,7 +452,7 @@ def _decode_at(container, stream, times: np.ndarray, path: Path) -> tuple[np.nda
             current, upcoming = next(decoder, None), next(decoder, None)
             if current is None:
                 raise ValueError(f"{path}: no frame could be decoded from {time_s:.3f} s on")
-        while upcoming is not None and _time_s(upcoming) <= time_s + _SAME_TIME_S:
+        while upcoming is not None and _time_s(upcoming) <= time_s + SAME_TIME_S:
             current, upcoming = upcoming, next(decoder, None)
         if upcoming is None:
             until = float((current.pts + (current.duration or 0)) * current.time_base)

@@ -20,6 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 from tqdm import tqdm
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from gazeqwen.plots.style import save_png
 from gazeqwen.utils.command_line import one_line_errors
@@ -38,14 +39,15 @@ STARTS = (0, 2, 4)  # frames that places are followed from
 GAPS = (1, 2, 4)  # frames later: .2, .4 and .8 s
 NEAR = 1.5  # patches
 PLACES = 200
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def features_of(frames: np.ndarray, encoder, size_px: int = SIZE_PX) -> torch.Tensor:
     """Return unit features (frames, places, D) of frames (n, H, W, 3); without an encoder the patch's pixels."""
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
     pixels = F.interpolate(pixels, (size_px, size_px), mode="bicubic", antialias=True).clamp(0, 1)
-    pixels = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    pixels = (pixels - torch.tensor(IMAGENET_DEFAULT_MEAN)[:, None, None]) / torch.tensor(IMAGENET_DEFAULT_STD)[
+        :, None, None
+    ]
     if encoder is None:
         tokens = F.unfold(pixels, PATCH_PX, stride=PATCH_PX).transpose(1, 2)
     else:

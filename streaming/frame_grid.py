@@ -6,14 +6,13 @@ import numpy as np
 
 from gazeqwen.video_gazeqwen import (
     FRAMES_PER_STEP,
+    SAME_TIME_S,
     Clip,
     grid_edges_s,
     grid_frame_at,
     grid_step_at,
     grid_times_s,
 )
-
-_SAME_TIME_S = 1e-6  # rounding of times that are the same
 
 
 class FrameGrid:
@@ -74,7 +73,7 @@ class FrameGrid:
     def _check_times(self, times: np.ndarray) -> None:
         first = self.start_s if self.now_s is None else self.now_s
         before = np.concatenate([[first], times[:-1]])
-        not_later = times <= before + _SAME_TIME_S
+        not_later = times <= before + SAME_TIME_S
         if self.now_s is None:  # what is on screen at the start may have come before it
             not_later[0] = False
         for problem, expected in (
@@ -96,7 +95,7 @@ class FrameGrid:
         kept = None
         while number <= due:
             shown_at = grid_times_s(number, self.fps)
-            is_new = self._on_screen is None or time_s <= shown_at + _SAME_TIME_S
+            is_new = self._on_screen is None or time_s <= shown_at + SAME_TIME_S
             if is_new and kept is None:
                 kept = frame.copy()
             shown = (kept, time_s) if is_new else self._on_screen
@@ -109,7 +108,7 @@ class FrameGrid:
 
     def complete(self, time_s: float) -> bool:
         """Return whether the next step has all its frames and has ended by a time."""
-        return len(self._waiting) >= FRAMES_PER_STEP and self.end_of_next_s <= time_s + _SAME_TIME_S
+        return len(self._waiting) >= FRAMES_PER_STEP and self.end_of_next_s <= time_s + SAME_TIME_S
 
     def next_clip(self) -> Clip:
         """Return the next step, which is complete, as a clip of its own."""

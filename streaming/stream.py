@@ -21,9 +21,7 @@ from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.streaming.context import POLICIES, Context, Place, Tokens, merged, split_last
 from gazeqwen.streaming.fixations import OnlineFixations
 from gazeqwen.streaming.frame_grid import FrameGrid
-from gazeqwen.video_gazeqwen import Clip
-
-_SAME_TIME_S = 1e-6  # rounding of times that are the same
+from gazeqwen.video_gazeqwen import SAME_TIME_S, Clip
 
 
 @dataclass(frozen=True)
@@ -248,7 +246,7 @@ class GazeStream:
         rows = fixations if isinstance(fixations, Scanpath) else Scanpath.from_array(fixations)
         gaze.push(rows)
         self._gaze = gaze
-        self.report.late_gaze += int((rows.begin_s < self._gaze_used_s - _SAME_TIME_S).sum())
+        self.report.late_gaze += int((rows.begin_s < self._gaze_used_s - SAME_TIME_S).sum())
         known = rows.end_s.tolist() if until_s is None else [until_s]
         self._gaze_until_s = max([self._gaze_until_s, *known])
         self._run_own_steps()
@@ -310,8 +308,8 @@ class GazeStream:
         now_s = max(self.now_s, self._waited_until_s)
         while self._grid.complete(now_s):
             end_s = self._grid.end_of_next_s
-            is_known = self._gaze_until_s >= end_s - _SAME_TIME_S
-            is_over = not wait or now_s >= end_s + self.gaze_lag_s - _SAME_TIME_S
+            is_known = self._gaze_until_s >= end_s - SAME_TIME_S
+            is_over = not wait or now_s >= end_s + self.gaze_lag_s - SAME_TIME_S
             if self.has_gaze and not (is_known or is_over):
                 return
             gaze, step = self._known_gaze(), self._process(self._grid.next_clip())
@@ -455,7 +453,7 @@ class GazeStream:
         if now_s is None:
             raise ValueError("asked before the first frame")
         time_s = now_s if time_s is None else time_s
-        if not now_s - _SAME_TIME_S <= time_s <= now_s + self._grid.max_gap_s:
+        if not now_s - SAME_TIME_S <= time_s <= now_s + self._grid.max_gap_s:
             raise ValueError(
                 f"time_s: got {time_s}, expected the time of the last frame, {now_s} s, or up to "
                 f"{self._grid.max_gap_s:g} s later"

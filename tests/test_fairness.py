@@ -47,13 +47,11 @@ def test_a_scanpath_that_tells_is_found_out(questions):
     """Positive control: alerts that are due where gaze had rested for long before, as often as not."""
     asked = questions[GTA]
     rested = [
-        scanpath_features(recording, clip_of(recording, GTA, time_s), -1)[6]
+        [scanpath_features(recording, clip_of(recording, GTA, time_s), -1)[6] for time_s, _ in q.points]
         for _, recording, q in asked
-        for time_s, _ in q.points
     ]
-    middle, biased = np.median(rested), []
-    for name, recording, q in asked:
-        spent = [scanpath_features(recording, clip_of(recording, GTA, time_s), -1)[6] for time_s, _ in q.points]
+    middle, biased = np.median(np.concatenate(rested)), []
+    for (name, recording, q), spent in zip(asked, rested, strict=True):
         points = [(time_s, bool(s > middle)) for (time_s, _), s in zip(q.points, spent, strict=True)]
         biased.append((name, recording, replace(q, points=points)))
     assert not at_chance(accuracy(biased, GTA, "scanpath"))

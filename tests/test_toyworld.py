@@ -71,7 +71,7 @@ OF_OBJECTS = (EASY, HARD, NFI, OTP, FAP)  # options are objects, and gaze alone 
 def world():
     """500 recordings without their pictures, and the questions of each task: {task: [(recording, question)]}."""
     made = {f"{i}.mp4": make_video(5, "train", i) for i in range(VIDEOS)}
-    chosen = choose(5, "train", {name: questions for name, (_, questions) in made.items()}, per_task=4)
+    chosen = choose(5, "train", made, per_task=4)
     recordings = {name: recording for name, (recording, _) in made.items()}
     return recordings, {task: [(recordings[name], q) for name, q in pairs] for task, pairs in chosen.items()}
 
@@ -501,7 +501,7 @@ def test_the_ringed_twin_asks_the_same_of_clips_with_a_ring(tmp_path):
                 ]
     assert sorted(map(str, asked[0])) == sorted(map(str, asked[1])) and len(asked[0]) > 10
     recording, questions = make_video(1, "test", 0)
-    of_task = choose(1, "test", {"toy-test-0000.mp4": questions}, 3)
+    of_task = choose(1, "test", {"toy-test-0000.mp4": (recording, questions)}, 3)
     name, _, view = ringed_clips("toy-test-0000", recording, [q for pairs in of_task.values() for _, q in pairs])[0]
     frames, times = read_frames(rings / "videos/original_video" / name, view.frame_times_s)
     assert np.allclose(times, view.frame_times_s, atol=2e-3)

@@ -174,8 +174,7 @@ def accuracy(asked: list[Asked], task: str, reader: str, folds: int = 5) -> dict
 def make_questions(kind: str, seed: int, videos: int, per_task: int = 2) -> dict[str, list[Asked]]:
     """Return each task's questions about so many videos of a world, chosen as those of its training split are."""
     made = {f"{i}": make_video(seed, "train", i, kind) for i in tqdm(range(videos), desc="videos", mininterval=5)}
-    strictly = made["0"][0].scene.strictly_fair
-    chosen = choose(seed, "train", {name: asked for name, (_, asked) in made.items()}, per_task, strictly=strictly)
+    chosen = choose(seed, "train", made, per_task)
     return {task: [(name, made[name][0], q) for name, q in pairs] for task, pairs in chosen.items()}
 
 

@@ -50,25 +50,25 @@ def _deck(rng: np.random.Generator, count: int, places: int) -> list[int]:
 def choose(
     seed: int,
     split: str,
-    videos: dict[str, list[ToyQuestion]],
+    videos: dict[str, tuple[Recording, list[ToyQuestion]]],
     per_task: int,
     most: int | None = None,
-    strictly: bool = False,
 ) -> dict[str, list[tuple[str, ToyQuestion]]]:
     """
     Return, per task, (video's name, question) pairs with the options in their final order: the right letter is each as
     often as the others. At most `per_task` questions of a video, and `most` answers (test points count one each) in
-    all. `strictly`: of a world that is strictly fair, whose alerts are due as often as not at all times.
+    all. Alerts of a world that is strictly fair are due as often as not at all times.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), 2**31])
+    strictly_fair = any(recording.scene.strictly_fair for recording, _ in videos.values())
     chosen = {}
     for task in TASK_NAMES:
         pairs = []
-        for name, questions in videos.items():
+        for name, (_, questions) in videos.items():
             of_task = [q for q in questions if q.task == task]
             pairs += [(name, of_task[i]) for i in sorted(rng.permutation(len(of_task))[:per_task])]
-        if strictly:
-            pairs = even_points(rng, pairs) if any(q.points for _, q in pairs) else pairs
+        if strictly_fair and any(q.points for _, q in pairs):
+            pairs = even_points(rng, pairs)
         if most is not None:
             order, count, kept = rng.permutation(len(pairs)), 0, []
             for i in order:
@@ -183,9 +183,7 @@ def generate(
     with tqdm(total=sum(counts.values()), desc="toy world", unit="video", disable=not progress) as bar:
         for split, count in counts.items():
             made = {f"toy-{split}-{index:04d}.mp4": make_video(seed, split, index, kind) for index in range(count)}
-            questions = {name: questions for name, (_, questions) in made.items()}
-            strictly = any(recording.scene.strictly_fair for recording, _ in made.values())
-            chosen = choose(seed, split, questions, per_task, most and most[SPLITS.index(split)], strictly)
+            chosen = choose(seed, split, made, per_task, most and most[SPLITS.index(split)])
             for name, (recording, _) in made.items():
                 asked = [q for pairs in chosen.values() for video, q in pairs if video == name]
                 clips, views = [(name, q) for q in asked], {name: None}

@@ -49,7 +49,7 @@ def measure(model, processor, seed: int, videos: int = 150, most: int = 120) -> 
     """
     other = WORDINGS[0]
     made = {f"{i}": make_video(10_000 + seed, "test", i) for i in range(videos)}
-    chosen = choose(10_000 + seed, "test", {name: asked for name, (_, asked) in made.items()}, 3, most)
+    chosen = choose(10_000 + seed, "test", made, 3, most)
     results: dict[str, dict] = {}
     for task, pairs in chosen.items():
         items = defaultdict(list)
