@@ -276,7 +276,7 @@ TINY = (
 
 
 def test_pretraining_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
-    """Stopped in every phase: the weights are those of one go, bit by bit, and nearly all of them learn."""
+    """Stopped in every phase, and between two embeddings: the weights are those of one go, and nearly all learn."""
     monkeypatch.setattr(pretrain.Run.train, "__defaults__", (1,))  # keep every step
     whole = pretrain.pretrain(tmp_path / "whole", 0, 3, 1, TINY, workers=0)
     before, _ = make_backbone(0, "kitchen")
@@ -296,6 +296,20 @@ def test_pretraining_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
         monkeypatch.setattr(pretrain.Run, "save", stopping)
         with pytest.raises(Stop):
             pretrain.pretrain(stopped, 0, 3, 1, TINY, workers=0)
+        if steps == 1:
+            embed, embedded = pretrain.ClipEmbeddings.__getitem__, []
+
+            def stopping_to_embed(pixels, number):
+                if len(embedded) == 2:
+                    raise Stop
+                embedded.append(number)
+                return embed(pixels, number)
+
+            monkeypatch.setattr(pretrain.Run, "save", save)
+            monkeypatch.setattr(pretrain.ClipEmbeddings, "__getitem__", stopping_to_embed)
+            with pytest.raises(Stop):
+                pretrain.pretrain(stopped, 0, 3, 1, TINY, workers=0)
+            embedded[:] = embedded[:1]  # one more: the third, and no other, is left
     monkeypatch.setattr(pretrain.Run, "save", save)
     resumed = pretrain.pretrain(stopped, 0, 3, 1, TINY, workers=0)
     for (name, one), other in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):

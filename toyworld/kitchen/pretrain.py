@@ -373,18 +373,24 @@ class Run:
 
     @torch.no_grad()
     def embed_clips(self, count: int) -> Path:
-        """Write the tower's embeddings of `count` clips, float16 (clips, STEPS * 64, hidden), unless that was done."""
+        """
+        Write the tower's embeddings of `count` clips, float16 (clips, STEPS * 64, hidden), unless that was done. Clips
+        that a stopped run embedded are not embedded again: no embedding is all zeros, as rows not yet written are.
+        """
         path = self.out / "embeddings.npy"
         if path.exists():
             return path
         hidden = self.model.config.text_config.hidden_size
         partial = path.with_suffix(".partial.npy")
         shape = (count, STEPS * STEP_TOKENS, hidden)
-        array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
-        pixels = ClipEmbeddings(self.seed, count, self.processor.video_processor)
+        begun = partial.exists() and np.load(partial, mmap_mode="r").shape == shape
+        array = np.lib.format.open_memmap(partial, mode="r+" if begun else "w+", dtype=np.float16, shape=shape)
+        left = [number for number in range(count) if not array[number, -1].any()]
+        pixels = torch.utils.data.Subset(ClipEmbeddings(self.seed, count, self.processor.video_processor), left)
         loader = DataLoader(pixels, batch_size=None, **self._workers(2))
+        bar = tqdm(loader, desc="embeddings", unit="clip", initial=count - len(left), total=count, mininterval=10)
         grid, started = torch.tensor([GRID_THW]), time.monotonic()
-        for number, patches in enumerate(tqdm(loader, desc="embeddings", unit="clip", mininterval=10)):
+        for number, patches in zip(left, bar, strict=True):
             array[number] = self.model.model.visual(patches, grid_thw=grid).pooler_output.numpy()
         array.flush()
         partial.rename(path)
