@@ -52,7 +52,7 @@ class AdapterFilesMixin(_Model):
     ) -> "AdapterFilesMixin":
         """
         A new adapter on a base model and a video encoder, each a Hub id or a folder; the rest configures gaze. With
-        `resampler_type="none"` no video encoder is needed.
+        `resampler_type="none"` or `resampler_features="base_model"` no video encoder is needed.
         """
         config = GazeQwenConfig(
             base_model_name_or_path=absolute_if_folder(base_model),
@@ -81,7 +81,7 @@ class AdapterFilesMixin(_Model):
             **base_kwargs,
         )
         video_encoder = None
-        if config.has_resampler:
+        if config.has_video_encoder:
             video_encoder = load_video_encoder(
                 config.video_encoder_name_or_path,
                 config.load_video_encoder_config(**hub_kwargs),

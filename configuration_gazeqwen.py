@@ -14,6 +14,7 @@ logger = logging.get_logger(__name__)
 
 GAZE_ENCODINGS = ("foveated", "coord_pe", "heatmap_decay", "heatmap_duration")
 RESAMPLER_TYPES = ("attention", "heatmap_vector", "none")
+RESAMPLER_FEATURES = ("video_encoder", "base_model")
 FIXATION_WEIGHTINGS = ("share", "centre")
 
 
@@ -51,6 +52,9 @@ class GazeQwenConfig(PreTrainedConfig):
         resampler_type: `"attention"`, the resampler, or `"heatmap_vector"`, the baseline without one: a heatmap times
             one learned vector per layer; or `"none"`: no residuals and no video encoder. With LoRA this is the control
             of which gaze only switches LoRA on, whatever the scanpath holds; without, the base model.
+        resampler_features: what the resampler sees of the video: `"video_encoder"`, features of a second network
+            (paper), or `"base_model"`, the embeddings that the base model's own vision tower makes of the video. Then
+            there is no video encoder to load or to run.
         gaze_encoding: `"foveated"`, position-aware, or `"coord_pe"`, the paper's equation 2, or its Table 2's
             `"heatmap_decay"` and `"heatmap_duration"`. Foveated is the default because equation 2 adds the same
             vector to every visual key, so that gaze cannot favour the tokens near the fixation.
@@ -85,6 +89,7 @@ class GazeQwenConfig(PreTrainedConfig):
     video_encoder_name_or_path: str | None = None
     video_encoder_revision: str | None = None
     resampler_type: str = "attention"
+    resampler_features: str = "video_encoder"
     gaze_encoding: str = "foveated"
     fixation_weighting: str | None = None
     gaze_coordinate_scale: float = 1.0
@@ -111,6 +116,12 @@ class GazeQwenConfig(PreTrainedConfig):
         _check(self.gaze_encoding in GAZE_ENCODINGS, "gaze_encoding", self.gaze_encoding, f"one of {GAZE_ENCODINGS}")
         _check(
             self.resampler_type in RESAMPLER_TYPES, "resampler_type", self.resampler_type, f"one of {RESAMPLER_TYPES}"
+        )
+        _check(
+            self.resampler_features in RESAMPLER_FEATURES,
+            "resampler_features",
+            self.resampler_features,
+            f"one of {RESAMPLER_FEATURES}",
         )
         _check(
             self.fixation_weighting in (None, *FIXATION_WEIGHTINGS),
@@ -147,6 +158,12 @@ class GazeQwenConfig(PreTrainedConfig):
             "video_encoder_window",
             window,
             "a positive number of temporal steps, or None",
+        )
+        _check(
+            window is None or self.resampler_features == "video_encoder",
+            "video_encoder_window",
+            window,
+            "None: there is no video encoder, resampler_features is 'base_model'",
         )
         _check(
             self.gaze_encoding != "coord_pe" or self.latent_dim % 4 == 0,
@@ -189,13 +206,18 @@ class GazeQwenConfig(PreTrainedConfig):
 
     @property
     def has_resampler(self) -> bool:
-        """Return whether there are residuals, which need the video encoder."""
+        """Return whether there are residuals."""
         return self.resampler_type != "none"
+
+    @property
+    def has_video_encoder(self) -> bool:
+        """Return whether residuals are made from features of a second network."""
+        return self.has_resampler and self.resampler_features == "video_encoder"
 
     def sources(self) -> dict[str, str | None]:
         """Return where the frozen models come from, ids or folders, by the name of the setting."""
         names = ["base_model_name_or_path"]
-        if self.has_resampler:
+        if self.has_video_encoder:
             names.append("video_encoder_name_or_path")
         return {name: getattr(self, name) for name in names}
 
@@ -229,6 +251,12 @@ class GazeQwenConfig(PreTrainedConfig):
                 self.video_encoder_name_or_path, revision=self.video_encoder_revision or "main", **hub_kwargs
             )
         return self.video_encoder_config
+
+    def feature_dim(self) -> int:
+        """Return the width of what the resampler sees of a visual token."""
+        if self.resampler_features == "base_model":
+            return self.get_text_config().hidden_size
+        return self.load_video_encoder_config().hidden_size
 
     def resolved_position_convention(self) -> str:
         """`position_convention`, or that of the base model's config, or "qwen"."""

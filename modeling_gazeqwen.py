@@ -48,7 +48,8 @@ class GazeQwenForConditionalGeneration(
 ):
     """
     `backbone` (an untouched base model of one of `FAMILIES`), `video_encoder` and `resampler`. The first two are
-    frozen and never saved. With `resampler_type` `none` there is no `video_encoder` (None), and `resampler` is empty.
+    frozen and never saved. There is no `video_encoder` (None) where the resampler sees the base model's own embeddings
+    (`resampler_features` `base_model`), nor with `resampler_type` `none`, where `resampler` is empty.
 
     Built from a bare config, backbone and encoder have random weights; `from_pretrained` loads a trained adapter and
     both by id and revision; `from_base` starts a new adapter on them. Without gaze (`scanpaths=None`) the model is
@@ -79,7 +80,7 @@ class GazeQwenForConditionalGeneration(
         self.backbone.requires_grad_(False)
         decoder_of(self.backbone).register_forward_pre_hook(add_video_deepstack, with_kwargs=True)
         self.video_encoder = None
-        if config.has_resampler:
+        if config.has_video_encoder:
             self.video_encoder = video_encoder or build_video_encoder(config.load_video_encoder_config())
             self.video_encoder.requires_grad_(False).eval()
         self._hooks = DecoderHooks()
@@ -221,6 +222,7 @@ class GazeQwenForConditionalGeneration(
 
     def _factors(self, video_grid_thw: torch.Tensor, inputs: dict, **kwargs):
         gaze, grids = {name: inputs.get(name) for name in GAZE_INPUTS}, self.token_grids(video_grid_thw)
+        self._see_own_embeddings(gaze, video_grid_thw, inputs.get("video_embeds"), inputs.get("pixel_values_videos"))
         check_gaze_inputs(None, grids, self._feature_dim, self._frames_per_step, gaze)
         every = torch.ones(len(grids), dtype=torch.bool)
         return self.resampler.factors(*self._resampler_inputs(gaze, every, grids), **kwargs)
@@ -278,9 +280,11 @@ class GazeQwenForConditionalGeneration(
             "has_scanpath": has_scanpath,
             "step_spans_s": step_spans_s,
         }
-        if video_embeds is not None:
-            if input_ids is None or pixel_values_videos is not None:
-                raise ValueError("video_embeds need input_ids, and come in place of pixel_values_videos")
+        if video_embeds is not None and (input_ids is None or pixel_values_videos is not None):
+            raise ValueError("video_embeds need input_ids, and come in place of pixel_values_videos")
+        video_embeds = self._see_own_embeddings(gaze, video_grid_thw, video_embeds, pixel_values_videos)
+        if video_embeds is not None and input_ids is not None:
+            pixel_values_videos = None
             inputs_embeds, deepstack = self._input_embeds(input_ids, video_embeds)
             if deepstack is not None:
                 kwargs["video_deepstack"] = deepstack
@@ -334,13 +338,15 @@ class GazeQwenForConditionalGeneration(
         """
         Run the base model's `generate` with the residuals added to the prompt's video tokens. Takes the gaze inputs of
         `forward` beside everything that the base model's `generate` takes. On a filled `past_key_values`, `input_ids`
-        are the whole prompt or, with an `attention_mask` that is longer, what comes after the cache.
+        are the whole prompt or, with an `attention_mask` that is longer, what comes after the cache. Where the
+        resampler sees the base model's own embeddings, the vision tower runs twice: transformers takes pixels alone.
         """
         input_ids = inputs if inputs is not None else kwargs.get("input_ids")
         gaze = {name: kwargs.pop(name, None) for name in GAZE_INPUTS}
         cache, mask, start = kwargs.get("past_key_values"), kwargs.get("attention_mask"), 0
         if input_ids is not None and mask is not None and mask.shape[1] > input_ids.shape[1]:
             start = cache_length(cache)
+        self._see_own_embeddings(gaze, kwargs.get("video_grid_thw"), None, kwargs.get("pixel_values_videos"))
         has_gaze = kwargs.pop("has_gaze", None)
         injection = self._prepare_injection(
             input_ids, kwargs.get("inputs_embeds"), kwargs.get("video_grid_thw"), gaze, has_gaze, cache, start

@@ -362,7 +362,7 @@ class GazeResampler(_Residuals):
         self.num_injection_layers = len(config.resolved_injection_layers())
         num_layers = 1 if config.share_resampler else self.num_injection_layers
         dim, num_latents = config.latent_dim, config.num_latents
-        feature_dim = config.load_video_encoder_config().hidden_size
+        feature_dim = config.feature_dim()
         hidden_size = config.get_text_config().hidden_size
 
         self.latents = nn.Parameter(torch.empty(num_layers, num_latents, dim))

@@ -77,7 +77,7 @@ class FrozenVideoMixin:
 
     @property
     def _feature_dim(self) -> int | None:
-        return None if self.video_encoder is None else self.video_encoder.config.hidden_size
+        return self.config.feature_dim() if self.config.has_resampler else None
 
     def _encode_video(self, pixel_values: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
         """
@@ -146,7 +146,11 @@ class FrozenVideoMixin:
         patches. Raises ValueError without a video encoder, or for another number of frames than the grids need.
         """
         if self.video_encoder is None:
-            raise ValueError("this model has no video encoder: its resampler_type is 'none'")
+            config = self.config
+            raise ValueError(
+                f"this model has no video encoder: its resampler_type is {config.resampler_type!r}, its "
+                f"resampler_features {config.resampler_features!r}"
+            )
         grids = self.token_grids(video_grid_thw)
         check_frames(video_encoder_pixel_values, grids, self._frames_per_step)
         return self._encode_video(video_encoder_pixel_values, grids)
@@ -166,6 +170,37 @@ class FrozenVideoMixin:
         # One tensor per video, or, as DeepStack maps in transformers 5.17, of all videos.
         parts = [part if isinstance(part, torch.Tensor) else torch.cat(list(part)) for part in parts]
         return torch.cat(parts, dim=-1)
+
+    def _see_own_embeddings(
+        self,
+        gaze: dict[str, torch.Tensor | None],
+        video_grid_thw: torch.Tensor | None,
+        video_embeds: torch.Tensor | None,
+        pixel_values_videos: torch.Tensor | None,
+    ) -> torch.Tensor | None:
+        """
+        Put the embeddings of the videos into the `GAZE_INPUTS` as their features, if the resampler sees these and
+        there is a scanpath; features that are there already stay. Return the embeddings (`embed_video`), or
+        `video_embeds` where nothing is put. Raises ValueError for a scanpath without its video.
+        """
+        own = self.config.has_resampler and not self.config.has_video_encoder
+        if not own or gaze["scanpaths"] is None or gaze["video_encoder_features"] is not None:
+            return video_embeds
+        if video_grid_thw is None or (video_embeds is None and pixel_values_videos is None):
+            raise ValueError(
+                "scanpaths need video_grid_thw, and video_embeds or pixel_values_videos: resampler_features is "
+                f"{self.config.resampler_features!r}"
+            )
+        if video_embeds is None:
+            video_embeds = self.embed_video(pixel_values_videos, video_grid_thw)
+        hidden, grids = self.config.feature_dim(), self.token_grids(video_grid_thw)
+        shape = (len(grids), int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max()), hidden)
+        features = video_embeds.new_zeros(shape)
+        videos = video_embeds[:, :hidden].split(grids.prod(-1).tolist())
+        for row, video, (steps, height, width) in zip(features, videos, grids.tolist(), strict=True):
+            row[:steps, : height * width] = video.unflatten(0, (steps, height * width))
+        gaze["video_encoder_features"] = features
+        return video_embeds
 
     def _input_embeds(
         self, input_ids: torch.Tensor, video_embeds: torch.Tensor

@@ -158,15 +158,15 @@ def ask(
 
 def _encode_clip(model, processor, clip: Clip, with_gaze: bool, with_options: bool) -> dict[str, torch.Tensor]:
     """Return `process_clip`'s output with what is frozen computed once, for both answers."""
-    with_gaze = with_gaze and model.config.has_resampler
-    processed = processor.process_clip(clip, for_video_encoder=with_gaze)
+    encoded = with_gaze and model.config.has_video_encoder
+    processed = processor.process_clip(clip, for_video_encoder=encoded)
     grid = processed["video_grid_thw"][None].to(model.device)
-    if with_gaze:
+    if encoded:
         pixels = processed.pop("video_encoder_pixel_values")[None].to(model.device)
         processed["video_encoder_features"] = model.encode_video(pixels, grid)[0]
-        if with_options:  # `generate` takes pixels alone
-            pixels = processed.pop("pixel_values_videos").to(model.device)
-            processed["video_embeds"] = model.embed_video(pixels, grid)
+    if with_gaze and with_options:  # `generate` takes pixels alone
+        pixels = processed.pop("pixel_values_videos").to(model.device)
+        processed["video_embeds"] = model.embed_video(pixels, grid)
     return processed
 
 

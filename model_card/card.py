@@ -113,6 +113,7 @@ def render_model_card(
         source=repository or "path/to/this/folder",
         weights=weight_counts(folder, config),
         has_resampler=config.has_resampler,
+        has_video_encoder=config.has_video_encoder,
         has_lora=config.has_lora,
         results=[result_section(group) for group in groups],
         validation=validation and validation_section(validation, run.recipe),

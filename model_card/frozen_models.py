@@ -70,7 +70,7 @@ def license_of(base: str, toy: bool) -> tuple[dict[str, str], str]:
 
 def uses_vjepa(config: GazeQwenConfig, toy: bool) -> bool:
     """Return whether the encoder is V-JEPA. Others are timm's, and the toy world's, which was never trained."""
-    return config.has_resampler and not toy and "dinov2" not in config.video_encoder_name_or_path.lower()
+    return config.has_video_encoder and not toy and "dinov2" not in config.video_encoder_name_or_path.lower()
 
 
 def frozen_models_table(config: GazeQwenConfig, toy: bool) -> Table:
@@ -78,7 +78,7 @@ def frozen_models_table(config: GazeQwenConfig, toy: bool) -> Table:
     base, encoder = config.base_model_name_or_path, config.video_encoder_name_or_path
     _, license_words = license_of(base, toy)
     rows = [["base model", base, config.base_model_revision, license_words]]
-    if config.has_resampler:
+    if config.has_video_encoder:
         words = "see below" if uses_vjepa(config, toy) else "see its own card"
         if toy:
             words = "Apache-2.0, with the code: random weights"

@@ -58,7 +58,7 @@ def stream_settings(model, processor, fps: float | None = None, window: int | No
     otherwise, and a note on what of it was not trained so: adapters of whole clips have no causal window.
     """
     notes = []
-    if window is None and model.config.has_resampler:
+    if window is None and model.config.has_video_encoder:
         window = model.config.video_encoder_window
         if window is None:
             window = WINDOW

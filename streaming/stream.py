@@ -149,7 +149,7 @@ class GazeStream:
         self._grid = FrameGrid(fps, start_s, max_gap_s)
         self._gaze: OnlineFixations | _PushedFixations | None = fixations
         self._gaze_until_s = self._waited_until_s = -math.inf
-        needs_features = has_gaze and model.config.has_resampler
+        needs_features = has_gaze and model.config.has_video_encoder
         self._window_steps = _window_steps(model, video_encoder_window) if needs_features else 0
         self._gaze_memory_s = _gaze_memory_s(model) if has_gaze else 0.0
         self._windows: tuple[torch.Tensor, ...] = ()  # the encoder's frames of the last steps

@@ -138,16 +138,17 @@ KINDS = {
     "by duration": {"gaze_encoding": "heatmap_duration"},
     "one vector": {"resampler_type": "heatmap_vector"},
     "LoRA alone": {"resampler_type": "none"},
+    "own embeddings": {"resampler_features": "base_model", "video_encoder_window": None},
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_adapter_is_streamed(bases, kind):
     base = bases("qwen2_5_vl")
-    encoder = None if KINDS[kind].get("resampler_type") == "none" else str(VIDEO_ENCODER)
-    sizes = {"latent_dim": 16, "num_latents": 4, "video_encoder_window": 2}
-    model = GazeQwenForConditionalGeneration.from_base(base.folder, encoder, **sizes, **KINDS[kind])
-    if encoder is None:
+    encoder = None if kind in ("LoRA alone", "own embeddings") else str(VIDEO_ENCODER)
+    sizes = {"latent_dim": 16, "num_latents": 4, "video_encoder_window": 2} | KINDS[kind]
+    model = GazeQwenForConditionalGeneration.from_base(base.folder, encoder, **sizes)
+    if kind == "LoRA alone":
         model.add_lora(rank=2, alpha=4)
     perturb(model)
     frames, times = recording()

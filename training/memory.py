@@ -255,7 +255,7 @@ class _Sizes:
         if config.resampler_type == "heatmap_vector":
             return batch * (4 * (tokens + layers * steps * hidden) + added)
         own, latents, dim = 1 if config.share_resampler else layers, config.num_latents, config.latent_dim
-        values = tokens * (self.width + own * (dim + latents * (2 * config.num_blocks + 1)))
+        values = tokens * (config.feature_dim() + own * (dim + latents * (2 * config.num_blocks + 1)))
         values += steps * own * 16 * latents * dim * config.num_blocks
         values += steps * layers * latents * hidden
         return batch * (4 * values + added)

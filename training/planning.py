@@ -120,7 +120,7 @@ def plan(recipe: Recipe, num_processes: int = 1) -> Plan:
     training = splits[data.train_split]
     everything = [question for questions in splits.values() for question in questions]
 
-    cache = ClipCache(processor, data.cache, for_video_encoder=model.config.has_resampler)
+    cache = ClipCache(processor, data.cache, for_video_encoder=model.config.has_video_encoder)
     gaze = Condition.parse(data.gaze)
     drawings = []
     for questions in splits.values():
@@ -199,7 +199,7 @@ def config_of(recipe: Recipe) -> GazeQwenConfig:
     )
     with _reading("model.base_model", model.base_model):
         config.load_backbone_config()
-    if config.has_resampler:
+    if config.has_video_encoder:
         with _reading("model.video_encoder", model.video_encoder):
             config.load_video_encoder_config()
     return config

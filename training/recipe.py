@@ -21,7 +21,8 @@ class ModelSettings:
     """
     Name the frozen models, and how clips, gaze and questions are put to them: arguments of GazeQwenProcessor, with its
     defaults. `dtype`: of the base model, `auto` as it was saved. `load_in_4bit` needs bitsandbytes: the base model in
-    NF4, what is computed in bfloat16. Without a resampler there is no `video_encoder`.
+    NF4, what is computed in bfloat16. Without a resampler, or with `resampler_features` of the base model, there is no
+    `video_encoder`.
     """
 
     base_model: str = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -49,6 +50,7 @@ class AdapterSettings:
     """
 
     resampler_type: str = GazeQwenConfig.resampler_type
+    resampler_features: str = GazeQwenConfig.resampler_features
     gaze_encoding: str = GazeQwenConfig.gaze_encoding
     fixation_weighting: str | None = GazeQwenConfig.fixation_weighting
     gaze_coordinate_scale: float = GazeQwenConfig.gaze_coordinate_scale
@@ -162,6 +164,12 @@ class Recipe:
                 )
             if self.compile:
                 raise ValueError("compile: there is no resampler to compile, adapter.resampler_type is 'none'")
+        elif self.adapter.resampler_features == "base_model":
+            if self.model.video_encoder:
+                raise ValueError(
+                    f"model.video_encoder: got {self.model.video_encoder!r}, expected it empty: with "
+                    "adapter.resampler_features 'base_model' there is no video encoder"
+                )
         elif not self.model.video_encoder:
             raise ValueError("model.video_encoder is empty, expected an id or a folder")
         if not self.data.dataset:
