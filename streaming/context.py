@@ -79,7 +79,7 @@ class Place:
 class Context:
     """
     Hold a cache of `model`'s decoder for one prompt, its `tokens` and `place`. What is given to the model comes from
-    `text_inputs` and `step_positions`; after the model's call on the cache, `extend` says what it holds now.
+    `text_tokens` and `step_tokens`; after the model's call on the cache, `extend` says what it holds now.
     """
 
     model: torch.nn.Module
@@ -138,14 +138,20 @@ class Context:
         return tokens, Place(place.next + len(ids), (*place.starts, place.next))
 
     def step_tokens(
-        self, ids: torch.Tensor, grid_thw: torch.Tensor, seconds_per_step: float, step: int, ranks: torch.Tensor
+        self,
+        place: Place,
+        ids: torch.Tensor,
+        grid_thw: torch.Tensor,
+        seconds_per_step: float,
+        step: int,
+        ranks: torch.Tensor,
     ) -> tuple[Tokens, Place]:
         """
-        Return a temporal step's `ids` (L,), with the text that tells its time where the family has it, as the next
-        tokens, and the place after them. `grid_thw` (3,): the step's grid of patches; `ranks` (N,): of its visual
+        Return a temporal step's `ids` (L,), with the text that tells its time where the family has it, as the tokens
+        at a place, and the place after them. `grid_thw` (3,): the step's grid of patches; `ranks` (N,): of its visual
         tokens.
         """
-        config, place = self.model.backbone.config, self.place
+        config = self.model.backbone.config
         types = token_types(config, ids[None])
         seconds = torch.tensor([seconds_per_step], dtype=torch.float32)
         positions, _ = trained_positions(config, types, None, None, grid_thw[None], seconds)

@@ -1,4 +1,4 @@
-"""Detect fixations in gaze samples as they arrive, by the same rule as in a whole recording."""
+"""Fixations as they arrive: detected in gaze samples by the same rule as in a whole recording, or told."""
 
 import copy
 import math
@@ -216,4 +216,24 @@ class OnlineFixations:
         return True
 
 
-__all__ = ["OnlineFixations"]
+class PushedFixations:
+    """Hold fixations that are told, in whatever order: `until` cuts them as a clip that ends there does."""
+
+    def __init__(self, table: np.ndarray | None = None):
+        self.table = np.zeros((0, 4)) if table is None else table
+
+    def push(self, scanpath: Scanpath) -> None:
+        """Take further fixations."""
+        table = np.concatenate([self.table, scanpath.table])
+        self.table = table[np.argsort(table[:, 2], kind="stable")]
+
+    def fork(self, since_s: float) -> "PushedFixations":
+        """Return those that end after `since_s`."""
+        return PushedFixations(self.table[self.table[:, 2] + self.table[:, 3] / 2 > since_s])
+
+    def until(self, time_s: float, since_s: float) -> Scanpath:
+        """Return what of them lies between the two times, seconds of the video."""
+        return Scanpath(self.table, np.arange(len(self.table))).clip(since_s, time_s)
+
+
+__all__ = ["OnlineFixations", "PushedFixations"]

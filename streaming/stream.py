@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,9 +17,10 @@ from gazeqwen.gaze_sources.samples import GazeSamples
 from gazeqwen.pipeline.answers import Answer, answer_tokens, build_prompt, option_logits
 from gazeqwen.questions.prompts import chat_message
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.streaming.context import POLICIES, Context, Place, Tokens, merged, split_last
-from gazeqwen.streaming.fixations import OnlineFixations
+from gazeqwen.streaming.context import POLICIES, Context, Tokens
+from gazeqwen.streaming.fixations import OnlineFixations, PushedFixations
 from gazeqwen.streaming.frame_grid import FrameGrid
+from gazeqwen.streaming.steps import PlacedStep, Step, append_steps, encode_steps, place_steps
 from gazeqwen.video_gazeqwen import SAME_TIME_S, Clip
 
 
@@ -54,44 +54,6 @@ class StreamReport:
     late_gaze: int = 0
     steps_without_gaze: int = 0
     repeated_frames: int = 0
-
-
-@dataclass(frozen=True)
-class _Step:
-    """
-    Hold a temporal step as what `collate` takes, `processed`. `begin_s`, `end_s`: its span, the end as far as it has
-    come; `windows`: the encoder's frames of the steps of its window, its own the last.
-    """
-
-    number: int
-    begin_s: float
-    end_s: float
-    processed: dict[str, torch.Tensor]
-    windows: tuple[torch.Tensor, ...]
-
-
-# A step, and the fixations that it sees.
-_Seen = tuple[_Step, Scanpath | None]
-
-
-class _PushedFixations:
-    """Hold fixations that are told, in whatever order: `until` cuts them as a clip that ends there does."""
-
-    def __init__(self, table: np.ndarray | None = None):
-        self.table = np.zeros((0, 4)) if table is None else table
-
-    def push(self, scanpath: Scanpath) -> None:
-        """Take further fixations."""
-        table = np.concatenate([self.table, scanpath.table])
-        self.table = table[np.argsort(table[:, 2], kind="stable")]
-
-    def fork(self, since_s: float) -> _PushedFixations:
-        """Return those that end after `since_s`."""
-        return _PushedFixations(self.table[self.table[:, 2] + self.table[:, 3] / 2 > since_s])
-
-    def until(self, time_s: float, since_s: float) -> Scanpath:
-        """Return what of them lies between the two times, seconds of the video."""
-        return Scanpath(self.table, np.arange(len(self.table))).clip(since_s, time_s)
 
 
 class GazeStream:
@@ -147,14 +109,14 @@ class GazeStream:
         self.max_pixels, self.runs_steps = max_pixels, runs_steps
         self.report = StreamReport()
         self._grid = FrameGrid(fps, start_s, max_gap_s)
-        self._gaze: OnlineFixations | _PushedFixations | None = fixations
+        self._gaze: OnlineFixations | PushedFixations | None = fixations
         self._gaze_until_s = self._waited_until_s = -math.inf
         needs_features = has_gaze and model.config.has_video_encoder
         self._window_steps = _window_steps(model, video_encoder_window) if needs_features else 0
         self._gaze_memory_s = _gaze_memory_s(model) if has_gaze else 0.0
         self._windows: tuple[torch.Tensor, ...] = ()  # the encoder's frames of the last steps
-        self._settled: tuple[_Seen, ...] = ()  # steps with their gaze, which nothing changes any more, before they run
-        self._last: tuple[_Step, Place] | None = None  # the last step in the cache, and the place before it
+        self._settled: tuple[Step, ...] = ()  # those that nothing changes any more, before they run
+        self._last: PlacedStep | None = None  # in the cache
         self._context: Context | None = Context(model)
         self._turns: tuple[dict, ...] = ()  # messages of the conversation that the cache holds
         self._text = ""  # the prompt that the cache holds, each video one token
@@ -242,7 +204,7 @@ class GazeStream:
         waited for them. Gaze is then known up to `until_s`, by default the end of the last fixation. They may come
         before their time: a step sees what lies before its end.
         """
-        gaze = self._gaze_by(_PushedFixations)
+        gaze = self._gaze_by(PushedFixations)
         rows = fixations if isinstance(fixations, Scanpath) else Scanpath.from_array(fixations)
         gaze.push(rows)
         self._gaze = gaze
@@ -270,12 +232,12 @@ class GazeStream:
         """Return the time up to which gaze is settled."""
         return self.steps_until_s if self._grid.next_step > self._grid.first_step else -math.inf
 
-    def _known_gaze(self) -> OnlineFixations | _PushedFixations | None:
+    def _known_gaze(self) -> OnlineFixations | PushedFixations | None:
         """Return a fork of the gaze that is known, of what the last step in memory or a later one can see."""
         if not self.has_gaze:
             return None
-        begin_s = self._grid.start_s if self._last is None else self._last[0].begin_s
-        gaze = self._gaze or _PushedFixations()
+        begin_s = self._grid.start_s if self._last is None else self._last.step.begin_s
+        gaze = self._gaze or PushedFixations()
         gaze = gaze.fork(self._gaze_since_s(begin_s))
         if isinstance(gaze, OnlineFixations) and gaze.frame_size is None:
             gaze.frame_size = self._grid.size[::-1]
@@ -285,12 +247,12 @@ class GazeStream:
         """Return the time from which on fixations count in a step that begins at `begin_s`."""
         return begin_s - self._gaze_memory_s
 
-    def _seen(self, gaze, step: _Step, snap_s: float = 0.0) -> Scanpath | None:
-        """Return the fixations that a step sees of a gaze, the one that begins within `snap_s` of its end snapped."""
+    def _with_gaze(self, step: Step, gaze, snap_s: float = 0.0) -> Step:
+        """Return a step with the fixations that it sees, the one that begins within `snap_s` of its end snapped."""
         if gaze is None:
-            return None
+            return step
         scanpath = gaze.until(step.end_s + snap_s, self._gaze_since_s(step.begin_s))
-        return scanpath.snap(step.end_s, step.begin_s, snap_s) if snap_s else scanpath
+        return replace(step, scanpath=scanpath.snap(step.end_s, step.begin_s, snap_s) if snap_s else scanpath)
 
     # ------------------------------------------------------------ temporal steps
     @property
@@ -313,7 +275,7 @@ class GazeStream:
             if self.has_gaze and not (is_known or is_over):
                 return
             gaze, step = self._known_gaze(), self._process(self._grid.next_clip())
-            self._settled += ((step, self._seen(gaze, step)),)
+            self._settled += (self._with_gaze(step, gaze),)
             self._windows = step.windows
             self._gaze = gaze if self._gaze is not None else None
             self.report.steps_without_gaze += self.has_gaze and not is_known
@@ -325,7 +287,7 @@ class GazeStream:
         while self.runs_steps and self.due:
             _run([self])
 
-    def _process(self, clip: Clip) -> _Step:
+    def _process(self, clip: Clip) -> Step:
         """Return a step that is a clip of its own, the next one in the cache."""
         processor, frames_per_step = self.processor, self.processor.video_processor.temporal_patch_size
         processed = processor.process_clip(clip, self._window_steps > 0, self.max_pixels)
@@ -340,7 +302,7 @@ class GazeStream:
             windows = (*self._windows, processed.pop("video_encoder_pixel_values"))[-self._window_steps :]
         begin_s, end_s = clip.step_spans_s(frames_per_step)[0].tolist()
         processed["scanpath_begin_s"] = self._gaze_since_s(float(processed["step_spans_s"][0, 0]))
-        return _Step(round(begin_s * clip.grid_fps / frames_per_step), begin_s, end_s, processed, windows)
+        return Step(round(begin_s * clip.grid_fps / frames_per_step), begin_s, end_s, processed, windows)
 
     def _open_video(self) -> None:
         """Put what stands before a video into the cache: the system prompt, or the begin of a turn."""
@@ -464,18 +426,18 @@ class GazeStream:
 
     def _look(self, time_s: float, snap_s: float) -> None:
         """Put the steps as they are at a time on the end of the cache; with `snap_s` the last one anew."""
-        for step, scanpath in self._settled:
-            _append_steps([(self, step, scanpath)])
+        for step in self._settled:
+            _append([(self, [step])])
         gaze, clips = self._known_gaze(), self._grid.clips_until(time_s)
         if snap_s and not clips and self._last is not None:
-            step, place = self._last
-            self.context.without_last(int((self.context.tokens.steps == step.number).sum()), place)
-            _append_steps([(self, step, self._seen(gaze, step, snap_s))])
+            step, begin = self._last.step, self._last.begin
+            self.context.without_last(int((self.context.tokens.steps == step.number).sum()), begin)
+            _append([(self, [self._with_gaze(step, gaze, snap_s)])])
         for index, clip in enumerate(clips):
             step = self._process(clip)
             self._windows = step.windows
             is_last = index == len(clips) - 1
-            _append_steps([(self, step, self._seen(gaze, step, snap_s if is_last else 0.0))])
+            _append([(self, [self._with_gaze(step, gaze, snap_s if is_last else 0.0)])])
 
     def _generate(self, ids: torch.Tensor, max_new_tokens: int) -> str:
         """Return what the model says after a question's `ids` (L,) on the end of the cache."""
@@ -519,7 +481,7 @@ def _run(streams: list[GazeStream]) -> None:
     with ExitStack() as stack:
         for stream in streams:
             stack.enter_context(stream._kept(on_success=True))
-        _append_steps([(stream, *stream._settled[0]) for stream in streams])
+        _append([(stream, stream._settled[:1]) for stream in streams])
         for stream in streams:
             budget = stream.budget
             forgotten.append(0 if budget is None else stream.context.forget(budget, stream.policy))
@@ -530,93 +492,19 @@ def _run(streams: list[GazeStream]) -> None:
         stream.report.forgotten += count
 
 
-def _append_steps(batch: list[tuple[GazeStream, _Step, Scanpath | None]]) -> None:
-    """Put a step of each stream, with the fixations that it sees, on the end of its cache."""
-    for stream, _, _ in batch:
+def _append(rows: Sequence[tuple[GazeStream, Sequence[Step]]]) -> None:
+    """Run steps of each stream on the end of its cache, in which a video is then open."""
+    for stream, _ in rows:
         if not stream._opened:
             stream._open_video()
-    _encode([(stream, step) for stream, step, _ in batch])
-    groups = defaultdict(list)
-    for entry in batch:
-        stream, step, _ = entry
-        groups[stream.has_gaze, len(_step_ids(stream, step))].append(entry)
-    for group in groups.values():
-        _append_group(group)
-
-
-def _encode(steps: list[tuple[GazeStream, _Step]]) -> None:
-    """Put what the frozen networks make of steps in the place of their pixels, together for all streams."""
-    model = steps[0][0].model
-    waiting = [step.processed for _, step in steps if "video_embeds" not in step.processed]
-    if waiting:
-        grids = torch.stack([processed["video_grid_thw"] for processed in waiting]).to(model.device)
-        pixels = torch.cat([processed.pop("pixel_values_videos") for processed in waiting]).to(model.device)
-        embeds = model.embed_video(pixels, grids).split(model.token_grids(grids).prod(-1).tolist())
-        for processed, own in zip(waiting, embeds, strict=True):
-            processed["video_embeds"] = own
-    groups = defaultdict(list)
-    for _, step in steps:
-        if step.windows and "video_encoder_features" not in step.processed:
-            groups[len(step.windows), tuple(step.processed["video_grid_thw"].tolist())].append(step)
-    for group in groups.values():
-        windows = torch.stack([torch.cat(step.windows) for step in group]).to(model.device)
-        features = model.encode_last_step(windows, group[0].processed["video_grid_thw"])
-        for step, own in zip(group, features, strict=True):
-            step.processed["video_encoder_features"] = own
-
-
-def _step_ids(stream: GazeStream, step: _Step) -> list[int]:
-    """Return the ids of a step in a prompt."""
-    return stream.processor.tokenizer.encode(stream.processor.video_text(step.processed), add_special_tokens=False)
-
-
-def _append_group(group: list[tuple[GazeStream, _Step, Scanpath | None]]) -> None:
-    """Put steps of equally many tokens, all with gaze or all without, on the ends of their streams' caches."""
-    streams = [stream for stream, _, _ in group]
-    model, processor = streams[0].model, streams[0].processor
-    inputs = processor.collate(
-        [processor.video_token] * len(group),
-        [step.processed for _, step, _ in group],
-        [scanpath for _, _, scanpath in group] if streams[0].has_gaze else None,
-    )
-    following = []
-    for (stream, step, scanpath), ids in zip(group, inputs["input_ids"], strict=True):
-        processed, height_width = step.processed, model.token_grids(step.processed["video_grid_thw"][None])[0, 1:]
-        seconds, ranks = float(processed["second_per_grid_ts"]), _ranks(scanpath, *height_width.tolist())
-        grid = processed["video_grid_thw"]
-        following.append(stream.context.step_tokens(ids, grid, seconds, step.number, ranks))
-    contexts, length = [stream.context for stream in streams], inputs["input_ids"].shape[1]
-    cache, mask = merged(contexts)
-    del inputs["mm_token_type_ids"]
-    if len(group) == 1:
-        del inputs["attention_mask"]
-    else:
-        inputs["attention_mask"] = torch.cat([mask, inputs["attention_mask"]], dim=1)
-    inputs["position_ids"] = torch.stack([tokens.positions for tokens, _ in following], dim=1)
-    if model.has_lora:
-        inputs["has_gaze"] = torch.full((len(group),), streams[0].has_gaze)
-    model(**inputs.to(model.device), past_key_values=cache, use_cache=True, logits_to_keep=1)
-    split_last(cache, contexts, length)
-    for (stream, step, _), (tokens, place) in zip(group, following, strict=True):
-        stream._last = step, stream.context.place
-        stream.context.extend(tokens, place)
+    stream = rows[0][0]
+    encode_steps(stream.model, [step for _, steps in rows for step in steps])
+    placed = [place_steps(stream.processor, stream.context, steps) for stream, steps in rows]
+    append_steps(stream.processor, [(stream.context, own) for (stream, _), own in zip(rows, placed, strict=True)])
+    for (stream, _), own in zip(rows, placed, strict=True):
+        stream._last = own[-1]
         if not stream._in_video:
-            stream._text += processor.video_token
-
-
-def _ranks(scanpath: Scanpath | None, height: int, width: int) -> torch.Tensor:
-    """
-    Return the rank (N,) of a step's visual tokens by their distance from its fixations, 0 the nearest; without any
-    fixation that of the farthest.
-    """
-    count = height * width
-    if scanpath is None or not len(scanpath):
-        return torch.full((count,), count)
-    rows, columns = np.divmod(np.arange(count), width)
-    across = columns + 0.5 - scanpath.table[:, 0, None] * width
-    down = rows + 0.5 - scanpath.table[:, 1, None] * height
-    nearest = torch.from_numpy((across**2 + down**2).min(0))
-    return nearest.argsort(stable=True).argsort()
+            stream._text += stream.processor.video_token
 
 
 def _user(text: str, with_video: bool) -> dict:
