@@ -17,7 +17,7 @@ from transformers import (
 from .positions_gazeqwen import IMAGE, VIDEO, next_positions, rope_index
 
 # Inputs of a model that tell the positions of images and videos.
-VISUAL_INPUTS = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+VISUAL_INPUTS = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts", "kept_tokens")
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,15 @@ class VideoDeepstack:
     is_video: torch.Tensor
     maps: list[torch.Tensor]
 
+    def repeated(self, batch_size: int) -> "VideoDeepstack":
+        """Return the maps of a batch in which each prompt is repeated to fill `batch_size`, its repeats in a row."""
+        repeats = batch_size // len(self.is_video)
+        if repeats == 1:
+            return self
+        counts = self.is_video.sum(-1).tolist()
+        maps = [torch.cat([part for own in each.split(counts) for part in [own] * repeats]) for each in self.maps]
+        return VideoDeepstack(self.is_video.repeat_interleave(repeats, 0), maps)
+
 
 def add_video_deepstack(decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     """
@@ -203,6 +212,7 @@ def trained_positions(
     image_grid_thw: torch.Tensor | None = None,
     video_grid_thw: torch.Tensor | None = None,
     second_per_grid_ts: torch.Tensor | None = None,
+    kept_tokens: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Return positions (3, B, L) and deltas (B, 1), see `rope_index`, of prompts with token types (B, L), as the base
@@ -212,10 +222,13 @@ def trained_positions(
     images, videos = (None if grid is None else token_grids(config, grid) for grid in (image_grid_thw, video_grid_thw))
     if videos is not None and family.seconds_in_text:
         steps = videos[:, 0]
+        if kept_tokens is not None:  # each step is a video of its own
+            is_step = torch.arange(kept_tokens.shape[1], device=steps.device) < steps[:, None]
+            kept_tokens = kept_tokens.to(steps.device)[is_step][:, None]
         videos = torch.cat([torch.ones_like(steps)[:, None], videos[:, 1:]], dim=1).repeat_interleave(steps, 0)
     tokens_per_second = config.vision_config.tokens_per_second if family.seconds_in_positions else None
     seconds = second_per_grid_ts if family.seconds_in_positions else None
-    return rope_index(types, attention_mask, images, videos, seconds, tokens_per_second)
+    return rope_index(types, attention_mask, images, videos, seconds, tokens_per_second, kept_tokens)
 
 
 def positions_of(config: PreTrainedConfig, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -251,14 +264,21 @@ def positions_after(
         attention_mask = attention_mask[:, -types.shape[1] :] if attention_mask.dim() == 2 else None
     if convention == "qwen" or not has_vision:
         positions, _ = trained_positions(backbone.config, types, attention_mask, **visual)
+    elif visual.get("kept_tokens") is not None:
+        raise ValueError(
+            "kept_tokens need position_convention 'qwen', got 'transformers', which does not define the positions of "
+            "prompts with a part of a video's tokens"
+        )
     elif start:
         raise ValueError(
             "a video or an image in a later chunk needs position_ids: position_convention is 'transformers', which "
             "does not define them"
         )
     else:
+        left_out = {"kept_tokens"}
         if not family_of(backbone.config).seconds_in_positions:
-            visual = {name: value for name, value in visual.items() if name != "second_per_grid_ts"}
+            left_out.add("second_per_grid_ts")
+        visual = {name: value for name, value in visual.items() if name not in left_out}
         positions, _ = backbone.model.get_rope_index(
             torch.zeros_like(types), mm_token_type_ids=types, attention_mask=attention_mask, **visual
         )

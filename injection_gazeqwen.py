@@ -9,6 +9,8 @@ from functools import partial
 import torch
 from torch import nn
 
+from .backbones_gazeqwen import VideoDeepstack
+from .positions_gazeqwen import tokens_of_grids
 from .resampler_gazeqwen import ResidualFactors, check_scanpath_times
 from .video_encoders_gazeqwen import check_frames
 
@@ -148,11 +150,13 @@ class CallState(threading.local):
     Args:
         injection: of the running forward or generate.
         lora_gate: of the running attention layer.
+        deepstack: of the running generate's prompts, until the decoder has it.
         gaze_enabled: False within `gaze_disabled`.
     """
 
     injection: GazeInjection | None = None
     lora_gate: torch.Tensor | None = None
+    deepstack: VideoDeepstack | None = None
     gaze_enabled = True
 
     def __reduce__(self):
@@ -192,18 +196,25 @@ class DecoderHooks:
             self._handles.pop().remove()
 
     @contextmanager
-    def during(self, injection: GazeInjection | None):
+    def during(self, injection: GazeInjection | None, deepstack: VideoDeepstack | None = None):
         """
-        Within this context the decoder's layers receive `injection`, unless the hooks are detached: in this thread,
-        and until a context within this one takes over.
+        Within this context the decoder's layers receive `injection`, unless the hooks are detached, and its first call
+        `deepstack`: in this thread, and until a context within this one takes over.
         """
         state = self.state
-        outer = state.injection, state.lora_gate
-        state.injection, state.lora_gate = injection if self.attached else None, None
+        outer = state.injection, state.lora_gate, state.deepstack
+        state.injection, state.lora_gate, state.deepstack = injection if self.attached else None, None, deepstack
         try:
             yield
         finally:
-            state.injection, state.lora_gate = outer
+            state.injection, state.lora_gate, state.deepstack = outer
+
+    def hand_deepstack(self, decoder, args, kwargs):
+        """Hand the `deepstack` of `during` to the decoder, once. A forward pre-hook, before `add_video_deepstack`."""
+        deepstack, self.state.deepstack = self.state.deepstack, None
+        if deepstack is None:
+            return None
+        return args, {**kwargs, "video_deepstack": deepstack.repeated(len(kwargs["inputs_embeds"]))}
 
     @property
     def gaze_enabled(self) -> bool:
@@ -252,20 +263,27 @@ def videos_with_scanpath(gaze: dict[str, torch.Tensor | None], grids: torch.Tens
     return has_scanpath.to(grids.device).bool()
 
 
-def rows_of_prompts(is_video: torch.Tensor, grids: torch.Tensor, has_scanpath: torch.Tensor) -> torch.Tensor:
+def rows_of_prompts(
+    is_video: torch.Tensor, grids: torch.Tensor, has_scanpath: torch.Tensor, kept_tokens: torch.Tensor | None = None
+) -> torch.Tensor:
     """
     Return, for each position of the prompts, its row among the residuals of the videos with gaze, padded to
     (V', T, N); -1 for text, images and videos without gaze. `is_video` (B, L) marks the video tokens of all videos in
-    their order, `grids` (V, 3) = T, H, W, `has_scanpath` (V,) -> (B, L).
+    their order, `grids` (V, 3) = T, H, W, `has_scanpath` (V,), `kept_tokens` (V, T, N) those in the prompts, None for
+    all -> (B, L).
     """
     rows = torch.full_like(is_video, -1, dtype=torch.long)
     if not has_scanpath.any():
         return rows
     gazed = grids[has_scanpath]
-    step = torch.arange(int(gazed[:, 0].max()), device=grids.device)
-    token = torch.arange(int(gazed[:, 1:].prod(-1).max()), device=grids.device)
-    is_token = (step < gazed[:, :1])[:, :, None] & (token < gazed[:, 1:].prod(-1, keepdim=True))[:, None]
-    with_gaze = torch.repeat_interleave(has_scanpath, grids.prod(-1))  # (tokens,)
+    steps, tokens = int(gazed[:, 0].max()), int(gazed[:, 1:].prod(-1).max())
+    is_token = tokens_of_grids(gazed, (len(gazed), steps, tokens))
+    counts = grids.prod(-1)
+    if kept_tokens is not None:
+        kept_tokens = kept_tokens.to(grids.device)
+        is_token &= kept_tokens[has_scanpath][:, :steps, :tokens]
+        counts = kept_tokens.flatten(1).sum(-1)
+    with_gaze = torch.repeat_interleave(has_scanpath, counts)  # (tokens,)
     of_tokens = torch.full_like(with_gaze, -1, dtype=torch.long)
     of_tokens[with_gaze] = is_token.flatten().nonzero().squeeze(-1)
     rows[is_video] = of_tokens
@@ -300,17 +318,18 @@ def check_gaze_inputs(
     feature_dim: int | None,
     frames_per_step: int,
     gaze: dict[str, torch.Tensor | None],
+    kept_tokens: torch.Tensor | None = None,
 ) -> None:
     """
     Raise ValueError unless the `GAZE_INPUTS` in `gaze` fit the (V, 3) token grids, naming what is there and expected.
     `is_video` (B, L) marks the video tokens of the prompts, None where there are no prompts. A model without a video
-    encoder, `feature_dim` None, needs no features of it.
+    encoder, `feature_dim` None, needs no features of it. `kept_tokens` (V, T, N): those in the prompts, None for all.
     """
-    if is_video is not None and int(is_video.sum()) != int(grids.prod(-1).sum()):
-        raise ValueError(
-            f"the prompts hold {int(is_video.sum())} video tokens, video_grid_thw stands for "
-            f"{int(grids.prod(-1).sum())}"
-        )
+    count, names = int(grids.prod(-1).sum()), "video_grid_thw stands"
+    if kept_tokens is not None:
+        count, names = int(kept_tokens.sum()), "kept_tokens stand"
+    if is_video is not None and int(is_video.sum()) != count:
+        raise ValueError(f"the prompts hold {int(is_video.sum())} video tokens, {names} for {count}")
     videos, steps, tokens = len(grids), int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max())
     scanpaths, spans = gaze["scanpaths"], gaze["step_spans_s"]
     pixels, features = gaze["video_encoder_pixel_values"], gaze["video_encoder_features"]

@@ -78,12 +78,13 @@ class GazeQwenForConditionalGeneration(
             backbone = family_of(backbone_config).model_class(backbone_config)
         self.backbone = backbone
         self.backbone.requires_grad_(False)
-        decoder_of(self.backbone).register_forward_pre_hook(add_video_deepstack, with_kwargs=True)
+        self._hooks = DecoderHooks()
+        for hook in (self._hooks.hand_deepstack, add_video_deepstack):
+            decoder_of(self.backbone).register_forward_pre_hook(hook, with_kwargs=True)
         self.video_encoder = None
         if config.has_video_encoder:
             self.video_encoder = video_encoder or build_video_encoder(config.load_video_encoder_config())
             self.video_encoder.requires_grad_(False).eval()
-        self._hooks = DecoderHooks()
         self.attach_gaze()
         for layer in config.dead_injection_layers():
             logger.warning(
@@ -153,6 +154,7 @@ class GazeQwenForConditionalGeneration(
         has_gaze=None,
         cache=None,
         start: int = 0,
+        kept_tokens: torch.Tensor | None = None,
     ) -> GazeInjection | None:
         """
         Return what the call adds, from its `GAZE_INPUTS`; None where nothing has to be added or switched off.
@@ -169,9 +171,9 @@ class GazeQwenForConditionalGeneration(
         if with_scanpaths:
             grids = self.token_grids(video_grid_thw).to(input_ids.device)  # (V, 3)
             is_video = input_ids == self.backbone.config.video_token_id  # (B, L)
-            check_gaze_inputs(is_video, grids, self._feature_dim, self._frames_per_step, gaze)
+            check_gaze_inputs(is_video, grids, self._feature_dim, self._frames_per_step, gaze, kept_tokens)
             has_scanpath = videos_with_scanpath(gaze, grids)
-            rows = rows_of_prompts(is_video, grids, has_scanpath)
+            rows = rows_of_prompts(is_video, grids, has_scanpath, kept_tokens)
             with_gaze = (rows >= 0).any(-1)
             if has_scanpath.any() and self.config.has_resampler:
                 factors = self.resampler.factors(*self._resampler_inputs(gaze, has_scanpath, grids))
@@ -252,6 +254,7 @@ class GazeQwenForConditionalGeneration(
         has_scanpath: torch.BoolTensor | None = None,
         step_spans_s: torch.FloatTensor | None = None,
         has_gaze: torch.BoolTensor | None = None,
+        kept_tokens: torch.BoolTensor | None = None,
         **kwargs,
     ):
         """
@@ -269,6 +272,8 @@ class GazeQwenForConditionalGeneration(
             has_gaze: (B,), for prompts given in chunks on one `past_key_values`: True where a chunk, this one or a
                 later one, has a scanpath. Needed with LoRA from the first chunk on if the scanpath comes with a later
                 one; else the cache remembers it. A chunk takes the gaze inputs of its own videos, each video whole.
+            kept_tokens: (V, T, N), which visual tokens `input_ids` hold (`choose_tokens`); default all. Of the others
+                the decoder knows nothing. All other inputs are those of the whole videos, `video_embeds` too.
 
         Raises ValueError, with both numbers, for shapes and counts that do not fit each other.
         """
@@ -283,17 +288,20 @@ class GazeQwenForConditionalGeneration(
         if video_embeds is not None and (input_ids is None or pixel_values_videos is not None):
             raise ValueError("video_embeds need input_ids, and come in place of pixel_values_videos")
         video_embeds = self._see_own_embeddings(gaze, video_grid_thw, video_embeds, pixel_values_videos)
+        if kept_tokens is not None and video_embeds is None and pixel_values_videos is not None:
+            video_embeds = self.embed_video(pixel_values_videos, video_grid_thw)
         if video_embeds is not None and input_ids is not None:
             pixel_values_videos = None
-            inputs_embeds, deepstack = self._input_embeds(input_ids, video_embeds)
+            inputs_embeds, deepstack = self._input_embeds(input_ids, video_embeds, video_grid_thw, kept_tokens)
             if deepstack is not None:
                 kwargs["video_deepstack"] = deepstack
         start = cache_length(past_key_values)
         injection = self._prepare_injection(
-            input_ids, inputs_embeds, video_grid_thw, gaze, has_gaze, past_key_values, start
+            input_ids, inputs_embeds, video_grid_thw, gaze, has_gaze, past_key_values, start, kept_tokens
         )
         if position_ids is None:
-            visual = dict(zip(VISUAL_INPUTS, (image_grid_thw, video_grid_thw, second_per_grid_ts), strict=True))
+            values = (image_grid_thw, video_grid_thw, second_per_grid_ts, kept_tokens)
+            visual = dict(zip(VISUAL_INPUTS, values, strict=True))
             tokens = input_ids if input_ids is not None else inputs_embeds
             position_ids = positions_after(
                 self.backbone,
@@ -346,10 +354,12 @@ class GazeQwenForConditionalGeneration(
         cache, mask, start = kwargs.get("past_key_values"), kwargs.get("attention_mask"), 0
         if input_ids is not None and mask is not None and mask.shape[1] > input_ids.shape[1]:
             start = cache_length(cache)
-        self._see_own_embeddings(gaze, kwargs.get("video_grid_thw"), None, kwargs.get("pixel_values_videos"))
+        grids, pixels = kwargs.get("video_grid_thw"), kwargs.get("pixel_values_videos")
+        video_embeds = self._see_own_embeddings(gaze, grids, None, pixels)
+        kept_tokens, deepstack = kwargs.get("kept_tokens"), None
         has_gaze = kwargs.pop("has_gaze", None)
         injection = self._prepare_injection(
-            input_ids, kwargs.get("inputs_embeds"), kwargs.get("video_grid_thw"), gaze, has_gaze, cache, start
+            input_ids, kwargs.get("inputs_embeds"), grids, gaze, has_gaze, cache, start, kept_tokens
         )
         if kwargs.get("position_ids") is None:
             visual = {name: kwargs.get(name) for name in VISUAL_INPUTS}
@@ -364,7 +374,14 @@ class GazeQwenForConditionalGeneration(
             kwargs["position_ids"] = nn.functional.pad(positions, (start, 0))  # `generate` takes the last of them
         if generation_config is not None:
             kwargs["generation_config"] = generation_config
-        with self._hooks.during(injection):
+        if kwargs.pop("kept_tokens", None) is not None:
+            if cache_length(cache):
+                raise ValueError("kept_tokens: expected no filled past_key_values beside them in generate")
+            if video_embeds is None:
+                video_embeds = self.embed_video(pixels, grids)
+            kwargs["inputs_embeds"], deepstack = self._input_embeds(input_ids, video_embeds, grids, kept_tokens)
+            kwargs.pop("pixel_values_videos")
+        with self._hooks.during(injection, deepstack):
             output = self.backbone.generate(inputs, **kwargs)
         if cache is None:  # a cache that `generate` made and returns
             remember_positions(getattr(output, "past_key_values", None), kwargs["position_ids"], 0)

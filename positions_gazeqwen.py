@@ -18,6 +18,7 @@ def rope_index(
     video_grids: torch.Tensor | None = None,
     seconds_per_step: torch.Tensor | None = None,
     tokens_per_second: float | None = None,
+    kept_tokens: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Return the positions of all tokens on the axes time, row and column, (3, B, L), and each prompt's delta (B, 1): by
@@ -33,6 +34,8 @@ def rope_index(
         attention_mask: (B, L), 0 for padding, whose position is 0; None: there is none.
         image_grids, video_grids: (images, 3) and (V, 3) sizes T, H, W in visual tokens, in the order of the prompts.
         seconds_per_step: (V,), default 1.
+        kept_tokens: (V, T, N) bool, the tokens of the videos that the prompts hold, at least one of each video;
+            default all. They have the positions that they have among all, and so has what comes after a video.
 
     Raises ValueError where the vision tokens of the prompts are not those of the grids.
     """
@@ -45,8 +48,12 @@ def rope_index(
     # The last row stands for text, whose grid is -1.
     grids = torch.cat([images, videos, torch.ones(1, 3, dtype=torch.long, device=device)])
     grid_of_token = torch.full_like(types, -1)
-    grid_of_token[types == IMAGE] = _grid_of_tokens(types == IMAGE, images, "image")
-    grid_of_token[types == VIDEO] = _grid_of_tokens(types == VIDEO, videos, "video") + len(images)
+    counts = grids.prod(-1)  # of tokens in the prompts
+    if kept_tokens is not None:
+        kept_tokens = kept_tokens.to(device) & tokens_of_grids(videos, kept_tokens.shape)
+        counts[len(images) : -1] = kept_tokens.flatten(1).sum(-1)
+    grid_of_token[types == IMAGE] = _grid_of_tokens(types == IMAGE, counts[: len(images)], "image")
+    grid_of_token[types == VIDEO] = _grid_of_tokens(types == VIDEO, counts[len(images) : -1], "video") + len(images)
 
     # Blocks: text between images and videos, and each of these.
     changes = (grid_of_token.diff() != 0) | (prompts.diff() != 0)
@@ -55,24 +62,31 @@ def rope_index(
     first = sizes.cumsum(0) - sizes  # token of each block
     grid_of_block, prompt_of_block = grid_of_token[first], prompts[first]
     is_vision = grid_of_block >= 0
-    if is_vision.sum() < len(grids) - 1 or (sizes != grids.prod(-1)[grid_of_block])[is_vision].any():
+    if is_vision.sum() < len(grids) - 1 or (sizes != counts[grid_of_block])[is_vision].any():
         raise ValueError(
             f"the tokens of an image or video are not in a row in one prompt, grids {grids[:-1].tolist()}"
         )
 
     within = torch.arange(len(types), device=device) - first[block_of_token]
+    is_video = types == VIDEO
+    if kept_tokens is not None:  # the token's number among all of its video
+        video, step, token = kept_tokens.nonzero().unbind(-1)
+        within = within.masked_scatter(is_video, step * videos[video, 1:].prod(-1) + token)
     _, height, width = grids[grid_of_token].unbind(-1)  # of text: of any grid
     step, in_step = within // (height * width), within % (height * width)
-    time = step
+    time, last_times = step, grids[:, 0] - 1
     if tokens_per_second is not None:
-        is_video = types == VIDEO
         seconds = torch.ones(len(videos)) if seconds_per_step is None else seconds_per_step
-        seconds = seconds.to(device)[grid_of_token[is_video] - len(images)]
-        time = step.masked_scatter(is_video, time_offsets(step[is_video], seconds, tokens_per_second))
+        seconds = seconds.to(device)
+        seconds_of_token = seconds[grid_of_token[is_video] - len(images)]
+        time = step.masked_scatter(is_video, time_offsets(step[is_video], seconds_of_token, tokens_per_second))
+        last_times = last_times.clone()
+        last_times[len(images) : -1] = time_offsets(videos[:, 0] - 1, seconds, tokens_per_second)
     vision = torch.stack([time, in_step // width, in_step % width])
     offsets = torch.where(types == TEXT, within, vision)  # (3, N)
 
-    extents = torch.zeros_like(sizes).scatter_reduce(0, block_of_token, offsets.amax(0) + 1, "amax")
+    of_grids = torch.stack([last_times, *(grids[:, 1:] - 1).unbind(-1)]).amax(0) + 1
+    extents = torch.where(is_vision, of_grids[grid_of_block], sizes)
     starts = extents.cumsum(0) - extents
     first_block = torch.full((len(token_types),), len(starts), device=device)
     first_block = first_block.scatter_reduce(0, prompt_of_block, torch.arange(len(starts), device=device), "amin")
@@ -92,14 +106,23 @@ def time_offsets(steps: torch.Tensor, seconds_per_step: torch.Tensor, tokens_per
     return (steps.float() * seconds_per_step.float() * tokens_per_second).long()
 
 
-def _grid_of_tokens(is_kind: torch.Tensor, grids: torch.Tensor, kind: str) -> torch.Tensor:
-    """Return the index of the grid that each token of a kind belongs to. Raises ValueError for another count."""
-    sizes = grids.prod(-1)
-    if int(is_kind.sum()) != int(sizes.sum()):
+def tokens_of_grids(grids: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return which rows of a padded `shape` (V, T, N) are tokens of the (V, 3) grids T, H, W, bool."""
+    step = torch.arange(shape[1], device=grids.device)
+    token = torch.arange(shape[2], device=grids.device)
+    return (step < grids[:, :1])[:, :, None] & (token < grids[:, 1:].prod(-1, keepdim=True))[:, None]
+
+
+def _grid_of_tokens(is_kind: torch.Tensor, counts: torch.Tensor, kind: str) -> torch.Tensor:
+    """
+    Return the index of the grid that each token of a kind belongs to, of which there are `counts`. Raises ValueError
+    for another number.
+    """
+    if int(is_kind.sum()) != int(counts.sum()):
         raise ValueError(
-            f"the prompts hold {int(is_kind.sum())} {kind} tokens, the grids stand for {int(sizes.sum())}"
+            f"the prompts hold {int(is_kind.sum())} {kind} tokens, the grids stand for {int(counts.sum())}"
         )
-    return torch.arange(len(grids), device=grids.device).repeat_interleave(sizes)
+    return torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
 
 
 def remember_positions(cache, position_ids: torch.Tensor, start: int) -> None:
@@ -152,4 +175,5 @@ __all__ = [
     "remember_positions",
     "rope_index",
     "time_offsets",
+    "tokens_of_grids",
 ]

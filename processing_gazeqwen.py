@@ -12,6 +12,7 @@ from transformers.image_utils import load_image
 
 from .backbones_gazeqwen import FAMILIES, Family, family_of, unwrap_videos
 from .scanpath_gazeqwen import Scanpath, as_scanpath
+from .token_selection_gazeqwen import check_keep_settings, choose_tokens, token_changes
 from .video_gazeqwen import MAX_FRAMES, SAMPLINGS, Clip, read_clip
 
 # V-JEPA 2.1 was pretrained on frames normalised with ImageNet's statistics.
@@ -52,6 +53,8 @@ class GazeQwenProcessor(ProcessorMixin):
         prompt_style: the wording of questions that the adapter was trained on (`questions.prompts.PROMPT_STYLES`).
         max_pixels_per_frame: most pixels of a video's frame for the base model, in place of what its video processor
             is set to.
+        keep_tokens, keep_by: how many visual tokens of each temporal step enter the prompt, a share (up to 1) or a
+            number (above 1), and which (`choose_tokens`). Default: all. By `gaze` a video without a scanpath keeps all.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class GazeQwenProcessor(ProcessorMixin):
         base_model_type: str = "qwen2_5_vl",
         max_pixels_per_frame: int | None = None,
         sampling: str = "spread",
+        keep_tokens: float | None = None,
+        keep_by: str = "gaze",
         **kwargs,
     ):
         super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template, **kwargs)
@@ -76,6 +81,7 @@ class GazeQwenProcessor(ProcessorMixin):
             raise ValueError(f"base_model_type: got {base_model_type!r}, expected one of {sorted(FAMILIES)}")
         if sampling not in SAMPLINGS:
             raise ValueError(f"sampling: got {sampling!r}, expected one of {SAMPLINGS}")
+        check_keep_settings(keep_tokens, keep_by)
         self.base_model_type = base_model_type
         self.image_token = getattr(tokenizer, "image_token", "<|image_pad|>")
         self.video_token = getattr(tokenizer, "video_token", "<|video_pad|>")
@@ -90,6 +96,8 @@ class GazeQwenProcessor(ProcessorMixin):
         self.prompt_style = prompt_style
         self.max_pixels_per_frame = max_pixels_per_frame
         self.sampling = sampling
+        self.keep_tokens = keep_tokens
+        self.keep_by = keep_by
 
     @classmethod
     def from_base(cls, base_model: str, revision: str | None = None, **settings) -> "GazeQwenProcessor":
@@ -114,7 +122,8 @@ class GazeQwenProcessor(ProcessorMixin):
         """Return the base model's names and those of gaze and the video encoder."""
         names = ["second_per_grid_ts"] if self.family.seconds_in_positions else []
         names += ["mm_token_type_ids", "video_encoder_pixel_values"]
-        return super().model_input_names + names + ["scanpaths", "scanpath_mask", "has_scanpath", "step_spans_s"]
+        names += ["scanpaths", "scanpath_mask", "has_scanpath", "step_spans_s", "kept_tokens"]
+        return super().model_input_names + names
 
     def post_process_image_text_to_text(self, generated_outputs, **kwargs) -> list[str]:
         """Return generated ids (B, L) as texts; `kwargs` are the tokenizer's, special tokens are left out."""
@@ -192,6 +201,10 @@ class GazeQwenProcessor(ProcessorMixin):
             "second_per_grid_ts": torch.tensor(clip.seconds_per_step(frames_per_step), dtype=torch.float32),
             "step_spans_s": torch.tensor(clip.step_spans_s(frames_per_step), dtype=torch.float32),
         }
+        if self.keep_by == "similarity":
+            steps, tokens = int(qwen["video_grid_thw"][0, 0]), int(qwen["video_grid_thw"][0, 1:].prod())
+            tokens //= self.video_processor.merge_size**2
+            processed["token_changes"] = token_changes(qwen["pixel_values_videos"], steps, tokens)
         if self.family.seconds_in_text:  # in float64, as they are rounded to text
             processed["step_times_s"] = self.step_times_s(clip.timestamps_s - clip.start_s)
         if for_video_encoder:
@@ -217,14 +230,36 @@ class GazeQwenProcessor(ProcessorMixin):
         return {name: torch.cat([output[name] for output in outputs]) for name in ("pixel_values", "image_grid_thw")}
 
     # ---------------------------------------------------------------- text, and everything together
-    def video_text(self, clip: dict[str, torch.Tensor]) -> str:
-        """Return what stands for a processed clip in a prompt: its tokens, step by step where text tells the time."""
+    def video_text(self, clip: dict[str, torch.Tensor], kept_tokens: torch.Tensor | None = None) -> str:
+        """
+        Return what stands for a processed clip in a prompt: its tokens, step by step where text tells the time; those
+        that are kept (T, N), or all.
+        """
         steps = int(clip["video_grid_thw"][0])
-        tokens = self.video_token * (int(clip["video_grid_thw"][1:].prod()) // self.video_processor.merge_size**2)
+        counts = [int(clip["video_grid_thw"][1:].prod()) // self.video_processor.merge_size**2] * steps
+        if kept_tokens is not None:
+            counts = kept_tokens.sum(-1).tolist()
         if not self.family.seconds_in_text:
-            return tokens * steps
-        block = f"<|vision_start|>{tokens}<|vision_end|>"
-        return "".join(f"<{time_s:.1f} seconds>{block}" for time_s in clip["step_times_s"].tolist())
+            return self.video_token * sum(counts)
+        return "".join(
+            f"<{time_s:.1f} seconds><|vision_start|>{self.video_token * count}<|vision_end|>"
+            for time_s, count in zip(clip["step_times_s"].tolist(), counts, strict=True)
+        )
+
+    def choose_tokens(
+        self, clip: dict[str, torch.Tensor], scanpath: torch.Tensor | None, keep_tokens: float
+    ) -> torch.Tensor:
+        """
+        Return which visual tokens of a processed clip stay in its prompt, (T, N) bool, so many (`choose_tokens`) by
+        this processor's `keep_by`. `scanpath` (F, 4): as the clip shows it.
+        """
+        steps, height, width = clip["video_grid_thw"].tolist()
+        merge = self.video_processor.merge_size
+        grid = steps, height // merge, width // merge
+        changes = clip.get("token_changes")
+        if self.keep_by == "similarity" and changes is None:
+            raise ValueError("keep_by: got 'similarity', expected another rule: the clip has no token_changes")
+        return choose_tokens(keep_tokens, self.keep_by, grid, clip["step_spans_s"], scanpath, changes)
 
     def _expand(self, texts: list[str], token: str, replacements: list[str], kind: str) -> list[str]:
         """Return texts with each placeholder `token`, in order, replaced by what its image or video is in a prompt."""
@@ -240,14 +275,21 @@ class GazeQwenProcessor(ProcessorMixin):
             expanded.append(head + "".join(next(remaining) + tail for tail in tails))
         return expanded
 
-    def expand_videos(self, texts: list[str], clips: Sequence[dict[str, torch.Tensor]]) -> list[str]:
+    def expand_videos(
+        self,
+        texts: list[str],
+        clips: Sequence[dict[str, torch.Tensor]],
+        kept_tokens: Sequence[torch.Tensor | None] | None = None,
+    ) -> list[str]:
         """
         Return prompts with each placeholder of a video, in order, replaced by what a clip is in them. Of processed
-        clips it reads `video_grid_thw`, and `step_times_s` where the prompt tells the time. Raises ValueError for
-        another number of placeholders.
+        clips it reads `video_grid_thw`, and `step_times_s` where the prompt tells the time; `kept_tokens`: of each
+        clip (`video_text`). Raises ValueError for another number of placeholders.
         """
         texts = [unwrap_videos(self.family, text) for text in texts]
-        return self._expand(texts, self.video_token, [self.video_text(clip) for clip in clips], "video")
+        kept_tokens = kept_tokens or [None] * len(clips)
+        replacements = [self.video_text(clip, kept) for clip, kept in zip(clips, kept_tokens, strict=True)]
+        return self._expand(texts, self.video_token, replacements, "video")
 
     def collate(
         self,
@@ -257,6 +299,7 @@ class GazeQwenProcessor(ProcessorMixin):
         images: dict[str, torch.Tensor] | None = None,
         padding_side: str | None = None,
         snap_s: Sequence[float] | None = None,
+        keep_tokens: float | None = None,
     ) -> GazeQwenInputs:
         """
         Return a batch of prompts and processed clips (`process_clip`), one scanpath per clip. Scanpaths are cut to
@@ -264,13 +307,21 @@ class GazeQwenProcessor(ProcessorMixin):
         brought into view (`Scanpath.snap`; 0: not). A clip may hold `video_encoder_features` (T, N, D_v) in place of
         `video_encoder_pixel_values`, or neither for a model without a video encoder, and `video_embeds` (T*N, D') in
         place of `pixel_values_videos`. Of a part of a video, `scanpath_begin_s` says from when on fixations count: the
-        clip's begin is the default.
+        clip's begin is the default. `keep_tokens`: in place of this processor's; 1 keeps all.
         """
         merge = self.video_processor.merge_size**2
         grids = [] if images is None else images["image_grid_thw"]
         pictures = [self.image_token * (int(grid.prod()) // merge) for grid in grids]
         texts = self._expand(texts, self.image_token, pictures, "image")
-        texts = self.expand_videos(texts, clips)
+        tables = self._scanpath_tables(clips, scanpaths, snap_s)
+        kept_tokens = None
+        keep_tokens = self.keep_tokens if keep_tokens is None else keep_tokens
+        if keep_tokens is not None and clips:
+            check_keep_settings(keep_tokens, self.keep_by)
+            kept_tokens = [
+                self.choose_tokens(clip, table, keep_tokens) for clip, table in zip(clips, tables, strict=True)
+            ]
+        texts = self.expand_videos(texts, clips, kept_tokens)
         encoded = self.tokenizer(
             texts, padding=len(texts) > 1, padding_side=padding_side, return_tensors="pt", add_special_tokens=False
         )
@@ -281,8 +332,6 @@ class GazeQwenProcessor(ProcessorMixin):
         data = {"input_ids": ids, "attention_mask": encoded["attention_mask"], "mm_token_type_ids": types}
         data.update(images or {})
         if not clips:
-            if scanpaths:
-                raise ValueError(f"got {len(scanpaths)} scanpaths without a video")
             return GazeQwenInputs(data)
 
         visual_input = "video_embeds" if "video_embeds" in clips[0] else "pixel_values_videos"
@@ -290,33 +339,48 @@ class GazeQwenProcessor(ProcessorMixin):
         data["video_grid_thw"] = torch.stack([clip["video_grid_thw"] for clip in clips])
         if self.family.seconds_in_positions:
             data["second_per_grid_ts"] = torch.stack([clip["second_per_grid_ts"] for clip in clips])
-        if scanpaths is None:
-            return GazeQwenInputs(data)
-        if len(scanpaths) != len(clips):
-            raise ValueError(f"got {len(scanpaths)} scanpaths for {len(clips)} videos, expected one each (or None)")
-        snap_s = [0.0] * len(clips) if snap_s is None else snap_s
-        if len(snap_s) != len(clips) or not all(isinstance(value, (int, float)) and value >= 0 for value in snap_s):
-            raise ValueError(f"snap_s: got {snap_s}, expected seconds, 0 or more, for each of {len(clips)} videos")
-        if all(scanpath is None for scanpath in scanpaths):
+        if kept_tokens is not None and not all(kept.all() for kept in kept_tokens):
+            data["kept_tokens"] = _stack_padded(kept_tokens)
+        if all(table is None for table in tables):
             return GazeQwenInputs(data)
 
-        tables = []
-        for scanpath, clip, within_s in zip(scanpaths, clips, snap_s, strict=True):
-            spans, table = clip["step_spans_s"], np.zeros((0, 4))
-            if scanpath is not None:
-                if within_s:
-                    scanpath = scanpath.snap(float(spans[-1, 1]), float(spans[-1, 0]), within_s)
-                begin_s = clip.get("scanpath_begin_s", float(spans[0, 0]))
-                table = scanpath.clip(begin_s, float(spans[-1, 1])).table
-            tables.append(torch.tensor(table, dtype=torch.float32))
+        data["has_scanpath"] = torch.tensor([table is not None for table in tables])
+        tables = [torch.zeros(0, 4) if table is None else table for table in tables]
         data["scanpaths"] = _stack_padded(tables)
         data["scanpath_mask"] = _stack_padded([torch.ones(len(table), dtype=torch.bool) for table in tables])
-        data["has_scanpath"] = torch.tensor([scanpath is not None for scanpath in scanpaths])
         data["step_spans_s"] = _stack_padded([clip["step_spans_s"] for clip in clips])
         for name in ("video_encoder_features", "video_encoder_pixel_values"):
             if name in clips[0]:
                 data[name] = _stack_padded([clip[name] for clip in clips])
         return GazeQwenInputs(data)
+
+    @staticmethod
+    def _scanpath_tables(clips, scanpaths, snap_s) -> list[torch.Tensor | None]:
+        """
+        Return each clip's fixations, (F, 4) float32, cut to it and snapped as `collate` says; None for a clip without
+        a scanpath. Raises ValueError for other numbers of scanpaths or of `snap_s` than of clips.
+        """
+        if scanpaths is None:
+            return [None] * len(clips)
+        if not clips and scanpaths:
+            raise ValueError(f"got {len(scanpaths)} scanpaths without a video")
+        if len(scanpaths) != len(clips):
+            raise ValueError(f"got {len(scanpaths)} scanpaths for {len(clips)} videos, expected one each (or None)")
+        snap_s = [0.0] * len(clips) if snap_s is None else snap_s
+        if len(snap_s) != len(clips) or not all(isinstance(value, (int, float)) and value >= 0 for value in snap_s):
+            raise ValueError(f"snap_s: got {snap_s}, expected seconds, 0 or more, for each of {len(clips)} videos")
+        tables: list[torch.Tensor | None] = []
+        for scanpath, clip, within_s in zip(scanpaths, clips, snap_s, strict=True):
+            if scanpath is None:
+                tables.append(None)
+                continue
+            spans = clip["step_spans_s"]
+            if within_s:
+                scanpath = scanpath.snap(float(spans[-1, 1]), float(spans[-1, 0]), within_s)
+            begin_s = clip.get("scanpath_begin_s", float(spans[0, 0]))
+            table = scanpath.clip(begin_s, float(spans[-1, 1])).table
+            tables.append(torch.tensor(table, dtype=torch.float32))
+        return tables
 
     def __call__(
         self,

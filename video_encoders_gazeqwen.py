@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from .backbones_gazeqwen import VideoDeepstack, embed_dim, family_of, token_grids
 from .modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
+from .positions_gazeqwen import tokens_of_grids
 from .resampler_gazeqwen import align_video_features
 
 try:
@@ -203,14 +204,31 @@ class FrozenVideoMixin:
         return video_embeds
 
     def _input_embeds(
-        self, input_ids: torch.Tensor, video_embeds: torch.Tensor
+        self,
+        input_ids: torch.Tensor,
+        video_embeds: torch.Tensor,
+        video_grid_thw: torch.Tensor | None = None,
+        kept_tokens: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, VideoDeepstack | None]:
         """
         Return the embeddings (B, L, D) of the prompts with `video_embeds` (video tokens, D') in the places of the
-        video tokens, and the DeepStack maps in them. Raises ValueError for another number of tokens or maps.
+        video tokens, and the DeepStack maps in them; of `kept_tokens` (V, T, N) of the grids, where the prompts hold
+        no others. Raises ValueError for another number of tokens or maps.
         """
         embeds = self.get_input_embeddings()(input_ids)
         is_video = input_ids == self.backbone.config.video_token_id
+        if kept_tokens is not None:
+            if video_grid_thw is None:
+                raise ValueError("kept_tokens need video_grid_thw")
+            grids = self.token_grids(video_grid_thw)
+            expected = (len(grids), int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max()))
+            if tuple(kept_tokens.shape) != expected or len(video_embeds) != int(grids.prod(-1).sum()):
+                raise ValueError(
+                    f"kept_tokens are {tuple(kept_tokens.shape)} with {len(video_embeds)} video_embeds, expected "
+                    f"{expected} and {int(grids.prod(-1).sum())}, the tokens of the whole videos"
+                )
+            is_token = tokens_of_grids(grids, kept_tokens.shape)
+            video_embeds = video_embeds[kept_tokens.to(grids.device)[is_token].to(video_embeds.device)]
         expected = int(is_video.sum()), embed_dim(self.backbone.config)
         if video_embeds.shape != expected:
             raise ValueError(

@@ -32,7 +32,7 @@ class AdapterEvaluator:
         code = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
         self.model = load_model(settings.model, accelerator.device, settings.dtype, **code)
         self.processor = load_processor(settings.model, **code)
-        for name in ("snap_s", "prompt_style", "max_frames", "sampling"):
+        for name in ("snap_s", "prompt_style", "max_frames", "sampling", "keep_tokens", "keep_by"):
             if getattr(settings, name) is not None:
                 setattr(self.processor, name, getattr(settings, name))
         if settings.num_frames is not None or settings.fps is not None:
@@ -63,6 +63,8 @@ class AdapterEvaluator:
             "video_encoder_size": processor.video_encoder_size,
             "snap_s": processor.snap_s,
         }
+        if processor.keep_tokens is not None:
+            own |= {"keep_tokens": processor.keep_tokens, "keep_by": processor.keep_by}
         if self.settings.stream:
             own |= {"streamed": True, "max_frames": None}
         return _recorded_settings(self.settings, questions, self.model.dtype, processor, processor) | own

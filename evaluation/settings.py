@@ -6,6 +6,7 @@ from gazeqwen.evaluation.scoring import SCORERS
 from gazeqwen.pipeline.clip_cache import CACHE_KINDS
 from gazeqwen.pipeline.conditions import Condition
 from gazeqwen.questions.prompts import PROMPT_STYLES
+from gazeqwen.token_selection_gazeqwen import KEEP_RULES, check_keep_settings
 from gazeqwen.utils.adapters import TRUST_REMOTE_CODE_HELP
 from gazeqwen.video_gazeqwen import SAMPLINGS
 
@@ -23,7 +24,7 @@ def _about(text: str, choices: tuple[str, ...] = (), aliases: tuple[str, ...] = 
 class EvaluationSettings:
     """
     Hold what `eval.py` is told. Fields that are None follow the model: `snap_s`, `prompt_style`, `num_frames`, `fps`,
-    `max_frames` and `sampling` as the adapter was trained, `gaze` the conditions that suit the model. Raises
+    `max_frames`, `sampling`, `keep_tokens` and `keep_by` as the adapter was trained, `gaze` the conditions that suit the model. Raises
     ValueError naming the field, its value and what was expected.
     """
 
@@ -54,6 +55,11 @@ class EvaluationSettings:
     video_encoder_window: int | None = field(
         default=None, metadata=_about("temporal steps, see GazeQwenConfig (default: as trained)")
     )
+    keep_tokens: float | None = field(
+        default=None,
+        metadata=_about("visual tokens of a step that stay, a share or, above 1, a number (default: as trained)"),
+    )
+    keep_by: str | None = field(default=None, metadata=_about("which of them stay (default: as trained)", KEEP_RULES))
     stream: bool = field(
         default=False,
         metadata=_about(
@@ -90,6 +96,7 @@ class EvaluationSettings:
             ("scoring", SCORING),
             ("prompt_style", (None, *PROMPT_STYLES)),
             ("sampling", (None, *SAMPLINGS)),
+            ("keep_by", (None, *KEEP_RULES)),
             ("cache", CACHE_KINDS),
             ("dtype", DTYPES),
         ):
@@ -98,6 +105,7 @@ class EvaluationSettings:
             self._check(name, getattr(self, name) >= least, f"at least {least}")
         for name, least in (("num_frames", 1), ("max_frames", 2), ("video_encoder_window", 1)):
             self._check(name, getattr(self, name) is None or getattr(self, name) >= least, f"at least {least}")
+        check_keep_settings(self.keep_tokens, self.keep_by or "gaze")
         self._check("snap_s", self.snap_s is None or self.snap_s >= 0, "0 or more seconds")
         self._check("fps", self.fps is None or self.fps > 0, "a positive number")
         self._check("fps", self.fps is None or self.num_frames is None, f"none beside num_frames={self.num_frames}")

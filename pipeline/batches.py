@@ -41,12 +41,21 @@ class Augmentation:
     """
     Change scanpaths in training: add normal noise to x and y, `noise` of the frame's size, and leave out each fixation
     with probability `dropout`, but never all. Neither is in the paper; the reference code has .02 and .1. `seed`: of
-    what is drawn anew in each epoch.
+    what is drawn anew in each epoch. `keep_tokens`: how many visual tokens stay (`GazeQwenProcessor`), one of these for
+    each batch, so that one adapter learns to do with more and with fewer.
     """
 
     noise: float = 0.0
     dropout: float = 0.0
     seed: int = 0
+    keep_tokens: tuple[float, ...] = ()
+
+    def drawn_keep_tokens(self, epoch: int, indices: list[int]) -> float | None:
+        """Return how many visual tokens of a batch of questions stay; None: as the processor says."""
+        if not self.keep_tokens:
+            return None
+        rng = np.random.default_rng([self.seed, epoch, *indices, 1])
+        return self.keep_tokens[int(rng.integers(len(self.keep_tokens)))]
 
     def __call__(self, scanpath: Scanpath, rng: np.random.Generator) -> Scanpath:
         if len(scanpath) and self.noise:
@@ -121,7 +130,8 @@ class QuestionDataset(torch.utils.data.Dataset):
             inputs = processor.collate(texts, [], padding_side="left")
         else:
             model_scanpaths = scanpaths if "model" in self.condition.channels else None
-            inputs = processor.collate(texts, clips, model_scanpaths, padding_side="left")
+            keep_tokens = self.augmentation and self.augmentation.drawn_keep_tokens(self.epoch, indices)
+            inputs = processor.collate(texts, clips, model_scanpaths, padding_side="left", keep_tokens=keep_tokens)
         if labels is not None:
             self._check_labels(inputs["input_ids"], labels)
         tokens = [answer_tokens(processor.tokenizer, question_answers) for question_answers in answers]

@@ -124,6 +124,8 @@ class ClipCache:
         }
         if processor.sampling != "spread":
             settings["sampling"] = processor.sampling
+        if processor.keep_by == "similarity":
+            settings["keep_by"] = "similarity"  # entries hold how much tokens changed
         if model.video_encoder is not None:
             settings["video_encoder"] = digest_of_weights(model.video_encoder)
             settings["video_encoder_size"] = processor.video_encoder_size

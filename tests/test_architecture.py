@@ -147,7 +147,7 @@ def test_only_packages_of_extras_are_called_optional():
 
 
 def test_the_root_and_the_model_stay_small():
-    assert len(list(ROOT.glob("*.py"))) <= 19
+    assert len(list(ROOT.glob("*.py"))) <= 20
     assert len((ROOT / "modeling_gazeqwen.py").read_text().splitlines()) <= 500
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from gazeqwen.backbones_gazeqwen import embed_dim, family_of
+from gazeqwen.token_selection_gazeqwen import count_kept
 from gazeqwen.training.recipe import Recipe
 
 _BYTES_PER_4BIT = 0.55  # NF4 with its scales, of a linear layer
@@ -83,7 +84,8 @@ def estimate_memory(recipe: Recipe, model, clip: ClipShape) -> dict[str, Memory]
 
     b is the bytes of a value of `model.dtype`, D, I, Q, K the widths of the decoder's hidden states, feed-forward (all
     experts of a position together), queries and keys (= values), P the positions of a batch (batch size times tokens
-    of a prompt), N its video tokens, T its temporal steps. Terms, in bytes:
+    of a prompt, of its video's those that stay, `keep_tokens`), N its video tokens, T its temporal steps. Terms, in
+    bytes:
 
     - base model: b per parameter; with `load_in_4bit` 0.55 per parameter of linear layers other than the output's.
     - video encoder: b per parameter.
@@ -186,11 +188,18 @@ class _Sizes:
         self.text = text = model.config.get_text_config()
         backbone = model.config.load_backbone_config()
         self.family, self.vision = family_of(backbone), backbone.vision_config
-        self.length = clip.video_tokens + clip.text_tokens
         self.steps = clip.frames / self.vision.temporal_patch_size
+        self.kept_tokens = self._kept_tokens()
+        self.length = self.kept_tokens + clip.text_tokens
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         self.queries, self.keys = head * text.num_attention_heads, head * text.num_key_value_heads
         self.width = feature_dim(model)
+
+    def _kept_tokens(self) -> int:
+        """Return how many video tokens enter a prompt, at most."""
+        steps, recipe = max(1, round(self.steps)), self.recipe
+        in_step = self.clip.video_tokens // steps
+        return max(steps * count_kept(keep, in_step) for keep in recipe.data.keep_tokens or [recipe.model.keep_tokens])
 
     def kept(self, batch: int, stage: int) -> float:
         """Return what one decoder layer with a graph keeps per position."""
@@ -236,7 +245,8 @@ class _Sizes:
         Return the model's inputs; with `pixels`, those of the vision tower, and `frames`, those of the video encoder.
         """
         kept = self.width + embed_dim(self.model.config.load_backbone_config()) - self.text.hidden_size
-        values = self.text.hidden_size * self.length + kept * self.clip.video_tokens
+        values = self.text.hidden_size * (self.length - self.kept_tokens) + kept * self.clip.video_tokens
+        values += self.text.hidden_size * self.clip.video_tokens
         patch = self.vision.in_channels * self.vision.temporal_patch_size * self.vision.patch_size**2
         raw = 0.0
         if pixels:
@@ -251,7 +261,7 @@ class _Sizes:
         if not config.has_resampler:
             return 0.0
         layers, hidden = len(config.resolved_injection_layers()), self.text.hidden_size
-        added = self.b * layers * tokens * hidden
+        added = self.b * layers * self.kept_tokens * hidden
         if config.resampler_type == "heatmap_vector":
             return batch * (4 * (tokens + layers * steps * hidden) + added)
         own, latents, dim = 1 if config.share_resampler else layers, config.num_latents, config.latent_dim

@@ -8,6 +8,7 @@ from gazeqwen.pipeline.clip_cache import CACHE_KINDS
 from gazeqwen.pipeline.conditions import Condition
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.questions.prompts import PROMPT_STYLES
+from gazeqwen.token_selection_gazeqwen import check_keep_settings
 from gazeqwen.utils.settings import differences
 from gazeqwen.video_gazeqwen import check_sampling
 
@@ -40,6 +41,8 @@ class ModelSettings:
     sampling: str = _PROCESSOR_DEFAULTS["sampling"]
     snap_s: float = _PROCESSOR_DEFAULTS["snap_s"]
     prompt_style: str = _PROCESSOR_DEFAULTS["prompt_style"]
+    keep_tokens: float | None = _PROCESSOR_DEFAULTS["keep_tokens"]
+    keep_by: str = _PROCESSOR_DEFAULTS["keep_by"]
 
 
 @dataclass
@@ -71,8 +74,8 @@ class DataSettings:
     `config`: its split scheme; `tasks`: those to train on, None: all. `without_gaze`: see `load_questions`. `gaze`:
     the condition to train and validate under, which says whose gaze is given and how, see pipeline/conditions.py;
     `model` has to be among its channels. What of it is random is drawn once, by the recipe's seed. `cache`: `none`,
-    `features` or `embeddings`, see pipeline/clip_cache.py. `balance_tasks`, `scanpath_noise`, `fixation_dropout`: see
-    pipeline/batches.py.
+    `features` or `embeddings`, see pipeline/clip_cache.py. `balance_tasks`, `scanpath_noise`, `fixation_dropout`,
+    `keep_tokens` (several, one drawn for each batch, in place of the model's): see pipeline/batches.py.
     """
 
     dataset: str = ""
@@ -88,6 +91,7 @@ class DataSettings:
     balance_tasks: bool = False
     scanpath_noise: float = 0.0
     fixation_dropout: float = 0.0
+    keep_tokens: list | None = None
 
 
 @dataclass
@@ -148,6 +152,9 @@ class Recipe:
             if value not in expected:
                 raise ValueError(f"{name}: got {value!r}, expected one of {expected}")
         check_sampling(self.model.sampling, self.model.num_frames, self.model.fps)
+        check_keep_settings(self.model.keep_tokens, self.model.keep_by, "model.")
+        for share in self.data.keep_tokens or ():
+            check_keep_settings(share, self.model.keep_by, "data.")
         if self.model.snap_s < 0:
             raise ValueError(f"model.snap_s: got {self.model.snap_s}, expected 0 or more seconds")
         for name in ("scanpath_noise", "fixation_dropout", "num_workers"):

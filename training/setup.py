@@ -76,6 +76,8 @@ def build_processor(model: ModelSettings) -> GazeQwenProcessor:
         sampling=model.sampling,
         snap_s=model.snap_s,
         prompt_style=model.prompt_style,
+        keep_tokens=model.keep_tokens,
+        keep_by=model.keep_by,
         max_pixels_per_frame=model.max_pixels_per_frame,
     )
 

@@ -193,7 +193,12 @@ class Trainer:
         if number == 2:
             self.model.add_lora(recipe.lora_rank, recipe.lora_alpha)
             place(self.model, recipe, accelerator.device)
-        noise = Augmentation(recipe.data.scanpath_noise, recipe.data.fixation_dropout, recipe.seed + number)
+        noise = Augmentation(
+            recipe.data.scanpath_noise,
+            recipe.data.fixation_dropout,
+            recipe.seed + number,
+            tuple(recipe.data.keep_tokens or ()),
+        )
         data = QuestionDataset(self.cache, self.questions, self.condition, recipe.seed, noise)
         batches = MicroBatchSampler(
             self.questions,

@@ -1,0 +1,155 @@
+"""
+Which visual tokens of each temporal step stay in the prompt: a share or a number of them, by gaze or by another rule.
+
+Each step's choice depends on that step alone (for `similarity` also on the step before), so that it is causal, and the
+same for a clip and for a stream. T steps of H x W visual tokens (N = H * W, raster order), F fixations.
+"""
+
+from functools import cache
+
+import numpy as np
+import torch
+
+from .resampler_gazeqwen import fixation_shares, gaussian_heat
+
+KEEP_RULES = ("gaze", "uniform", "random", "centre", "similarity")
+
+_EVEN_SHARE = 0.25  # of what is kept by gaze: spread evenly, so that the periphery is not lost
+_SIGMA = 2.0  # of the Gaussians around fixations, in cells of the token grid
+_GOLDEN = 0.6180339887498949
+
+
+def check_keep_settings(keep_tokens: float | None, keep_by: str, prefix: str = "") -> None:
+    """Raise ValueError naming a setting, with a `prefix` before its name, its value and what was expected."""
+    if keep_by not in KEEP_RULES:
+        raise ValueError(f"{prefix}keep_by: got {keep_by!r}, expected one of {KEEP_RULES}")
+    if keep_tokens is None:
+        return
+    is_number = isinstance(keep_tokens, (int, float)) and not isinstance(keep_tokens, bool)
+    if not is_number or not (0 < keep_tokens <= 1 or (keep_tokens > 1 and keep_tokens == int(keep_tokens))):
+        raise ValueError(
+            f"{prefix}keep_tokens: got {keep_tokens!r}, expected a share of a step's visual tokens, above 0 and up to "
+            "1, or a whole number of them above 1"
+        )
+
+
+def count_kept(keep_tokens: float | None, tokens: int) -> int:
+    """
+    Return how many of a step's visual tokens stay: of a share, up to 1, so many, rounded up; None: all. Raises
+    ValueError for a number larger than there are.
+    """
+    if keep_tokens is None:
+        return tokens
+    if keep_tokens <= 1:
+        return int(np.ceil(keep_tokens * tokens - 1e-9))
+    if keep_tokens > tokens:
+        raise ValueError(f"keep_tokens: got {keep_tokens}, expected at most {tokens}, the visual tokens of a step")
+    return int(keep_tokens)
+
+
+def choose_tokens(
+    keep_tokens: float | None,
+    keep_by: str,
+    grid: tuple[int, int, int],
+    step_spans_s: torch.Tensor,
+    scanpath: torch.Tensor | None = None,
+    changes: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """
+    Return which visual tokens stay, bool (T, N), equally many of each step.
+
+    Args:
+        keep_by: `gaze`: those near the step's fixations, and a fourth spread evenly (all, where there is no fixation);
+            `uniform`: spread evenly, other ones in each step; `random`: drawn, from the step's time; `centre`: those
+            in the middle of the frame; `similarity`: those that changed most since the step before.
+        grid: T, H, W.
+        step_spans_s: (T, 2) seconds of the video.
+        scanpath: (F, 4), for `gaze`; without one all tokens stay.
+        changes: (T, N), for `similarity` (`token_changes`).
+    """
+    steps, height, width = grid
+    tokens = height * width
+    count = count_kept(keep_tokens, tokens)
+    if count == tokens or (keep_by == "gaze" and scanpath is None):
+        return torch.ones(steps, tokens, dtype=torch.bool)
+    begin_ms = (step_spans_s[:, 0].double() * 1000).round().long().numpy()
+    even = _even_ranks(height, width, begin_ms)  # (T, N)
+    if keep_by == "uniform":
+        scores = -even.astype(np.float64)
+    elif keep_by == "random":
+        scores = _hashed(begin_ms[:, None] * tokens + np.arange(tokens))
+    elif keep_by == "centre":
+        rows, columns = np.divmod(np.arange(tokens), width)
+        away = (rows + 0.5 - height / 2) ** 2 + (columns + 0.5 - width / 2) ** 2
+        scores = np.broadcast_to(-away, (steps, tokens))
+    elif keep_by == "similarity":
+        scores = changes.double().numpy()
+    else:
+        scores = _near_fixations(scanpath, step_spans_s, height, width)
+        spread = even < round(_EVEN_SHARE * count)
+        scores = np.where(spread, np.inf, scores)
+    order = np.lexsort((even, -scores), axis=-1)  # of equal scores those that are spread evenly
+    kept = np.zeros((steps, tokens), bool)
+    np.put_along_axis(kept, order[:, :count], True, axis=-1)
+    return torch.from_numpy(kept)
+
+
+def token_changes(pixel_values: torch.Tensor, steps: int, tokens: int) -> torch.Tensor:
+    """
+    Return how much the pixels of each visual token differ from those of the step before, (T, N): means of absolute
+    differences, infinite in the first step. `pixel_values` (patches, values): as a video processor makes them, step
+    after step, and in a step token after token.
+    """
+    by_token = pixel_values.reshape(steps, tokens, -1)
+    changes = torch.full((steps, tokens), torch.inf)
+    changes[1:] = by_token.diff(dim=0).abs().mean(-1)
+    return changes
+
+
+def _near_fixations(scanpath: torch.Tensor, step_spans_s: torch.Tensor, height: int, width: int) -> np.ndarray:
+    """Return how near each token is to the step's fixations, (T, N): Gaussians, each times its share of the step."""
+    scanpath, spans = scanpath[None].double(), step_spans_s[None].double()
+    weights = fixation_shares(scanpath, spans)  # (1, T, F)
+    grid = torch.tensor([[height, width]])
+    return gaussian_heat(scanpath, weights, grid, height * width, [_SIGMA])[0, ..., 0].numpy()
+
+
+def _even_ranks(height: int, width: int, begin_ms: np.ndarray) -> np.ndarray:
+    """
+    Return ranks (T, N) of which every beginning is spread evenly over the grid; the pattern moves on, around the grid,
+    from step to step, so that in time every place has its turn.
+    """
+    order = _spread_ranks(height, width)
+    turn = begin_ms / 1000 * _GOLDEN
+    down, across = ((turn * factor % 1 * size).astype(int) for factor, size in ((1, height), (np.sqrt(2), width)))
+    rows, columns = np.divmod(np.arange(height * width), width)
+    moved = (rows + down[:, None]) % height * width + (columns + across[:, None]) % width
+    return order[moved]
+
+
+@cache
+def _spread_ranks(height: int, width: int) -> np.ndarray:
+    """Return the rank (N,) of each cell where each next one is farthest from those before, around the grid's edges."""
+    rows, columns = np.divmod(np.arange(height * width), width)
+    nearest, ranks, cell = np.full(height * width, np.inf), np.zeros(height * width, int), 0
+    for rank in range(height * width):
+        ranks[cell] = rank
+        down, across = abs(rows - rows[cell]), abs(columns - columns[cell])
+        away = np.minimum(down, height - down) ** 2 + np.minimum(across, width - across) ** 2
+        nearest = np.minimum(nearest, away)
+        nearest[cell] = -1
+        cell = int(nearest.argmax())
+    return ranks
+
+
+def _hashed(numbers: np.ndarray) -> np.ndarray:
+    """Return a pseudo-random value from 0 to 1 for each whole number (splitmix64)."""
+    with np.errstate(over="ignore"):
+        x = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x = x ^ (x >> np.uint64(31))
+    return x.astype(np.float64) / 2.0**64
+
+
+__all__ = ["KEEP_RULES", "check_keep_settings", "choose_tokens", "count_kept", "token_changes"]
