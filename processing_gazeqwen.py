@@ -54,7 +54,8 @@ class GazeQwenProcessor(ProcessorMixin):
         max_pixels_per_frame: most pixels of a video's frame for the base model, in place of what its video processor
             is set to.
         keep_tokens, keep_by: how many visual tokens of each temporal step enter the prompt, a share (up to 1) or a
-            number (above 1), and which (`choose_tokens`). Default: all. By `gaze` a video without a scanpath keeps all.
+            number (above 1), and which (`choose_tokens`). Default: all. By `gaze` a video without a scanpath keeps
+            all.
     """
 
     def __init__(
@@ -353,6 +354,13 @@ class GazeQwenProcessor(ProcessorMixin):
             if name in clips[0]:
                 data[name] = _stack_padded([clip[name] for clip in clips])
         return GazeQwenInputs(data)
+
+    def kept_tokens(self, clip: dict[str, torch.Tensor], scanpath: Scanpath | None) -> torch.Tensor | None:
+        """Return which visual tokens of a processed clip `collate` keeps by these settings, (T, N); None for all."""
+        if self.keep_tokens is None:
+            return None
+        table = self._scanpath_tables([clip], None if scanpath is None else [scanpath], None)[0]
+        return self.choose_tokens(clip, table, self.keep_tokens)
 
     @staticmethod
     def _scanpath_tables(clips, scanpaths, snap_s) -> list[torch.Tensor | None]:

@@ -24,8 +24,8 @@ def _about(text: str, choices: tuple[str, ...] = (), aliases: tuple[str, ...] = 
 class EvaluationSettings:
     """
     Hold what `eval.py` is told. Fields that are None follow the model: `snap_s`, `prompt_style`, `num_frames`, `fps`,
-    `max_frames`, `sampling`, `keep_tokens` and `keep_by` as the adapter was trained, `gaze` the conditions that suit the model. Raises
-    ValueError naming the field, its value and what was expected.
+    `max_frames`, `sampling`, `keep_tokens` and `keep_by` as the adapter was trained, `gaze` the conditions that suit
+    the model. Raises ValueError naming the field, its value and what was expected.
     """
 
     model: str = field(default="", metadata=_about("folder or Hub id of an adapter, or of any video-text model"))

@@ -41,8 +41,8 @@ class Augmentation:
     """
     Change scanpaths in training: add normal noise to x and y, `noise` of the frame's size, and leave out each fixation
     with probability `dropout`, but never all. Neither is in the paper; the reference code has .02 and .1. `seed`: of
-    what is drawn anew in each epoch. `keep_tokens`: how many visual tokens stay (`GazeQwenProcessor`), one of these for
-    each batch, so that one adapter learns to do with more and with fewer.
+    what is drawn anew in each epoch. `keep_tokens`: how many visual tokens stay (`GazeQwenProcessor`), one of these
+    for each batch, so that one adapter learns to do with more and with fewer.
     """
 
     noise: float = 0.0

@@ -145,16 +145,18 @@ class Context:
         seconds_per_step: float,
         step: int,
         ranks: torch.Tensor,
+        kept: torch.Tensor | None = None,
     ) -> tuple[Tokens, Place]:
         """
         Return a temporal step's `ids` (L,), with the text that tells its time where the family has it, as the tokens
         at a place, and the place after them. `grid_thw` (3,): the step's grid of patches; `ranks` (N,): of its visual
-        tokens.
+        tokens in the prompt, which are those `kept` (1, N), None for all.
         """
         config = self.model.backbone.config
         types = token_types(config, ids[None])
         seconds = torch.tensor([seconds_per_step], dtype=torch.float32)
-        positions, _ = trained_positions(config, types, None, None, grid_thw[None], seconds)
+        kept = None if kept is None else kept[None]
+        positions, deltas = trained_positions(config, types, None, None, grid_thw[None], seconds, kept)
         positions = positions[:, 0]
         goes_on = place.in_video and not self.family.seconds_in_text
         begin = place.starts[-1] if goes_on else place.next
@@ -170,7 +172,8 @@ class Context:
         all_ranks = torch.full_like(ids, _TEXT)
         all_ranks[types[0] != 0] = ranks
         tokens = Tokens(ids, positions, segments, torch.full_like(ids, step), all_ranks)
-        following = max(place.next, int(positions.max()) + 1)
+        extent = len(ids) + int(deltas)  # of the whole step, of which some tokens may not be kept
+        following = max(place.next, begin + extent, int(positions.max()) + 1)
         return tokens, Place(following, starts, seen + 1, removed, True)
 
     def extend(self, tokens: Tokens, place: Place) -> None:

@@ -62,12 +62,15 @@ def place_steps(processor, context: Context, steps: Sequence[Step]) -> list[Plac
     placed, place = [], context.place
     for step in steps:
         processed = step.processed
+        kept = processor.kept_tokens(processed, step.scanpath)
         ids = processor.tokenizer.encode(
-            processor.video_text(processed), add_special_tokens=False, return_tensors="pt"
+            processor.video_text(processed, kept), add_special_tokens=False, return_tensors="pt"
         )
         grid, seconds = processed["video_grid_thw"], float(processed["second_per_grid_ts"])
         ranks = _ranks(step.scanpath, *context.model.token_grids(grid[None])[0, 1:].tolist())
-        tokens, end = context.step_tokens(place, ids[0], grid, seconds, step.number, ranks)
+        if kept is not None:
+            ranks = ranks[kept[0]]
+        tokens, end = context.step_tokens(place, ids[0], grid, seconds, step.number, ranks, kept)
         placed.append(PlacedStep(step, tokens, place, end))
         place = end
     return placed

@@ -103,6 +103,10 @@ class GazeStream:
     ):
         fps = processor.fps if fps is None else fps
         _check_settings(model, fps, start_s, gaze_lag_s, max_gap_s, budget, policy, has_gaze)
+        if processor.keep_tokens is not None and processor.keep_by == "similarity":
+            raise ValueError(
+                "keep_by: got 'similarity', expected another rule: a stream gives each step to the processor alone"
+            )
         model.eval()
         self.model, self.processor, self.has_gaze = model, processor, has_gaze
         self.gaze_lag_s, self.budget, self.policy = gaze_lag_s, budget, policy

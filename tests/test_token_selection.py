@@ -1,16 +1,27 @@
 """Some visual tokens of each temporal step stay in the prompt: which, and that the decoder knows of no others."""
 
+import json
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from bases import make_clip, scanpath_of, with_gaze
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import perturb
+from support import perturb, run_here
+from test_stream import FPS, OPTIONS, QUESTION, TABLE, clip_at, logits, offline, recording
+from test_training_options import OAR, OI_E, trainer_of
 
 from gazeqwen.backbones_gazeqwen import FAMILIES
+from gazeqwen.evaluation.scoring import read_predictions
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
+from gazeqwen.streaming.stream import GazeStream
 from gazeqwen.token_selection_gazeqwen import KEEP_RULES, choose_tokens, count_kept, token_changes
+from gazeqwen.training.memory import ClipShape, estimate_memory
+from gazeqwen.training.planning import config_of, model_on_meta
+from gazeqwen.utils.adapters import load_processor
 
 SPANS = torch.tensor([[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]])
 
@@ -183,6 +194,77 @@ def test_generate_with_a_part_of_the_tokens(bases, family, beams):
         with torch.no_grad():
             logits = base.model(**again).logits[0, length - 1 : -1]
         torch.testing.assert_close(torch.cat(generated.logits), logits, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("rule", ["gaze", "uniform", "random", "centre"])
+def test_a_stream_keeps_what_the_clip_keeps(bases, family, rule):
+    """Asked in the middle of a step and between two, with gaze; for `gaze` also on a budget that nothing exceeds."""
+    base = bases(family)
+    model, processor = base.adapter(), pruning(base, 0.5, rule).processor
+    model.config.video_encoder_window = 2
+    frames, times = recording()
+    with GazeStream(model, processor, fps=FPS, budget=500) as stream:
+        stream.push_fixation(TABLE, until_s=100)
+        for begin, end in ((0, 9), (9, 20), (20, 33)):
+            stream.push(frames[begin:end], times[begin:end])
+            whole = offline(model, processor, [clip_at(frames, times, times[end - 1])], TABLE)
+            np.testing.assert_allclose(logits(stream.ask(QUESTION, OPTIONS)), whole, atol=1e-4)
+        assert stream.context.video_tokens == 2 * stream.report.steps
+    everything = offline(model, base.processor, [clip_at(frames, times, times[32])], TABLE)
+    assert abs(whole - everything).max() > 1e-3
+
+
+def test_a_stream_does_not_compare_steps(bases):
+    base = bases("qwen2_5_vl")
+    with pytest.raises(ValueError, match="keep_by: got 'similarity', expected another rule: a stream"):
+        GazeStream(base.model, pruning(base, 0.5, "similarity").processor, fps=FPS, video_encoder_window=2)
+
+
+# ------------------------------------------------------------------ training and evaluation
+def test_it_is_trained_at_drawn_budgets_planned_and_evaluated(toy_data, tmp_path):
+    changes = {
+        "data": {"tasks": [OI_E, OAR], "keep_tokens": [1, 0.5, 0.25], "cache_dir": str(tmp_path / "cache")},
+        "model": {"keep_tokens": 0.25},
+    }
+    trainer = trainer_of(toy_data, tmp_path, **changes)
+    tokens = Counter()
+    read = trainer.model.forward
+
+    def counting(*args, **kwargs):
+        kept, grids = kwargs.get("kept_tokens"), kwargs["video_grid_thw"]
+        tokens[4 if kept is None else int(kept.sum()) * 16 // int(grids.prod(-1).sum())] += 1  # of a token's 4 patches
+        return read(*args, **kwargs)
+
+    trainer.model.forward = counting
+    trainer.run()
+    assert set(tokens) == {1, 2, 4}  # all budgets in training; validation is at the model's own
+    del trainer.model.forward
+    again = load_processor(trainer.folder / "best")
+    assert (again.keep_tokens, again.keep_by) == (0.25, "gaze")
+    peaks = {}
+    for keep_tokens in (None, 0.25):
+        model, data = (
+            replace(trainer.recipe.model, keep_tokens=keep_tokens),
+            replace(trainer.recipe.data, keep_tokens=None),
+        )
+        recipe = replace(trainer.recipe, model=model, data=data)
+        on_meta = model_on_meta(recipe, config_of(recipe))
+        peaks[keep_tokens] = estimate_memory(recipe, on_meta, ClipShape(8, 640, 8))["validation"].peak
+    assert peaks[0.25] < peaks[None]
+    command = ["--model", str(trainer.folder / "best"), "--data", str(toy_data), "--batch_size", "4"]
+    command += ["--conditions", "gaze", "--cache_dir", str(tmp_path / "cache")]
+    results = {}
+    for name, more in (("own", []), ("all", ["--keep_tokens", "1"]), ("centre", ["--keep_by", "centre"])):
+        run_here("eval.py", *command, *more, "--output", str(tmp_path / f"{name}.json"))
+        results[name] = json.loads((tmp_path / f"{name}.json").read_text())
+    kept = [
+        (results[name]["settings"].get("keep_tokens"), results[name]["settings"].get("keep_by")) for name in results
+    ]
+    assert kept == [(0.25, "gaze"), (1, "gaze"), (0.25, "centre")]
+    answers = [read_predictions(tmp_path / f"{name}.predictions.jsonl")["gaze"] for name in results]
+    each = [[item.logits for item in items] for items in answers]
+    assert each[0] != each[1] and each[0] != each[2]
 
 
 def test_the_whole_share_changes_nothing_and_settings_are_kept(bases, tmp_path):
