@@ -10,12 +10,11 @@ from functools import cache
 import numpy as np
 import torch
 
-from .resampler_gazeqwen import fixation_shares, gaussian_heat
+from .resampler_gazeqwen import fixation_shares
 
 KEEP_RULES = ("gaze", "uniform", "random", "centre", "similarity")
 
 _EVEN_SHARE = 0.25  # of what is kept by gaze: spread evenly, so that the periphery is not lost
-_SIGMA = 2.0  # of the Gaussians around fixations, in cells of the token grid
 _GOLDEN = 0.6180339887498949
 
 
@@ -59,7 +58,8 @@ def choose_tokens(
     Return which visual tokens stay, bool (T, N), equally many of each step.
 
     Args:
-        keep_by: `gaze`: those near the step's fixations, and a fourth spread evenly (all, where there is no fixation);
+        keep_by: `gaze`: those nearest to the step's fixations, to each in turn, and a fourth spread evenly (all, where
+            there is no fixation);
             `uniform`: spread evenly, other ones in each step; `random`: drawn, from the step's time; `centre`: those
             in the middle of the frame; `similarity`: those that changed most since the step before.
         grid: T, H, W.
@@ -107,11 +107,25 @@ def token_changes(pixel_values: torch.Tensor, steps: int, tokens: int) -> torch.
 
 
 def _near_fixations(scanpath: torch.Tensor, step_spans_s: torch.Tensor, height: int, width: int) -> np.ndarray:
-    """Return how near each token is to the step's fixations, (T, N): Gaussians, each times its share of the step."""
-    scanpath, spans = scanpath[None].double(), step_spans_s[None].double()
-    weights = fixation_shares(scanpath, spans)  # (1, T, F)
-    grid = torch.tensor([[height, width]])
-    return gaussian_heat(scanpath, weights, grid, height * width, [_SIGMA])[0, ..., 0].numpy()
+    """
+    Return scores (T, N) by how near each token is to a fixation of the step: the nearest token of each fixation is
+    before the second of any. Of fixations that are equal in this the step's latest is first, then those that cover
+    more of it. The same for all tokens, where the step has no fixation.
+    """
+    shares = fixation_shares(scanpath.double(), step_spans_s.double()).numpy()  # (T, F)
+    count = shares.shape[1]
+    if not count:
+        return np.zeros((len(shares), height * width))
+    rows, columns = np.divmod(np.arange(height * width), width)
+    x, y, middle_s, duration_s = scanpath.double().numpy().T[:, :, None]
+    away = (columns + 0.5 - x * width) ** 2 + (rows + 0.5 - y * height) ** 2  # (F, N)
+    nearness = away.argsort(axis=1, kind="stable").argsort(axis=1)  # 0: the fixation's nearest token
+    active = shares > 0
+    ends = np.where(active, (middle_s + duration_s / 2)[:, 0], -np.inf)
+    latest = np.arange(count) == ends.argmax(axis=1)[:, None]
+    turn = np.lexsort((-shares, ~latest), axis=-1).argsort(axis=-1)  # (T, F)
+    places = nearness * count + turn[:, :, None]  # (T, F, N)
+    return -np.where(active[:, :, None], places, places.max() + 1).min(axis=1).astype(np.float64)
 
 
 def _even_ranks(height: int, width: int, begin_ms: np.ndarray) -> np.ndarray:

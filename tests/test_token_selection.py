@@ -77,6 +77,16 @@ def test_what_each_rule_keeps():
     assert kept[1].nonzero().tolist() == [[7]] and kept[2].nonzero().tolist() == [[7]]
 
 
+def test_every_fixation_of_a_step_has_its_turn():
+    """A short glance at the end of a step, and a long fixation before it: the cells of both stay."""
+    height = width = 4
+    table = torch.tensor([[0.1, 0.1, 0.45, 0.9], [0.9, 0.9, 0.99, 0.02], [0.9, 0.1, 0.92, 0.04]])
+    kept = choose_tokens(3 / 16, "gaze", (1, height, width), SPANS[:1], table).view(height, width)
+    even = choose_tokens(1 / 16, "uniform", (1, height, width), SPANS[:1]).view(height, width)
+    assert int(kept.sum()) == 3 and kept[3, 3] and kept[0, 0] and (kept & even).any()
+    assert choose_tokens(4 / 16, "gaze", (1, height, width), SPANS[:1], table).view(height, width)[0, 3]
+
+
 def test_by_gaze_all_tokens_stay_without_a_scanpath():
     assert choose_tokens(2, "gaze", (3, 2, 3), SPANS).all()
     assert choose_tokens(2, "gaze", (3, 2, 3), SPANS, torch.zeros(0, 4)).sum() == 6  # recorded, without a fixation
