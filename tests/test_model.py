@@ -223,6 +223,7 @@ CODE = [
     "processing_gazeqwen.py",
     "resampler_gazeqwen.py",
     "scanpath_gazeqwen.py",
+    "token_selection_gazeqwen.py",
     "video_encoders_gazeqwen.py",
     "video_gazeqwen.py",
 ]
