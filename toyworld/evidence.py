@@ -25,7 +25,7 @@ import torch
 from tqdm import tqdm
 
 from gazeqwen.evaluation.scoring import GradedAnswer, read_predictions, score
-from gazeqwen.evaluation.statistics import intervals, paired_difference
+from gazeqwen.evaluation.statistics import intervals_over_seeds, paired_difference_over_seeds
 from gazeqwen.questions.release import build
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.random_video_encoder import random_dinov2
@@ -261,26 +261,28 @@ def best_rate(row: Row, work: Path) -> float | None:
 
 # ------------------------------------------------------------------ a row's result
 def _answers(row: Row, work: Path) -> dict[int, dict[str, list[GradedAnswer]]]:
-    """Return {seed: {condition: answers}} of the seeds that are done; each seed's are questions of their own."""
+    """Return {seed: {condition: answers}} of the seeds that are done, each to the same questions."""
     answers_by_seed, rate = {}, best_rate(row, work)
     for seed in row.seeds:
         folder = run_folder(row, seed, work, rate)
         if (folder / "results.json").exists():
             answers = read_predictions(folder / "results.predictions.jsonl")
             answers_by_seed[seed] = {
-                condition: [
-                    replace(item, key=f"seed {seed}: {item.key}", video_name=_VIDEO.match(item.video_name)[0])
-                    for item in answers[condition]
-                ]
+                condition: [replace(item, video_name=_VIDEO.match(item.video_name)[0]) for item in answers[condition]]
                 for condition in row.conditions
             }
     return answers_by_seed
 
 
+def pooled(runs: dict[int, list[GradedAnswer]]) -> list[GradedAnswer]:
+    """Return the answers of all seeds as one run, in which each seed's are questions of their own."""
+    return [replace(item, key=f"seed {seed}: {item.key}") for seed, items in runs.items() for item in items]
+
+
 def pool(row: Row, work: Path, world: dict) -> dict:
     """
     Return the row's result in eval.py's own form, of all answers of the seeds that are done, so that an accuracy is
-    the mean over seeds and an interval comes from drawing videos. `seeds`: each seed's accuracies by condition and
+    the mean over seeds, and intervals are over seeds and videos. `seeds`: each seed's accuracies by condition and
     task; `against_default`: the gain of its first condition over the default with the same seeds, where those have
     been run; of a row with several learning rates `rate_search`: what was tried, and which was best on the validation
     split.
@@ -288,8 +290,8 @@ def pool(row: Row, work: Path, world: dict) -> dict:
     answers = _answers(row, work)
     scores = {}
     for condition in row.conditions:
-        items = [item for by_condition in answers.values() for item in by_condition[condition]]
-        scores[condition] = score(items) | {"intervals": intervals(items)}
+        runs = {seed: by_condition[condition] for seed, by_condition in answers.items()}
+        scores[condition] = score(pooled(runs)) | {"intervals": intervals_over_seeds(list(runs.values()))}
     seeds = {
         str(seed): {
             condition: {task: round(values["accuracy"], 4) for task, values in score(items)["tasks"].items()}
@@ -301,9 +303,9 @@ def pool(row: Row, work: Path, world: dict) -> dict:
     if row.name != DEFAULT.name and row.base_model is None and len(row.seeds) == len(DEFAULT.seeds):
         default = _answers(replace(DEFAULT, seeds=tuple(answers)), work)
         if set(default) == set(answers):
-            row_items = [item for by_condition in answers.values() for item in by_condition[row.conditions[0]]]
-            default_items = [item for by_condition in default.values() for item in by_condition["gaze"]]
-            gain = paired_difference(row_items, default_items)
+            gain = paired_difference_over_seeds(
+                [answers[seed][row.conditions[0]] for seed in answers], [default[seed]["gaze"] for seed in answers]
+            )
             against = {"against_default": {"macro": gain["macro"], "interval": gain["intervals"]["macro"]}}
     rate, search = best_rate(row, work), {}
     if rate is not None:

@@ -89,14 +89,17 @@ def _cells(score: dict, tasks: list[str]) -> list[str]:
 
 
 def condition_table(evidence: Evidence, titles: dict[tuple[str, str], str]) -> Table:
-    """Show the accuracies of (row, condition) by task."""
+    """Show the accuracies of (row, condition) by task, and beside their mean the balanced ones of Yes/No tasks."""
     tasks = sorted_tasks(TASKS)
+    alerts = [task for task in tasks if TASKS[task].group == "proactive"]
     rows = []
     for (row, condition), title in titles.items():
         if score := evidence.score(row, condition):
             mean = percent(score["macro"], score["intervals"]["macro"])
-            rows.append([title, *_cells(score, tasks), mean, evidence.spread(row, condition)])
-    return Table(["condition", *(TASKS[task].abbreviation for task in tasks), "mean [95 %]", "seeds"], rows)
+            balanced = [percent(score["tasks"][task]["balanced_accuracy"]) for task in alerts]
+            rows.append([title, *_cells(score, tasks), mean, evidence.spread(row, condition), *balanced])
+    header = ["condition", *(TASKS[task].abbreviation for task in tasks), "mean [95 %]", "seeds"]
+    return Table([*header, *(f"{TASKS[task].abbreviation} balanced" for task in alerts)], rows)
 
 
 def task_table(evidence: Evidence) -> Table:
@@ -218,7 +221,7 @@ def draw_conditions(path: Path, evidence: Evidence) -> None:
         axis.text(high + 1, place, f"{mean:.1f}", va="center", fontsize=8)
     axis.set_yticks(range(len(shown)), list(reversed(shown.values())), fontsize=8)
     axis.set_xlim(0, 108)
-    axis.set_xlabel("accuracy, %, mean over ten tasks, and 95 % interval (bootstrap of videos)")
+    axis.set_xlabel("accuracy, %, mean over ten tasks, and 95 % interval (over videos and seeds)")
     axis.spines[["top", "right"]].set_visible(False)
     save_png(figure, path)
 
