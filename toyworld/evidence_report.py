@@ -20,7 +20,7 @@ from gazeqwen.plots.style import save_png
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.question import Question
 from gazeqwen.questions.tasks import TASKS, task_info
-from gazeqwen.toyworld.evidence import DEFAULT, NOISE, RESULTS, ROOT, ROWS, WORK
+from gazeqwen.toyworld.studies import NOISE, ROOT, SHAPES
 from gazeqwen.utils.adapters import load_model, load_processor
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import write_text
@@ -72,7 +72,7 @@ class Evidence:
     results: dict[str, dict]
 
     @classmethod
-    def read(cls, folder: Path = RESULTS) -> Evidence:
+    def read(cls, folder: Path = SHAPES.results) -> Evidence:
         return cls({path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")})
 
     def score(self, row: str, condition: str) -> dict | None:
@@ -130,10 +130,10 @@ def _baseline(evidence: Evidence, task: str) -> tuple[int, str]:
 
 def ablation_table(evidence: Evidence) -> Table:
     rows = []
-    for row in [DEFAULT, *(row for row in ROWS if row.group == "ablations")]:
+    for row in [SHAPES.row(SHAPES.default), *(row for row in SHAPES.rows if row.group == "ablations")]:
         score = evidence.score(row.name, "gaze")
         if score:
-            name = "**Default**" if row == DEFAULT else row.title
+            name = "**Default**" if row.name == SHAPES.default else row.title
             groups = [percent(score["groups"][group]) for group in ("past", "present", "proactive")]
             mean = percent(score["macro"], score["intervals"]["macro"])
             shuffled = percent(evidence.score(row.name, "shuffled")["macro"])
@@ -159,7 +159,7 @@ def _gain(gain: dict) -> str:
 def rate_table(evidence: Evidence) -> Table:
     """Show each learning rate's validation accuracy of the rows that name several, and the best one on the test."""
     rows = []
-    for row in ROWS:
+    for row in SHAPES.rows:
         search = evidence.results.get(row.name, {}).get("rate_search")
         if search:
             tried = ", ".join(f"{rate}: {percent(accuracy)}" for rate, accuracy in search["validation"].items())
@@ -371,9 +371,9 @@ def main() -> None:
     write_text(README, fill(README.read_text(), {"summary": summary_table(evidence)}))
     draw_conditions(DOCUMENT.parent / "images" / "evidence_conditions.png", evidence)
     draw_noise(DOCUMENT.parent / "images" / "evidence_noise.png", evidence)
-    run = WORK / "gazeqwen-0"
+    run = SHAPES.work / "gazeqwen-0"
     if (run / "results.json").exists():
-        draw_examples(DOCUMENT.parent / "images", run, WORK / "data")
+        draw_examples(DOCUMENT.parent / "images", run, SHAPES.work / "data")
     print(f"written to {DOCUMENT}")
 
 

@@ -27,7 +27,8 @@ from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.question import Question
-from gazeqwen.toyworld.evidence import DEFAULT, RESULTS, ROOT, SEEDS, WORK, WORLD, pooled
+from gazeqwen.toyworld.evidence import pooled
+from gazeqwen.toyworld.studies import ROOT, SHAPES
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import write_json
 from gazeqwen.utils.provenance import provenance
@@ -124,20 +125,20 @@ def result_of(answers: dict[int, dict[str, list[Prediction]]], settings: dict) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=WORK, help="where the evidence's runs are kept")
-    parser.add_argument("--output", type=Path, default=RESULTS / "video-encoder.json")
+    parser.add_argument("--work", type=Path, default=SHAPES.work, help="where the evidence's runs are kept")
+    parser.add_argument("--output", type=Path, default=SHAPES.results / "video-encoder.json")
     args = parser.parse_args()
     answers = {}
-    for seed in SEEDS:
-        best = args.work / f"{DEFAULT.name}-{seed}" / "best"
+    for seed in SHAPES.row(SHAPES.default).seeds:
+        best = args.work / f"{SHAPES.default}-{seed}" / "best"
         if not best.exists():
             raise FileNotFoundError(
                 f"{best}: not there; train it: python -m gazeqwen.toyworld.evidence --rows gazeqwen"
             )
         answers[seed] = answer_with_replaced_features(best, args.work / "data", args.work / "cache", seed)
-    own = json.loads((args.work / f"{DEFAULT.name}-{SEEDS[0]}" / "results.json").read_text())["settings"]
+    own = json.loads((args.work / f"{SHAPES.default}-0" / "results.json").read_text())["settings"]
     settings = json.loads(json.dumps(own).replace(f"{ROOT}/", ""))
-    write_json(args.output, result_of(answers, settings | {"world": WORLD}))
+    write_json(args.output, result_of(answers, settings | {"world": SHAPES.world}))
     print(f"written to {args.output}")
 
 
