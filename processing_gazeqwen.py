@@ -196,9 +196,9 @@ class GazeQwenProcessor(ProcessorMixin):
             processed["step_times_s"] = self.step_times_s(clip.timestamps_s - clip.start_s)
         if for_video_encoder:
             size = (self.video_encoder_size, self.video_encoder_size)
-            encoder_frames = F.interpolate(frames.float(), size=size, mode="bilinear", align_corners=False) / 255
+            encoder_frames = F.interpolate(frames.float(), size=size, mode="bilinear", align_corners=False)
             mean, std = (torch.tensor(value)[:, None, None] for value in (_VIDEO_ENCODER_MEAN, _VIDEO_ENCODER_STD))
-            processed["video_encoder_pixel_values"] = (encoder_frames - mean) / std
+            processed["video_encoder_pixel_values"] = encoder_frames.div_(255).sub_(mean).div_(std)
         return processed
 
     def step_times_s(self, times_s: np.ndarray) -> torch.Tensor:
@@ -359,10 +359,10 @@ class GazeQwenProcessor(ProcessorMixin):
         for name, values in (("scanpaths", scanpaths), ("snap_s", snap_s)):
             if values is not None and not isinstance(values, (list, tuple)):
                 raise ValueError(f"{name}: got {values!r}, expected a list with one for each video")
-        images = _flatten(images)
+        images, has_gaze = _flatten(images), any(scanpath is not None for scanpath in scanpaths or ())
         return self._inputs(
             texts,
-            [self.process_clip(clip, max_pixels=max_pixels) for clip in clips],
+            [self.process_clip(clip, for_video_encoder=has_gaze, max_pixels=max_pixels) for clip in clips],
             self.process_images(images, [max_pixels] * len(images)),
             scanpaths,
             snap_s,
@@ -421,8 +421,10 @@ class GazeQwenProcessor(ProcessorMixin):
         max_pixels = options.pop("max_pixels", None)
         videos = [item for item in items if item["type"] == "video"]
         images = [item for item in items if item["type"] in ("image", "image_url")]
+        scanpaths = [item.get("scanpath") for item in videos]
+        has_gaze = any(scanpath is not None for scanpath in scanpaths)
         clips = [
-            self.process_clip(self._clip_of(item, sampling), max_pixels=_max_pixels(item, max_pixels))
+            self.process_clip(self._clip_of(item, sampling), has_gaze, _max_pixels(item, max_pixels))
             for item in videos
         ]
         inputs = self._inputs(
@@ -432,7 +434,7 @@ class GazeQwenProcessor(ProcessorMixin):
                 [_load_image(_source(item, "image", "image_url")) for item in images],
                 [_max_pixels(item, max_pixels) for item in images],
             ),
-            [item.get("scanpath") for item in videos] or None,
+            scanpaths or None,
             [item.get("snap_s", self.snap_s) for item in videos] or None,
             **options,
         )

@@ -65,6 +65,24 @@ def test_text_only_and_video_without_gaze(files, toy_processor):
     assert set(text) == {"input_ids", "attention_mask", "mm_token_type_ids"}
 
 
+def test_frames_for_the_encoder_are_made_for_gaze_alone(files, toy_processor):
+    """Of a size that no memory holds: an error where they are made."""
+    processor, (video, _) = copy.deepcopy(toy_processor), files
+    processor.video_encoder_size = 10**7
+    gaze = [[0.5, 0.5, 1.0, 1.0]]
+
+    def ask(*scanpaths):
+        return processor(text=processor.video_token, videos=[video], scanpaths=list(scanpaths) or None)
+
+    def chat(**item):
+        return processor.apply_chat_template(conversation(video, **item), tokenize=True, return_dict=True)
+
+    assert all("pixel_values_videos" in inputs for inputs in (ask(), ask(None), chat()))
+    for with_gaze in (lambda: ask(gaze), lambda: chat(scanpath=gaze)):
+        with pytest.raises(RuntimeError, match="allocate memory"):
+            with_gaze()
+
+
 def test_a_batch_with_and_without_gaze(files, toy_processor):
     video, table = files
     inputs = toy_processor.apply_chat_template(
