@@ -114,7 +114,14 @@ def run_seed(study: Study, row: Row, seed: int, work: Path, overrides: list[str]
     folder.mkdir(parents=True, exist_ok=True)
     settings = read_recipe(Recipe, study.recipe, _settings(row, overrides))
     model = settings.model.base_model
-    if row.overrides is not None:
+    if row.adapter_of is not None:
+        other = study.row(row.adapter_of)
+        model = run_folder(other, seed, work, best_rate(other, work)) / "best"
+        if not model.exists():
+            raise FileNotFoundError(
+                f"{model}: not there, so that row {row.name} has no adapter: run {other.name} first"
+            )
+    elif row.overrides is not None:
         train(study, row, seed, work, overrides, threads, rate)
         model = folder / "best"
     command = ["eval.py", "--model", str(model), "--data", str(work / ("ringed_data" if row.ringed else "data"))]
@@ -189,7 +196,8 @@ def pool(study: Study, row: Row, work: Path) -> dict:
     }
     against = {}
     default_row = study.row(study.default)
-    if row.name != default_row.name and row.base_model is None and len(row.seeds) == len(default_row.seeds):
+    comparable = row.name != default_row.name and row.base_model is None and row.adapter_of is None
+    if comparable and len(row.seeds) == len(default_row.seeds):
         default = _answers(replace(default_row, seeds=tuple(answers)), work)
         if set(default) == set(answers):
             gain = paired_difference_over_seeds(
@@ -251,7 +259,7 @@ def run(
     prepare(work, study.world, any(row.ringed for row in rows))
     searches = [(row, rate) for row in rows for rate in row.rates]
     runs = [(row, seed) for row in rows for seed in row.seeds]
-    runs.sort(key=lambda run: (run[0].group != "main", run[1]))
+    runs.sort(key=lambda run: (run[0].adapter_of is not None, run[0].group != "main", run[1]))
     with ThreadPoolExecutor(workers) as executor, tqdm(total=len(searches) + len(runs), unit="run") as bar:
 
         def try_rate(row: Row, rate: float) -> None:

@@ -20,7 +20,7 @@ class Row:
     it is evaluated; `WORK` in them stands for the folder of all runs. `group`: the table that it stands in.
     `ringed`: its test videos show a ring around what is fixated. `base_model`: another backbone than the recipe's.
     `rates`: learning rates to choose from by accuracy on the validation split with the first seed, values of the
-    recipe's key `rate_key`; none: the recipe's own.
+    recipe's key `rate_key`; none: the recipe's own. `adapter_of`: nothing is trained, the adapters of that row answer.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Row:
     base_model: str | None = None
     rates: tuple[float, ...] = ()
     rate_key: str = "stage1.learning_rate"
+    adapter_of: str | None = None
 
 
 def _ablation(name: str, title: str, *overrides: str) -> Row:
@@ -57,8 +58,9 @@ SHAPES_ROWS = (
         "Frozen backbone, gaze drawn as the ring it was pretrained on",
         "main",
         None,
-        ("ring", "ring+shuffled", "ring+centre"),
+        ("ring", "ring+shuffled"),
     ),
+    Row("ring-centre", "Frozen backbone, that ring in the middle of the frame", "main", None, ("ring+centre",), (0,)),
     Row(
         "ring-noise",
         "Frozen backbone, that ring at noisy gaze",
@@ -72,10 +74,14 @@ SHAPES_ROWS = (
         "gazeqwen",
         "GazeQwen",
         "main",
-        conditions=(
-            *("gaze", "zero", "shuffled", "shifted", "centre", "random_place", "permuted_times"),
-            *(f"noise{percent}" for percent in NOISE),
-        ),
+        conditions=("gaze", "zero", "shuffled", "shifted", *(f"noise{percent}" for percent in NOISE)),
+    ),
+    Row(
+        "gazeqwen-controls",
+        "GazeQwen, further controls",
+        "main",
+        conditions=("centre", "random_place", "permuted_times"),
+        adapter_of="gazeqwen",
     ),
     Row("lora", "LoRA alone, no gaze", "main", LORA_ALONE),
     Row(
@@ -98,8 +104,15 @@ SHAPES_ROWS = (
         "Heatmap times one vector per layer",
         "main",
         ("adapter.resampler_type=heatmap_vector",),
-        ("gaze", "shuffled", "centre"),
+        ("gaze", "shuffled"),
         rates=(3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
+    ),
+    Row(
+        "heatmap-vector-controls",
+        "Heatmap times one vector per layer, further controls",
+        "main",
+        conditions=("centre",),
+        adapter_of="heatmap-vector",
     ),
     _ablation("coord-pe", "Encoding: coord_pe", "adapter.gaze_encoding=coord_pe"),
     _ablation("heatmap-decay", "Encoding: heatmap_decay", "adapter.gaze_encoding=heatmap_decay"),
