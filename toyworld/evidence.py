@@ -259,7 +259,9 @@ def run(
     prepare(work, study.world, any(row.ringed for row in rows))
     searches = [(row, rate) for row in rows for rate in row.rates]
     runs = [(row, seed) for row in rows for seed in row.seeds]
-    runs.sort(key=lambda run: (run[0].adapter_of is not None, run[0].group != "main", run[1]))
+    runs.sort(key=lambda run: (run[0].group != "main", run[1]))
+    own_runs = [job for job in runs if job[0].adapter_of is None]
+    runs_of_others = [job for job in runs if job[0].adapter_of is not None]
     with ThreadPoolExecutor(workers) as executor, tqdm(total=len(searches) + len(runs), unit="run") as bar:
 
         def try_rate(row: Row, rate: float) -> None:
@@ -274,7 +276,7 @@ def run(
                 write_json(results / f"{row.name}.json", pool(study, row, work))
                 bar.update()
 
-        for function, jobs in ((try_rate, searches), (finish_seed, runs)):
+        for function, jobs in ((try_rate, searches), (finish_seed, own_runs), (finish_seed, runs_of_others)):
             futures = [executor.submit(function, *job) for job in jobs]
             done, pending = wait(futures, return_when=FIRST_EXCEPTION)
             for future in pending:
