@@ -229,13 +229,13 @@ def pool(study: Study, row: Row, work: Path) -> dict:
 def keep_predictions(row: Row, seed: int, work: Path, folder: Path) -> None:
     """
     Write the answers of one run to `folder`, compressed, as `read_predictions` reads them: what scoring needs, logits
-    to five decimals.
+    with the nine digits that tell one float32 from another.
     """
     lines, run = [], run_folder(row, seed, work, best_rate(row, work))
     for line in (run / "results.predictions.jsonl").read_text(encoding="utf-8").splitlines():
         kept = {name: value for name, value in json.loads(line).items() if name in _KEPT and value is not None}
         if "logits" in kept:
-            kept["logits"] = [round(value, 5) for value in kept["logits"]]
+            kept["logits"] = [float(f"{value:.9g}") for value in kept["logits"]]
         if kept["condition"] in row.conditions:
             lines.append(json.dumps(kept) + "\n")
     write_bytes(folder / f"{row.name}-{seed}.jsonl.xz", lzma.compress("".join(lines).encode(), preset=9))

@@ -40,11 +40,16 @@ MAIN = {
     ("ring", "ring"): "Frozen, gaze drawn as the ring of its pretraining",
     ("lora-overlay", "overlay+model"): "LoRA, gaze drawn as StreamGaze's disc and red ring",
     ("paper", "gaze"): "Paper's formula after the paper's layers (`coord_pe`)",
+    ("gazeqwen-controls", "permuted_times"): "GazeQwen, its places in another order at test",
     ("gazeqwen", "shifted"): "GazeQwen, gaze moved by half the clip at test",
     ("gazeqwen", "shuffled"): "GazeQwen, another video's gaze at test",
+    ("gazeqwen-controls", "random_place"): "GazeQwen, fixations at random places at test",
+    ("gazeqwen-controls", "centre"): "GazeQwen, gaze in the middle of the frame at test",
     ("gazeqwen", "zero"): "GazeQwen, no fixation at test",
     ("heatmap-vector", "shuffled"): "Heatmap times one vector, another video's gaze at test",
+    ("heatmap-vector-controls", "centre"): "Heatmap times one vector, gaze in the middle of the frame at test",
     ("ring", "ring+shuffled"): "Frozen, that ring at another video's gaze",
+    ("ring-centre", "ring+centre"): "Frozen, that ring in the middle of the frame",
     ("shuffled", "gaze"): "GazeQwen trained on shuffled gaze",
     ("lora", "gaze"): "LoRA alone, no gaze",
     ("frozen", "overlay"): "Frozen, gaze drawn as StreamGaze's disc and red ring",
@@ -216,12 +221,17 @@ def draw_conditions(path: Path, evidence: Evidence) -> None:
         score = evidence.score(*key)
         low, high = (100 * v for v in score["intervals"]["macro"])
         mean = 100 * score["macro"]
-        axis.barh(place, mean, color=colors.get(key[0], "#9aa0a6"), alpha=1 if key[1] in OWN_GAZE else 0.55)
+        axis.barh(
+            place,
+            mean,
+            color=colors.get(key[0].removesuffix("-controls"), "#9aa0a6"),
+            alpha=1 if key[1] in OWN_GAZE else 0.55,
+        )
         axis.plot([low, high], [place, place], color="black", linewidth=1.4)
         axis.text(high + 1, place, f"{mean:.1f}", va="center", fontsize=8)
     axis.set_yticks(range(len(shown)), list(reversed(shown.values())), fontsize=8)
     axis.set_xlim(0, 108)
-    axis.set_xlabel("accuracy, %, mean over ten tasks, and 95 % interval (over videos and seeds)")
+    axis.set_xlabel("accuracy, %: mean of ten tasks, 95 % interval over seeds and videos", fontsize=9)
     axis.spines[["top", "right"]].set_visible(False)
     save_png(figure, path)
 
@@ -328,15 +338,34 @@ def explain(model, processor, question: Question) -> Comparison:
     return ask(model, processor, clip, question.scanpath, prompt, answers, snap_s, explain=True)
 
 
-# (row, condition): what the README's table calls it, and its conditions with another video's gaze and with noise.
+# (row, condition): what the README's table calls it, and its conditions with another video's gaze, with gaze in the
+# middle of the frame, and with noise.
 SUMMARY = {
-    ("gazeqwen", "gaze"): ("**GazeQwen**", ("gazeqwen", "shuffled"), NOISY[5], NOISY[10]),
-    ("heatmap-vector", "gaze"): ("a heatmap times one vector per layer", ("heatmap-vector", "shuffled"), None, None),
-    ("ring", "ring"): ("the backbone's own ring, drawn", ("ring", "ring+shuffled"), NOISY_RING[5], NOISY_RING[10]),
-    ("video-encoder", "other_video"): ("GazeQwen, another video's features from the video encoder", None, None, None),
-    ("video-encoder", "zeros"): ("GazeQwen, zeros as features", None, None, None),
-    ("video-encoder", "noise"): ("GazeQwen, noise as features", None, None, None),
-    ("frozen", "none"): ("no gaze: the base model", None, None, None),
+    ("gazeqwen", "gaze"): (
+        "**GazeQwen**",
+        ("gazeqwen", "shuffled"),
+        ("gazeqwen-controls", "centre"),
+        NOISY[5],
+        NOISY[10],
+    ),
+    ("heatmap-vector", "gaze"): (
+        "a heatmap times one vector per layer",
+        ("heatmap-vector", "shuffled"),
+        ("heatmap-vector-controls", "centre"),
+        None,
+        None,
+    ),
+    ("ring", "ring"): (
+        "the backbone's own ring, drawn",
+        ("ring", "ring+shuffled"),
+        ("ring-centre", "ring+centre"),
+        NOISY_RING[5],
+        NOISY_RING[10],
+    ),
+    ("video-encoder", "other_video"): ("GazeQwen, another video's features from the video encoder", *[None] * 4),
+    ("video-encoder", "zeros"): ("GazeQwen, zeros as features", *[None] * 4),
+    ("video-encoder", "noise"): ("GazeQwen, noise as features", *[None] * 4),
+    ("frozen", "none"): ("no gaze: the base model", *[None] * 4),
 }
 
 
@@ -349,7 +378,7 @@ def summary_table(evidence: Evidence) -> Table:
             continue
         others = [evidence.score(*cell)["macro"] if cell and evidence.score(*cell) else None for cell in controls]
         rows.append([title, percent(score["macro"], score["intervals"]["macro"]), *map(percent, others)])
-    columns = ["own gaze [95 %]", "another video's gaze", "noise of 5 % of the frame", "of 10 %"]
+    columns = ["own gaze [95 %]", "another video's gaze", "in the middle", "noise of 5 % of the frame", "of 10 %"]
     return Table(["gaze is given as", *columns], rows)
 
 
