@@ -321,6 +321,19 @@ def test_a_remembered_turn_stays_in_the_conversation(bases, family):
     assert abs(offline(model, processor, clips, TABLE, prompts, [other]) - whole).max() > 1e-3
 
 
+def test_a_step_before_a_remembered_turn_is_not_snapped(streamed):
+    """The turn was about it; a fixation begins right behind it."""
+    model, processor = streamed
+    frames, times = recording()
+    stream = GazeStream(model, processor, fps=FPS)
+    stream.push_fixation([[0.2, 0.3, 4.5, 0.9]], until_s=100)
+    stream.push(frames[times <= 4.0], times[times <= 4.0])
+    stream.wait(4.0)
+    stream.ask(QUESTION, OPTIONS, remember=True, time_s=4.0)
+    answers = [logits(stream.ask("And now?", OPTIONS, time_s=4.0, snap_s=snap_s)) for snap_s in (0, 1.0)]
+    assert answers[0].tolist() == answers[1].tolist()
+
+
 def test_an_answer_in_its_own_words_is_that_about_the_clip(streamed):
     model, processor = streamed
     frames, times = recording()
