@@ -74,7 +74,7 @@ def test_drawn_scanpaths_that_change_in_each_epoch_are_not_kept(tmp_path):
 def shuffled(toy_data, tmp_path_factory):
     """A run with shuffled gaze, and each of its batches: questions, and the scanpaths that the model was given."""
     folder = tmp_path_factory.mktemp("shuffled")
-    trainer = trainer_of(toy_data, folder, data={"gaze": "shuffled"}, stage2={"epochs": 0}, seed=3)
+    trainer = trainer_of(toy_data, folder, data={"gaze": "shuffled", "tasks": TASKS}, stage2={"epochs": 0}, seed=3)
     batches, loss = [], trainer._loss
 
     def looking(model, batch):
@@ -102,7 +102,7 @@ def test_training_with_shuffled_gaze_is_given_the_scanpaths_of_other_videos(shuf
             others += len(own) != len(expected) or not np.allclose(own, expected, atol=1e-3)
             seen.append(index)
     assert sorted(seen) == list(range(len(trainer.questions))) and others > 0.8 * len(seen)
-    plain = trainer_of(toy_data, tmp_path, stage2={"epochs": 0}, seed=3)
+    plain = trainer_of(toy_data, tmp_path, data={"tasks": TASKS}, stage2={"epochs": 0}, seed=3)
     plain.run()
     assert losses(plain) != pytest.approx(losses(trainer), abs=1e-3)
 
