@@ -114,7 +114,9 @@ class FrozenVideoMixin:
         grid of patches `video_grid_thw` (3,): what `encode_video` gives for that step with a `video_encoder_window`.
         """
         height, width = self.token_grids(video_grid_thw[None])[0, 1:].tolist()
-        return self._encode_frames(video_encoder_pixel_values, height, width)[:, -1:]
+        steps = video_encoder_pixel_values.shape[1] // self._frames_per_step
+        chunks = video_encoder_pixel_values.split(max(_WINDOW_STEPS_AT_ONCE // steps, 1))
+        return torch.cat([self._encode_frames(chunk, height, width)[:, -1:] for chunk in chunks])
 
     def _encode_windows(self, frames: torch.Tensor, height: int, width: int, window: int) -> torch.Tensor:
         """

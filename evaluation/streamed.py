@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from gazeqwen.evaluation.predictions import run_predictions
 from gazeqwen.pipeline.conditions import Condition, assign_scanpaths
 from gazeqwen.questions.question import Question
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.streaming.stream import GazeStream
+from gazeqwen.streaming.stream import GazeStream, run_due
 from gazeqwen.video_gazeqwen import (
     FRAMES_PER_STEP,
     checked_end,
@@ -26,6 +27,7 @@ from gazeqwen.video_gazeqwen import (
 )
 
 _FRAMES_AT_ONCE = 32  # read from a file
+_STEPS_AT_ONCE = 16  # in one call of the model
 
 
 @dataclass
@@ -110,7 +112,12 @@ def stream_video(model, processor, batch: VideoQuestions) -> list[list[float]]:
     for (first_step, content), asked in groups.items():
         scanpath, start_s = gaze[first_step, content], grid_edges_s(first_step, fps)
         stream = GazeStream(
-            model, processor, start_s=start_s, has_gaze=scanpath is not None, max_gap_s=video_end_s + 1.0
+            model,
+            processor,
+            start_s=start_s,
+            has_gaze=scanpath is not None,
+            max_gap_s=video_end_s + 1.0,
+            runs_steps=False,
         )
         if scanpath is not None:
             stream.push_fixation(scanpath, until_s=math.inf)
@@ -119,27 +126,39 @@ def stream_video(model, processor, batch: VideoQuestions) -> list[list[float]]:
 
     first = min(step for step, _ in groups) * FRAMES_PER_STEP
     last = max(asked[-1].last_frame for asked in groups.values())
-    for number, frame, time_s in _grid_frames(video, fps, first, max(last, first)):
-        for key, asked in groups.items():
-            if number < key[0] * FRAMES_PER_STEP or not asked:
-                continue
-            stream = streams[key]
-            if stream.now_s != time_s:
-                stream.push(frame, time_s)
-            while asked and asked[0].last_frame <= number:
-                each = asked.pop(0)
-                logits[each.place] = _logits(stream, each)
-            if not asked:
-                stream.close()
+    for begin in range(first, max(last, first) + 1, _FRAMES_AT_ONCE):
+        numbers = np.arange(begin, min(begin + _FRAMES_AT_ONCE, max(last, first) + 1))
+        frames, times = read_frames(video, grid_times_s(numbers, fps))
+        for (first_step, content), asked in groups.items():
+            own = numbers >= first_step * FRAMES_PER_STEP
+            if asked and own.any():
+                stream = streams[first_step, content]
+                for place, answer in _answers(stream, asked, numbers[own], frames[own], times[own]):
+                    logits[place] = answer
+                if not asked:
+                    stream.close()
     return logits
 
 
-def _grid_frames(video, fps: float, first: int, last: int):
-    """Yield (number, frame, time_s) of the frames on screen at a grid's times, from number `first` to `last`."""
-    for begin in range(first, last + 1, _FRAMES_AT_ONCE):
-        numbers = np.arange(begin, min(begin + _FRAMES_AT_ONCE, last + 1))
-        frames, times = read_frames(video, grid_times_s(numbers, fps))
-        yield from zip(numbers.tolist(), frames, times.tolist(), strict=True)
+def _answers(
+    stream: GazeStream, asked: list[_Asked], numbers: np.ndarray, frames: np.ndarray, times: np.ndarray
+) -> Iterator[tuple[int, list[float]]]:
+    """
+    Push the frames on screen at a grid's times, whose `numbers` (F,) follow those before, and yield place and logits
+    of each question whose clip ends with one of them; it is taken from `asked`. Steps run together, when a question
+    comes or enough of them wait.
+    """
+    begin = 0
+    while asked and begin < len(numbers):
+        end = max(int(np.searchsorted(numbers, asked[0].last_frame, side="right")), begin + 1)
+        is_new = np.diff(times[begin:end], prepend=-math.inf if stream.now_s is None else stream.now_s) > 0
+        stream.push(frames[begin:end][is_new], times[begin:end][is_new])
+        while asked and asked[0].last_frame <= numbers[end - 1]:
+            each = asked.pop(0)
+            yield each.place, _logits(stream, each)
+        begin = end
+    while stream.due >= _STEPS_AT_ONCE:
+        run_due([stream], _STEPS_AT_ONCE)
 
 
 def _logits(stream: GazeStream, asked: _Asked) -> list[float]:
@@ -148,5 +167,7 @@ def _logits(stream: GazeStream, asked: _Asked) -> list[float]:
     prompt, answers = question.prompt(processor.prompt_style)
     snap_s = processor.snap_s if stream.has_gaze and question.snapped else 0.0
     stream.wait(asked.end_s)
+    while run_due([stream], _STEPS_AT_ONCE):
+        pass
     answer = stream.ask_prompt(prompt, {each: each for each in answers}, time_s=asked.end_s, snap_s=snap_s)
     return [answer.logits[each] for each in answers]

@@ -98,13 +98,22 @@ class FrameGrid:
             is_new = self._on_screen is None or time_s <= shown_at + SAME_TIME_S
             if is_new and kept is None:
                 kept = frame.copy()
-            shown = (kept, time_s) if is_new else self._on_screen
-            if self._waiting and self._waiting[-1][1] == shown[1]:
-                self.repeated += 1
-            self._waiting += (shown,)
+            self._show((kept, time_s) if is_new else self._on_screen)
             number += 1
         self._on_screen = (frame if kept is None else kept), time_s
         self.now_s = time_s
+
+    def _show(self, shown: tuple[np.ndarray, float]) -> None:
+        """Take a frame and its time for the next of the grid's times."""
+        if self._waiting and self._waiting[-1][1] == shown[1]:
+            self.repeated += 1
+        self._waiting += (shown,)
+
+    def show_until(self, time_s: float) -> None:
+        """Take the frame on screen for the grid's times up to a time, which is not before `now_s`."""
+        first = self.next_step * FRAMES_PER_STEP + len(self._waiting)
+        for _ in range(first, grid_frame_at(time_s, self.fps) + 1):
+            self._show(self._on_screen)
 
     def complete(self, time_s: float) -> bool:
         """Return whether the next step has all its frames and has ended by a time."""

@@ -177,12 +177,16 @@ class GazeStream:
 
     def wait(self, until_s: float) -> None:
         """
-        Take note that it is `until_s`, seconds of the video, and run the steps that have ended by then: a question at
-        that time then finds them in memory, where it would run the last one for itself. A frame that comes later with
-        an earlier time is on screen from the next time of the grid on. Raises ValueError as `ask` for its time.
+        Take note that it is `until_s`, seconds of the video, and run the steps that have ended by then, the last frame
+        being on screen: a question at that time then finds them in memory, where it would run the last one for itself.
+        A frame that comes later with an earlier time is on screen from the next time of the grid on. Raises ValueError
+        as `ask` for its time.
         """
         self._check_open()
-        self._waited_until_s = max(self._waited_until_s, self._checked_time(until_s))
+        until_s = self._checked_time(until_s)
+        self._waited_until_s = max(self._waited_until_s, until_s)
+        self._grid.show_until(until_s)
+        self.report.repeated_frames = self._grid.repeated
         self._run_own_steps()
 
     def push_gaze(self, samples: GazeSamples) -> None:
@@ -256,9 +260,9 @@ class GazeStream:
 
     # ------------------------------------------------------------ temporal steps
     @property
-    def due(self) -> bool:
-        """Return whether a temporal step is whole and settled, and can be run."""
-        return self._context is not None and bool(self._settled)
+    def due(self) -> int:
+        """Return how many temporal steps are whole and settled, and can be run."""
+        return len(self._settled)
 
     def _settle(self, wait: bool = True) -> None:
         """
@@ -286,6 +290,29 @@ class GazeStream:
         self._settle()
         while self.runs_steps and self.due:
             _run([self])
+
+    def _placed(self, steps: Sequence[Step]) -> list[PlacedStep]:
+        """Return steps as the next tokens of the cache, in which a video is then open."""
+        if not self._opened:
+            self._open_video()
+        return place_steps(self.processor, self.context, steps)
+
+    def _next_steps(self, at_once: int) -> list[PlacedStep]:
+        """
+        Return the settled steps that enter the cache with the next call, `at_once` at most: those after which nothing
+        has to be forgotten or moved back, or else the first one alone.
+        """
+        placed, tokens = self._placed(self._settled[:at_once]), self.context.video_tokens
+        for count, each in enumerate(placed):
+            tokens += int(each.tokens.is_video.sum())
+            if (self.budget is not None and tokens > self.budget) or each.end.next > self.context.range:
+                return placed[: max(count, 1)]
+        return placed
+
+    def _append_step(self, step: Step) -> None:
+        """Run one step on the end of the cache."""
+        encode_steps(self.model, [step])
+        _append([(self, self._placed([step]))])
 
     def _process(self, clip: Clip) -> Step:
         """Return a step that is a clip of its own, the next one in the cache."""
@@ -427,17 +454,17 @@ class GazeStream:
     def _look(self, time_s: float, snap_s: float) -> None:
         """Put the steps as they are at a time on the end of the cache; with `snap_s` the last one anew."""
         for step in self._settled:
-            _append([(self, [step])])
+            self._append_step(step)
         gaze, clips = self._known_gaze(), self._grid.clips_until(time_s)
-        if snap_s and not clips and self._last is not None:
-            step, begin = self._last.step, self._last.begin
-            self.context.without_last(int((self.context.tokens.steps == step.number).sum()), begin)
-            _append([(self, [self._with_gaze(step, gaze, snap_s)])])
+        if snap_s and not clips and self._last is not None and self._in_video:
+            step = self._last.step
+            self.context.without_step(step.number, self._last.begin, self._last.end)
+            self._append_step(self._with_gaze(step, gaze, snap_s))
         for index, clip in enumerate(clips):
             step = self._process(clip)
             self._windows = step.windows
             is_last = index == len(clips) - 1
-            _append([(self, [self._with_gaze(step, gaze, snap_s if is_last else 0.0)])])
+            self._append_step(self._with_gaze(step, gaze, snap_s if is_last else 0.0))
 
     def _generate(self, ids: torch.Tensor, max_new_tokens: int) -> str:
         """Return what the model says after a question's `ids` (L,) on the end of the cache."""
@@ -461,48 +488,45 @@ class GazeStream:
             self._turns, self._opened = turns, False
 
 
-def run_due(streams: Sequence[GazeStream]) -> int:
+def run_due(streams: Sequence[GazeStream], at_once: int = 1) -> int:
     """
     Run the next temporal step of each of several streams of one model that is due, all in one batch, and return how
-    many were. Their steps may be of different sizes, their caches of different lengths.
+    many were. Their steps may be of different sizes, their caches of different lengths. `at_once`: of each stream so
+    many steps in one call of the model, as they are there when a file is read; fewer where the memory is full, since
+    each step sees what those before it have left.
     """
     due = [stream for stream in streams if stream.due]
     if len({id(stream.model) for stream in due}) > 1:
         raise ValueError("the streams are of several models, expected one")
-    if due:
-        _run(due)
-    return len(due)
+    return _run(due, at_once) if due else 0
 
 
 @torch.no_grad()
-def _run(streams: list[GazeStream]) -> None:
-    """Run the first settled step of each stream; if anything fails, of none."""
+def _run(streams: list[GazeStream], at_once: int = 1) -> int:
+    """Run the first settled steps of each stream, and return how many; if anything fails, none."""
     forgotten = []
     with ExitStack() as stack:
         for stream in streams:
             stack.enter_context(stream._kept(on_success=True))
-        _append([(stream, stream._settled[:1]) for stream in streams])
-        for stream in streams:
+        encode_steps(streams[0].model, [step for stream in streams for step in stream._settled[:at_once]])
+        rows = [(stream, stream._next_steps(at_once)) for stream in streams]
+        _append(rows)
+        for stream, placed in rows:
             budget = stream.budget
             forgotten.append(0 if budget is None else stream.context.forget(budget, stream.policy))
             stream.context.move_back()
-            stream._settled = stream._settled[1:]
-    for stream, count in zip(streams, forgotten, strict=True):
-        stream.report.steps += 1
+            stream._settled = stream._settled[len(placed) :]
+    for (stream, placed), count in zip(rows, forgotten, strict=True):
+        stream.report.steps += len(placed)
         stream.report.forgotten += count
+    return sum(len(placed) for _, placed in rows)
 
 
-def _append(rows: Sequence[tuple[GazeStream, Sequence[Step]]]) -> None:
-    """Run steps of each stream on the end of its cache, in which a video is then open."""
-    for stream, _ in rows:
-        if not stream._opened:
-            stream._open_video()
-    stream = rows[0][0]
-    encode_steps(stream.model, [step for _, steps in rows for step in steps])
-    placed = [place_steps(stream.processor, stream.context, steps) for stream, steps in rows]
-    append_steps(stream.processor, [(stream.context, own) for (stream, _), own in zip(rows, placed, strict=True)])
-    for (stream, _), own in zip(rows, placed, strict=True):
-        stream._last = own[-1]
+def _append(rows: Sequence[tuple[GazeStream, Sequence[PlacedStep]]]) -> None:
+    """Run encoded steps of each stream on the end of its cache."""
+    append_steps(rows[0][0].processor, [(stream.context, placed) for stream, placed in rows])
+    for stream, placed in rows:
+        stream._last = placed[-1]
         if not stream._in_video:
             stream._text += stream.processor.video_token
 

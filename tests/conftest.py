@@ -2,17 +2,31 @@
 
 import gc
 import os
+import sys
 
-from forked import SESSION
+import pytest
+from forked import SESSION, WORKER_PYTHON
 
 # Before datasets is imported: what tests load is cached where it goes away.
 os.environ["HF_DATASETS_CACHE"] = str(SESSION / "datasets")
 
 
 def pytest_configure(config):
-    """The process that only hands out tests to others need not import what they use."""
-    if hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None):
-        config.pluginmanager.import_plugin("shared_fixtures")
+    """
+    The process that only hands out tests to others need not import what they use; the others are forked from one that
+    has imported it once.
+    """
+    if hasattr(config, "workerinput"):
+        sys.executable = config.workerinput["executable"]
+    elif getattr(config.option, "numprocesses", None):
+        config.option.tx = [f"popen//python={WORKER_PYTHON}" for _ in config.option.tx]
+        return
+    config.pluginmanager.import_plugin("shared_fixtures")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    node.workerinput["executable"] = sys.executable
 
 
 # The files that take longest begin, so that the workers of `make test` end together.

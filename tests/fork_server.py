@@ -9,6 +9,7 @@ Ends when the process PID, whose test session it serves, is gone.
 
 import ast
 import atexit
+import contextlib
 import gc
 import importlib
 import os
@@ -86,7 +87,13 @@ def receive(connection: socket.socket) -> tuple[list[int], tuple]:
     length, files, *_ = socket.recv_fds(connection, 8, 3)
     size, parts = int.from_bytes(length, "big"), b""
     while len(parts) < size:
-        parts += connection.recv(size - len(parts))
+        if not (part := connection.recv(size - len(parts))):
+            break
+        parts += part
+    if not files or len(parts) < size:  # the client was killed meanwhile
+        for descriptor in files:
+            os.close(descriptor)
+        raise EOFError
     return files, ast.literal_eval(parts.decode())
 
 
@@ -110,6 +117,8 @@ def main(address: str, executable: str, owner: str, *modules: str) -> None:
     gc.collect()
     gc.freeze()
     listener = socket.socket(socket.AF_UNIX)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(address)  # of a server that was killed
     listener.bind(address)
     listener.listen(64)
     connections: dict[int, socket.socket] = {}  # by process
@@ -117,13 +126,20 @@ def main(address: str, executable: str, owner: str, *modules: str) -> None:
         ready, _, _ = select.select([listener, *connections.values()], [], [], 0.02 if connections else 1.0)
         for process, connection in list(connections.items()):
             if connection in ready:
-                number = connection.recv(1)
+                try:
+                    number = connection.recv(1)
+                except OSError:  # the client was killed
+                    number = b""
                 os.kill(process, number[0] if number else signal.SIGKILL)
                 if not number:
                     connections.pop(process).close()
         if listener in ready:
             connection, _ = listener.accept()
-            files, request = receive(connection)
+            try:
+                files, request = receive(connection)
+            except (EOFError, OSError):
+                connection.close()
+                continue
             process = os.fork()
             if process == 0:
                 child([listener, connection, *connections.values()], files, request, executable)

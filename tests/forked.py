@@ -1,10 +1,10 @@
 """
 Python in new processes that need not import anew what takes seconds: `subprocess.run([PYTHON, ...])` in place of
 `[sys.executable, ...]`. Each is forked from a server, which has imported torch (`PYTHON`), or torch, transformers and
-other libraries (`LIBRARIES_PYTHON`), or these and the package with all its commands (`PACKAGE_PYTHON`). Libraries read
-the environment on import: what sets HF_HOME and the like needs `PYTHON`. They are processes as others: they have their
-own environment, modules and random state, are killed by signals, and what they start by `sys.executable` is forked
-too.
+other libraries (`LIBRARIES_PYTHON`), or these and the package with all its commands (`PACKAGE_PYTHON`), or what tests
+import beside it (`WORKER_PYTHON`, for the workers of `make test` themselves). Libraries read the environment when they
+are imported: what sets HF_HOME and the like needs `PYTHON`. They are processes as others: they have their own
+environment, modules and random state, are killed by signals, and what they start by `sys.executable` is forked too.
 
 PYTHON is a small program that sends its command line, folder, environment and open files to the server, which starts
 with the first of them, serves all workers of a test session, and ends with it. It passes signals on; when it is
@@ -35,6 +35,7 @@ PACKAGE = (
     *("gazeqwen.questions.__main__", "gazeqwen.gaze_sources.__main__", "gazeqwen.model_card.__main__"),
     *("gazeqwen.plots.scanpath", "gazeqwen.toyworld.evidence"),
 )
+WORKER = (*PACKAGE, "gradio", "gradio_client", "sklearn.ensemble", "sklearn.model_selection")
 
 _CLIENT = """#!{python} -IS
 import os, resource, signal, socket, sys, time
@@ -91,7 +92,7 @@ def _session() -> Path:
     atexit.register(remove)
     caches = {"HF_DATASETS_CACHE": str(folder / "datasets"), "HF_MODULES_CACHE": str(folder / "modules")}
     python = sys.executable
-    for name, modules in (("core", CORE), ("libraries", LIBRARIES), ("package", PACKAGE)):
+    for name, modules in (("core", CORE), ("libraries", LIBRARIES), ("package", PACKAGE), ("worker", WORKER)):
         python = write_programs(folder / name, modules, {**os.environ, **caches}, python)
     return folder
 
@@ -117,7 +118,9 @@ def write_programs(
 
 
 SESSION = _session()
-PYTHON, LIBRARIES_PYTHON, PACKAGE_PYTHON = (SESSION / name / "python" for name in ("core", "libraries", "package"))
+PYTHON, LIBRARIES_PYTHON, PACKAGE_PYTHON, WORKER_PYTHON = (
+    SESSION / name / "python" for name in ("core", "libraries", "package", "worker")
+)
 
 
 class Script:

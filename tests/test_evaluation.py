@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from datasets import Dataset
 from forked import PACKAGE_PYTHON
 from support import BACKBONE, ROOT, VIDEO_ENCODER, index_frames, perturb, run_here, write_video
 
@@ -39,6 +41,19 @@ from gazeqwen.utils.settings import read_recipe
 from gazeqwen.video_gazeqwen import MAX_FRAMES
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def toy_data(toy_data, tmp_path_factory) -> Path:
+    """The toy world with every third question of the test split: what is asked here is asked under many conditions."""
+    folder = tmp_path_factory.mktemp("few") / "data"
+    shutil.copytree(toy_data, folder, copy_function=os.link)
+    table = folder / "default-test.parquet"
+    rows = Dataset.from_parquet(str(table), cache_dir=str(folder.parent / "cache"))
+    table.unlink()  # a link
+    rows.select(range(0, len(rows), 3)).to_parquet(str(table))
+    assert len({question.video_name for question in load_questions(folder, "test")}) == 4
+    return folder
 
 
 # ---------------------------------------------------------------- settings
@@ -397,7 +412,7 @@ def test_killed_three_times_or_on_two_processes_the_predictions_are_identical(wh
         )
         enough = answered() + rng.randint(1, len(expected) // 8)
         while process.poll() is None and answered() < enough:
-            time.sleep(0.002)
+            time.sleep(0.01)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             kills += 1

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import FIXATION_TABLE, ROOT, VIDEO_ENCODER, perturb, write_video
+from support import FIXATION_TABLES, ROOT, VIDEO_ENCODER, perturb, write_video
 
 from gazeqwen.backbones_gazeqwen import FAMILIES, decoder_of
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
@@ -222,6 +222,22 @@ def test_waiting_runs_the_step_that_has_ended_and_changes_no_answer(streamed):
         waiting.wait(2.0)
 
 
+def test_waiting_shows_the_last_frame_until_then(streamed):
+    """The frame at the grid's last time is the one of 3 s: nothing newer comes to say so."""
+    model, processor = streamed
+    frames, times = recording()[0], np.arange(10.0)
+    stream = GazeStream(model, processor, fps=FPS)
+    stream.push_fixation(TABLE, until_s=100)
+    for moment, pushed in ((4.0, 4), (7.0, 7)):
+        new = slice(stream.report.steps, pushed)
+        stream.push(frames[new], times[new])
+        stream.wait(moment)
+        assert stream.report.steps == moment and not stream._grid.clips_until(moment)
+        whole = offline(model, processor, [clip_at(frames, times, moment)], TABLE)
+        np.testing.assert_allclose(logits(stream.ask(QUESTION, OPTIONS, time_s=moment)), whole, atol=1e-4)
+    assert stream.report.repeated_frames == 7
+
+
 @pytest.fixture(scope="module")
 def lora_streamed(bases):
     return adapter(bases, lora=True)
@@ -305,6 +321,19 @@ def test_a_remembered_turn_stays_in_the_conversation(bases, family):
     assert abs(offline(model, processor, clips, TABLE, prompts, [other]) - whole).max() > 1e-3
 
 
+def test_a_step_before_a_remembered_turn_is_not_snapped(streamed):
+    """The turn was about it; a fixation begins right behind it."""
+    model, processor = streamed
+    frames, times = recording()
+    stream = GazeStream(model, processor, fps=FPS)
+    stream.push_fixation([[0.2, 0.3, 4.5, 0.9]], until_s=100)
+    stream.push(frames[times <= 4.0], times[times <= 4.0])
+    stream.wait(4.0)
+    stream.ask(QUESTION, OPTIONS, remember=True, time_s=4.0)
+    answers = [logits(stream.ask("And now?", OPTIONS, time_s=4.0, snap_s=snap_s)) for snap_s in (0, 1.0)]
+    assert answers[0].tolist() == answers[1].tolist()
+
+
 def test_an_answer_in_its_own_words_is_that_about_the_clip(streamed):
     model, processor = streamed
     frames, times = recording()
@@ -348,6 +377,54 @@ def test_several_streams_run_their_steps_together(bases, lora):
         assert stream.context.place == alone[name].context.place
 
 
+def backlog(model, processor, **arguments) -> GazeStream:
+    """A stream whose steps of a whole recording are due at once."""
+    stream = GazeStream(model, processor, fps=FPS, runs_steps=False, **arguments)
+    if stream.has_gaze:
+        stream.push_fixation(TABLE, until_s=100)
+    stream.push(*recording())
+    return stream
+
+
+def assert_equal_but_for_rounding(stream, other) -> None:
+    """The same tokens in the same places, and their keys and values but for the rounding of sums."""
+    for own, expected in zip(state(stream), state(other), strict=True):
+        torch.testing.assert_close(own, expected, atol=1e-5, rtol=1e-5)
+    assert stream.context.place == other.context.place and stream.report == other.report
+    answers = [logits(each.ask(QUESTION, OPTIONS)) for each in (stream, other)]
+    np.testing.assert_allclose(*answers, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("has_gaze", [False, True])
+def test_steps_that_are_due_at_once_run_in_one_call(bases, family, lora, has_gaze):
+    """As one after the other; a call that fails in the middle leaves nothing behind."""
+    model, processor = adapter(bases, family, lora)
+    stream, other = (backlog(model, processor, has_gaze=has_gaze) for _ in range(2))
+    assert stream.due == 8
+    assert [run_due([stream], at_once=3)] == [3]
+    before = state(stream)
+    with broken(model, 2), pytest.raises(RuntimeError, match="out of memory"):
+        run_due([stream], at_once=3)
+    assert all(torch.equal(a, b) for a, b in zip(state(stream), before, strict=True)) and stream.due == 5
+    assert [run_due([stream], at_once=3) for _ in range(3)] == [3, 2, 0]
+    assert [run_due([other]) for _ in range(9)] == [1] * 8 + [0]
+    assert_equal_but_for_rounding(stream, other)
+
+
+def test_steps_of_several_streams_run_in_one_call(streamed):
+    """Of one stream fewer are due than of the other, so that they are padded and grouped."""
+    model, processor = streamed
+    streams, others = ([backlog(model, processor, max_pixels=side**2) for side in (64, 64, 128)] for _ in range(2))
+    run_due([streams[0]], at_once=6)
+    assert run_due(streams, at_once=4) == 2 + 4 + 4 and run_due(streams, at_once=4) == 4 + 4
+    for stream, other in zip(streams, others, strict=True):
+        while run_due([other]):
+            pass
+        assert_equal_but_for_rounding(stream, other)
+
+
 def test_a_snapped_fixation_fills_the_last_step(streamed):
     """As `Scanpath.snap`, where the question comes at the end of a step that is in memory, and within one."""
     model, processor = streamed
@@ -367,27 +444,32 @@ def test_a_snapped_fixation_fills_the_last_step(streamed):
         assert all(torch.equal(a, b) for a, b in zip(state(stream), before, strict=True))
 
 
-def test_a_recording_is_streamed_as_it_is_read(streamed, tmp_path):
-    """A video file, decoded frame by frame, and a fixation table as the release has them."""
+@pytest.mark.parametrize("table", FIXATION_TABLES, ids=lambda path: path.name)
+def test_a_recording_is_streamed_as_it_is_read(streamed, tmp_path, table):
+    """An mp4 file, decoded frame by frame, and a fixation table of the release, or one like it; at each step."""
     model, processor = streamed
     frames, _ = recording(count=200)
     path = write_video(tmp_path / "v.mp4", frames, times_s=np.concatenate([[0], 29.5 + np.arange(199) / 20]))
-    table = Scanpath.from_csv(FIXATION_TABLE)
+    scanpath, moments, answers = Scanpath.from_csv(table), [*np.arange(31.0, 40), 39.25], []
     with av.open(str(path)) as container, GazeStream(model, processor, fps=FPS, start_s=30.0) as stream:
-        stream.push_fixation(table, until_s=1e4)
+        stream.push_fixation(scanpath, until_s=1e4)
         for frame in container.decode(video=0):
-            stream.push(frame.to_ndarray(format="rgb24"), float(frame.pts * frame.time_base))
-        answer = stream.ask(QUESTION, OPTIONS, time_s=39.8)
-    clip = read_clip(path, 30.0, 39.8, fps=FPS, sampling="grid")
+            time_s = float(frame.pts * frame.time_base)
+            while len(answers) < len(moments) and time_s > moments[len(answers)]:
+                answers.append(logits(stream.ask(QUESTION, OPTIONS, time_s=moments[len(answers)])))
+            stream.push(frame.to_ndarray(format="rgb24"), time_s)
     text = processor.apply_chat_template(chat_message(PROMPT), add_generation_prompt=True)
     tokens = answer_tokens(processor.tokenizer, list(ANSWERS))
-    looks = []
-    for scanpath in (table, Scanpath.from_array(np.zeros((0, 4)))):
-        inputs = processor.collate([text], [processor.process_clip(clip)], [scanpath])
-        with torch.no_grad():
-            looks.append(option_logits(model, inputs, [tokens])[0].numpy())
-    np.testing.assert_allclose(logits(answer), looks[0], atol=1e-4)
-    assert abs(looks[0] - looks[1]).max() > 1e-3  # the table has fixations here
+    for moment, answer in zip(moments, answers, strict=True):
+        processed = processor.process_clip(read_clip(path, 30.0, moment, fps=FPS, sampling="grid"))
+        looks = []
+        for seen in (scanpath, Scanpath.from_array(np.zeros((0, 4)))):
+            inputs = processor.collate([text], [dict(processed)], [seen])
+            with torch.no_grad():
+                looks.append(option_logits(model, inputs, [tokens])[0].numpy())
+        np.testing.assert_allclose(answer, looks[0], atol=1e-4)
+        begin_s = scanpath.begin_s[scanpath.begin_s >= 30.0].min()
+        assert (abs(looks[0] - looks[1]).max() > 1e-3) == (moment > begin_s + 0.01)  # the first within the clip
 
 
 # ---------------------------------------------------------------- what cannot be taken, and what fails
@@ -699,6 +781,18 @@ def test_the_documents_table_is_the_committed_result():
     assert shown in (ROOT / "docs" / "streaming.md").read_text()
     ten = next(row for row in rows if row["minutes"] == 10)
     assert ten["times_faster"] >= 20 and max(row["largest_difference"] for row in rows) < 1e-4
+
+
+def test_the_documents_time_of_a_video_is_the_committed_result():
+    result = json.loads((ROOT / "benchmarks" / "results" / "stream_evaluation_cpu.json").read_text())
+    times_less, streamed_s, anew_s = result["times_less_cpu"], result["streamed"]["cpu_s"], result["anew"]["cpu_s"]
+    assert times_less == pytest.approx(anew_s / streamed_s) and times_less >= 5
+    assert result["same_answers"] == result["points"] and result["largest_difference"] < 1e-4
+    text = " ".join((ROOT / "docs" / "streaming.md").read_text().split())
+    assert f"All {result['points']} test points" in text and f"took {times_less:.1f} times less" in text
+    assert f"{streamed_s:.1f} s of the processor against {anew_s:.1f} s" in text
+    difference = f"{result['largest_difference']:.1e}".replace("e-0", "e-")
+    assert f"same {result['same_answers']} answers and logits that differed by {difference} at most" in text
 
 
 def test_the_documents_accuracies_are_the_committed_result():

@@ -3,14 +3,25 @@
 import numpy as np
 import pytest
 import torch
-from test_stream import FPS, OPTIONS, PROMPT, QUESTION, TABLE, adapter, clip_at, recording
+from test_stream import (
+    FPS,
+    OPTIONS,
+    PROMPT,
+    QUESTION,
+    TABLE,
+    adapter,
+    assert_equal_but_for_rounding,
+    backlog,
+    clip_at,
+    recording,
+)
 
 from gazeqwen.backbones_gazeqwen import positions_of
 from gazeqwen.pipeline.answers import answer_tokens, option_logits
 from gazeqwen.questions.prompts import chat_message
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.streaming.context import Context, Tokens
-from gazeqwen.streaming.stream import GazeStream
+from gazeqwen.streaming.stream import GazeStream, run_due
 
 STEP_TOKENS = 4  # 2x2
 
@@ -74,6 +85,31 @@ def test_a_budget_is_a_mask(streamed, budget):
     assert abs(expected - unlimited).max() > 1e-3
 
 
+@pytest.mark.parametrize("policy", ["recent", "gaze"])
+@pytest.mark.parametrize("budget, calls", [(4, 8), (10, 7), (20, 4), (31, 2), (32, 1)])
+def test_steps_at_once_forget_as_one_after_the_other_does(streamed, budget, calls, policy):
+    """Together run those before which nothing goes; of 8 steps of 4 tokens."""
+    stream, other = (backlog(*streamed, budget=budget, policy=policy) for _ in range(2))
+    counts = [run_due([stream], at_once=8) for _ in range(calls)]
+    assert sum(counts) == 8 and counts[0] == max(budget // STEP_TOKENS, 1)
+    while run_due([other]):
+        pass
+    assert_equal_but_for_rounding(stream, other)
+
+
+def test_of_steps_at_once_those_run_that_find_room_in_the_range(streamed):
+    """As one after the other; the one that finds none is named each time."""
+    stream, other = (backlog(*streamed) for _ in range(2))
+    for each, at_once in ((stream, 8), (other, 1)):
+        run_due([each])
+        each.context.range = each.context.place.next + 7
+        with pytest.raises(ValueError, match="positions exceed the .* of the base model's range"):
+            while run_due([each], at_once):
+                pass
+    assert 2 < stream.report.steps < 8 and stream.due == other.due
+    assert_equal_but_for_rounding(stream, other)
+
+
 def test_what_goes_by_each_policy(streamed):
     """Of 8 steps; fixations at the upper left token, in the sixth step none."""
     model, processor = streamed
@@ -132,6 +168,29 @@ def test_positions_are_moved_back_exactly(bases, family):
         each.push(frames[:2], times[:2] + times[-1] + 0.4)
     assert torch.equal(context.tokens.positions[:, -STEP_TOKENS:], later.context.tokens.positions[:, -STEP_TOKENS:])
     assert np.isfinite(list(answer.logits.values())).all()
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl", "qwen3_vl"])
+def test_a_last_step_that_was_moved_back_can_be_run_again(bases, family):
+    """A snapped question does so at its end; beside it, a stream that was moved back before that step."""
+    model, processor = adapter(bases, family, window=1)
+    frames, times = recording()
+    answers = []
+    for moved_at, snap_s in ((7.0, 0.0), (8.0, 0.01)):  # there is no fixation to snap
+        stream = GazeStream(model, processor, fps=FPS)
+        stream.push_fixation(TABLE, until_s=100)
+        for begin, end in ((0.0, 7.0), (7.0, 8.0)):
+            new = (times >= begin) & (times < end)
+            stream.push(frames[new], times[new])
+            stream.wait(end)
+            if end == moved_at:
+                context, positions = stream.context, stream.context.range
+                context.forget((stream.report.steps - 3) * STEP_TOKENS, "recent")
+                context.range = context.place.next - 1
+                assert context.move_back()
+                context.range = positions
+        answers.append(list(stream.ask(QUESTION, OPTIONS, time_s=8.0, snap_s=snap_s).logits.values()))
+    np.testing.assert_allclose(*answers, atol=1e-4)
 
 
 def test_keys_are_rotated_to_where_they_would_have_been_computed(streamed):

@@ -7,6 +7,7 @@ import pytest
 from accelerate import Accelerator
 from support import BACKBONE, VIDEO_ENCODER, perturb, run_here
 
+from gazeqwen.backbones_gazeqwen import decoder_of
 from gazeqwen.evaluation.predictions import predict
 from gazeqwen.evaluation.report import sampling
 from gazeqwen.evaluation.streamed import StreamedData, predict_streamed
@@ -68,14 +69,16 @@ def test_the_answers_are_those_of_asking_each_question_anew(model, processor, qu
 
 def test_the_test_points_of_a_video_share_one_stream_and_one_pass(model, processor, questions, monkeypatch):
     alerts = [question for question in questions if task_info(question.task).group == "proactive"]
-    opened, init = [], stream_module.GazeStream.__init__
+    opened, init, calls = [], stream_module.GazeStream.__init__, []
 
     def counted(self, *args, **kwargs):
         init(self, *args, **kwargs)
         opened.append(self)
 
     monkeypatch.setattr(stream_module.GazeStream, "__init__", counted)
+    handle = decoder_of(model.backbone).register_forward_pre_hook(lambda *_: calls.append(1))
     predict_streamed(Accelerator(), model, processor, alerts, Condition.parse("gaze"))
+    handle.remove()
     videos = {question.video for question in alerts}
     assert len(opened) == len(videos) < len(alerts)
     whole_steps = sum(int(max(q.end_s for q in alerts if q.video == video) / 2) for video in videos)
@@ -83,6 +86,8 @@ def test_the_test_points_of_a_video_share_one_stream_and_one_pass(model, process
     assert whole_steps - len(videos) <= sum(stream.report.steps for stream in opened) <= whole_steps
     assert whole_steps < anew
     assert sum(stream.report.questions for stream in opened) == len(alerts)
+    # The system prompt; for each question the steps before it, a last one that is cut or snapped, and its text.
+    assert len(calls) <= len(videos) + 3 * len(alerts)
 
 
 def test_data_groups_questions_by_video(questions):
