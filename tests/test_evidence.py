@@ -49,7 +49,7 @@ def processes(monkeypatch):
     monkeypatch.setattr(sys, "executable", str(PACKAGE_PYTHON))
 
 
-TINY = {"train": 6, "val": 3, "test": 3, "seed": 4, "per_task": 1, "most": None}
+TINY = {"train": 6, "val": 3, "test": 3, "seed": 4, "per_task": 1, "most": (4, 2, 2)}
 
 
 @pytest.fixture(scope="module")
