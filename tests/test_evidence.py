@@ -51,7 +51,7 @@ def processes(monkeypatch):
     monkeypatch.setattr(sys, "executable", str(PACKAGE_PYTHON))
 
 
-TINY = replace(SHAPES, world={"train": 6, "val": 3, "test": 3, "seed": 4, "per_task": 1, "most": None})
+TINY = replace(SHAPES, world={"train": 6, "val": 3, "test": 3, "seed": 4, "per_task": 1, "most": (4, 2, 2)})
 
 
 @pytest.fixture(scope="module")
