@@ -6,6 +6,7 @@ test point). Every accuracy is from 0 to 1.
 """
 
 import json
+import lzma
 import math
 import re
 from collections import Counter, defaultdict
@@ -109,11 +110,16 @@ def as_graded_answer(row: dict | GradedAnswer, where: str = "a question") -> Gra
 
 def read_predictions(path: str | PathLike) -> dict[str | None, list[GradedAnswer]]:
     """
-    Return the graded answers of a JSONL file by the `condition` in their lines, None where there is none. Raises
-    ValueError naming file and line for what is no graded answer.
+    Return the graded answers of a JSONL file, which may be compressed (`.xz`), by the `condition` in their lines, None
+    where there is none. Raises ValueError naming file and line for what is no graded answer.
     """
-    answers = defaultdict(list)
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    answers, content = defaultdict(list), Path(path).read_bytes()
+    if Path(path).suffix == ".xz":
+        try:
+            content = lzma.decompress(content)
+        except lzma.LZMAError as error:
+            raise ValueError(f"{path}: cannot be decompressed ({error})") from None
+    for number, line in enumerate(content.decode().splitlines(), 1):
         try:
             row = json.loads(line)
         except ValueError as error:

@@ -1,5 +1,6 @@
 """Load questions from a dataset folder or from a dataset on the Hub."""
 
+import hashlib
 import math
 from collections.abc import Iterator
 from os import PathLike
@@ -92,7 +93,7 @@ def _load_rows(data, split: str, config: str):
     """
     from datasets import load_dataset
 
-    folder = Path(data)
+    folder, cache = Path(data), {}
     if folder.exists():
         if not folder.is_dir():
             raise ValueError(f"{folder}: expected a folder")
@@ -102,10 +103,11 @@ def _load_rows(data, split: str, config: str):
             raise FileNotFoundError(f"{folder}: no dataset here, expected what `gazeqwen build` writes")
         if not any((folder / "videos").glob("*")):
             raise FileNotFoundError(f"{folder / 'videos'}: no videos there")
+        cache = {"cache_dir": str(_cache_folder(folder))}
     elif str(data).startswith((".", "/", "~")) or str(data).count("/") != 1:
         raise FileNotFoundError(f"{data}: no such folder, and no id of a dataset on the Hub (user/name)")
     try:
-        rows = load_dataset(str(data), config, split=split)
+        rows = load_dataset(str(data), config, split=split, **cache)
     except Exception as error:  # of `datasets`, pyarrow, fsspec, yaml: what is wrong with a file has many names
         lines = str(error.__cause__ or error).splitlines() or [type(error).__name__]
         reason = lines[0] if lines[0] == lines[-1] else f"{lines[0]} ... {lines[-1]}"
@@ -114,6 +116,21 @@ def _load_rows(data, split: str, config: str):
     if not required <= set(rows.column_names):
         raise ValueError(f"{data}: no columns {sorted(required - set(rows.column_names))} among {rows.column_names}")
     return rows
+
+
+def _cache_folder(folder: Path) -> Path:
+    """
+    Return where `datasets` keeps what it made of a folder's tables. It would serve the rows of before for tables that
+    were edited, or for a copy with other rows: so the name follows from the content of all files but the videos.
+    """
+    from datasets.config import HF_DATASETS_CACHE
+
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_file() and name.parts[0] != "videos":
+            digest.update(f"{name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return Path(HF_DATASETS_CACHE) / "gazeqwen" / digest.hexdigest()[:32]
 
 
 def _check_row(row: dict, video: Path) -> None:

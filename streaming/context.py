@@ -180,10 +180,17 @@ class Context:
         """Say that the cache holds further tokens, and where the next one goes."""
         self.tokens, self.place = self.tokens.joined(tokens), place
 
-    def without_last(self, count: int, place: Place) -> None:
-        """Take the last `count` tokens away, after which the next one goes to the `place` that was theirs."""
+    def without_step(self, step: int, begin: Place, end: Place) -> None:
+        """
+        Take the last tokens away, those of a step. It was put between two places, and may have been moved back since
+        (`move_back`): the next token goes to where it now begins.
+        """
+        count, moved = int((self.tokens.steps == step).sum()), end.next - self.place.next
         self.cache.crop(-count)
-        self.tokens, self.place = self.tokens.chosen(slice(0, len(self.tokens) - count)), place
+        self.tokens = self.tokens.chosen(slice(0, len(self.tokens) - count))
+        starts = self.place.starts[: len(self.place.starts) - len(end.starts) + len(begin.starts)]
+        removed = self.place.removed if begin.in_video else begin.removed
+        self.place = replace(begin, next=begin.next - moved, starts=starts, removed=removed)
 
     # ------------------------------------------------------------ memory that ends
     def forget(self, budget: int, policy: str) -> int:

@@ -460,9 +460,9 @@ class GazeStream:
         for step in self._settled:
             self._append_step(step)
         gaze, clips = self._known_gaze(), self._grid.clips_until(time_s)
-        if snap_s and not clips and self._last is not None:
-            step, begin = self._last.step, self._last.begin
-            self.context.without_last(int((self.context.tokens.steps == step.number).sum()), begin)
+        if snap_s and not clips and self._last is not None and self._in_video:
+            step = self._last.step
+            self.context.without_step(step.number, self._last.begin, self._last.end)
             self._append_step(self._with_gaze(step, gaze, snap_s))
         for index, clip in enumerate(clips):
             step = self._process(clip)

@@ -31,8 +31,9 @@ def pytest_configure_node(node):
 
 # The files that take longest begin, so that the workers of `make test` end together.
 LONGEST = (
-    *("hub", "evidence", "evaluation", "resume", "training_options", "toy_backbone", "model_uses", "readme"),
-    *("toyworld", "planning", "training", "controls", "adapters", "package"),
+    *("hub", "training_options", "stream", "kitchen", "evaluation", "resume", "readme", "fairness", "toyworld"),
+    *("planning", "adapters", "toy_backbone", "controls", "training", "evidence", "malformed", "model_transformers"),
+    *("package", "model_uses"),
 )
 
 

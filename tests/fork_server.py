@@ -111,6 +111,8 @@ def main(address: str, executable: str, owner: str, *modules: str) -> None:
     for module in modules:
         importlib.import_module(module)
     sys.path[:] = [path for path in sys.path if path not in own]
+    if conversions := sys.modules.get("transformers.conversion_mapping"):
+        conversions.get_checkpoint_conversion_mapping("qwen2_5_vl")  # hundreds of patterns, compiled at the first use
     main_module = type(sys)("__main__")  # of the processes: not this file
     main_module.__builtins__ = __builtins__
     sys.modules["__main__"] = main_module

@@ -35,7 +35,8 @@ PACKAGE = (
     *("gazeqwen.questions.__main__", "gazeqwen.gaze_sources.__main__", "gazeqwen.model_card.__main__"),
     *("gazeqwen.plots.scanpath", "gazeqwen.toyworld.evidence"),
 )
-WORKER = (*PACKAGE, "gradio", "gradio_client", "sklearn.ensemble", "sklearn.model_selection")
+PAGE = ("gradio", "gradio_client")
+WORKER = ("sklearn.ensemble", "sklearn.model_selection")
 
 _CLIENT = """#!{python} -IS
 import os, resource, signal, socket, sys, time
@@ -92,7 +93,8 @@ def _session() -> Path:
     atexit.register(remove)
     caches = {"HF_DATASETS_CACHE": str(folder / "datasets"), "HF_MODULES_CACHE": str(folder / "modules")}
     python = sys.executable
-    for name, modules in (("core", CORE), ("libraries", LIBRARIES), ("package", PACKAGE), ("worker", WORKER)):
+    servers = {"core": CORE, "libraries": (*LIBRARIES, *PAGE), "package": PACKAGE, "worker": WORKER}
+    for name, modules in servers.items():
         python = write_programs(folder / name, modules, {**os.environ, **caches}, python)
     return folder
 

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from forked import run as run_script
 from support import BACKBONE, tiny_model, video_inputs, with_positions, write_video
-from test_training import recipe_text
+from test_training import TASKS, recipe_text
 from test_training_options import OAR, OI_E, losses, trainer_of
 
 from gazeqwen.evaluation.evaluators import BaselineData, InputSettings
@@ -74,7 +74,7 @@ def test_drawn_scanpaths_that_change_in_each_epoch_are_not_kept(tmp_path):
 def shuffled(toy_data, tmp_path_factory):
     """A run with shuffled gaze, and each of its batches: questions, and the scanpaths that the model was given."""
     folder = tmp_path_factory.mktemp("shuffled")
-    trainer = trainer_of(toy_data, folder, data={"gaze": "shuffled", "tasks": None}, stage2={"epochs": 0}, seed=3)
+    trainer = trainer_of(toy_data, folder, data={"gaze": "shuffled", "tasks": TASKS}, stage2={"epochs": 0}, seed=3)
     batches, loss = [], trainer._loss
 
     def looking(model, batch):
@@ -102,7 +102,7 @@ def test_training_with_shuffled_gaze_is_given_the_scanpaths_of_other_videos(shuf
             others += len(own) != len(expected) or not np.allclose(own, expected, atol=1e-3)
             seen.append(index)
     assert sorted(seen) == list(range(len(trainer.questions))) and others > 0.8 * len(seen)
-    plain = trainer_of(toy_data, tmp_path, data={"tasks": None}, stage2={"epochs": 0}, seed=3)
+    plain = trainer_of(toy_data, tmp_path, data={"tasks": TASKS}, stage2={"epochs": 0}, seed=3)
     plain.run()
     assert losses(plain) != pytest.approx(losses(trainer), abs=1e-3)
 
@@ -114,7 +114,7 @@ def test_validation_is_under_the_condition_and_eval_compares_with_it(shuffled, t
     assert {row["condition"] for row in rows} == {"shuffled"}
     assert all(row["scanpath_of"] != json.loads(row["key"])[0] for row in rows)
     command = ("eval.py", "--model", out, "--data", toy_data, "--split", "validation", "--compare", saved)
-    command = (*command, "--no_cache", "--num_workers", 0)
+    command = (*command, "--no_cache", "--num_workers", 0, f"tasks=[{','.join(TASKS)}]")
     assert "largest difference" in run_script(*command, "--seed", 3, "--gaze", "shuffled")
     error = run_script(*command, "--seed", 3, "--gaze", "gaze", expect=1)
     assert "holds predictions under ['shuffled'], expected one of those evaluated: ['gaze']" in error

@@ -412,7 +412,7 @@ def test_killed_three_times_or_on_two_processes_the_predictions_are_identical(wh
         )
         enough = answered() + rng.randint(1, len(expected) // 8)
         while process.poll() is None and answered() < enough:
-            time.sleep(0.002)
+            time.sleep(0.01)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             kills += 1

@@ -14,14 +14,15 @@ from forked import PACKAGE_PYTHON
 from support import BACKBONE, ROOT
 
 from gazeqwen.evaluation.predictions import predict
-from gazeqwen.evaluation.scoring import read_predictions
+from gazeqwen.evaluation.scoring import read_predictions, score
+from gazeqwen.evaluation.statistics import intervals_over_seeds
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.pipeline.conditions import Condition
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.release import build
 from gazeqwen.questions.tasks import TASKS
-from gazeqwen.toyworld.evidence import DEPTH, RECIPE, RESULTS, ROWS, SEEDS, WORLD, pool, run
+from gazeqwen.toyworld.evidence import pool, pooled, run
 from gazeqwen.toyworld.evidence_report import (
     DOCUMENT,
     MAIN,
@@ -37,6 +38,7 @@ from gazeqwen.toyworld.evidence_report import (
 )
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.questions import SCENE_TASKS
+from gazeqwen.toyworld.studies import DEPTH, SEEDS, SHAPES
 from gazeqwen.training.recipe import Recipe
 from gazeqwen.training.setup import build_processor
 from gazeqwen.utils.settings import read_recipe
@@ -49,7 +51,7 @@ def processes(monkeypatch):
     monkeypatch.setattr(sys, "executable", str(PACKAGE_PYTHON))
 
 
-TINY = {"train": 6, "val": 3, "test": 3, "seed": 4, "per_task": 1, "most": None}
+TINY = replace(SHAPES, world={"train": 6, "val": 3, "test": 3, "seed": 4, "per_task": 1, "most": (4, 2, 2)})
 
 
 @pytest.fixture(scope="module")
@@ -59,19 +61,19 @@ def evidence() -> Evidence:
 
 # ------------------------------------------------------------------ the rows
 def test_every_row_can_be_run():
-    names = [row.name for row in ROWS]
+    names = [row.name for row in SHAPES.rows]
     assert len(set(names)) == len(names)
-    default = read_recipe(Recipe, RECIPE, [])
+    default = read_recipe(Recipe, SHAPES.recipe, [])
     assert (
         json.loads((ROOT / "toyworld/backbone/config.json").read_text())["text_config"]["num_hidden_layers"] == DEPTH
     )
-    for row in ROWS:
+    for row in SHAPES.rows:
         for condition in row.conditions:
             Condition.parse(condition)
-        changed = read_recipe(Recipe, RECIPE, list(row.overrides or ()))
+        changed = read_recipe(Recipe, SHAPES.recipe, list(row.overrides or ()))
         assert (changed == default) == (row.overrides in (None, ())), row.name
     for name, condition in [*MAIN, *SECOND_FAMILY]:
-        assert condition in next(row for row in ROWS if row.name == name).conditions
+        assert condition in SHAPES.row(name).conditions
 
 
 def test_rows_run_are_pooled_and_not_run_again(tmp_path):
@@ -79,16 +81,16 @@ def test_rows_run_are_pooled_and_not_run_again(tmp_path):
     Two seeds of the smallest row, at the better of two learning rates, and the frozen backbone, on a tiny world: then
     the same command does nothing.
     """
-    vector, frozen = (next(row for row in ROWS if row.name == name) for name in ("heatmap-vector", "frozen"))
+    vector, frozen = SHAPES.row("heatmap-vector"), SHAPES.row("frozen")
     rows = [replace(vector, seeds=(0, 1), rates=(1e-9, 0.1)), replace(frozen, conditions=("text_only", "none"))]
     settings = ["stage1.epochs=1", "stage2.epochs=0"]
-    run(rows, tmp_path, tmp_path / "results", TINY, settings)
+    run(TINY, rows, tmp_path, tmp_path / "results", settings)
     result = json.loads((tmp_path / "results" / "heatmap-vector.json").read_text())
-    assert set(result["seeds"]) == {"0", "1"} and set(result["scores"]) == {"gaze", "shuffled"}
+    assert set(result["seeds"]) == {"0", "1"} and set(result["scores"]) == set(vector.conditions)
     for task, values in result["scores"]["gaze"]["tasks"].items():
         each = [result["seeds"][seed]["gaze"][task] for seed in ("0", "1")]
         assert values["accuracy"] == pytest.approx(np.mean(each), abs=1e-4)
-    assert result["scores"]["gaze"]["intervals"]["videos"] <= TINY["test"]
+    assert result["scores"]["gaze"]["intervals"]["videos"] <= TINY.world["test"]
     search, trained = result["rate_search"], {}
     for rate in ("1e-09", "0.1"):
         folder = tmp_path / f"heatmap-vector-rate{rate}-0"
@@ -104,17 +106,21 @@ def test_rows_run_are_pooled_and_not_run_again(tmp_path):
     assert abs(logits[0] - logits[1]).max() > 1e-3  # another seed is another run
     (tmp_path / "results" / "heatmap-vector.json").unlink()
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    run(rows, tmp_path, tmp_path / "results", TINY, settings)
+    run(TINY, rows, tmp_path, tmp_path / "results", settings)
     assert json.loads((tmp_path / "results" / "heatmap-vector.json").read_text()) == result
     assert all(path.stat().st_mtime_ns == then for path, then in written.items() if "results/" not in str(path))
     (folders[1] / "results.json").unlink()
-    assert set(pool(rows[0], tmp_path, TINY)["seeds"]) == {"0"}
+    assert set(pool(TINY, rows[0], tmp_path)["seeds"]) == {"0"}
+    kept = read_predictions(tmp_path / "results" / "predictions" / "heatmap-vector-1.jsonl.xz")
+    assert {name: [item.choice for item in items] for name, items in kept.items()} == {
+        name: [item.choice for item in items] for name, items in answers[1].items()
+    }
 
 
 def test_a_failing_run_says_what_failed(tmp_path):
-    broken = replace(next(row for row in ROWS if row.name == "heatmap-vector"), overrides=("lora_rank=0",), seeds=(0,))
+    broken = replace(SHAPES.row("heatmap-vector"), overrides=("lora_rank=0",), seeds=(0,))
     with pytest.raises(RuntimeError, match=r"train.py .* failed \(1\)(?s:.*)lora_rank: got 0, expected at least 1"):
-        run([broken], tmp_path, tmp_path / "results", TINY, [])
+        run(TINY, [broken], tmp_path, tmp_path / "results", [])
 
 
 # ------------------------------------------------------------------ the document
@@ -169,15 +175,33 @@ def test_results_come_from_committed_code():
     Each result names a commit, without changes, that the code was made from. An exported or shallow checkout does not
     know its history: there the hashes' form is checked alone, and a full clone, such as CI's, checks the rest.
     """
-    assert len(RESULT_FILES) > len(ROWS)
+    assert len(RESULT_FILES) > len(SHAPES.rows)
     commits = {path.name: json.loads(path.read_text())["provenance"]["git"] for path in RESULT_FILES}
     for name, commit in commits.items():
         assert re.fullmatch(r"[0-9a-f]{40}", commit), name
     if git("rev-parse", "--is-shallow-repository").stdout.strip() == "false":
         assert in_history("HEAD") and not in_history("0" * 40)
         assert [name for name, commit in commits.items() if not in_history(commit)] == []
-    for path in RESULTS.glob("*.json"):
-        assert json.loads(path.read_text())["settings"]["world"] == json.loads(json.dumps(WORLD)), path.name
+    for path in SHAPES.results.glob("*.json"):
+        assert json.loads(path.read_text())["settings"]["world"] == json.loads(json.dumps(SHAPES.world)), path.name
+
+
+def test_committed_predictions_score_as_the_results_say(evidence):
+    """The runs of every fourth row, scored again; of one row the intervals, too. All rows have theirs."""
+    names = {path.name.split(".")[0] for path in (SHAPES.results / "predictions").iterdir()}
+    assert names == {f"{row.name}-{seed}" for row in SHAPES.rows for seed in evidence.results[row.name]["seeds"]}
+    for row in [*SHAPES.rows[::4], SHAPES.row("heatmap-vector")]:
+        runs = {
+            seed: read_predictions(SHAPES.results / "predictions" / f"{row.name}-{seed}.jsonl.xz")
+            for seed in map(int, evidence.results[row.name]["seeds"])
+        }
+        for condition in row.conditions:
+            committed = evidence.score(row.name, condition)
+            answers = pooled({seed: by_condition[condition] for seed, by_condition in runs.items()})
+            assert score(answers)["macro"] == pytest.approx(committed["macro"], abs=1e-9), (row.name, condition)
+            if row.name == "heatmap-vector" and condition == "gaze":
+                again = intervals_over_seeds([by_condition[condition] for by_condition in runs.values()])
+                assert again["macro"] == pytest.approx(committed["intervals"]["macro"], abs=1e-9)
 
 
 # ------------------------------------------------------------------ what it shows
@@ -244,7 +268,7 @@ def test_the_video_encoder_plays_no_part(evidence):
 
 def test_nothing_is_better_than_the_default(evidence):
     """Every ablation with all seeds, on the same questions; and gaze decides nothing where the document says so."""
-    ablations = [row for row in ROWS if row.group == "ablations"]
+    ablations = [row for row in SHAPES.rows if row.group == "ablations"]
     for row in ablations:
         result = evidence.results[row.name]
         assert set(result["seeds"]) == set(map(str, SEEDS)), row.name

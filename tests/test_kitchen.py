@@ -18,6 +18,7 @@ from gazeqwen.toyworld.kitchen.marks import KINDS, Mark, draw_mark, marked_frame
 from gazeqwen.toyworld.kitchen.scene import FRAME_PX, KitchenScene, make_scene
 from gazeqwen.toyworld.kitchen.things import CATEGORIES, COLORS, SPRITES, THINGS, build_atlas, sprite
 from gazeqwen.toyworld.kitchen.tracker import raw_gaze, record_viewer
+from gazeqwen.toyworld.measure import marked, measure
 from gazeqwen.toyworld.packing import patches_of
 from gazeqwen.toyworld.questions import FAP, FRAMES, GSM, STEPS, TASK_NAMES
 from gazeqwen.toyworld.viewer import NOTHING, make_viewer, simulate_viewer
@@ -317,6 +318,23 @@ def test_pretraining_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     }
     with pytest.raises(ValueError, match="begun with seed 0, not 1"):
         pretrain.pretrain(stopped, 1, 3, 1, TINY, workers=0)
+
+
+def test_a_backbone_is_measured_under_every_mark(clips):
+    """Each mark changes what the backbone is shown or told, and each is asked in two wordings, none in one."""
+    view = next(view for view in clips if any(view.marked))
+    plain, note = marked(view, "kitchen", None)
+    assert note == ""
+    for kind in KINDS:
+        frames, note = marked(view, "kitchen", kind)
+        assert (frames != plain).any() == (kind != "words") and bool(note) == (kind == "words")
+    model, processor = make_backbone(0, "kitchen")
+    result = measure(model, processor, seed=0, videos=3, most=1, world="kitchen")
+    expected = {f"{kind}, {wording}" for kind in KINDS for wording in ("verb of pretraining", "gaze wording")}
+    asked = {task: row for task, row in result.items() if row["answers"]}
+    assert len(asked) >= 5
+    for task, row in asked.items():
+        assert set(row) == expected | {"no mark, gaze wording", "answers"}, task
 
 
 def test_no_scanpath_enters_pretraining(clips):

@@ -1,9 +1,12 @@
 """People's own questions, from a CSV to a dataset that trains."""
 
 import json
+import shutil
 import subprocess
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, load_dataset
 from huggingface_hub import DatasetCard
@@ -198,3 +201,18 @@ def test_progress_bars_of_others_stay_as_they_are(recordings, tmp_path, capsys, 
         assert capsys.readouterr().err == ""
     finally:
         disable_progress_bars() if before else enable_progress_bars()
+
+
+def test_edited_tables_are_read_anew(toy_data, tmp_path):
+    """Also those of a copy elsewhere: `datasets` would serve the rows that it has of the first."""
+    before = load_questions(toy_data, "test")
+    shutil.copytree(toy_data, tmp_path / "copy")
+    table = tmp_path / "copy" / "default-test.parquet"
+    for number in range(2):  # of another size, and of the same
+        rows = pq.read_table(table).to_pylist()[:3]
+        for row in rows:
+            row["question"] = f"{number} {row['question'][2:]}"
+        pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(table)), table)
+        again = load_questions(tmp_path / "copy", "test")
+        assert {question.question.split()[0] for question in again} == {str(number)}
+    assert [question.key for question in load_questions(toy_data, "test")] == [question.key for question in before]

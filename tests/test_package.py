@@ -1,5 +1,6 @@
 """The package as others get it: a wheel that imports alone, files that stay apart."""
 
+import fcntl
 import re
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from forked import LIBRARIES_PYTHON, PYTHON
+from forked import LIBRARIES_PYTHON, PYTHON, SESSION
 from support import ROOT, index_frames, write_fixations, write_video
 
 import gazeqwen
@@ -19,12 +20,16 @@ HUB_FILES = sorted([*ROOT.glob("*_gazeqwen.py"), ROOT / "modeling_vjepa2_1.py"])
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    ignored = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", "*.egg-info", "build")
-    shutil.copytree(ROOT, folder / "source", ignore=ignored)
-    command = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder), str(folder / "source")]
-    subprocess.run([sys.executable, "-m", "pip", *command], check=True, capture_output=True, text=True)
+def wheel() -> Path:
+    """Built once, whichever worker needs it first."""
+    folder = SESSION / "wheel"
+    with open(SESSION / "wheel.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            ignored = shutil.ignore_patterns(".git", ".venv*", "runs", "__pycache__", "*.egg-info", "build")
+            source = shutil.copytree(ROOT, SESSION / "source", ignore=ignored)
+            command = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)]
+            subprocess.run([sys.executable, "-m", "pip", *command], check=True, capture_output=True, text=True)
     (found,) = folder.glob("gazeqwen-*.whl")
     return found
 

@@ -92,6 +92,8 @@ MORE = {  # by how a command begins: what is said beside it
     "accelerate launch train.py recipes/gazeqwen-7b.yaml data.dataset=data/mine": TINY_MODEL,
     "accelerate launch --config_file": TINY_MODEL + ONE_TASK + " output_dir=runs/two_processes data.cache=none",
     "gazeqwen train": TINY_MODEL,
+    # A 28-layer model, once for each question under each condition.
+    "accelerate launch eval.py --model runs/gazeqwen-7b": "tasks=[past_gaze_sequence_matching,past_scene_recall]",
 }
 BASE_MODEL_28 = "Qwen/Qwen2.5-VL-7B-Instruct"  # in the reference's checkpoints: one with 28 layers
 ELSEWHERE = {  # which tests run them

@@ -11,6 +11,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from PIL import Image
 from support import ROOT
 
+from gazeqwen.evaluation import report
 from gazeqwen.evaluation.report import write_report
 from gazeqwen.evaluation.results import Result, differing, read_result
 from gazeqwen.evaluation.scoring import read_predictions, score
@@ -71,6 +72,12 @@ def cells(text: str) -> list[list[str]]:
     return [rows[0], *rows[2:]]
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """For tests of what is written: pictures take most of a report's time."""
+    monkeypatch.setattr(report, "_draw_figures", lambda *_: {})
+
+
 def test_toy_results_stand_in_a_table_of_their_own(tmp_path):
     written = write_report([DEMO, COORD_PE, ROOT / "results" / "published.json"], tmp_path, latex=True)
     assert {path.name for path in written} == {path.name for path in tmp_path.iterdir()}
@@ -111,6 +118,7 @@ def test_toy_results_stand_in_a_table_of_their_own(tmp_path):
     assert "num_frames" not in different
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_published_rows_are_all_there_with_their_source(tmp_path):
     write_report([write_result(tmp_path, tasks=[RECALL, ALERT])], tmp_path / "out")
     report = (tmp_path / "out" / "report.md").read_text()
@@ -174,6 +182,7 @@ def with_centre(folder, name: str, centre: float, own: str = "gaze", control: st
     return path
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_report_says_how_central_the_gaze_is(tmp_path):
     """Once for results of the same gaze; nothing where no result has it."""
     paths = [with_centre(tmp_path, name, 0.3, gaze_centrality=CENTRAL) for name in ("one", "two")]
@@ -209,6 +218,7 @@ def test_a_constant_centre_explains_what_it_is_no_worse_than(centre, own, contro
     assert result.explained_by_centre == ({own: control} if explained else {})
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_report_warns_where_a_constant_centre_explains_the_answers_as_well(tmp_path):
     paths = [with_centre(tmp_path, name, value) for name, value in (("low", 0.49), ("same", 0.65), ("high", 0.8))]
     write_report(paths, tmp_path / "out")
@@ -227,6 +237,7 @@ def test_a_centrality_that_is_none_is_refused(value, tmp_path):
         read_result(path)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_keys_that_a_result_may_have_are_used(tmp_path):
     path = write_result(tmp_path, tasks=[RECALL], predictions=False, name="plain")
     value = json.loads(path.read_text())
@@ -249,6 +260,7 @@ def test_keys_that_a_result_may_have_are_used(tmp_path):
     assert "| gaze | 20 | 12 | 8 | 0123456789 | a GPU |" in report
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     "changes, shown",
     [
@@ -381,6 +393,7 @@ def test_settings_that_differ_are_found_at_any_depth():
     }
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_model_index_is_one_that_the_hub_reads(tmp_path):
     write_report([DEMO, write_result(tmp_path)], tmp_path / "out")
     index = json.loads((tmp_path / "out" / "model-index.json").read_text())["model-index"]
@@ -394,6 +407,7 @@ def test_the_model_index_is_one_that_the_hub_reads(tmp_path):
     assert values["accuracy, mean over 4 tasks"] == pytest.approx(0.99405, abs=1e-5)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_latex_has_the_same_cells(tmp_path):
     path = write_result(tmp_path, "50 % & more_tasks", [RECALL])
     write_report([path], tmp_path / "out", latex=True)

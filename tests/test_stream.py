@@ -321,6 +321,19 @@ def test_a_remembered_turn_stays_in_the_conversation(bases, family):
     assert abs(offline(model, processor, clips, TABLE, prompts, [other]) - whole).max() > 1e-3
 
 
+def test_a_step_before_a_remembered_turn_is_not_snapped(streamed):
+    """The turn was about it; a fixation begins right behind it."""
+    model, processor = streamed
+    frames, times = recording()
+    stream = GazeStream(model, processor, fps=FPS)
+    stream.push_fixation([[0.2, 0.3, 4.5, 0.9]], until_s=100)
+    stream.push(frames[times <= 4.0], times[times <= 4.0])
+    stream.wait(4.0)
+    stream.ask(QUESTION, OPTIONS, remember=True, time_s=4.0)
+    answers = [logits(stream.ask("And now?", OPTIONS, time_s=4.0, snap_s=snap_s)) for snap_s in (0, 1.0)]
+    assert answers[0].tolist() == answers[1].tolist()
+
+
 def test_an_answer_in_its_own_words_is_that_about_the_clip(streamed):
     model, processor = streamed
     frames, times = recording()
@@ -768,6 +781,18 @@ def test_the_documents_table_is_the_committed_result():
     assert shown in (ROOT / "docs" / "streaming.md").read_text()
     ten = next(row for row in rows if row["minutes"] == 10)
     assert ten["times_faster"] >= 20 and max(row["largest_difference"] for row in rows) < 1e-4
+
+
+def test_the_documents_time_of_a_video_is_the_committed_result():
+    result = json.loads((ROOT / "benchmarks" / "results" / "stream_evaluation_cpu.json").read_text())
+    times_less, streamed_s, anew_s = result["times_less_cpu"], result["streamed"]["cpu_s"], result["anew"]["cpu_s"]
+    assert times_less == pytest.approx(anew_s / streamed_s) and times_less >= 5
+    assert result["same_answers"] == result["points"] and result["largest_difference"] < 1e-4
+    text = " ".join((ROOT / "docs" / "streaming.md").read_text().split())
+    assert f"All {result['points']} test points" in text and f"took {times_less:.1f} times less" in text
+    assert f"{streamed_s:.1f} s of the processor against {anew_s:.1f} s" in text
+    difference = f"{result['largest_difference']:.1e}".replace("e-0", "e-")
+    assert f"same {result['same_answers']} answers and logits that differed by {difference} at most" in text
 
 
 def test_the_documents_accuracies_are_the_committed_result():

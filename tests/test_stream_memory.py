@@ -170,6 +170,29 @@ def test_positions_are_moved_back_exactly(bases, family):
     assert np.isfinite(list(answer.logits.values())).all()
 
 
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl", "qwen3_vl"])
+def test_a_last_step_that_was_moved_back_can_be_run_again(bases, family):
+    """A snapped question does so at its end; beside it, a stream that was moved back before that step."""
+    model, processor = adapter(bases, family, window=1)
+    frames, times = recording()
+    answers = []
+    for moved_at, snap_s in ((7.0, 0.0), (8.0, 0.01)):  # there is no fixation to snap
+        stream = GazeStream(model, processor, fps=FPS)
+        stream.push_fixation(TABLE, until_s=100)
+        for begin, end in ((0.0, 7.0), (7.0, 8.0)):
+            new = (times >= begin) & (times < end)
+            stream.push(frames[new], times[new])
+            stream.wait(end)
+            if end == moved_at:
+                context, positions = stream.context, stream.context.range
+                context.forget((stream.report.steps - 3) * STEP_TOKENS, "recent")
+                context.range = context.place.next - 1
+                assert context.move_back()
+                context.range = positions
+        answers.append(list(stream.ask(QUESTION, OPTIONS, time_s=8.0, snap_s=snap_s).logits.values()))
+    np.testing.assert_allclose(*answers, atol=1e-4)
+
+
 def test_keys_are_rotated_to_where_they_would_have_been_computed(streamed):
     """Far out, where the angles of positions are rounded; there and back again is nothing."""
     model, _ = streamed

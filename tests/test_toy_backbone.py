@@ -63,7 +63,7 @@ def test_backbone_saves_and_loads(backbone, tmp_path):
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path)
     again = AutoProcessor.from_pretrained(tmp_path)
     frames = np.random.default_rng(0).integers(0, 255, (FRAMES, FRAME_PX, FRAME_PX, 3), dtype=np.uint8)
-    item = (frames, 8.0, "What color is this object?", ["red", "blue", "green", "white"])
+    item = (frames, 8.0, "", "What color is this object?", ["red", "blue", "green", "white"])
     assert answer_letters(model, processor, [item]) == answer_letters(loaded, again, [item])
     for (name, a), (_, b) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
         assert torch.equal(a, b), name
@@ -251,6 +251,6 @@ def test_committed_backbone_answers_with_a_ring(family):
     total = sum(row["answers"] for row in about_gaze)
     ring, plain = (
         sum(row[condition] * row["answers"] for row in about_gaze) / total
-        for condition in ("ring, gaze wording", "no ring, gaze wording")
+        for condition in ("ring, gaze wording", "no mark, gaze wording")
     )
     assert ring > 0.85 and plain < 0.45, result

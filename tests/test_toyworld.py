@@ -62,14 +62,14 @@ from gazeqwen.toyworld.world import (
 from gazeqwen.video_gazeqwen import read_frames
 
 KIND_OF = {noun: kind for kind, noun in NOUN_OF.items()}
-VIDEOS = 500
+VIDEOS = 360  # the fewest that give more than 80 questions of every task
 PROACTIVE = (GTA, OAA)
 OF_OBJECTS = (EASY, HARD, NFI, OTP, FAP)  # options are objects, and gaze alone tells which
 
 
 @pytest.fixture(scope="module")
 def world():
-    """500 recordings without their pictures, and the questions of each task: {task: [(recording, question)]}."""
+    """Recordings without their pictures, and the questions of each task: {task: [(recording, question)]}."""
     made = {f"{i}.mp4": make_video(5, "train", i) for i in range(VIDEOS)}
     chosen = choose(5, "train", made, per_task=4)
     recordings = {name: recording for name, (recording, _) in made.items()}

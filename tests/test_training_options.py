@@ -36,7 +36,7 @@ def trainer_of(dataset: Path, folder: Path, /, **changes) -> Trainer:
     folder.mkdir(exist_ok=True)
     values = yaml.safe_load(recipe_text(dataset, folder / "out"))
     values["data"]["cache_dir"] = str(dataset.parent / "cache")  # of all tests: what they do not count is encoded once
-    values["data"]["tasks"] = TASKS
+    values["data"]["tasks"] = [OI_E, OAR]  # 10 questions, 3 for validation
     values["model"]["num_frames"] = 4
     for name, value in changes.items():
         values[name] = {**values[name], **value} if isinstance(values.get(name), dict) else value
@@ -89,7 +89,7 @@ def test_both_stages_of_every_family_train_the_same_from_the_cache(toy_data, bas
 
 def test_later_epochs_decode_no_video_and_run_no_frozen_encoder(toy_data, tmp_path, monkeypatch):
     """Counted at the real functions: once per clip to fill the cache, never again."""
-    own_cache = {"cache_dir": str(tmp_path / "cache")}
+    own_cache = {"cache_dir": str(tmp_path / "cache"), "tasks": TASKS}
     trainer = trainer_of(toy_data, tmp_path, data=own_cache, stage1={"epochs": 2})
     counts = {"decoded": 0, "encoder": 0, "vision": 0, "epochs": []}
     read_clip = type(trainer.processor).read_clip
@@ -248,7 +248,8 @@ def test_processes_that_would_divide_the_weights_are_refused(toy_data, tmp_path,
 def test_the_schedule_is_a_linear_warm_up_and_a_cosine(toy_data, tmp_path):
     """21 questions, batches of 5: five steps an epoch. Two of warm-up, then half a cosine over the other eight."""
     stages = {"stage1": {"epochs": 2, "learning_rate": 1.0}, "stage2": {"epochs": 0}}
-    trainer = trainer_of(toy_data, tmp_path, batch_size=5, gradient_accumulation_steps=1, warmup_steps=2, **stages)
+    changes = {"data": {"tasks": TASKS}, "batch_size": 5, "gradient_accumulation_steps": 1, "warmup_steps": 2}
+    trainer = trainer_of(toy_data, tmp_path, **changes, **stages)
     trainer.run()
     rates = [line["lr"] for line in trainer.log if "lr" in line]
     cosine = [0.5 * (1 + math.cos(math.pi * step / 8)) for step in range(9)]
@@ -365,9 +366,9 @@ def own_data(toy_data, tmp_path_factory) -> Path:
     """The toy videos with open-ended questions beside those with options, of some tasks."""
     splits = {}
     for split, rows in rows_with_options(toy_data).items():
-        splits[split] = []
+        splits[split], tasks = [], TASKS if split == "test" else (OI_E, OAR)
         for row in rows:
-            if row["task"] not in TASKS:
+            if row["task"] not in tasks:
                 continue
             text = f"the {row['options'][row['answer']]}"
             splits[split].append({**row, "task": "which object"})
@@ -416,7 +417,7 @@ def test_videos_without_gaze_may_be_kept(toy_data, tmp_path):
     splits["train"] = [row | ({"scanpath": None} if row["video_name"] in blind else {}) for row in splits["train"]]
     data = write_dataset(tmp_path / "data", toy_data / "videos", splits)
     with pytest.raises(ValueError, match=f"no gaze for {len(blind)} videos"):
-        trainer_of(data, tmp_path / "error")
+        trainer_of(data, tmp_path / "error", data={"tasks": TASKS})
     trainer = trainer_of(data, tmp_path / "keep", data={"without_gaze": "keep", "tasks": [OI_E, OAR]}, batch_size=1)
     trainer.run()
     assert len(trainer.questions) == 10 and len(losses(trainer)) == 2 * 5
@@ -433,7 +434,7 @@ def test_a_task_with_one_answer_is_said(toy_data, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(toy_data, tmp_path):
-    trainer = trainer_of(toy_data, tmp_path, checkpoint_every=1, batch_size=5, gradient_accumulation_steps=1)
+    trainer = trainer_of(toy_data, tmp_path, checkpoint_every=1, batch_size=3, gradient_accumulation_steps=1)
     record = trainer._record
 
     def poison(*arguments):

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import lzma
 import os
 import re
 import subprocess
 import sys
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
@@ -25,143 +26,19 @@ import torch
 from tqdm import tqdm
 
 from gazeqwen.evaluation.scoring import GradedAnswer, read_predictions, score
-from gazeqwen.evaluation.statistics import intervals, paired_difference
+from gazeqwen.evaluation.statistics import intervals_over_seeds, paired_difference_over_seeds
 from gazeqwen.questions.release import build
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.random_video_encoder import random_dinov2
+from gazeqwen.toyworld.studies import ROOT, SHAPES, Row, Study
 from gazeqwen.training.recipe import Recipe
 from gazeqwen.utils.command_line import one_line_errors
-from gazeqwen.utils.files import atomic_folder, write_json
+from gazeqwen.utils.files import atomic_folder, write_bytes, write_json
 from gazeqwen.utils.settings import read_recipe
 
-ROOT = Path(__file__).parent.parent
-RECIPE = ROOT / "recipes" / "toyworld.yaml"
-RESULTS = ROOT / "results" / "toyworld"
-WORK = Path("runs/evidence")
-
-WORLD = {"train": 600, "val": 80, "test": 240, "seed": 0, "per_task": 2, "most": (220, 40, 100)}
-SEEDS = (0, 1, 2)
-NOISE = (2, 5, 10, 15, 20)  # percent of the frame
+# Of a prediction, what is kept beside the results.
+_KEPT = ("key", "task", "answer", "logits", "response", "order", "source", "condition")
 _VIDEO = re.compile(r"toy-test-\d{4}")  # of a ringed clip, the video that it is from
-
-
-@dataclass(frozen=True)
-class Row:
-    """
-    What is trained (`overrides` of the recipe; None: nothing, the frozen backbone answers) and under which conditions
-    it is evaluated; `WORK` in them stands for the folder of all runs. `group`: the table that it stands in.
-    `ringed`: its test videos show a ring around what is fixated. `base_model`: another backbone than the recipe's.
-    `rates`: learning rates to choose from by accuracy on the validation split with the first seed, values of the
-    recipe's key `rate_key`; none: the recipe's own.
-    """
-
-    name: str
-    title: str
-    group: str
-    overrides: tuple[str, ...] | None = ()
-    conditions: tuple[str, ...] = ("gaze",)
-    seeds: tuple[int, ...] = SEEDS
-    ringed: bool = False
-    base_model: str | None = None
-    rates: tuple[float, ...] = ()
-    rate_key: str = "stage1.learning_rate"
-
-
-def _ablation(name: str, title: str, *overrides: str) -> Row:
-    return Row(name, title, "ablations", overrides, ("gaze", "shuffled"))
-
-
-def _second_family(
-    name: str, title: str, overrides: tuple[str, ...] | None, conditions: tuple[str, ...], **more
-) -> Row:
-    backbone = "toyworld/backbone_qwen3_vl"
-    return Row(f"qwen3-vl-{name}", title, "second family", overrides, conditions, base_model=backbone, **more)
-
-
-LORA_ALONE = ("adapter.resampler_type=none", "stage1.epochs=0", "stage2.epochs=2")
-DEPTH = 6  # decoder layers of the toy backbone
-PAPER_LAYERS = [(i + 1) * DEPTH // 4 - 1 for i in range(4)]  # 6, 13, 20, 27 of 28
-
-ROWS = (
-    Row("frozen", "Frozen backbone", "main", None, ("text_only", "none", "text", "overlay", "saliency"), (0,)),
-    Row(
-        "ring",
-        "Frozen backbone, gaze drawn as the ring it was pretrained on",
-        "main",
-        None,
-        ("ring", "ring+shuffled"),
-    ),
-    Row(
-        "ring-noise",
-        "Frozen backbone, that ring at noisy gaze",
-        "main",
-        None,
-        ("ring+noise5", "ring+noise10"),
-        (0,),
-    ),
-    Row("ringed", "Frozen backbone, what is fixated is ringed (ceiling)", "main", None, ("none",), (0,), ringed=True),
-    Row(
-        "gazeqwen",
-        "GazeQwen",
-        "main",
-        conditions=("gaze", "zero", "shuffled", "shifted", *(f"noise{percent}" for percent in NOISE)),
-    ),
-    Row("lora", "LoRA alone, no gaze", "main", LORA_ALONE),
-    Row(
-        "lora-overlay",
-        "LoRA, gaze drawn on the frames",
-        "main",
-        (*LORA_ALONE, "data.gaze=overlay+model"),
-        ("overlay+model",),
-    ),
-    Row("shuffled", "GazeQwen trained on shuffled gaze", "main", ("data.gaze=shuffled",), ("gaze", "shuffled")),
-    Row(
-        "paper",
-        "Paper: coord_pe after the paper's layers",
-        "main",
-        ("adapter.gaze_encoding=coord_pe", f"adapter.injection_layers={PAPER_LAYERS}"),
-        ("gaze", "shuffled"),
-    ),
-    Row(
-        "heatmap-vector",
-        "Heatmap times one vector per layer",
-        "main",
-        ("adapter.resampler_type=heatmap_vector",),
-        ("gaze", "shuffled"),
-        rates=(3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
-    ),
-    _ablation("coord-pe", "Encoding: coord_pe", "adapter.gaze_encoding=coord_pe"),
-    _ablation("heatmap-decay", "Encoding: heatmap_decay", "adapter.gaze_encoding=heatmap_decay"),
-    _ablation("heatmap-duration", "Encoding: heatmap_duration", "adapter.gaze_encoding=heatmap_duration"),
-    _ablation("no-snap", "No snapping", "model.snap_s=0"),
-    _ablation(
-        "layers-paper",
-        f"Injection after the paper's layers {PAPER_LAYERS}",
-        f"adapter.injection_layers={PAPER_LAYERS}",
-    ),
-    _ablation("layers-early", "Injection after layer 0 alone", "adapter.injection_layers=[0]"),
-    _ablation("layers-late", "Injection after layer 3 alone", "adapter.injection_layers=[3]"),
-    _ablation("shared", "One resampler for all layers", "adapter.share_resampler=true"),
-    _ablation("latents-8", "8 latents", "adapter.num_latents=8"),
-    _ablation("latents-128", "128 latents", "adapter.num_latents=128"),
-    _ablation(
-        "dinov2",
-        "DINOv2, random weights",
-        "model.video_encoder=WORK/video_encoders/dinov2",
-        "model.video_encoder_size=56",
-    ),
-    _ablation("label-smoothing", "Label smoothing 0.1", "label_smoothing=0.1"),
-    _second_family("frozen", "Frozen backbone", None, ("none",), seeds=(0,)),
-    _second_family(
-        "ringed", "Frozen backbone, what is fixated is ringed (ceiling)", None, ("none",), seeds=(0,), ringed=True
-    ),
-    _second_family("gazeqwen", "GazeQwen", (), ("gaze", "shuffled")),
-    _second_family("shuffled", "GazeQwen trained on shuffled gaze", ("data.gaze=shuffled",), ("gaze", "shuffled")),
-    _second_family("lora", "LoRA alone, no gaze", LORA_ALONE, ("gaze",)),
-)
-
-
-DEFAULT = next(row for row in ROWS if row.name == "gazeqwen")
 
 
 # ------------------------------------------------------------------ what the runs need
@@ -203,7 +80,9 @@ def _settings(row: Row, overrides: list[str]) -> list[str]:
     return overrides if row.base_model is None else [*overrides, f"model.base_model={row.base_model}"]
 
 
-def train(row: Row, seed: int, work: Path, overrides: list[str], threads: int, rate: float | None = None) -> None:
+def train(
+    study: Study, row: Row, seed: int, work: Path, overrides: list[str], threads: int, rate: float | None = None
+) -> None:
     """Train one row with one seed, unless that has been done: a file `trained` in the run's folder."""
     folder = run_folder(row, seed, work, rate)
     if (folder / "trained").exists():
@@ -219,21 +98,31 @@ def train(row: Row, seed: int, work: Path, overrides: list[str], threads: int, r
     ]
     if rate is not None:
         settings.append(f"{row.rate_key}={rate}")
-    _run(["train.py", str(RECIPE), *settings], folder / "log.txt", threads)
+    _run(["train.py", str(study.recipe), *settings], folder / "log.txt", threads)
     (folder / "trained").touch()
 
 
-def run_seed(row: Row, seed: int, work: Path, overrides: list[str], threads: int) -> None:
-    """Train and evaluate one row with one seed, unless that has been done: `results.json` in the run's folder."""
+def run_seed(study: Study, row: Row, seed: int, work: Path, overrides: list[str], threads: int) -> None:
+    """
+    Train and evaluate one row with one seed, unless that has been done: `results.json` in the run's folder, with all
+    of the row's conditions.
+    """
     rate = best_rate(row, work)
     folder = run_folder(row, seed, work, rate)
-    if (folder / "results.json").exists():
+    if _is_done(row, folder):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    settings = read_recipe(Recipe, RECIPE, _settings(row, overrides))
+    settings = read_recipe(Recipe, study.recipe, _settings(row, overrides))
     model = settings.model.base_model
-    if row.overrides is not None:
-        train(row, seed, work, overrides, threads, rate)
+    if row.adapter_of is not None:
+        other = study.row(row.adapter_of)
+        model = run_folder(other, seed, work, best_rate(other, work)) / "best"
+        if not model.exists():
+            raise FileNotFoundError(
+                f"{model}: not there, so that row {row.name} has no adapter: run {other.name} first"
+            )
+    elif row.overrides is not None:
+        train(study, row, seed, work, overrides, threads, rate)
         model = folder / "best"
     command = ["eval.py", "--model", str(model), "--data", str(work / ("ringed_data" if row.ringed else "data"))]
     command += ["--gaze", *row.conditions, "--seed", str(seed), "--batch_size", "64", "--num_workers", "0"]
@@ -242,6 +131,12 @@ def run_seed(row: Row, seed: int, work: Path, overrides: list[str], threads: int
         command += ["--num_frames", str(settings.model.num_frames), "--snap_s", str(settings.model.snap_s)]
         command += ["--prompt_style", settings.model.prompt_style]
     _run([*command, "--output", str(folder / "results.json")], folder / "log.txt", threads)
+
+
+def _is_done(row: Row, folder: Path) -> bool:
+    """Return whether a run's folder holds the results of all of the row's conditions."""
+    file = folder / "results.json"
+    return file.exists() and set(row.conditions) <= set(json.loads(file.read_text())["scores"])
 
 
 # ------------------------------------------------------------------ the learning rate of a row
@@ -261,26 +156,28 @@ def best_rate(row: Row, work: Path) -> float | None:
 
 # ------------------------------------------------------------------ a row's result
 def _answers(row: Row, work: Path) -> dict[int, dict[str, list[GradedAnswer]]]:
-    """Return {seed: {condition: answers}} of the seeds that are done; each seed's are questions of their own."""
+    """Return {seed: {condition: answers}} of the seeds that are done, each to the same questions."""
     answers_by_seed, rate = {}, best_rate(row, work)
     for seed in row.seeds:
         folder = run_folder(row, seed, work, rate)
-        if (folder / "results.json").exists():
+        if _is_done(row, folder):
             answers = read_predictions(folder / "results.predictions.jsonl")
             answers_by_seed[seed] = {
-                condition: [
-                    replace(item, key=f"seed {seed}: {item.key}", video_name=_VIDEO.match(item.video_name)[0])
-                    for item in answers[condition]
-                ]
+                condition: [replace(item, video_name=_VIDEO.match(item.video_name)[0]) for item in answers[condition]]
                 for condition in row.conditions
             }
     return answers_by_seed
 
 
-def pool(row: Row, work: Path, world: dict) -> dict:
+def pooled(runs: dict[int, list[GradedAnswer]]) -> list[GradedAnswer]:
+    """Return the answers of all seeds as one run, in which each seed's are questions of their own."""
+    return [replace(item, key=f"seed {seed}: {item.key}") for seed, items in runs.items() for item in items]
+
+
+def pool(study: Study, row: Row, work: Path) -> dict:
     """
     Return the row's result in eval.py's own form, of all answers of the seeds that are done, so that an accuracy is
-    the mean over seeds and an interval comes from drawing videos. `seeds`: each seed's accuracies by condition and
+    the mean over seeds, and intervals are over seeds and videos. `seeds`: each seed's accuracies by condition and
     task; `against_default`: the gain of its first condition over the default with the same seeds, where those have
     been run; of a row with several learning rates `rate_search`: what was tried, and which was best on the validation
     split.
@@ -288,8 +185,8 @@ def pool(row: Row, work: Path, world: dict) -> dict:
     answers = _answers(row, work)
     scores = {}
     for condition in row.conditions:
-        items = [item for by_condition in answers.values() for item in by_condition[condition]]
-        scores[condition] = score(items) | {"intervals": intervals(items)}
+        runs = {seed: by_condition[condition] for seed, by_condition in answers.items()}
+        scores[condition] = score(pooled(runs)) | {"intervals": intervals_over_seeds(list(runs.values()))}
     seeds = {
         str(seed): {
             condition: {task: round(values["accuracy"], 4) for task, values in score(items)["tasks"].items()}
@@ -298,12 +195,14 @@ def pool(row: Row, work: Path, world: dict) -> dict:
         for seed, by_condition in answers.items()
     }
     against = {}
-    if row.name != DEFAULT.name and row.base_model is None and len(row.seeds) == len(DEFAULT.seeds):
-        default = _answers(replace(DEFAULT, seeds=tuple(answers)), work)
+    default_row = study.row(study.default)
+    comparable = row.name != default_row.name and row.base_model is None and row.adapter_of is None
+    if comparable and len(row.seeds) == len(default_row.seeds):
+        default = _answers(replace(default_row, seeds=tuple(answers)), work)
         if set(default) == set(answers):
-            row_items = [item for by_condition in answers.values() for item in by_condition[row.conditions[0]]]
-            default_items = [item for by_condition in default.values() for item in by_condition["gaze"]]
-            gain = paired_difference(row_items, default_items)
+            gain = paired_difference_over_seeds(
+                [answers[seed][row.conditions[0]] for seed in answers], [default[seed]["gaze"] for seed in answers]
+            )
             against = {"against_default": {"macro": gain["macro"], "interval": gain["intervals"]["macro"]}}
     rate, search = best_rate(row, work), {}
     if rate is not None:
@@ -321,14 +220,35 @@ def pool(row: Row, work: Path, world: dict) -> dict:
         **against,
         **search,
         "seeds": seeds,
-        "settings": settings | {"world": world, "seeds": list(answers)},
+        "settings": settings | {"world": study.world, "seeds": list(answers)},
         "provenance": first["provenance"],
     }
 
 
 # ------------------------------------------------------------------ all of them
+def keep_predictions(row: Row, seed: int, work: Path, folder: Path) -> None:
+    """
+    Write the answers of one run to `folder`, compressed, as `read_predictions` reads them: what scoring needs, logits
+    with the nine digits that tell one float32 from another.
+    """
+    lines, run = [], run_folder(row, seed, work, best_rate(row, work))
+    for line in (run / "results.predictions.jsonl").read_text(encoding="utf-8").splitlines():
+        kept = {name: value for name, value in json.loads(line).items() if name in _KEPT and value is not None}
+        if "logits" in kept:
+            kept["logits"] = [float(f"{value:.9g}") for value in kept["logits"]]
+        if kept["condition"] in row.conditions:
+            lines.append(json.dumps(kept) + "\n")
+    write_bytes(folder / f"{row.name}-{seed}.jsonl.xz", lzma.compress("".join(lines).encode(), preset=9))
+
+
 def run(
-    rows: list[Row], work: Path, results: Path, world: dict, overrides: list[str], workers: int = 1, threads: int = 1
+    study: Study,
+    rows: list[Row],
+    work: Path,
+    results: Path,
+    overrides: list[str],
+    workers: int = 1,
+    threads: int = 1,
 ) -> None:
     """
     Run every row with every seed, `workers` at a time, the main table first; before that, the search for the learning
@@ -336,24 +256,27 @@ def run(
     further one.
     """
     work, writing = work.resolve(), Lock()
-    prepare(work, world, any(row.ringed for row in rows))
+    prepare(work, study.world, any(row.ringed for row in rows))
     searches = [(row, rate) for row in rows for rate in row.rates]
     runs = [(row, seed) for row in rows for seed in row.seeds]
     runs.sort(key=lambda run: (run[0].group != "main", run[1]))
+    own_runs = [job for job in runs if job[0].adapter_of is None]
+    runs_of_others = [job for job in runs if job[0].adapter_of is not None]
     with ThreadPoolExecutor(workers) as executor, tqdm(total=len(searches) + len(runs), unit="run") as bar:
 
         def try_rate(row: Row, rate: float) -> None:
-            train(row, row.seeds[0], work, overrides, threads, rate)
+            train(study, row, row.seeds[0], work, overrides, threads, rate)
             with writing:
                 bar.update()
 
         def finish_seed(row: Row, seed: int) -> None:
-            run_seed(row, seed, work, overrides, threads)
+            run_seed(study, row, seed, work, overrides, threads)
             with writing:
-                write_json(results / f"{row.name}.json", pool(row, work, world))
+                keep_predictions(row, seed, work, results / "predictions")
+                write_json(results / f"{row.name}.json", pool(study, row, work))
                 bar.update()
 
-        for function, jobs in ((try_rate, searches), (finish_seed, runs)):
+        for function, jobs in ((try_rate, searches), (finish_seed, own_runs), (finish_seed, runs_of_others)):
             futures = [executor.submit(function, *job) for job in jobs]
             done, pending = wait(futures, return_when=FIRST_EXCEPTION)
             for future in pending:
@@ -364,15 +287,17 @@ def run(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], metavar="ROW", help="default: all")
-    parser.add_argument("--work", type=Path, default=WORK, help="where runs are kept")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--rows", nargs="+", choices=[row.name for row in SHAPES.rows], metavar="ROW", help="default: all"
+    )
+    parser.add_argument("--work", type=Path, default=SHAPES.work, help="where runs are kept")
+    parser.add_argument("--results", type=Path, default=SHAPES.results)
     parser.add_argument("--workers", type=int, default=1 if torch.cuda.is_available() else os.cpu_count())
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each run")
     parser.add_argument("overrides", nargs="*", help="of the recipe, for all rows, such as stage1.epochs=1")
     args = parser.parse_intermixed_args()
-    rows = [row for row in ROWS if args.rows is None or row.name in args.rows]
-    run(rows, args.work, args.results, WORLD, args.overrides, args.workers, args.threads)
+    rows = [row for row in SHAPES.rows if args.rows is None or row.name in args.rows]
+    run(SHAPES, rows, args.work, args.results, args.overrides, args.workers, args.threads)
 
 
 if __name__ == "__main__":

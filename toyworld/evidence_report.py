@@ -20,7 +20,7 @@ from gazeqwen.plots.style import save_png
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.question import Question
 from gazeqwen.questions.tasks import TASKS, task_info
-from gazeqwen.toyworld.evidence import DEFAULT, NOISE, RESULTS, ROOT, ROWS, WORK
+from gazeqwen.toyworld.studies import NOISE, ROOT, SHAPES
 from gazeqwen.utils.adapters import load_model, load_processor
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import write_text
@@ -40,11 +40,16 @@ MAIN = {
     ("ring", "ring"): "Frozen, gaze drawn as the ring of its pretraining",
     ("lora-overlay", "overlay+model"): "LoRA, gaze drawn as StreamGaze's disc and red ring",
     ("paper", "gaze"): "Paper's formula after the paper's layers (`coord_pe`)",
+    ("gazeqwen-controls", "permuted_times"): "GazeQwen, its places in another order at test",
     ("gazeqwen", "shifted"): "GazeQwen, gaze moved by half the clip at test",
     ("gazeqwen", "shuffled"): "GazeQwen, another video's gaze at test",
+    ("gazeqwen-controls", "random_place"): "GazeQwen, fixations at random places at test",
+    ("gazeqwen-controls", "centre"): "GazeQwen, gaze in the middle of the frame at test",
     ("gazeqwen", "zero"): "GazeQwen, no fixation at test",
     ("heatmap-vector", "shuffled"): "Heatmap times one vector, another video's gaze at test",
+    ("heatmap-vector-controls", "centre"): "Heatmap times one vector, gaze in the middle of the frame at test",
     ("ring", "ring+shuffled"): "Frozen, that ring at another video's gaze",
+    ("ring-centre", "ring+centre"): "Frozen, that ring in the middle of the frame",
     ("shuffled", "gaze"): "GazeQwen trained on shuffled gaze",
     ("lora", "gaze"): "LoRA alone, no gaze",
     ("frozen", "overlay"): "Frozen, gaze drawn as StreamGaze's disc and red ring",
@@ -72,7 +77,7 @@ class Evidence:
     results: dict[str, dict]
 
     @classmethod
-    def read(cls, folder: Path = RESULTS) -> Evidence:
+    def read(cls, folder: Path = SHAPES.results) -> Evidence:
         return cls({path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")})
 
     def score(self, row: str, condition: str) -> dict | None:
@@ -89,14 +94,17 @@ def _cells(score: dict, tasks: list[str]) -> list[str]:
 
 
 def condition_table(evidence: Evidence, titles: dict[tuple[str, str], str]) -> Table:
-    """Show the accuracies of (row, condition) by task."""
+    """Show the accuracies of (row, condition) by task, and beside their mean the balanced ones of Yes/No tasks."""
     tasks = sorted_tasks(TASKS)
+    alerts = [task for task in tasks if TASKS[task].group == "proactive"]
     rows = []
     for (row, condition), title in titles.items():
         if score := evidence.score(row, condition):
             mean = percent(score["macro"], score["intervals"]["macro"])
-            rows.append([title, *_cells(score, tasks), mean, evidence.spread(row, condition)])
-    return Table(["condition", *(TASKS[task].abbreviation for task in tasks), "mean [95 %]", "seeds"], rows)
+            balanced = [percent(score["tasks"][task]["balanced_accuracy"]) for task in alerts]
+            rows.append([title, *_cells(score, tasks), mean, evidence.spread(row, condition), *balanced])
+    header = ["condition", *(TASKS[task].abbreviation for task in tasks), "mean [95 %]", "seeds"]
+    return Table([*header, *(f"{TASKS[task].abbreviation} balanced" for task in alerts)], rows)
 
 
 def task_table(evidence: Evidence) -> Table:
@@ -127,10 +135,10 @@ def _baseline(evidence: Evidence, task: str) -> tuple[int, str]:
 
 def ablation_table(evidence: Evidence) -> Table:
     rows = []
-    for row in [DEFAULT, *(row for row in ROWS if row.group == "ablations")]:
+    for row in [SHAPES.row(SHAPES.default), *(row for row in SHAPES.rows if row.group == "ablations")]:
         score = evidence.score(row.name, "gaze")
         if score:
-            name = "**Default**" if row == DEFAULT else row.title
+            name = "**Default**" if row.name == SHAPES.default else row.title
             groups = [percent(score["groups"][group]) for group in ("past", "present", "proactive")]
             mean = percent(score["macro"], score["intervals"]["macro"])
             shuffled = percent(evidence.score(row.name, "shuffled")["macro"])
@@ -156,7 +164,7 @@ def _gain(gain: dict) -> str:
 def rate_table(evidence: Evidence) -> Table:
     """Show each learning rate's validation accuracy of the rows that name several, and the best one on the test."""
     rows = []
-    for row in ROWS:
+    for row in SHAPES.rows:
         search = evidence.results.get(row.name, {}).get("rate_search")
         if search:
             tried = ", ".join(f"{rate}: {percent(accuracy)}" for rate, accuracy in search["validation"].items())
@@ -213,12 +221,17 @@ def draw_conditions(path: Path, evidence: Evidence) -> None:
         score = evidence.score(*key)
         low, high = (100 * v for v in score["intervals"]["macro"])
         mean = 100 * score["macro"]
-        axis.barh(place, mean, color=colors.get(key[0], "#9aa0a6"), alpha=1 if key[1] in OWN_GAZE else 0.55)
+        axis.barh(
+            place,
+            mean,
+            color=colors.get(key[0].removesuffix("-controls"), "#9aa0a6"),
+            alpha=1 if key[1] in OWN_GAZE else 0.55,
+        )
         axis.plot([low, high], [place, place], color="black", linewidth=1.4)
         axis.text(high + 1, place, f"{mean:.1f}", va="center", fontsize=8)
     axis.set_yticks(range(len(shown)), list(reversed(shown.values())), fontsize=8)
     axis.set_xlim(0, 108)
-    axis.set_xlabel("accuracy, %, mean over ten tasks, and 95 % interval (bootstrap of videos)")
+    axis.set_xlabel("accuracy, %: mean of ten tasks, 95 % interval over seeds and videos", fontsize=9)
     axis.spines[["top", "right"]].set_visible(False)
     save_png(figure, path)
 
@@ -325,15 +338,34 @@ def explain(model, processor, question: Question) -> Comparison:
     return ask(model, processor, clip, question.scanpath, prompt, answers, snap_s, explain=True)
 
 
-# (row, condition): what the README's table calls it, and its conditions with another video's gaze and with noise.
+# (row, condition): what the README's table calls it, and its conditions with another video's gaze, with gaze in the
+# middle of the frame, and with noise.
 SUMMARY = {
-    ("gazeqwen", "gaze"): ("**GazeQwen**", ("gazeqwen", "shuffled"), NOISY[5], NOISY[10]),
-    ("heatmap-vector", "gaze"): ("a heatmap times one vector per layer", ("heatmap-vector", "shuffled"), None, None),
-    ("ring", "ring"): ("the backbone's own ring, drawn", ("ring", "ring+shuffled"), NOISY_RING[5], NOISY_RING[10]),
-    ("video-encoder", "other_video"): ("GazeQwen, another video's features from the video encoder", None, None, None),
-    ("video-encoder", "zeros"): ("GazeQwen, zeros as features", None, None, None),
-    ("video-encoder", "noise"): ("GazeQwen, noise as features", None, None, None),
-    ("frozen", "none"): ("no gaze: the base model", None, None, None),
+    ("gazeqwen", "gaze"): (
+        "**GazeQwen**",
+        ("gazeqwen", "shuffled"),
+        ("gazeqwen-controls", "centre"),
+        NOISY[5],
+        NOISY[10],
+    ),
+    ("heatmap-vector", "gaze"): (
+        "a heatmap times one vector per layer",
+        ("heatmap-vector", "shuffled"),
+        ("heatmap-vector-controls", "centre"),
+        None,
+        None,
+    ),
+    ("ring", "ring"): (
+        "the backbone's own ring, drawn",
+        ("ring", "ring+shuffled"),
+        ("ring-centre", "ring+centre"),
+        NOISY_RING[5],
+        NOISY_RING[10],
+    ),
+    ("video-encoder", "other_video"): ("GazeQwen, another video's features from the video encoder", *[None] * 4),
+    ("video-encoder", "zeros"): ("GazeQwen, zeros as features", *[None] * 4),
+    ("video-encoder", "noise"): ("GazeQwen, noise as features", *[None] * 4),
+    ("frozen", "none"): ("no gaze: the base model", *[None] * 4),
 }
 
 
@@ -346,7 +378,7 @@ def summary_table(evidence: Evidence) -> Table:
             continue
         others = [evidence.score(*cell)["macro"] if cell and evidence.score(*cell) else None for cell in controls]
         rows.append([title, percent(score["macro"], score["intervals"]["macro"]), *map(percent, others)])
-    columns = ["own gaze [95 %]", "another video's gaze", "noise of 5 % of the frame", "of 10 %"]
+    columns = ["own gaze [95 %]", "another video's gaze", "in the middle", "noise of 5 % of the frame", "of 10 %"]
     return Table(["gaze is given as", *columns], rows)
 
 
@@ -368,9 +400,9 @@ def main() -> None:
     write_text(README, fill(README.read_text(), {"summary": summary_table(evidence)}))
     draw_conditions(DOCUMENT.parent / "images" / "evidence_conditions.png", evidence)
     draw_noise(DOCUMENT.parent / "images" / "evidence_noise.png", evidence)
-    run = WORK / "gazeqwen-0"
+    run = SHAPES.work / "gazeqwen-0"
     if (run / "results.json").exists():
-        draw_examples(DOCUMENT.parent / "images", run, WORK / "data")
+        draw_examples(DOCUMENT.parent / "images", run, SHAPES.work / "data")
     print(f"written to {DOCUMENT}")
 
 

@@ -12,7 +12,7 @@ import argparse
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,13 +21,14 @@ from accelerate import Accelerator
 from gazeqwen.evaluation.prediction_file import Prediction
 from gazeqwen.evaluation.predictions import predict
 from gazeqwen.evaluation.scoring import score
-from gazeqwen.evaluation.statistics import intervals, paired_difference
+from gazeqwen.evaluation.statistics import intervals_over_seeds, paired_difference_over_seeds
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.question import Question
-from gazeqwen.toyworld.evidence import DEFAULT, RESULTS, ROOT, SEEDS, WORK, WORLD
+from gazeqwen.toyworld.evidence import pooled
+from gazeqwen.toyworld.studies import ROOT, SHAPES
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import write_json
 from gazeqwen.utils.provenance import provenance
@@ -95,14 +96,13 @@ def answer_with_replaced_features(best: Path, data: Path, cache_dir: Path, seed:
 
 def result_of(answers: dict[int, dict[str, list[Prediction]]], settings: dict) -> dict:
     """Return the result of all seeds' predictions, in the other results' form; `against_own`: gains in accuracy."""
-    pooled: dict[str, list[Prediction]] = {}
-    for seed, by_name in answers.items():
-        for name, predictions in by_name.items():
-            pooled.setdefault(name, []).extend(replace(p, key=f"seed {seed}: {p.key}") for p in predictions)
-    against_own = {}
-    for name, predictions in pooled.items():
+    names = list(next(iter(answers.values())))
+    runs = {name: {seed: by_name[name] for seed, by_name in answers.items()} for name in names}
+    scores, against_own = {}, {}
+    for name, by_seed in runs.items():
+        scores[name] = score(pooled(by_seed)) | {"intervals": intervals_over_seeds(list(by_seed.values()))}
         if name != "own":
-            gain = paired_difference(predictions, pooled["own"])
+            gain = paired_difference_over_seeds(list(by_seed.values()), list(runs["own"].values()))
             against_own[name] = {"macro": gain["macro"], "interval": gain["intervals"]["macro"]}
     seeds = {
         str(seed): {
@@ -115,7 +115,7 @@ def result_of(answers: dict[int, dict[str, list[Prediction]]], settings: dict) -
         "name": "GazeQwen, the video encoder's features replaced",
         "row": "video-encoder",
         "scorer": "strict",
-        "scores": {name: score(p) | {"intervals": intervals(p)} for name, p in pooled.items()},
+        "scores": scores,
         "against_own": against_own,
         "seeds": seeds,
         "settings": settings | {"seeds": list(answers)},
@@ -125,20 +125,20 @@ def result_of(answers: dict[int, dict[str, list[Prediction]]], settings: dict) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=WORK, help="where the evidence's runs are kept")
-    parser.add_argument("--output", type=Path, default=RESULTS / "video-encoder.json")
+    parser.add_argument("--work", type=Path, default=SHAPES.work, help="where the evidence's runs are kept")
+    parser.add_argument("--output", type=Path, default=SHAPES.results / "video-encoder.json")
     args = parser.parse_args()
     answers = {}
-    for seed in SEEDS:
-        best = args.work / f"{DEFAULT.name}-{seed}" / "best"
+    for seed in SHAPES.row(SHAPES.default).seeds:
+        best = args.work / f"{SHAPES.default}-{seed}" / "best"
         if not best.exists():
             raise FileNotFoundError(
                 f"{best}: not there; train it: python -m gazeqwen.toyworld.evidence --rows gazeqwen"
             )
         answers[seed] = answer_with_replaced_features(best, args.work / "data", args.work / "cache", seed)
-    own = json.loads((args.work / f"{DEFAULT.name}-{SEEDS[0]}" / "results.json").read_text())["settings"]
+    own = json.loads((args.work / f"{SHAPES.default}-0" / "results.json").read_text())["settings"]
     settings = json.loads(json.dumps(own).replace(f"{ROOT}/", ""))
-    write_json(args.output, result_of(answers, settings | {"world": WORLD}))
+    write_json(args.output, result_of(answers, settings | {"world": SHAPES.world}))
     print(f"written to {args.output}")
 
 

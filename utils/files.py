@@ -7,13 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     """Write a file so that a reader sees the old one or the whole new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content)
     temporary.replace(path)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text as UTF-8, so that a reader sees the old file or the whole new one."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: str | os.PathLike, value) -> None:

@@ -1,0 +1,177 @@
+"""
+What the evidence is made of. A row is one way to use gaze, trained and evaluated; a study has the rows of one world,
+and says where its recipe, its runs and its results are. `evidence.py` makes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SEEDS = (0, 1, 2)
+NOISE = (2, 5, 10, 15, 20)  # percent of the frame
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    What is trained (`overrides` of the recipe; None: nothing, the frozen backbone answers) and under which conditions
+    it is evaluated; `WORK` in them stands for the folder of all runs. `group`: the table that it stands in.
+    `ringed`: its test videos show a ring around what is fixated. `base_model`: another backbone than the recipe's.
+    `rates`: learning rates to choose from by accuracy on the validation split with the first seed, values of the
+    recipe's key `rate_key`; none: the recipe's own. `adapter_of`: nothing is trained, the adapters of that row answer.
+    """
+
+    name: str
+    title: str
+    group: str
+    overrides: tuple[str, ...] | None = ()
+    conditions: tuple[str, ...] = ("gaze",)
+    seeds: tuple[int, ...] = SEEDS
+    ringed: bool = False
+    base_model: str | None = None
+    rates: tuple[float, ...] = ()
+    rate_key: str = "stage1.learning_rate"
+    adapter_of: str | None = None
+
+
+def _ablation(name: str, title: str, *overrides: str) -> Row:
+    return Row(name, title, "ablations", overrides, ("gaze", "shuffled"))
+
+
+def _second_family(
+    name: str, title: str, overrides: tuple[str, ...] | None, conditions: tuple[str, ...], **more
+) -> Row:
+    backbone = "toyworld/backbone_qwen3_vl"
+    return Row(f"qwen3-vl-{name}", title, "second family", overrides, conditions, base_model=backbone, **more)
+
+
+LORA_ALONE = ("adapter.resampler_type=none", "stage1.epochs=0", "stage2.epochs=2")
+DEPTH = 6  # decoder layers of the toy backbone
+PAPER_LAYERS = [(i + 1) * DEPTH // 4 - 1 for i in range(4)]  # 6, 13, 20, 27 of 28
+
+SHAPES_ROWS = (
+    Row("frozen", "Frozen backbone", "main", None, ("text_only", "none", "text", "overlay", "saliency"), (0,)),
+    Row(
+        "ring",
+        "Frozen backbone, gaze drawn as the ring it was pretrained on",
+        "main",
+        None,
+        ("ring", "ring+shuffled"),
+    ),
+    Row("ring-centre", "Frozen backbone, that ring in the middle of the frame", "main", None, ("ring+centre",), (0,)),
+    Row(
+        "ring-noise",
+        "Frozen backbone, that ring at noisy gaze",
+        "main",
+        None,
+        ("ring+noise5", "ring+noise10"),
+        (0,),
+    ),
+    Row("ringed", "Frozen backbone, what is fixated is ringed (ceiling)", "main", None, ("none",), (0,), ringed=True),
+    Row(
+        "gazeqwen",
+        "GazeQwen",
+        "main",
+        conditions=("gaze", "zero", "shuffled", "shifted", *(f"noise{percent}" for percent in NOISE)),
+    ),
+    Row(
+        "gazeqwen-controls",
+        "GazeQwen, further controls",
+        "main",
+        conditions=("centre", "random_place", "permuted_times"),
+        adapter_of="gazeqwen",
+    ),
+    Row("lora", "LoRA alone, no gaze", "main", LORA_ALONE),
+    Row(
+        "lora-overlay",
+        "LoRA, gaze drawn on the frames",
+        "main",
+        (*LORA_ALONE, "data.gaze=overlay+model"),
+        ("overlay+model",),
+    ),
+    Row("shuffled", "GazeQwen trained on shuffled gaze", "main", ("data.gaze=shuffled",), ("gaze", "shuffled")),
+    Row(
+        "paper",
+        "Paper: coord_pe after the paper's layers",
+        "main",
+        ("adapter.gaze_encoding=coord_pe", f"adapter.injection_layers={PAPER_LAYERS}"),
+        ("gaze", "shuffled"),
+    ),
+    Row(
+        "heatmap-vector",
+        "Heatmap times one vector per layer",
+        "main",
+        ("adapter.resampler_type=heatmap_vector",),
+        ("gaze", "shuffled"),
+        rates=(3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
+    ),
+    Row(
+        "heatmap-vector-controls",
+        "Heatmap times one vector per layer, further controls",
+        "main",
+        conditions=("centre",),
+        adapter_of="heatmap-vector",
+    ),
+    _ablation("coord-pe", "Encoding: coord_pe", "adapter.gaze_encoding=coord_pe"),
+    _ablation("heatmap-decay", "Encoding: heatmap_decay", "adapter.gaze_encoding=heatmap_decay"),
+    _ablation("heatmap-duration", "Encoding: heatmap_duration", "adapter.gaze_encoding=heatmap_duration"),
+    _ablation("no-snap", "No snapping", "model.snap_s=0"),
+    _ablation(
+        "layers-paper",
+        f"Injection after the paper's layers {PAPER_LAYERS}",
+        f"adapter.injection_layers={PAPER_LAYERS}",
+    ),
+    _ablation("layers-early", "Injection after layer 0 alone", "adapter.injection_layers=[0]"),
+    _ablation("layers-late", "Injection after layer 3 alone", "adapter.injection_layers=[3]"),
+    _ablation("shared", "One resampler for all layers", "adapter.share_resampler=true"),
+    _ablation("latents-8", "8 latents", "adapter.num_latents=8"),
+    _ablation("latents-128", "128 latents", "adapter.num_latents=128"),
+    _ablation(
+        "dinov2",
+        "DINOv2, random weights",
+        "model.video_encoder=WORK/video_encoders/dinov2",
+        "model.video_encoder_size=56",
+    ),
+    _ablation("label-smoothing", "Label smoothing 0.1", "label_smoothing=0.1"),
+    _second_family("frozen", "Frozen backbone", None, ("none",), seeds=(0,)),
+    _second_family(
+        "ringed", "Frozen backbone, what is fixated is ringed (ceiling)", None, ("none",), seeds=(0,), ringed=True
+    ),
+    _second_family("gazeqwen", "GazeQwen", (), ("gaze", "shuffled")),
+    _second_family("shuffled", "GazeQwen trained on shuffled gaze", ("data.gaze=shuffled",), ("gaze", "shuffled")),
+    _second_family("lora", "LoRA alone, no gaze", LORA_ALONE, ("gaze",)),
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """
+    The rows of one world. `recipe`: what all are trained by; `world`: arguments of `generate`; `work`: the folder of
+    all runs, unless told otherwise; `results`: of the committed results, one for each row. The other rows are compared
+    with the one that is called `default`.
+    """
+
+    recipe: Path
+    world: dict
+    work: Path
+    results: Path
+    rows: tuple[Row, ...]
+    default: str = "gazeqwen"
+
+    def row(self, name: str) -> Row:
+        """Return the row of that name. Raises ValueError where there is none."""
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise ValueError(f"row: got {name!r}, expected one of {[row.name for row in self.rows]}")
+
+
+SHAPES = Study(
+    recipe=ROOT / "recipes" / "toyworld.yaml",
+    world={"train": 600, "val": 80, "test": 240, "seed": 0, "per_task": 2, "most": (220, 40, 100)},
+    work=Path("runs/evidence"),
+    results=ROOT / "results" / "toyworld",
+    rows=SHAPES_ROWS,
+)
