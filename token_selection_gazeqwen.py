@@ -130,8 +130,8 @@ def _near_fixations(scanpath: torch.Tensor, step_spans_s: torch.Tensor, height: 
 
 def _even_ranks(height: int, width: int, begin_ms: np.ndarray) -> np.ndarray:
     """
-    Return ranks (T, N) of which every beginning is spread evenly over the grid; the pattern moves on, around the grid,
-    from step to step, so that in time every place has its turn.
+    Return ranks (T, N) of which every beginning is spread evenly over the grid; with each step the pattern moves on,
+    around the grid, so that in time every place has its turn.
     """
     order = _spread_ranks(height, width)
     turn = begin_ms / 1000 * _GOLDEN
