@@ -272,6 +272,7 @@ def test_labels_name_the_thing_at_each_token(clips):
 TINY = (
     pretrain.Phase("vision", 2, clips=1, lr=2.0, decay=True),
     pretrain.Phase("reading", 2, tuple(pretrain.READ_KINDS.items()), clips=2, questions=2),
+    pretrain.Phase("one step", 2, tuple(pretrain.NOW_KINDS.items()), clips=3, questions=2, temporal_steps=1),
     pretrain.Phase("everything", 2, tuple(pretrain.ALL_KINDS.items()), clips=2, questions=2, decay=True),
 )
 
@@ -296,7 +297,7 @@ def test_pretraining_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pretrain.ClipEmbeddings, "__getitem__", stopping_once)
     save = pretrain.Run.save
-    for steps in (1, 3, 3, 5):  # the first of the two is stopped at the third clip's embedding
+    for steps in (1, 3, 3, 5, 7):  # the first of the two is stopped at the third clip's embedding
 
         def stopping(run, steps=steps):
             save(run)

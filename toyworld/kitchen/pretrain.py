@@ -8,8 +8,9 @@ model hear what might be added.
 Phases: (1) the vision tower, with auxiliary heads that are thrown away: which thing a visual token shows, and whether
 that is marked; a token's embedding is trained towards the embedding of the thing's noun. (2) The tower's embeddings of
 `--clips` clips are kept on disk: it stays as it is from here on. (3) Reading: words for answers, and letters by
-matching options. (4) Every kind of question; the learning rate decays over the second half. Training goes on where it
-was stopped, with the same numbers as in one go.
+matching options. (4) What is marked in a single temporal step, the clip's last: among six, from the beginning, it was
+never told (docs/log.md). (5) Every kind of question; the learning rate decays over the second half. Training goes on
+where it was stopped, with the same numbers as in one go.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from gazeqwen.utils.files import write_json
 GRID = FRAME_PX // TOKEN_PX
 STEP_TOKENS = GRID * GRID
 GRID_THW = (STEPS, 2 * GRID, 2 * GRID)
+FACTS_OF_ONE_STEP = 2  # the first of FACTS: what earlier steps tell, a clip of the last ones alone does not
 NO_THING, UNCLEAR = len(THINGS), -1
 
 
@@ -56,6 +58,7 @@ class Phase:
     questions: int = 8
     decay: bool = False  # the learning rate goes to zero over the second half
     lr: float = 1.0
+    temporal_steps: int = STEPS  # of each clip, its last ones
 
 
 READ_KINDS = {
@@ -69,6 +72,18 @@ READ_KINDS = {
     "alert visible": 0.7,
     "alert now": 0.7,
     "of noun": 0.7,
+}
+NOW_KINDS = {
+    "word which": 2.0,
+    "which": 2.0,
+    "word color": 0.5,
+    "color": 0.5,
+    "word category": 0.5,
+    "category": 0.5,
+    "alert now": 1.0,
+    "visible": 0.5,
+    "of noun": 0.5,
+    "match": 0.3,
 }
 ALL_KINDS = {
     "which": 1.2,
@@ -87,7 +102,8 @@ ALL_KINDS = {
 }
 PHASES = (
     Phase("vision", 2500, clips=8, lr=2.0, decay=True),
-    Phase("reading", 1200, tuple(READ_KINDS.items())),
+    Phase("reading", 1000, tuple(READ_KINDS.items())),
+    Phase("one step", 800, tuple(NOW_KINDS.items()), clips=16, questions=4, temporal_steps=1),
     Phase("everything", 3500, tuple(ALL_KINDS.items()), lr=0.8, decay=True),
 )
 VISION_STEPS = 4  # temporal steps of a clip that the vision phase is shown
@@ -195,7 +211,8 @@ class QuestionBatches(Dataset):
     def __init__(self, seed: int, number: int, phase: Phase, config, processor, embeddings: Path):
         self.seed, self.number, self.phase = seed, number, phase
         self.embeddings = np.load(embeddings, mmap_mode="r")
-        self.packer = Packer(config, processor, KitchenScene, GRID_THW)
+        self.steps = phase.temporal_steps
+        self.packer = Packer(config, processor, KitchenScene, (self.steps, *GRID_THW[1:]), STEPS)
 
     def __len__(self) -> int:
         return self.phase.steps
@@ -209,9 +226,10 @@ class QuestionBatches(Dataset):
             drawer = Drawer(rng, view)
             questions += [drawer.question(dict(self.phase.kinds)) for _ in range(self.phase.questions)]
         batch = self.packer.pack([view for view, _ in clips], questions, rng, [words(*clip) for clip in clips])
-        labels = np.stack([token_labels(*clip) for clip in clips])
+        tokens = self.steps * STEP_TOKENS
+        labels = np.stack([token_labels(*clip) for clip in clips])[:, -tokens:]
         marks = [mark.kind for _, mark in clips for _ in range(self.phase.questions)]
-        visual = torch.from_numpy(self.embeddings[numbers].astype(np.float32)).flatten(0, 1)
+        visual = torch.from_numpy(self.embeddings[numbers, -tokens:].astype(np.float32)).flatten(0, 1)
         return batch | {"visual": visual, "token_labels": torch.from_numpy(labels), "marks": marks}
 
 
@@ -243,7 +261,7 @@ def vision_loss(model, heads: Heads, noun_ids: torch.Tensor, batch: dict) -> tup
 
 def place_loss(heads: Heads, video_states: list[torch.Tensor]) -> torch.Tensor:
     """Do video tokens know their column and row? From the second layer on: places in words ask for it."""
-    cells = torch.arange(STEP_TOKENS).repeat(STEPS)
+    cells = torch.arange(STEP_TOKENS).repeat(video_states[0].shape[1] // STEP_TOKENS)
     loss = torch.zeros(())
     for head, state in zip(heads.place, video_states[1:], strict=False):
         guess = head(state)
@@ -255,8 +273,11 @@ def place_loss(heads: Heads, video_states: list[torch.Tensor]) -> torch.Tensor:
 def question_loss(model, heads: Heads, batch: dict) -> tuple[torch.Tensor, dict[str, float]]:
     """Return a batch's loss and accuracies: the answers, which options are right, and what the video tokens know."""
     logits, _, states, video_states = packed_forward(model, batch)
-    when_loss, right = when_losses(heads, video_states, batch["token_labels"][..., 1].bool())
-    option_loss, scores = option_losses(heads, states, batch)
+    marked = batch["token_labels"][..., 1].bool()
+    steps = marked.shape[1] // STEP_TOKENS
+    when_loss, right = when_losses(heads, video_states, marked, steps)
+    known = len(FACTS) if steps == STEPS else FACTS_OF_ONE_STEP
+    option_loss, scores = option_losses(heads, states, batch, known)
     loss = F.cross_entropy(logits, batch["target"]) + when_loss + option_loss + place_loss(heads, video_states)
     hits = (logits.argmax(-1) == batch["target"]).float().tolist()
     for kind, mark, hit in zip(batch["kinds"], batch["marks"], hits, strict=True):
