@@ -67,6 +67,8 @@ def become(arguments: list[str], folder: str, environment: dict[str, str], limit
 def child(sockets: list[socket.socket], files: list[int], request: tuple, executable: str) -> None:
     code = 1
     try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for number, descriptor in enumerate(files):
             os.dup2(descriptor, number)
             os.close(descriptor)
@@ -124,8 +126,14 @@ def main(address: str, executable: str, owner: str, *modules: str) -> None:
     listener.bind(address)
     listener.listen(64)
     connections: dict[int, socket.socket] = {}  # by process
+    ended, wakes = socket.socketpair()  # readable when a process has ended
+    wakes.setblocking(False)
+    signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
     while is_alive(int(owner)):
-        ready, _, _ = select.select([listener, *connections.values()], [], [], 0.02 if connections else 1.0)
+        ready, _, _ = select.select([listener, ended, *connections.values()], [], [], 1.0)
+        if ended in ready:
+            ended.recv(4096)
         for process, connection in list(connections.items()):
             if connection in ready:
                 try:
@@ -144,7 +152,7 @@ def main(address: str, executable: str, owner: str, *modules: str) -> None:
                 continue
             process = os.fork()
             if process == 0:
-                child([listener, connection, *connections.values()], files, request, executable)
+                child([listener, ended, wakes, connection, *connections.values()], files, request, executable)
             for descriptor in files:
                 os.close(descriptor)
             connections[process] = connection
