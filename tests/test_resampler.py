@@ -46,7 +46,7 @@ def resampler_config(hidden_size=64, feature_dim=48, **kwargs) -> SimpleNamespac
     return SimpleNamespace(
         **settings,
         resolved_injection_layers=lambda: LAYERS,
-        load_video_encoder_config=lambda: SimpleNamespace(hidden_size=feature_dim),
+        feature_dim=lambda: feature_dim,
         get_text_config=lambda: SimpleNamespace(hidden_size=hidden_size),
     )
 
