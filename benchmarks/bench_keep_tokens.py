@@ -85,13 +85,15 @@ def _macro(answers: list[GradedAnswer]) -> float:
     return statistics.mean(statistics.mean(right) for right in by_task.values())
 
 
-def measure_accuracy(adapters: list[Path], data: Path, cache_dir: Path, batch_size: int) -> list[dict]:
+def measure_accuracy(
+    adapters: list[Path], data: Path, cache_dir: Path, batch_size: int, rules=KEEP_RULES, shares=SHARES
+) -> list[dict]:
     """Return the rows of all rules and shares, and that of all tokens, first."""
     accelerator, questions = Accelerator(), load_questions(data, "test")
     cells = [("all tokens", 1, "gaze", "gaze"), ("all tokens, another video's gaze", 1, "gaze", "shuffled")]
-    for rule in KEEP_RULES:
-        cells += [(f"{rule} {share:g}", share, rule, "gaze") for share in SHARES]
-    cells += [(f"gaze {share:g}, another video's gaze", share, "gaze", "shuffled") for share in SHARES]
+    for rule in rules:
+        cells += [(f"{rule} {share:g}", share, rule, "gaze") for share in shares]
+    cells += [(f"gaze {share:g}, another video's gaze", share, "gaze", "shuffled") for share in shares]
     runs: dict[str, list] = {name: [] for name, *_ in cells}
     for seed, adapter in enumerate(adapters):
         model, processor = load_model(str(adapter)), load_processor(str(adapter))

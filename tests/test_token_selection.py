@@ -10,18 +10,21 @@ import torch
 from bases import make_clip, scanpath_of, with_gaze
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import perturb, run_here
+from support import BACKBONE, VIDEO_ENCODER, perturb, run_here
 from test_stream import FPS, OPTIONS, QUESTION, TABLE, clip_at, logits, offline, recording
 from test_training_options import OAR, OI_E, trainer_of
 
 from gazeqwen.backbones_gazeqwen import FAMILIES
+from gazeqwen.benchmarks.bench_keep_tokens import DOCUMENT, RESULTS, draw_accuracy, measure_accuracy, tables
 from gazeqwen.evaluation.scoring import read_predictions
+from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.streaming.stream import GazeStream
 from gazeqwen.token_selection_gazeqwen import KEEP_RULES, choose_tokens, count_kept, token_changes
 from gazeqwen.training.memory import ClipShape, estimate_memory
 from gazeqwen.training.planning import config_of, model_on_meta
 from gazeqwen.utils.adapters import load_processor
+from gazeqwen.utils.tables import fill
 
 SPANS = torch.tensor([[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]])
 
@@ -297,3 +300,33 @@ def test_what_does_not_fit_is_refused(bases):
             name: part[name] for name in part if not name.startswith(("scanpath", "has_", "step_", "video_enc"))
         }
         base.model(**{**no_gaze, "kept_tokens": part["kept_tokens"][:, :2]})
+
+
+# ------------------------------------------------------------------ what was measured
+def test_the_document_holds_the_committed_results():
+    assert fill(DOCUMENT.read_text(), tables()) == DOCUMENT.read_text()
+    rows = json.loads((RESULTS / "keep_accuracy.json").read_text())["rows"]
+    accuracy = {row["name"]: row for row in rows}
+    for group, points in (("what is looked at", 0.2), ("where gaze moved", 0.3)):
+        for rule in ("uniform", "random", "centre", "similarity"):
+            gain = accuracy["gaze 0.25"][group]["accuracy"] - accuracy[f"{rule} 0.25"][group]["accuracy"]
+            assert gain > points, (rule, group)
+    assert accuracy["gaze 0.5"]["what is looked at"]["difference"] > -0.05
+    for row in json.loads((RESULTS / "keep_prefill_3b_cpu.json").read_text())["rows"]:
+        assert row["of_all"] <= 1.3 * row["share"]
+
+
+def test_a_small_measurement(toy_data, tmp_path):
+    """The benchmark itself, on two adapters without training and a few questions, and its picture."""
+    model = GazeQwenForConditionalGeneration.from_base(str(BACKBONE), str(VIDEO_ENCODER), latent_dim=16, num_latents=8)
+    settings_ = {"video_encoder_size": 64, "num_frames": 4}
+    for number in range(2):
+        perturb(model).save_pretrained(tmp_path / f"{number}" / "best")
+        GazeQwenProcessor.from_base(str(BACKBONE), **settings_).save_pretrained(tmp_path / f"{number}" / "best")
+    adapters = [tmp_path / f"{number}" / "best" for number in range(2)]
+    rows = measure_accuracy(adapters, toy_data, tmp_path / "cache", 16, rules=("gaze", "similarity"), shares=(0.25,))
+    names = ["all tokens", "all tokens, another video's gaze", "gaze 0.25", "similarity 0.25"]
+    assert [row["name"] for row in rows] == [*names, "gaze 0.25, another video's gaze"]
+    assert all(len(row["all"]["seeds"]) == 2 and row["answers"] > 20 for row in rows)
+    draw_accuracy(tmp_path / "picture.png", rows)
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
