@@ -6,8 +6,8 @@ What a stream's memory and the video encoder's window cost in accuracy, on the t
 Three tables. `window`: clips as the adapter was trained (12 frames spread over each), the video encoder seeing the
 whole clip or a window of steps that ends with each; with the time that the encoder takes. `memory`: all questions of a
 video asked on one stream of it, of each budget and policy; beside it the last frames alone, encoded anew. `hour`: the
-same videos one after the other on one stream, again and again until it has seen an hour. The adapter was trained
-neither with windows nor on a grid: what these tables compare are their rows. Intervals are bootstrap intervals over
+same videos one after the other on one stream, again and again until it has seen an hour. The shipped adapter was
+trained neither with windows nor on a grid: what its tables compare are their rows. `--adapter` takes another one. Intervals are bootstrap intervals over
 videos.
 """
 
@@ -38,6 +38,7 @@ from gazeqwen.video_gazeqwen import grid_frame_at, grid_times_s, read_clip, read
 
 ADAPTER = Path(__file__).parent.parent / "toyworld" / "adapter"
 STEP_TOKENS = 16
+TABLES = ("window", "memory", "hour")
 
 
 def graded(question: Question, logits: list[float]) -> GradedAnswer:
@@ -133,6 +134,8 @@ def row(name: str, answers: list[GradedAnswer], reference: list[GradedAnswer] | 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--adapter", default=str(ADAPTER))
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--videos", type=int, default=30)
     parser.add_argument("--per_task", type=int, default=1, help="most questions of a task in a video")
     parser.add_argument("--alerts", type=int, default=60, help="most test points of an alert's task")
@@ -144,7 +147,7 @@ def main() -> None:
     parser.add_argument("--output")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model, processor = load_model(ADAPTER), load_processor(ADAPTER)
+    model, processor = load_model(arguments.adapter), load_processor(arguments.adapter)
     with tempfile.TemporaryDirectory() as folder:
         world, data = Path(folder) / "world", Path(folder) / "data"
         counts = {"train": 1, "val": 1, "test": arguments.videos}
@@ -158,9 +161,9 @@ def main() -> None:
 
 
 def measure(model, processor, questions: list[Question], arguments) -> dict[str, list[dict]]:
-    """Return the three tables."""
+    """Return the tables that are asked for."""
     tables = defaultdict(list)
-    for window in (None, 1, 2, 4):
+    for window in (None, 1, 2, 4) if "window" in arguments.tables else ():
         model.config.video_encoder_window = window
         pairs = [asked_anew(model, processor, q, q.start_s, num_frames=processor.num_frames) for q in questions]
         answers, seconds = [answer for answer, _ in pairs], sum(taken for _, taken in pairs)
@@ -177,13 +180,13 @@ def measure(model, processor, questions: list[Question], arguments) -> dict[str,
     memories = {"all stays": {}}
     for budget in arguments.budgets:
         memories |= {f"{policy} {budget}": {"budget": budget, "policy": policy} for policy in ("recent", "gaze")}
-    reference = None
-    for name, memory in memories.items():
+    reference, shown = None, "memory" in arguments.tables
+    for name, memory in memories.items() if shown else ():
         answers = [answer for video in videos for answer in streamed(model, processor, [video], fps, **memory)[0]]
         answers = [answer for answer in answers if answer.key in asked]
         reference = reference or answers
         tables["memory"].append(row(name, answers, reference, **memory))
-    for budget in arguments.budgets:
+    for budget in arguments.budgets if shown else ():
         frames = 2 * budget // STEP_TOKENS
         sampling = {"fps": fps, "max_frames": frames, "sampling": "grid"}
         answers = [asked_anew(model, processor, q, 0.0, **sampling)[0] for q in questions if q.key in asked]
@@ -193,7 +196,7 @@ def measure(model, processor, questions: list[Question], arguments) -> dict[str,
     text.max_position_embeddings = 2**15  # so that an hour without a budget can be held
     length_s = sum(video_info(video[0].video).end_s for video in videos)
     most = max(arguments.budgets)
-    for name in ("all stays", f"recent {most}", f"gaze {most}"):
+    for name in ("all stays", f"recent {most}", f"gaze {most}") if "hour" in arguments.tables else ():
         answers, held = streamed(model, processor, videos, fps, max(3600 - length_s, 0.0), **memories[name])
         answers = [answer for answer in answers if answer.key in asked]
         reference = reference or answers
