@@ -7,8 +7,8 @@ Three tables. `window`: clips as the adapter was trained (12 frames spread over 
 whole clip or a window of steps that ends with each; with the time that the encoder takes. `memory`: all questions of a
 video asked on one stream of it, of each budget and policy; beside it the last frames alone, encoded anew. `hour`: the
 same videos one after the other on one stream, again and again until it has seen an hour. The shipped adapter was
-trained neither with windows nor on a grid: what its tables compare are their rows. `--adapter` takes another one. Intervals are bootstrap intervals over
-videos.
+trained neither with windows nor on a grid: what its tables compare are their rows. `--adapter` takes another one.
+Intervals are bootstrap intervals over videos.
 """
 
 import argparse
