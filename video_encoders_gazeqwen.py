@@ -223,11 +223,11 @@ class FrozenVideoMixin:
             if video_grid_thw is None:
                 raise ValueError("kept_tokens need video_grid_thw")
             grids = self.token_grids(video_grid_thw)
-            expected = (len(grids), int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max()))
-            if tuple(kept_tokens.shape) != expected or len(video_embeds) != int(grids.prod(-1).sum()):
+            shape = (len(grids), int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max()))
+            if tuple(kept_tokens.shape) != shape or len(video_embeds) != int(grids.prod(-1).sum()):
                 raise ValueError(
                     f"kept_tokens are {tuple(kept_tokens.shape)} with {len(video_embeds)} video_embeds, expected "
-                    f"{expected} and {int(grids.prod(-1).sum())}, the tokens of the whole videos"
+                    f"{shape} and {int(grids.prod(-1).sum())}, the tokens of the whole videos"
                 )
             is_token = tokens_of_grids(grids, kept_tokens.shape)
             video_embeds = video_embeds[kept_tokens.to(grids.device)[is_token].to(video_embeds.device)]
