@@ -295,6 +295,8 @@ def test_what_does_not_fit_is_refused(bases):
     part = dict(with_gaze(pruning(base)))
     with pytest.raises(ValueError, match=r"video_embeds are \(12, 32\), expected \(6, 32\)"):
         base.model(**{**part, "kept_tokens": torch.ones_like(part["kept_tokens"])})
+    with pytest.raises(ValueError, match="kept_tokens in generate need pixel_values_videos"):
+        base.model.generate(**{name: part[name] for name in part if name != "pixel_values_videos"}, max_new_tokens=1)
     with pytest.raises(ValueError, match=r"kept_tokens are \(1, 2, 4\)"):
         no_gaze = {
             name: part[name] for name in part if not name.startswith(("scanpath", "has_", "step_", "video_enc"))
