@@ -376,7 +376,7 @@ class GazeQwenForConditionalGeneration(
             kwargs["generation_config"] = generation_config
         if kwargs.pop("kept_tokens", None) is not None:
             if cache_length(cache) or pixels is None or grids is None:
-                raise ValueError("kept_tokens in generate need pixel_values_videos, video_grid_thw and no filled cache")
+                raise ValueError("kept_tokens in generate need pixel_values_videos, video_grid_thw and an empty cache")
             if video_embeds is None:
                 video_embeds = self.embed_video(pixels, grids)
             kwargs["inputs_embeds"], deepstack = self._input_embeds(input_ids, video_embeds, grids, kept_tokens)
