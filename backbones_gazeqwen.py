@@ -172,26 +172,22 @@ class VideoDeepstack:
         maps = [torch.cat([part for own in each.split(counts) for part in [own] * repeats]) for each in self.maps]
         return VideoDeepstack(self.is_video.repeat_interleave(repeats, 0), maps)
 
-
-def add_video_deepstack(decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """
-    Join the keyword argument `video_deepstack` of a decoder's call, a `VideoDeepstack`, with the maps of images that
-    the base model computed itself. A forward pre-hook: the base model takes embeddings of videos without their maps.
-    """
-    deepstack = kwargs.pop("video_deepstack", None)
-    if deepstack is None:
-        return args, kwargs
-    is_video, maps = deepstack.is_video, deepstack.maps
-    is_image = kwargs.get("visual_pos_masks")
-    if is_image is not None:
-        is_visual = is_video | is_image
-        joined = []
-        for video_map, image_map in zip(maps, kwargs["deepstack_visual_embeds"], strict=True):
-            both = video_map.new_zeros(int(is_visual.sum()), video_map.shape[-1])
-            both[is_video[is_visual]], both[is_image[is_visual]] = video_map, image_map.to(video_map)
-            joined.append(both)
-        is_video, maps = is_visual, joined
-    return args, {**kwargs, "visual_pos_masks": is_video, "deepstack_visual_embeds": maps}
+    def added_to(self, kwargs: dict) -> dict:
+        """
+        Return the keyword arguments of a decoder's call with these maps, joined with those of images that the base
+        model computed itself. The base model takes embeddings of videos without their maps.
+        """
+        is_video, maps = self.is_video, self.maps
+        is_image = kwargs.get("visual_pos_masks")
+        if is_image is not None:
+            is_visual = is_video | is_image
+            joined = []
+            for video_map, image_map in zip(maps, kwargs["deepstack_visual_embeds"], strict=True):
+                both = video_map.new_zeros(int(is_visual.sum()), video_map.shape[-1])
+                both[is_video[is_visual]], both[is_image[is_visual]] = video_map, image_map.to(video_map)
+                joined.append(both)
+            is_video, maps = is_visual, joined
+        return {**kwargs, "visual_pos_masks": is_video, "deepstack_visual_embeds": maps}
 
 
 def token_grids(config: PreTrainedConfig, grid_thw: torch.Tensor) -> torch.Tensor:
@@ -293,7 +289,6 @@ __all__ = [
     "Family",
     "Report",
     "VideoDeepstack",
-    "add_video_deepstack",
     "decoder_of",
     "embed_dim",
     "family_of",

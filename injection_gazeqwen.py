@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .backbones_gazeqwen import VideoDeepstack
-from .positions_gazeqwen import tokens_of_grids
+from .positions_gazeqwen import padded_shape, tokens_of_grids
 from .resampler_gazeqwen import ResidualFactors, check_scanpath_times
 from .video_encoders_gazeqwen import check_frames
 
@@ -150,7 +150,7 @@ class CallState(threading.local):
     Args:
         injection: of the running forward or generate.
         lora_gate: of the running attention layer.
-        deepstack: of the running generate's prompts, until the decoder has it.
+        deepstack: of the running call's prompts, until the decoder has it.
         gaze_enabled: False within `gaze_disabled`.
     """
 
@@ -209,12 +209,12 @@ class DecoderHooks:
         finally:
             state.injection, state.lora_gate, state.deepstack = outer
 
-    def hand_deepstack(self, decoder, args, kwargs):
-        """Hand the `deepstack` of `during` to the decoder, once. A forward pre-hook, before `add_video_deepstack`."""
+    def add_deepstack(self, decoder, args, kwargs):
+        """Add the `deepstack` of `during` to the arguments of the decoder, once. A forward pre-hook."""
         deepstack, self.state.deepstack = self.state.deepstack, None
         if deepstack is None:
             return None
-        return args, {**kwargs, "video_deepstack": deepstack.repeated(len(kwargs["inputs_embeds"]))}
+        return args, deepstack.repeated(len(kwargs["inputs_embeds"])).added_to(kwargs)
 
     @property
     def gaze_enabled(self) -> bool:
@@ -276,7 +276,7 @@ def rows_of_prompts(
     if not has_scanpath.any():
         return rows
     gazed = grids[has_scanpath]
-    steps, tokens = int(gazed[:, 0].max()), int(gazed[:, 1:].prod(-1).max())
+    _, steps, tokens = padded_shape(gazed)
     is_token = tokens_of_grids(gazed, (len(gazed), steps, tokens))
     counts = grids.prod(-1)
     if kept_tokens is not None:
@@ -302,7 +302,7 @@ def resampler_inputs(
     if fixation_mask is None:
         fixation_mask = torch.ones(scanpaths.shape[:2], dtype=torch.bool)
     gazed = grids[has_scanpath]
-    steps, tokens = int(gazed[:, 0].max()), int(gazed[:, 1:].prod(-1).max())
+    _, steps, tokens = padded_shape(gazed)
     return (
         features[:, :steps, :tokens],
         scanpaths[has_scanpath].to(device),
@@ -330,7 +330,7 @@ def check_gaze_inputs(
         count, names = int(kept_tokens.sum()), "kept_tokens stand"
     if is_video is not None and int(is_video.sum()) != count:
         raise ValueError(f"the prompts hold {int(is_video.sum())} video tokens, {names} for {count}")
-    videos, steps, tokens = len(grids), int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max())
+    videos, steps, tokens = padded_shape(grids)
     scanpaths, spans = gaze["scanpaths"], gaze["step_spans_s"]
     pixels, features = gaze["video_encoder_pixel_values"], gaze["video_encoder_features"]
     if spans is None:

@@ -18,7 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import can_return_tuple, logging
 
 from .adapter_files_gazeqwen import AUTO_CLASSES, AdapterFilesMixin
-from .backbones_gazeqwen import VISUAL_INPUTS, add_video_deepstack, decoder_of, family_of, positions_after
+from .backbones_gazeqwen import VISUAL_INPUTS, decoder_of, family_of, positions_after
 from .configuration_gazeqwen import GazeQwenConfig
 from .injection_gazeqwen import (
     GAZE_INPUTS,
@@ -79,8 +79,7 @@ class GazeQwenForConditionalGeneration(
         self.backbone = backbone
         self.backbone.requires_grad_(False)
         self._hooks = DecoderHooks()
-        for hook in (self._hooks.hand_deepstack, add_video_deepstack):
-            decoder_of(self.backbone).register_forward_pre_hook(hook, with_kwargs=True)
+        decoder_of(self.backbone).register_forward_pre_hook(self._hooks.add_deepstack, with_kwargs=True)
         self.video_encoder = None
         if config.has_video_encoder:
             self.video_encoder = video_encoder or build_video_encoder(config.load_video_encoder_config())
@@ -290,11 +289,10 @@ class GazeQwenForConditionalGeneration(
         video_embeds = self._see_own_embeddings(gaze, video_grid_thw, video_embeds, pixel_values_videos)
         if kept_tokens is not None and video_embeds is None and pixel_values_videos is not None:
             video_embeds = self.embed_video(pixel_values_videos, video_grid_thw)
+        deepstack = None
         if video_embeds is not None and input_ids is not None:
             pixel_values_videos = None
             inputs_embeds, deepstack = self._input_embeds(input_ids, video_embeds, video_grid_thw, kept_tokens)
-            if deepstack is not None:
-                kwargs["video_deepstack"] = deepstack
         start = cache_length(past_key_values)
         injection = self._prepare_injection(
             input_ids, inputs_embeds, video_grid_thw, gaze, has_gaze, past_key_values, start, kept_tokens
@@ -315,7 +313,7 @@ class GazeQwenForConditionalGeneration(
             )
         if family_of(self.backbone.config).seconds_in_positions:
             kwargs["second_per_grid_ts"] = second_per_grid_ts
-        with self._hooks.during(injection):
+        with self._hooks.during(injection, deepstack):
             output = self.backbone(
                 input_ids=input_ids if inputs_embeds is None else None,  # Qwen3-VL refuses both
                 attention_mask=attention_mask,

@@ -106,6 +106,11 @@ def time_offsets(steps: torch.Tensor, seconds_per_step: torch.Tensor, tokens_per
     return (steps.float() * seconds_per_step.float() * tokens_per_second).long()
 
 
+def padded_shape(grids: torch.Tensor) -> tuple[int, int, int]:
+    """Return V, T, N of tensors of the (V, 3) grids T, H, W: the most temporal steps, the most tokens of a step."""
+    return len(grids), int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max())
+
+
 def tokens_of_grids(grids: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """Return which rows of a padded `shape` (V, T, N) are tokens of the (V, 3) grids T, H, W, bool."""
     step = torch.arange(shape[1], device=grids.device)
@@ -172,6 +177,7 @@ __all__ = [
     "TEXT",
     "VIDEO",
     "next_positions",
+    "padded_shape",
     "remember_positions",
     "rope_index",
     "time_offsets",

@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from .backbones_gazeqwen import VideoDeepstack, embed_dim, family_of, token_grids
 from .modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
-from .positions_gazeqwen import tokens_of_grids
+from .positions_gazeqwen import padded_shape, tokens_of_grids
 from .resampler_gazeqwen import align_video_features
 
 try:
@@ -86,8 +86,7 @@ class FrozenVideoMixin:
         tokens -> (V, T_max, N_max, D_v), zero-padded. Videos of equal grid are encoded together.
         """
         encoder, window = self.video_encoder, self.config.video_encoder_window
-        max_steps, max_tokens = int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max())
-        shape = (len(grids), max_steps, max_tokens, encoder.config.hidden_size)
+        shape = (*padded_shape(grids), encoder.config.hidden_size)
         features = torch.zeros(shape, dtype=encoder.dtype, device=pixel_values.device)
         for grid in grids.unique(dim=0):
             same = (grids == grid).all(-1)
@@ -196,12 +195,10 @@ class FrozenVideoMixin:
             )
         if video_embeds is None:
             video_embeds = self.embed_video(pixel_values_videos, video_grid_thw)
-        hidden, grids = self.config.feature_dim(), self.token_grids(video_grid_thw)
-        shape = (len(grids), int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max()), hidden)
-        features = video_embeds.new_zeros(shape)
-        videos = video_embeds[:, :hidden].split(grids.prod(-1).tolist())
-        for row, video, (steps, height, width) in zip(features, videos, grids.tolist(), strict=True):
-            row[:steps, : height * width] = video.unflatten(0, (steps, height * width))
+        hidden, grids = self.config.feature_dim(), self.token_grids(video_grid_thw).to(video_embeds.device)
+        is_token = tokens_of_grids(grids, padded_shape(grids))
+        features = video_embeds.new_zeros(*is_token.shape, hidden)
+        features[is_token] = video_embeds[:, :hidden]
         gaze["video_encoder_features"] = features
         return video_embeds
 
@@ -223,7 +220,7 @@ class FrozenVideoMixin:
             if video_grid_thw is None:
                 raise ValueError("kept_tokens need video_grid_thw")
             grids = self.token_grids(video_grid_thw)
-            shape = (len(grids), int(grids[:, 0].max()), int(grids[:, 1:].prod(-1).max()))
+            shape = padded_shape(grids)
             if tuple(kept_tokens.shape) != shape or len(video_embeds) != int(grids.prod(-1).sum()):
                 raise ValueError(
                     f"kept_tokens are {tuple(kept_tokens.shape)} with {len(video_embeds)} video_embeds, expected "
