@@ -85,13 +85,28 @@ def choose_tokens(
     elif keep_by == "similarity":
         scores = changes.double().numpy()
     else:
-        scores = _near_fixations(scanpath, step_spans_s, height, width)
         spread = even < round(_EVEN_SHARE * count)
-        scores = np.where(spread, np.inf, scores)
+        scores = np.where(spread, np.inf, -fixation_ranks(scanpath, step_spans_s, height, width).numpy())
     order = np.lexsort((even, -scores), axis=-1)  # of equal scores those that are spread evenly
     kept = np.zeros((steps, tokens), bool)
     np.put_along_axis(kept, order[:, :count], True, axis=-1)
     return torch.from_numpy(kept)
+
+
+def fixation_ranks(scanpath: torch.Tensor | None, step_spans_s: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """
+    Return the rank (T, N) of each step's visual tokens by how near they are to its fixations, 0 the first to stay:
+    the nearest token of each fixation, then the second nearest of each, and so on. Of fixations that are equal in this
+    the step's latest is first, then those that cover more of it. Tokens that are equal in all of this, as all are in a
+    step without a fixation, are ranked so that every beginning is spread evenly.
+
+    Args:
+        scanpath: (F, 4), or None. step_spans_s: (T, 2) seconds of the video.
+    """
+    begin_ms = (step_spans_s[:, 0].double() * 1000).round().long().numpy()
+    even = _even_ranks(height, width, begin_ms)
+    scores = np.zeros(even.shape) if scanpath is None else _near_fixations(scanpath, step_spans_s, height, width)
+    return torch.from_numpy(np.lexsort((even, -scores), axis=-1).argsort(axis=-1))
 
 
 def token_changes(pixel_values: torch.Tensor, steps: int, tokens: int) -> torch.Tensor:
@@ -107,11 +122,7 @@ def token_changes(pixel_values: torch.Tensor, steps: int, tokens: int) -> torch.
 
 
 def _near_fixations(scanpath: torch.Tensor, step_spans_s: torch.Tensor, height: int, width: int) -> np.ndarray:
-    """
-    Return scores (T, N) by how near each token is to a fixation of the step: the nearest token of each fixation is
-    before the second of any. Of fixations that are equal in this the step's latest is first, then those that cover
-    more of it. The same for all tokens, where the step has no fixation.
-    """
+    """Return scores (T, N), the highest of what is first in `fixation_ranks`; equal, where a step has no fixation."""
     shares = fixation_shares(scanpath.double(), step_spans_s.double()).numpy()  # (T, F)
     count = shares.shape[1]
     if not count:
@@ -166,4 +177,4 @@ def _hashed(numbers: np.ndarray) -> np.ndarray:
     return x.astype(np.float64) / 2.0**64
 
 
-__all__ = ["KEEP_RULES", "check_keep_settings", "choose_tokens", "count_kept", "token_changes"]
+__all__ = ["KEEP_RULES", "check_keep_settings", "choose_tokens", "count_kept", "fixation_ranks", "token_changes"]

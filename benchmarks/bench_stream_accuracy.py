@@ -28,6 +28,7 @@ from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.prompts import chat_message
 from gazeqwen.questions.question import Question
 from gazeqwen.questions.release import build
+from gazeqwen.streaming.context import POLICIES
 from gazeqwen.streaming.stream import GazeStream
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.utils.adapters import load_model, load_processor
@@ -179,7 +180,7 @@ def measure(model, processor, questions: list[Question], arguments) -> dict[str,
     asked = {question.key for question in questions if question.end_s >= 0.5 / fps}
     memories = {"all stays": {}}
     for budget in arguments.budgets:
-        memories |= {f"{policy} {budget}": {"budget": budget, "policy": policy} for policy in ("recent", "gaze")}
+        memories |= {f"{policy} {budget}": {"budget": budget, "policy": policy} for policy in POLICIES}
     reference, shown = None, "memory" in arguments.tables
     for name, memory in memories.items() if shown else ():
         answers = [answer for video in videos for answer in streamed(model, processor, [video], fps, **memory)[0]]
@@ -196,7 +197,7 @@ def measure(model, processor, questions: list[Question], arguments) -> dict[str,
     text.max_position_embeddings = 2**15  # so that an hour without a budget can be held
     length_s = sum(video_info(video[0].video).end_s for video in videos)
     most = max(arguments.budgets)
-    for name in ("all stays", f"recent {most}", f"gaze {most}") if "hour" in arguments.tables else ():
+    for name in ("all stays", *(f"{policy} {most}" for policy in POLICIES)) if "hour" in arguments.tables else ():
         answers, held = streamed(model, processor, videos, fps, max(3600 - length_s, 0.0), **memories[name])
         answers = [answer for answer in answers if answer.key in asked]
         reference = reference or answers

@@ -10,7 +10,7 @@ from transformers import DynamicCache
 from gazeqwen.backbones_gazeqwen import decoder_of, family_of, token_types, trained_positions
 from gazeqwen.positions_gazeqwen import time_offsets
 
-POLICIES = ("recent", "gaze")
+POLICIES = ("recent", "gaze", "taper")
 
 # Positions that are left for a question and its answer, of large ranges.
 _RESERVE = 1024
@@ -22,8 +22,9 @@ _TEXT = -1  # in place of a token's step and rank
 class Tokens:
     """
     Hold what is known of L tokens: their `ids` (L,), `positions` (3, L) on the axes time, row and column, the number
-    of their `segments` (L,), of their temporal `steps` (L,), and the `ranks` (L,) by which those of an old step go,
-    the highest first; -1 for text (which may be a step's), that has no rank.
+    of their `segments` (L,), of their temporal `steps` (L,), the `ranks` (L,) by which those of an old step go, the
+    highest first, their `places` (2, L) in the frame, x and y of the centre from 0 to 1, and `fixated` (L,), the last
+    step in which that place was looked at, or else their own. Text (which may be a step's) has -1 for rank and place.
     """
 
     ids: torch.Tensor
@@ -31,6 +32,8 @@ class Tokens:
     segments: torch.Tensor
     steps: torch.Tensor
     ranks: torch.Tensor
+    places: torch.Tensor
+    fixated: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -39,7 +42,7 @@ class Tokens:
     def none(cls) -> "Tokens":
         """Return no tokens."""
         empty = torch.empty(0, dtype=torch.long)
-        return cls(empty, torch.empty(3, 0, dtype=torch.long), empty, empty, empty)
+        return cls(empty, empty.expand(3, 0), empty, empty, empty, torch.empty(2, 0), empty)
 
     def joined(self, other: "Tokens") -> "Tokens":
         """Return these tokens and, behind them, other ones."""
@@ -52,7 +55,7 @@ class Tokens:
         return Tokens(*(values[..., index] for values in self._fields()))
 
     def _fields(self) -> tuple[torch.Tensor, ...]:
-        return self.ids, self.positions, self.segments, self.steps, self.ranks
+        return self.ids, self.positions, self.segments, self.steps, self.ranks, self.places, self.fixated
 
     @property
     def is_video(self) -> torch.Tensor:
@@ -134,7 +137,8 @@ class Context:
         place = self.place
         positions = (place.next + torch.arange(len(ids))).expand(3, -1)
         segment, text = len(place.starts), torch.full_like(ids, _TEXT)
-        tokens = Tokens(ids, positions, torch.full_like(ids, segment), text, text)
+        nowhere = torch.full((2, len(ids)), float(_TEXT))
+        tokens = Tokens(ids, positions, torch.full_like(ids, segment), text, text, nowhere, text)
         return tokens, Place(place.next + len(ids), (*place.starts, place.next))
 
     def step_tokens(
@@ -149,8 +153,8 @@ class Context:
     ) -> tuple[Tokens, Place]:
         """
         Return a temporal step's `ids` (L,), with the text that tells its time where the family has it, as the tokens
-        at a place, and the place after them. `grid_thw` (3,): the step's grid of patches; `ranks` (N,): of its visual
-        tokens in the prompt, which are those `kept` (1, N), None for all.
+        at a place, and the place after them. `grid_thw` (3,): the step's grid of patches; `ranks` (H, W): of its
+        visual tokens, of which those `kept` (1, H * W) are in the prompt, None for all.
         """
         config = self.model.backbone.config
         types = token_types(config, ids[None])
@@ -169,9 +173,15 @@ class Context:
                 offset = int(time_offsets(torch.tensor(seen), seconds[0], self.tokens_per_second))
             positions[0] += offset - removed
         segments = torch.full_like(ids, len(starts) - 1)
-        all_ranks = torch.full_like(ids, _TEXT)
-        all_ranks[types[0] != 0] = ranks
-        tokens = Tokens(ids, positions, segments, torch.full_like(ids, step), all_ranks)
+        height, width = ranks.shape
+        down, across = ((torch.arange(size) + 0.5) / size for size in (height, width))
+        centres = torch.stack(torch.meshgrid(across, down, indexing="xy")).flatten(1)  # (2, H * W)
+        in_prompt = slice(None) if kept is None else kept[0, 0]
+        own_ranks, places = torch.full_like(ids, _TEXT), torch.full((2, len(ids)), float(_TEXT))
+        own_ranks[types[0] != 0] = ranks.flatten()[in_prompt]
+        places[:, types[0] != 0] = centres[:, in_prompt]
+        steps = torch.full_like(ids, step)
+        tokens = Tokens(ids, positions, segments, steps, own_ranks, places, steps)
         extent = len(ids) + int(deltas)  # of the whole step, of which some tokens may not be kept
         following = max(place.next, begin + extent, int(positions.max()) + 1)
         return tokens, Place(following, starts, seen + 1, removed, True)
@@ -179,6 +189,17 @@ class Context:
     def extend(self, tokens: Tokens, place: Place) -> None:
         """Say that the cache holds further tokens, and where the next one goes."""
         self.tokens, self.place = self.tokens.joined(tokens), place
+
+    def look_again(self, step: int, fixations: torch.Tensor, height: int, width: int) -> None:
+        """
+        Note in which places visual tokens, of any step so far, are looked at in this one: where a fixation falls into
+        the cell of an H x W grid in which a token's centre lies. `fixations` (F, 2): x and y, from 0 to 1.
+        """
+        size = torch.tensor([width, height])
+        cells = (self.tokens.places * size[:, None]).floor()  # (2, L)
+        fixated = (fixations * size).floor().minimum(size - 1)  # (F, 2)
+        is_fixated = (cells.T[:, None] == fixated).all(-1).any(1) & self.tokens.is_video
+        self.tokens = replace(self.tokens, fixated=torch.where(is_fixated, step, self.tokens.fixated))
 
     def without_step(self, step: int, begin: Place, end: Place) -> None:
         """
@@ -197,7 +218,9 @@ class Context:
         """
         Let visual tokens go until there are `budget` at most, and return how many went. `recent`: those of the oldest
         steps. `gaze`: the newest half of the budget stays; of what is older, those of the highest rank go first, and
-        of equal ranks the oldest. The text of a step goes with the last of its tokens; other text stays.
+        of equal ranks the oldest. `taper`: those of the highest product of rank (from 1) and age, in steps, so that of
+        a step the fewer stay the older it is. Half of a token's age counts from when its place was last looked at. The
+        text of a step goes with the last of its tokens; other text stays.
         """
         video = self.tokens.is_video.nonzero().squeeze(-1)
         excess = len(video) - budget
@@ -205,10 +228,14 @@ class Context:
             return 0
         if policy == "recent":
             gone = video[:excess]
-        else:
+        elif policy == "gaze":
             old = video[: len(video) - budget // 2]
             order = self.tokens.ranks[old].argsort(descending=True, stable=True)
             gone = old[order[:excess]]
+        else:
+            own = self.tokens.chosen(video)
+            age = 2 * own.steps.max() - own.steps - own.fixated  # twice
+            gone = video[((own.ranks + 1) * age).argsort(descending=True, stable=True)[:excess]]
         stays = torch.ones(len(self.tokens), dtype=torch.bool)
         stays[gone] = False
         steps_left = self.tokens.steps[stays & self.tokens.is_video]

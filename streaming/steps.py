@@ -4,11 +4,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.streaming.context import Context, Place, Tokens, merged, split_last
+from gazeqwen.token_selection_gazeqwen import fixation_ranks
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ def place_steps(processor, context: Context, steps: Sequence[Step]) -> list[Plac
             processor.video_text(processed, kept), add_special_tokens=False, return_tensors="pt"
         )
         grid, seconds = processed["video_grid_thw"], float(processed["second_per_grid_ts"])
-        ranks = _ranks(step.scanpath, *context.model.token_grids(grid[None])[0, 1:].tolist())
-        if kept is not None:
-            ranks = ranks[kept[0]]
+        height, width = _token_grid(context, step)
+        scanpath = None if step.scanpath is None else torch.from_numpy(step.scanpath.table)
+        ranks = fixation_ranks(scanpath, processed["step_spans_s"], height, width)[0].reshape(height, width)
         tokens, end = context.step_tokens(place, ids[0], grid, seconds, step.number, ranks, kept)
         placed.append(PlacedStep(step, tokens, place, end))
         place = end
@@ -111,21 +111,14 @@ def _append_group(processor, rows: list[tuple[Context, Sequence[PlacedStep]]]) -
     for context, placed in rows:
         for each in placed:
             context.extend(each.tokens, each.end)
+            if each.step.scanpath is not None:
+                seen = each.step.scanpath.clip(each.step.begin_s, each.step.end_s).table
+                context.look_again(each.step.number, torch.from_numpy(seen[:, :2]), *_token_grid(context, each.step))
 
 
-def _ranks(scanpath: Scanpath | None, height: int, width: int) -> torch.Tensor:
-    """
-    Return the rank (N,) of a step's visual tokens by their distance from its fixations, 0 the nearest; without any
-    fixation that of the farthest.
-    """
-    count = height * width
-    if scanpath is None or not len(scanpath):
-        return torch.full((count,), count)
-    rows, columns = np.divmod(np.arange(count), width)
-    across = columns + 0.5 - scanpath.table[:, 0, None] * width
-    down = rows + 0.5 - scanpath.table[:, 1, None] * height
-    nearest = torch.from_numpy((across**2 + down**2).min(0))
-    return nearest.argsort(stable=True).argsort()
+def _token_grid(context: Context, step: Step) -> list[int]:
+    """Return the height and width of a step's visual tokens."""
+    return context.model.token_grids(step.processed["video_grid_thw"][None])[0, 1:].tolist()
 
 
 __all__ = ["PlacedStep", "Step", "append_steps", "encode_steps", "place_steps"]

@@ -20,7 +20,7 @@ from gazeqwen.backbones_gazeqwen import positions_of
 from gazeqwen.pipeline.answers import answer_tokens, option_logits
 from gazeqwen.questions.prompts import chat_message
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.streaming.context import Context, Tokens
+from gazeqwen.streaming.context import POLICIES, Context, Tokens
 from gazeqwen.streaming.stream import GazeStream, run_due
 
 STEP_TOKENS = 4  # 2x2
@@ -41,7 +41,7 @@ def watched(model, processor, seed: int = 0, **arguments) -> GazeStream:
 def test_under_the_budget_nothing_changes(streamed):
     unlimited = watched(*streamed)
     tokens = unlimited.report.steps * STEP_TOKENS
-    for policy in ("recent", "gaze"):
+    for policy in POLICIES:
         within = watched(*streamed, budget=tokens, policy=policy)
         assert within.report.forgotten == 0 and within.context.video_tokens == tokens
         for own, expected in zip(within.context.cache.layers, unlimited.context.cache.layers, strict=True):
@@ -85,7 +85,7 @@ def test_a_budget_is_a_mask(streamed, budget):
     assert abs(expected - unlimited).max() > 1e-3
 
 
-@pytest.mark.parametrize("policy", ["recent", "gaze"])
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("budget, calls", [(4, 8), (10, 7), (20, 4), (31, 2), (32, 1)])
 def test_steps_at_once_forget_as_one_after_the_other_does(streamed, budget, calls, policy):
     """Together run those before which nothing goes; of 8 steps of 4 tokens."""
@@ -126,7 +126,65 @@ def test_what_goes_by_each_policy(streamed):
         kept[policy] = [int((tokens.steps == step).sum()) for step in range(8)]
     tokens = tokens.chosen(tokens.is_video & (tokens.steps < 4))
     assert set(tokens.ranks.tolist()) == {0}  # the nearest token of each old step
-    assert kept == {"recent": [0, 0, 0, 0, 2, 4, 4, 4], "gaze": [1, 1, 1, 1, 2, 0, 4, 4]}
+    assert kept == {"recent": [0, 0, 0, 0, 2, 4, 4, 4], "gaze": [1, 1, 1, 1, 1, 1, 4, 4]}
+
+
+def remembered(model, steps: int, ranks: torch.Tensor, fixations: dict[int, list] | None = None) -> Context:
+    """Return a context without a cache that has seen steps of one grid (H, W), and where each was looked at."""
+    context, (height, width) = Context(model), ranks.shape[1:]
+    for step in range(steps):
+        ids = torch.full((height * width,), model.backbone.config.video_token_id)
+        grid = torch.tensor([1, 2 * height, 2 * width])
+        context.extend(*context.step_tokens(context.place, ids, grid, 1.0, step, ranks[step]))
+        if fixations and step in fixations:
+            context.look_again(step, torch.tensor(fixations[step]), height, width)
+    return context
+
+
+@pytest.mark.parametrize("budget", [5, 30, 59, 200])
+def test_with_age_fewer_tokens_of_a_step_stay(streamed, budget):
+    """Counted one by one; of 40 steps of 3 x 5 tokens those that are recent stay whole."""
+    draw = np.random.default_rng(budget)
+    ranks = torch.from_numpy(np.stack([draw.permutation(15).reshape(3, 5) for _ in range(40)]))
+    context = remembered(streamed[0], 40, ranks)
+    everything = context.tokens
+    assert context.forget(budget, "taper") == 600 - budget
+    counts = [int((context.tokens.steps == step).sum()) for step in range(40)]
+    assert counts == sorted(counts) and sum(counts) == budget
+    cost = [(int(everything.ranks[i]) + 1) * (39 - int(everything.steps[i])) for i in range(600)]
+    expected = sorted(sorted(range(600), key=lambda i: (cost[i], -i))[:budget])
+    assert torch.equal(context.tokens.positions, everything.positions[:, expected])
+    assert torch.equal(context.tokens.ranks, everything.ranks[expected])
+    if budget == 200:
+        assert counts[-2:] == [15, 15] and counts[0] > 0
+
+
+def test_a_place_that_is_looked_at_again_stays_longer(streamed):
+    """The same memory, where the last fixation falls into the cell of row 1, column 4, or beside it."""
+    ranks = torch.arange(15).reshape(1, 3, 5).repeat(20, 1, 1)
+    seen = {}
+    for name, place in (("there", [0.99, 0.4]), ("beside", [0.79, 0.4])):
+        context = remembered(streamed[0], 20, ranks, {19: [place, [0.01, 0.99]]})
+        context.forget(60, "taper")
+        seen[name] = [int((context.tokens.ranks == rank).sum()) for rank in (8, 9)]
+    assert seen["there"][1] > seen["beside"][1]
+    assert seen["there"][0] < seen["beside"][0]
+
+
+def test_a_stream_tapers_by_its_gaze(streamed):
+    """In the toy recording: each token that stays costs less than each that went, in the order in which they came."""
+    model, processor = streamed
+    stream = GazeStream(model, processor, fps=FPS, budget=14, policy="taper")
+    frames, times = recording()
+    stream.push_fixation([[0.9, 0.9, step + 0.5, 1.0] for step in range(8)] + [[0.1, 0.1, 8.5, 1.0]], until_s=100)
+    stream.push(frames, times)
+    tokens = stream.context.tokens.chosen(stream.context.tokens.is_video)
+    last = int(tokens.steps.max())
+    assert len(tokens) == 14 and int((tokens.steps == last).sum()) == STEP_TOKENS
+    corner = torch.tensor([[0.75], [0.75]])
+    old = tokens.chosen(tokens.steps < last - 2)
+    assert (old.places == corner).all() and (old.ranks == 0).all() and len(old) > 1
+    assert set(tokens.fixated[(tokens.places == corner).all(0)].tolist()) == {last}
 
 
 def test_the_text_of_a_step_goes_with_its_last_token(bases):
