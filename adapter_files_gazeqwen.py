@@ -1,5 +1,6 @@
 """How an adapter is built on frozen models, saved, pushed and loaded: files of what was trained, ids of the rest."""
 
+import errno
 import os
 import shutil
 import uuid
@@ -251,9 +252,23 @@ def write_tensors(path: str | os.PathLike, tensors: dict[str, torch.Tensor]) -> 
         expected = {name: tuple(value.shape) for name, value in tensors.items()}
         if written != expected:
             raise OSError(f"{path}: got {len(written)} tensors, expected {len(expected)}: {sorted(expected)}")
+        _sync(new)
         new.replace(path)
+        _sync(path.parent)
     finally:
         new.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Force a file's content, or a folder's names, to the disk, so that a power cut leaves the old or the new one."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot sync folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _check_in_memory(tensors: dict[str, torch.Tensor]) -> None:

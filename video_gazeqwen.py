@@ -221,7 +221,7 @@ def check_sampling(sampling: str, num_frames: int | None, fps: float | None) -> 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Displayed size in pixels (rotation applied), and the times at which the first frame begins and the last ends."""
+    """Displayed size in pixels (once turned), and the times at which the first frame begins and the last ends."""
 
     width: int
     height: int
@@ -361,8 +361,8 @@ def read_clip(
 ) -> Clip:
     """
     Return frames of `[start_s, end_s]` (default: the whole video) at `sample_times`. The frame taken for a time is the
-    one on screen then: the last whose presentation time is not later. Rotation metadata is applied: gaze is relative
-    to the frame as displayed.
+    one on screen then: the last whose presentation time is not later. The display matrix is applied, quarter turns and
+    mirrors: gaze is relative to the frame as displayed.
 
     Raises FileNotFoundError, or ValueError naming the file, for what is no video, cannot be decoded, or ends more than
     a second before `end_s` (questions are stamped in whole seconds).
@@ -396,16 +396,32 @@ def checked_end(path: Path, start_s: float, end_s: float | None, video_end_s: fl
 
 def _upright(frame, path: str | PathLike, reformatter=None) -> np.ndarray:
     """
-    Return (H, W, 3) uint8 RGB of a decoded frame, turned as the file says it is to be displayed. A `reformatter` kept
-    for all frames of a video is set up once.
+    Return (H, W, 3) uint8 RGB of a decoded frame, turned and mirrored as the file says it is to be displayed. A
+    `reformatter` kept for all frames of a video is set up once.
     """
     if frame.is_corrupt:
         raise ValueError(f"{path}: the frame at {_time_s(frame):.3f} s is damaged")
-    quarter_turns = round(frame.rotation / 90)  # counterclockwise, like numpy's
-    if abs(frame.rotation - 90 * quarter_turns) > 1:
-        raise ValueError(f"{path}: rotated by {frame.rotation} degrees, expected a multiple of 90: re-encode it")
-    rgb = (reformatter or VideoReformatter()).reformat(frame, format="rgb24")
-    return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), quarter_turns))
+    rgb = (reformatter or VideoReformatter()).reformat(frame, format="rgb24").to_ndarray()
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    return rgb if matrix is None else _displayed(rgb, np.frombuffer(matrix, "=i4").reshape(3, 3), path)
+
+
+def _displayed(pixels: np.ndarray, matrix: np.ndarray, path: str | PathLike) -> np.ndarray:
+    """
+    Return (H, W, 3) pixels as a display matrix ((a b u), (c d v), (x y w)), fixed-point, shows them: the pixel at
+    (x, y), y down, at (a x + c y, b x + d y). Its scale and shift change nothing that gaze is relative to. Raises
+    ValueError for what is no combination of quarter turns and mirrors.
+    """
+    a, b, c, d = (matrix[:2, :2] / (1 << 16)).ravel()
+    swaps_axes = abs(b) > abs(a)
+    kept, zero = ((b, c), (a, d)) if swaps_axes else ((a, d), (b, c))
+    slanted = max(map(abs, zero)) >= math.radians(1) * min(map(abs, kept))  # also where one of them is 0: no area
+    if slanted or matrix[:2, 2].any() or matrix[2, 2] <= 0:
+        rows = (matrix / [1 << 16, 1 << 16, 1 << 30]).round(3).tolist()
+        raise ValueError(f"{path}: displayed by the matrix {rows}, expected quarter turns and mirrors: re-encode it")
+    shown = pixels.swapaxes(0, 1) if swaps_axes else pixels
+    x_sign, y_sign = (c, b) if swaps_axes else (a, d)
+    return np.ascontiguousarray(shown[:: -1 if y_sign < 0 else 1, :: -1 if x_sign < 0 else 1])
 
 
 def _timed(frames, path: str | PathLike):

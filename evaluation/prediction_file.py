@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,6 +101,8 @@ class PredictionFile:
         part = self.path.with_name(f"{self.path.stem}.part-{process_index}.jsonl")
         with part.open("a", encoding="utf-8") as file:
             file.write("".join(_line(prediction) for prediction in predictions))
+            file.flush()
+            os.fsync(file.fileno())
 
     def merge(self) -> None:
         """Put the predictions of all parts into one file, in place of them."""

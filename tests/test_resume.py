@@ -302,6 +302,7 @@ def test_a_checkpoint_holds_what_was_trained_and_no_base(uninterrupted):
     recipe, _ = uninterrupted
     folder = checkpoints_path(recipe.parent / "out")
     assert sorted(path.name for path in folder.iterdir()) == [
+        "files.json",
         "log.jsonl",
         "optimizer.safetensors",
         "progress.json",

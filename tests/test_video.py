@@ -189,9 +189,68 @@ def test_sound_alone_is_no_video(tmp_path):
         read_clip(tmp_path / "sound.mp4")
 
 
-def test_a_slanted_video_is_refused(tmp_path):
-    path = write_video(tmp_path / "v.mp4", index_frames(20), rotation=30)
-    with pytest.raises(ValueError, match="rotated by (29|30) degrees, expected a multiple of 90"):
+def with_display_matrix(path: Path, matrix) -> Path:
+    """An mp4 with another display matrix: rows (a b u), (c d v), (x y w); u, v, w with 30 binary places, others 16."""
+    data = bytearray(path.read_bytes())
+    begin = data.index(b"tkhd") + 44  # after flags, times, id, duration, layer and volume
+    fixed = np.round(np.asarray(matrix) * [1 << 16, 1 << 16, 1 << 30]).astype(">i4")
+    data[begin : begin + 36] = fixed.tobytes()
+    path.write_bytes(data)
+    return path
+
+
+def corner_frames() -> np.ndarray:
+    """Frames 64 wide and 48 high whose corners are red, green, blue and black, everything else white."""
+    frames = np.full((6, 48, 64, 3), 255, np.uint8)
+    for (y, x), colour in CORNERS.items():
+        rows, columns = slice(0, 16) if y < 0 else slice(-16, None), slice(0, 16) if x < 0 else slice(-16, None)
+        frames[:, rows, columns] = colour
+    return frames
+
+
+CORNERS = {(-1, -1): (255, 0, 0), (-1, 1): (0, 255, 0), (1, -1): (0, 0, 255), (1, 1): (0, 0, 0)}  # (y, x): colour
+# (a, b, c, d): a pixel at (x, y) is displayed at (a x + c y, b x + d y), y down.
+MATRICES = {
+    "upright": (1, 0, 0, 1),
+    "mirrored": (-1, 0, 0, 1),
+    "flipped": (1, 0, 0, -1),
+    "upside down": (-1, 0, 0, -1),
+    "turned left": (0, -1, 1, 0),
+    "turned right": (0, 1, -1, 0),
+    "transposed": (0, 1, 1, 0),
+    "transposed along the other diagonal": (0, -1, -1, 0),
+    "mirrored, and twice as large": (-2, 0, 0, 2),
+}
+
+
+@pytest.mark.parametrize("kind", MATRICES)
+def test_the_whole_display_matrix_is_applied(tmp_path, kind):
+    a, b, c, d = MATRICES[kind]
+    path = write_video(tmp_path / "v.mp4", corner_frames(), pix_fmt="yuv444p")
+    with_display_matrix(path, [[a, b, 0], [c, d, 0], [64, 48, 1]])
+    frame = read_clip(path, num_frames=2).frames[0]
+    assert frame.shape == ((64, 48, 3) if a == 0 else (48, 64, 3))
+    assert (video_info(path).height, video_info(path).width) == frame.shape[:2]
+    for (y, x), colour in CORNERS.items():
+        shown_x, shown_y = np.sign(a * x + c * y), np.sign(b * x + d * y)
+        pixel = frame[8 if shown_y < 0 else -8, 8 if shown_x < 0 else -8].astype(int)
+        assert abs(pixel - colour).max() < 40, (y, x)
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        [[0.87, -0.5, 0], [0.5, 0.87, 0], [0, 0, 1]],
+        [[1, 0.2, 0], [0, 1, 0], [0, 0, 1]],
+        [[1, 0, 0], [0, 0, 0], [0, 0, 1]],
+        [[1, 0, 0.1], [0, 1, 0], [0, 0, 1]],
+        [[1, 0, 0], [0, 1, 0], [0, 0, -1]],
+    ],
+    ids=["slanted", "sheared", "flat", "in perspective", "negative scale"],
+)
+def test_other_display_matrices_are_refused(tmp_path, matrix):
+    path = with_display_matrix(write_video(tmp_path / "v.mp4", index_frames(20)), matrix)
+    with pytest.raises(ValueError, match=r"v.mp4: displayed by the matrix \[\[.*expected quarter turns and mirrors"):
         read_clip(path)
 
 

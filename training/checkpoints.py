@@ -1,6 +1,7 @@
 """What a run keeps on disk: checkpoints to go on from, the log, and the best adapter."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from collections import defaultdict
@@ -11,11 +12,14 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from gazeqwen.adapter_files_gazeqwen import write_tensors
 from gazeqwen.training.recipe import changed_settings
 from gazeqwen.utils.files import atomic_folder, write_json, write_text
+
+MANIFEST = "files.json"  # of a checkpoint: {file: {"bytes", "sha256"}}
 
 
 @dataclass
@@ -35,22 +39,49 @@ class Progress:
     finished: bool = False
 
 
-def last_checkpoint(run: Path, settings: dict) -> Path | None:
+def check_settings(run: Path, settings: dict) -> None:
     """
-    Return the last checkpoint of the run in the folder `run`; None if there is none. `settings` are the recipe's, as
-    a dictionary. Raises ValueError, naming the differences, if that run had others.
+    Raise ValueError if the folder `run` holds a run with other settings than a recipe's, a dictionary, naming the
+    differences, or one whose recipe cannot be read.
     """
     recipe = run / "recipe.yaml"
     if not recipe.exists():
-        return None
-    changed = changed_settings(yaml.safe_load(recipe.read_text(encoding="utf-8")), settings)
+        return
+    try:
+        before = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{recipe}: not YAML ({error})") from None
+    if not isinstance(before, dict):
+        size = recipe.stat().st_size
+        raise ValueError(
+            f"{recipe}: holds no recipe ({size} bytes), as after a power cut, so that nobody knows what was trained; "
+            "choose another output_dir, or --restart"
+        )
+    changed = changed_settings(before, settings)
     if changed:
         raise ValueError(
             f"{run} holds a run with other settings; choose another output_dir, or --restart:\n  "
             + "\n  ".join(changed)
         )
-    checkpoints = _checkpoints(run)
-    return checkpoints[-1] if checkpoints else None
+
+
+def last_checkpoint(run: Path) -> tuple[Path | None, dict[Path, str]]:
+    """
+    Return the last checkpoint of a run that is whole, None if it has none at all, and the damage of each later one, in
+    words. Raises ValueError, naming checkpoints and damage, if none is whole.
+    """
+    damages: dict[Path, str] = {}
+    for checkpoint in reversed(_checkpoints(run)):
+        damage = _damage(checkpoint)
+        if damage is None:
+            return checkpoint, damages
+        damages[checkpoint] = damage
+    if damages:
+        lines = [f"{checkpoint}: {damage}" for checkpoint, damage in damages.items()]
+        raise ValueError(
+            f"{run}: no checkpoint is whole; choose another output_dir, or --restart:\n  " + "\n  ".join(lines)
+        )
+    return None, {}
 
 
 def _checkpoints(run: Path) -> list[Path]:
@@ -58,11 +89,46 @@ def _checkpoints(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("stage*"))
 
 
+def _damage(checkpoint: Path) -> str | None:
+    """
+    Return what a checkpoint lacks, in words; None if all its files have the sizes and digests of its manifest. Those
+    that were written before there were manifests have to be readable.
+    """
+    try:
+        if not (checkpoint / MANIFEST).exists():
+            for name in ("trained", "optimizer", "random"):
+                load_file(checkpoint / f"{name}.safetensors")
+            read_progress(checkpoint)
+            return None
+        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        for name, expected in manifest.items():
+            content = (checkpoint / name).read_bytes()
+            if len(content) != expected["bytes"]:
+                return f"{name} has {len(content)} bytes, expected {expected['bytes']}"
+            if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+                return f"{name} has another content than was written"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
+        return str(error)
+    return None
+
+
+def _write_manifest(checkpoint: Path) -> None:
+    """Write the sizes and digests of a checkpoint's files into it."""
+    manifest = {}
+    for path in sorted(checkpoint.iterdir()):
+        content = path.read_bytes()
+        manifest[path.name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    write_json(checkpoint / MANIFEST, manifest)
+
+
 def read_progress(checkpoint: Path) -> tuple[Progress, list[dict]]:
-    """Return where the run stood, and its log until then."""
+    """Return where the run stood, and its log until then. Raises ValueError for files that do not say so."""
     progress = Progress(**json.loads((checkpoint / "progress.json").read_text(encoding="utf-8")))
     lines = (checkpoint / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return progress, [json.loads(line) for line in lines]
+    log = [json.loads(line) for line in lines]
+    if not log:
+        raise ValueError("log.jsonl is empty")
+    return progress, log
 
 
 def write_log(folder: Path, log: list[dict]) -> None:
@@ -81,8 +147,8 @@ def save_checkpoint(
 ) -> None:
     """
     Write a checkpoint into the run's folder, and remove all but the last `keep`. It holds what `model` trains, the
-    optimizer's moments, every process's random states, the progress and the log. All processes call this; the main
-    one writes.
+    optimizer's moments, every process's random states, the progress and the log, and the sizes and digests of these.
+    All processes call this; the main one writes.
     """
     random_states = gather_object([_random_states()])
     if accelerator.is_main_process:
@@ -101,6 +167,7 @@ def save_checkpoint(
             )
             write_log(folder, log)
             write_json(folder / "progress.json", dataclasses.asdict(progress))
+            _write_manifest(folder)
         for old in _checkpoints(run)[:-keep]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()

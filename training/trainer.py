@@ -27,6 +27,7 @@ from gazeqwen.plots.curves import draw_curves
 from gazeqwen.questions.question import Question, sources_of
 from gazeqwen.training.checkpoints import (
     Progress,
+    check_settings,
     last_checkpoint,
     load_checkpoint,
     read_progress,
@@ -36,7 +37,7 @@ from gazeqwen.training.checkpoints import (
 )
 from gazeqwen.training.recipe import Recipe, StageSettings
 from gazeqwen.training.setup import build_accelerator, build_model, build_processor, load_splits, place
-from gazeqwen.utils.files import write_json, write_text
+from gazeqwen.utils.files import remove_leftovers, write_json, write_text
 from gazeqwen.utils.loading import repeatable_loader
 from gazeqwen.utils.provenance import describe_trained_parameters, provenance
 from gazeqwen.utils.settings import flat
@@ -104,7 +105,9 @@ class Trainer:
         if restart and self.accelerator.is_main_process and (self.folder / "recipe.yaml").exists():
             shutil.rmtree(self.folder)
         self.accelerator.wait_for_everyone()
-        self.checkpoint = last_checkpoint(self.folder, self.settings)
+        check_settings(self.folder, self.settings)
+        last_checkpoint(self.folder)  # refused now if none is whole, not after the models are loaded
+        self.checkpoint: Path | None = None
         self.questions, self.validation = load_splits(recipe.data)
         self.condition = Condition.parse(recipe.data.gaze)
         self.processor = build_processor(recipe.model)
@@ -117,6 +120,7 @@ class Trainer:
     # ---------------------------------------------------------------- the run
     def run(self) -> dict:
         """Train both stages. Return the best validation score, with its stage and epoch."""
+        self._find_checkpoint()
         if self.checkpoint is None:
             self._write_settings()
         else:
@@ -134,6 +138,19 @@ class Trainer:
         if self.recipe.tracker:
             self.accelerator.end_training()
         return self.progress.best
+
+    def _find_checkpoint(self) -> None:
+        """Find the checkpoint to go on from, and remove what was left half written by a kill or a power cut."""
+        if self.accelerator.is_main_process:
+            for folder in (self.folder, self.folder / "checkpoints"):
+                remove_leftovers(folder)
+        self.accelerator.wait_for_everyone()
+        self.checkpoint, damages = last_checkpoint(self.folder)
+        self.accelerator.wait_for_everyone()
+        for checkpoint, damage in damages.items():
+            self.accelerator.print(f"{checkpoint}: not whole, passed over and removed ({damage})")
+            if self.accelerator.is_main_process:
+                shutil.rmtree(checkpoint)
 
     def _write_settings(self) -> None:
         """Write the recipe, and what code, packages and data it is run with, before anything is trained."""

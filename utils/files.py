@@ -1,19 +1,47 @@
-"""Write files and folders so that a reader sees the old one or the whole new one."""
+"""Write files and folders so that a reader sees the old one or the whole new one, also after a power cut."""
 
+import errno
 import json
 import os
 import shutil
+import uuid
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def sync(path: str | os.PathLike) -> None:
+    """Force a file's content, or a folder's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot sync folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: str | os.PathLike) -> None:
+    """Make a folder and those above it, unless they are there, and force their names to the disk."""
+    path = Path(path)
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync(folder.parent)
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     """Write a file so that a reader sees the old one or the whole new one."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    make_folder(path.parent)
+    temporary = _beside(path, "tmp")
+    try:
+        temporary.write_bytes(content)
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -28,17 +56,45 @@ def write_json(path: str | os.PathLike, value) -> None:
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike):
-    """Yield a temporary folder that takes the place of `path` when the block ends well."""
+    """
+    Yield a temporary folder that takes the place of `path` when the block ends well. Where a process dies between the
+    two renames, `remove_leftovers` brings the old folder back.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
-    shutil.rmtree(temporary, ignore_errors=True)
+    make_folder(path.parent)
+    temporary, old = _beside(path, "tmp"), _beside(path, "old")
     temporary.mkdir()
     try:
         yield temporary
+        for file in (*temporary.rglob("*"), temporary):
+            sync(file)
         if path.exists():
             path.rename(old)
         temporary.rename(path)
+        sync(path.parent)
     finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
         for leftover in (temporary, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def remove_leftovers(folder: str | os.PathLike, name: str = "*") -> None:
+    """
+    Remove what killed processes left in a folder of files or folders of this name, which no other process may be
+    writing; an old folder whose place is empty is put back there.
+    """
+    for old in Path(folder).glob(f".{name}.*.old"):
+        place = old.with_name(old.name[1:].rsplit(".", 2)[0])
+        if not place.exists():
+            old.rename(place)
+    for leftover in [path for kind in ("tmp", "old") for path in Path(folder).glob(f".{name}.*.{kind}")]:
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def _beside(path: Path, kind: str) -> Path:
+    """Return a name beside a path that no other writer has, whatever its process id is."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:16]}.{kind}")
