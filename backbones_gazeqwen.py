@@ -1,5 +1,6 @@
 """The families of base models that can be wrapped: everything that one of them does in its own way, in one table."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -134,6 +135,23 @@ def family_of(config: PreTrainedConfig) -> Family:
             "question, and continuing one does not equal the whole prompt"
         )
     raise ValueError(f"base model: got model_type {config.model_type!r}, {expected}")
+
+
+def refuse_kernels(values: Mapping, source: str | os.PathLike) -> None:
+    """
+    Raise ValueError where a config, its `values` as they are read from `source`, names attention of a repository on
+    the Hub (`user/kernel`): transformers would fetch its code and run it.
+    """
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            refuse_kernels(value, source)
+        if name in ("attn_implementation", "_attn_implementation"):
+            for implementation in value.values() if isinstance(value, Mapping) else (value,):
+                if "/" in str(implementation):
+                    raise ValueError(
+                        f"{source}: {name}: got {implementation!r}, whose code would be fetched from the Hub and run, "
+                        "expected one of transformers' own, such as 'sdpa'; as an argument, from_pretrained takes any"
+                    )
 
 
 def unwrap_videos(family: Family, text: str) -> str:
@@ -294,6 +312,7 @@ __all__ = [
     "family_of",
     "positions_after",
     "positions_of",
+    "refuse_kernels",
     "token_grids",
     "token_types",
     "trained_positions",

@@ -7,6 +7,7 @@ from typing import ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
+from .backbones_gazeqwen import refuse_kernels
 from .positions_gazeqwen import POSITION_CONVENTIONS
 from .video_encoders_gazeqwen import load_video_encoder_config, video_encoder_config
 
@@ -183,7 +184,11 @@ class GazeQwenConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
-        """As in transformers; an adapter saved before `position_convention` was there has the library's."""
+        """
+        As in transformers; an adapter saved before `position_convention` was there has the library's. Raises
+        ValueError for attention that is code of a repository.
+        """
+        refuse_kernels(config_dict, kwargs.get("name_or_path", "config.json"))
         if "position_convention" not in config_dict:
             logger.warning(
                 "this adapter was saved before its config named a position_convention: it was trained with the "
@@ -195,7 +200,10 @@ class GazeQwenConfig(PreTrainedConfig):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """Return the config as transformers does; folders that it names relative to its own become absolute paths."""
-        loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        try:
+            loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except ValueError as error:
+            raise ValueError(f"{pretrained_model_name_or_path}: {error}") from error
         config = loaded[0] if isinstance(loaded, tuple) else loaded  # with `return_unused_kwargs`
         folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
         if folder.is_dir():
@@ -231,12 +239,11 @@ class GazeQwenConfig(PreTrainedConfig):
         """Return the base model's config, read by id and revision the first time. Raises ValueError without an id."""
         if self.backbone_config is None:
             _check(self.base_model_name_or_path is not None, "base_model_name_or_path", None, "an id or a folder")
-            self.backbone_config = AutoConfig.from_pretrained(
-                self.base_model_name_or_path,
-                revision=self.base_model_revision or "main",
-                trust_remote_code=False,  # base models are classes of transformers
-                **hub_kwargs,
-            )
+            source = self.base_model_name_or_path
+            hub_kwargs["revision"] = self.base_model_revision or "main"
+            refuse_kernels(PreTrainedConfig.get_config_dict(source, **hub_kwargs)[0], source)
+            # Base models are classes of transformers.
+            self.backbone_config = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub_kwargs)
         return self.backbone_config
 
     def load_video_encoder_config(self, **hub_kwargs) -> PreTrainedConfig:

@@ -113,6 +113,11 @@ class GazeQwenProcessor(ProcessorMixin):
         parts = (base.image_processor, base.tokenizer, base.video_processor)
         return cls(*parts, chat_template=base.chat_template, base_model_type=config.model_type, **settings)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "GazeQwenProcessor":
+        """As in transformers. Code that is stored for a part never runs: all are classes of transformers."""
+        return super().from_pretrained(pretrained_model_name_or_path, **{**kwargs, "trust_remote_code": False})
+
     @property
     def family(self) -> Family:
         """Return the base model's row of the table of families."""

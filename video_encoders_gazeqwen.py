@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedConfig, TimmWrapperConfig, TimmWrapperModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from .backbones_gazeqwen import VideoDeepstack, embed_dim, family_of, token_grids
+from .backbones_gazeqwen import VideoDeepstack, embed_dim, family_of, refuse_kernels, token_grids
 from .modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
 from .positions_gazeqwen import padded_shape, tokens_of_grids
 from .resampler_gazeqwen import align_video_features
@@ -274,6 +274,7 @@ def video_encoder_config(values: dict, source: str = "video encoder") -> PreTrai
 def load_video_encoder_config(name_or_path: str, revision: str = "main", **hub_kwargs) -> PreTrainedConfig:
     """Return the config of the video encoder at a Hub id or folder. Raises as `video_encoder_config`."""
     values, _ = PreTrainedConfig.get_config_dict(name_or_path, revision=revision, **hub_kwargs)
+    refuse_kernels(values, name_or_path)
     return video_encoder_config(values, str(name_or_path))
 
 

@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.video_utils import VideoMetadata
 
-from gazeqwen.backbones_gazeqwen import FAMILIES, positions_of, unwrap_videos
+from gazeqwen.backbones_gazeqwen import FAMILIES, positions_of, refuse_kernels, unwrap_videos
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.pipeline.answers import answer_tokens
 from gazeqwen.questions.prompts import chat_message
@@ -223,6 +223,8 @@ def _auto_class(model_id, revision: str, trust_remote_code: bool) -> type:
     expected = "expected a video-text model of AutoModelForMultimodalLM or AutoModelForImageTextToText"
     if is_gazeqwen(model_id, revision):
         raise ValueError(f"{model_id}: a GazeQwen, {expected}")
+    if not trust_remote_code:
+        refuse_kernels(PreTrainedConfig.get_config_dict(model_id, revision=revision)[0], model_id)
     try:
         config = AutoConfig.from_pretrained(model_id, revision=revision, trust_remote_code=trust_remote_code)
     except ValueError as error:  # an unknown model_type, or one that needs code of its own repository

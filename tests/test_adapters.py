@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from accelerate import Accelerator
 from forked import LIBRARIES_PYTHON, PYTHON
-from support import index_frames, run_here, write_fixations, write_video
+from support import BACKBONE, VIDEO_ENCODER, index_frames, run_here, write_fixations, write_video
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 import gazeqwen
+from gazeqwen.adapter_files_gazeqwen import AUTO_CLASSES
+from gazeqwen.evaluation.baselines import Baseline
 from gazeqwen.evaluation.evaluators import AdapterEvaluator
 from gazeqwen.evaluation.settings import EvaluationSettings
 from gazeqwen.inference.explorer import Explorer
@@ -56,6 +58,33 @@ def name_it_for_the_processor(folder: Path, line: str) -> None:
     change_json(folder / "tokenizer_config.json", lambda c: c.update(auto_map=tokenizer))
 
 
+def name_a_foreign_folder(folder: Path, line: str) -> None:
+    """In every config of the adapter, and of copies of the frozen models, which it then names instead."""
+    foreign = folder.parent / "repo"
+    foreign.mkdir()
+    (foreign / "evil.py").write_text(f"{line}\n\nclass Evil: pass\n")
+    reference = f"{foreign}--evil.Evil"
+    names = (*AUTO_CLASSES, "AutoConfig", "AutoProcessor", "AutoImageProcessor", "AutoVideoProcessor")
+    auto_map = {**dict.fromkeys(names, reference), "AutoTokenizer": [reference, reference]}
+    models = {"base_model": BACKBONE, "video_encoder": VIDEO_ENCODER}
+    for name, source in models.items():
+        shutil.copytree(source, folder / name)
+    sources = {f"{name}_name_or_path": str(folder / name) for name in models}
+    change_json(folder / "config.json", lambda config: config.update(sources))
+
+    def change(config: dict) -> None:
+        config["auto_map"] = auto_map
+        for part in ("image_processor", "video_processor"):
+            config.get(part, {})["auto_map"] = auto_map
+
+    for file in [*folder.rglob("*config.json")]:
+        change_json(file, change)
+    parts = json.loads((folder / "processor_config.json").read_text())
+    for place in (folder, folder / "base_model"):  # as transformers 4 wrote them
+        (place / "preprocessor_config.json").write_text(json.dumps(parts["image_processor"]))
+        (place / "video_preprocessor_config.json").write_text(json.dumps(parts["video_processor"]))
+
+
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory) -> Path:
     """An adapter with its code beside it, as it is published."""
@@ -65,12 +94,12 @@ def stored(tmp_path_factory) -> Path:
     return folder
 
 
-CHANGES = (add_a_line, name_another_file, name_it_for_the_processor)
+CHANGES = (add_a_line, name_another_file, name_it_for_the_processor, name_a_foreign_folder)
 
 
 @pytest.fixture(scope="module")
 def foreign(stored, tmp_path_factory) -> dict[str, Path]:
-    """The same adapter with code that leaves a file `marker` beside it when it runs, in three ways."""
+    """The same adapter with code that leaves a file `marker` beside it when it runs, in four ways."""
     folders = {}
     for change in CHANGES:
         folder = tmp_path_factory.mktemp("foreign") / change.__name__
@@ -91,6 +120,19 @@ def test_no_command_runs_the_code_stored_with_an_adapter(foreign, change, tmp_pa
     assert type(evaluated.model) is GazeQwenForConditionalGeneration
     assert type(evaluated.processor) is GazeQwenProcessor
     Explorer(folder)
+    assert not (folder / "marker").exists()
+
+
+@pytest.mark.parametrize("change", [change.__name__ for change in CHANGES])
+def test_no_part_of_a_processor_runs_the_code_stored_with_it(foreign, change):
+    """Nor does a new adapter run what is stored with its base model."""
+    folder = foreign[change]
+    for trusted in ({}, {"trust_remote_code": True}):
+        for auto_class in (AutoModel, AutoProcessor):  # which know the package, and load with its classes
+            auto_class.from_pretrained(folder, **trusted)
+    base_model = str(folder / "base_model" if change == name_a_foreign_folder.__name__ else BACKBONE)
+    assert GazeQwenProcessor.from_base(base_model).base_model_type == "qwen2_5_vl"
+    GazeQwenForConditionalGeneration.from_base(base_model, resampler_type="none")
     assert not (folder / "marker").exists()
 
 
@@ -179,6 +221,23 @@ def test_in_whatever_order_they_are_imported_the_package_is_registered(stored):
     for order, process in zip(ORDERS, running, strict=True):
         stdout, stderr = process.communicate(timeout=300)
         assert stdout.split() == ["gazeqwen.modeling_gazeqwen", "gazeqwen.processing_gazeqwen"], f"{order}: {stderr}"
+
+
+@pytest.mark.parametrize("name", ["adapter", "base_model", "video_encoder"])
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_attention_that_is_code_of_a_repository_is_refused(tmp_path, name, key):
+    """transformers would fetch it from the Hub and run it, where the package `kernels` is installed."""
+    folders = {"adapter": ADAPTER_DIR, "base_model": BACKBONE, "video_encoder": VIDEO_ENCODER}
+    for folder, source in folders.items():
+        shutil.copytree(source, tmp_path / folder)
+    sources = {f"{folder}_name_or_path": str(tmp_path / folder) for folder in folders if folder != "adapter"}
+    change_json(tmp_path / "adapter" / "config.json", lambda config: config.update(sources))
+    change_json(tmp_path / name / "config.json", lambda config: config.update({key: {"": "user/kernel"}}))
+    with pytest.raises(ValueError, match=f"{tmp_path / name}: (config.json: )?{key}: got 'user/kernel'"):
+        load_model(tmp_path / "adapter")
+    if name == "base_model":
+        with pytest.raises(ValueError, match="user/kernel"):
+            Baseline.from_pretrained(str(tmp_path / name))
 
 
 def test_an_unknown_name_is_refused():
