@@ -1,14 +1,19 @@
 """
 What is lost and what is gained when a part of the visual tokens stays: accuracy on the toy world, and prefill.
 
-    python benchmarks/bench_keep_tokens.py accuracy --adapters runs/evidence/gazeqwen-{0,1,2}/best \\
+    python benchmarks/bench_keep_tokens.py accuracy --adapters 'runs/evidence/gazeqwen-{seed}/best' \\
         --data runs/evidence/data --cache_dir runs/evidence/cache --output benchmarks/results/keep_accuracy.json
+    python benchmarks/bench_keep_tokens.py accuracy --adapters 'runs/keep/{rule}-{seed}/best' \\
+        --reference 'runs/evidence/gazeqwen-{seed}/best' --data runs/evidence/data --cache_dir runs/evidence/cache \\
+        --output benchmarks/results/keep_accuracy_trained.json
     python benchmarks/bench_keep_tokens.py prefill --scale 3b --output benchmarks/results/keep_prefill_3b_cpu.json
     python benchmarks/bench_keep_tokens.py draw
 
 `accuracy`: adapters of several seeds answer the test questions with a share of each step's tokens, by every rule; by
-gaze also with another video's. `prefill`: time of the decoder and memory of its cache, in one run, at the shape of a
-released model with fewer layers. `draw` makes the pictures and the tables of docs/foveated-memory.md from the results.
+gaze also with another video's. With `{rule}` in their path, adapters that were trained by each rule, with shares drawn
+for each batch (docs/foveated-memory.md has the command); `--reference`: those that were trained with all tokens.
+`prefill`: time of the decoder and memory of its cache, in one run, at the shape of a released model with fewer layers.
+`draw` makes the pictures and the tables of docs/foveated-memory.md from the results.
 """
 
 import argparse
@@ -85,27 +90,32 @@ def _macro(answers: list[GradedAnswer]) -> float:
     return statistics.mean(statistics.mean(right) for right in by_task.values())
 
 
-def measure_accuracy(
-    adapters: list[Path], data: Path, cache_dir: Path, batch_size: int, rules=KEEP_RULES, shares=SHARES
-) -> list[dict]:
-    """Return the rows of all rules and shares, and that of all tokens, first."""
-    accelerator, questions = Accelerator(), load_questions(data, "test")
+def measure_accuracy(arguments, shares=SHARES) -> list[dict]:
+    """Return the rows of all rules and shares, behind that of the reference with all tokens."""
+    accelerator, questions = Accelerator(), load_questions(arguments.data, "test")
+    reference = arguments.reference or arguments.adapters
     cells = [("all tokens", 1, "gaze", "gaze"), ("all tokens, another video's gaze", 1, "gaze", "shuffled")]
-    for rule in rules:
+    for rule in arguments.rules:
+        if "{rule}" in arguments.adapters:
+            cells.append((f"{rule} 1", 1, rule, "gaze"))
         cells += [(f"{rule} {share:g}", share, rule, "gaze") for share in shares]
-    cells += [(f"gaze {share:g}, another video's gaze", share, "gaze", "shuffled") for share in shares]
+    if "gaze" in arguments.rules:
+        cells += [(f"gaze {share:g}, another video's gaze", share, "gaze", "shuffled") for share in shares]
     runs: dict[str, list] = {name: [] for name, *_ in cells}
-    for seed, adapter in enumerate(adapters):
-        model, processor = load_model(str(adapter)), load_processor(str(adapter))
+    for seed in arguments.seeds:
+        loaded, model, processor = "", None, None
         for name, share, rule, condition in cells:
+            adapter = (reference if name.startswith("all") else arguments.adapters).format(rule=rule, seed=seed)
+            if adapter != loaded:
+                loaded, model, processor = adapter, load_model(adapter), load_processor(adapter)
             processor.keep_tokens, processor.keep_by = share, rule
-            cache = ClipCache.from_model(model, processor, "embeddings", cache_dir)
-            cache.fill(accelerator, model, questions, batch_size)
-            runs[name].append(predict(accelerator, model, cache, questions, condition, batch_size, seed))
+            cache = ClipCache.from_model(model, processor, "embeddings", arguments.cache_dir)
+            cache.fill(accelerator, model, questions, arguments.batch_size)
+            runs[name].append(predict(accelerator, model, cache, questions, condition, arguments.batch_size, seed))
     rows = []
     for name, share, rule, condition in cells:
-        reference = runs["all tokens"] if name != "all tokens" else None
-        rows.append({"share": share, "keep_by": rule, "condition": condition} | summary(name, runs[name], reference))
+        whole = runs["all tokens"] if name != "all tokens" else None
+        rows.append({"share": share, "keep_by": rule, "condition": condition} | summary(name, runs[name], whole))
     return rows
 
 
@@ -181,15 +191,31 @@ COLORS = {
 }
 
 
-def draw_accuracy(path: Path, rows: list[dict]) -> None:
-    """Draw accuracy against the share of tokens that stay, a panel for each group of tasks, a line for each rule."""
-    figure = Figure(figsize=(10.5, 3.9), layout="constrained")
-    whole = next(row for row in rows if row["share"] == 1 and row["condition"] == "gaze")
-    for axis, group in zip(figure.subplots(1, len(GROUPS), sharey=True), GROUPS, strict=True):
+def draw_accuracy(path: Path, tables: dict[str, list[dict]]) -> None:
+    """
+    Draw accuracy against the share of tokens that stay: a row of panels for each of the named tables, in it a panel
+    for each group of tasks, a line for each rule.
+    """
+    figure = Figure(figsize=(10.5, 0.9 + 3 * len(tables)), layout="constrained")
+    grid = figure.subplots(len(tables), len(GROUPS), sharey=True, squeeze=False)
+    for (name, rows), axes in zip(tables.items(), grid, strict=True):
+        _draw_panels(axes, rows)
+        axes[0].set_ylabel(f"{name}\naccuracy, %", fontsize=9)
+    for axis in grid[-1]:
+        axis.set_xlabel("share of the visual tokens that stay", fontsize=8)
+    for axis, (group, tasks) in zip(grid[0], GROUPS.items(), strict=True):
+        axis.set_title(f"{group}\n({', '.join(tasks)})", fontsize=9)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    save_png(figure, path)
+
+
+def _draw_panels(axes, rows: list[dict]) -> None:
+    whole = next(row for row in rows if row["name"] == "all tokens")
+    for axis, group in zip(axes, GROUPS, strict=True):
         for rule, color in COLORS.items():
             for condition, style in (("gaze", "o-"), ("shuffled", "o--")):
                 own = [row for row in rows if row["keep_by"] == rule and row["condition"] == condition]
-                own = [row for row in own if row["share"] != 1]
+                own = [row for row in own if not row["name"].startswith("all tokens")]
                 if not own:
                     continue
                 shares = [row["share"] for row in own]
@@ -201,13 +227,9 @@ def draw_accuracy(path: Path, rows: list[dict]) -> None:
         axis.axhline(100 * whole[group]["accuracy"], color="black", linestyle=":", linewidth=1, label="all tokens")
         axis.set_xscale("log", base=2)
         axis.set_xticks(SHARES, [f"1/{round(1 / share)}" for share in SHARES])
-        axis.set_title(f"{group}\n({', '.join(GROUPS[group])})", fontsize=9)
-        axis.set_xlabel("share of the visual tokens that stay", fontsize=8)
+        axis.set_xlim(SHARES[-1] / 1.15, 1.15 * max(row["share"] for row in rows if "all" not in row["name"]))
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_ylim(0, 102)
-    figure.axes[0].set_ylabel("accuracy, %")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    save_png(figure, path)
 
 
 def accuracy_table(rows: list[dict]) -> Table:
@@ -239,16 +261,25 @@ def prefill_table(rows: list[dict]) -> Table:
 
 def tables() -> dict[str, Table]:
     """Return the document's tables, from the committed results."""
-    files = {"accuracy": "keep_accuracy.json", "prefill": "keep_prefill_3b_cpu.json"}
-    makers = {"accuracy": accuracy_table, "prefill": prefill_table}
-    return {name: makers[name](json.loads((RESULTS / file).read_text())["rows"]) for name, file in files.items()}
+    return {
+        "accuracy": accuracy_table(rows_of("keep_accuracy.json")),
+        "prefill": prefill_table(rows_of("keep_prefill_3b_cpu.json")),
+    }
+
+
+def rows_of(name: str) -> list[dict]:
+    """Return the rows of a committed result."""
+    return json.loads((RESULTS / name).read_text())["rows"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     accuracy = commands.add_parser("accuracy")
-    accuracy.add_argument("--adapters", type=Path, nargs="+", required=True, help="one for each seed")
+    accuracy.add_argument("--adapters", required=True, help="path of one, with {seed}, and {rule} if each has its own")
+    accuracy.add_argument("--reference", help="path of an adapter for all tokens, with {seed} (default: the adapters)")
+    accuracy.add_argument("--rules", nargs="+", choices=KEEP_RULES, default=list(KEEP_RULES))
+    accuracy.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     accuracy.add_argument("--data", type=Path, required=True)
     accuracy.add_argument("--cache_dir", type=Path, required=True)
     accuracy.add_argument("--batch_size", type=int, default=64)
@@ -264,8 +295,12 @@ def main() -> None:
     commands.add_parser("draw")
     arguments = parser.parse_args()
     if arguments.command == "draw":
-        rows = json.loads((RESULTS / "keep_accuracy.json").read_text())["rows"]
-        draw_accuracy(DOCUMENT.parent / "images" / "keep_tokens.png", rows)
+        shown = {
+            "trained with all tokens": "keep_accuracy.json",
+            "trained with drawn shares": "keep_accuracy_trained.json",
+        }
+        shown = {name: rows_of(file) for name, file in shown.items()}
+        draw_accuracy(DOCUMENT.parent / "images" / "keep_tokens.png", shown)
         write_text(DOCUMENT, fill(DOCUMENT.read_text(), tables()))
         return
     torch.manual_seed(0)
@@ -273,9 +308,8 @@ def main() -> None:
     settings = {name: value for name, value in vars(arguments).items() if name not in ("command", "output")}
     settings = json.loads(json.dumps(settings, default=str))
     if arguments.command == "accuracy":
-        rows = measure_accuracy(arguments.adapters, arguments.data, arguments.cache_dir, arguments.batch_size)
-        settings["adapters"] = [f"{adapter.parent.name}/{adapter.name}" for adapter in arguments.adapters]
-        settings = {name: settings[name] for name in ("adapters", "batch_size", "threads")}
+        rows = measure_accuracy(arguments)
+        settings = {name: settings[name] for name in ("rules", "seeds", "batch_size", "threads")}
     else:
         dtype = getattr(torch, arguments.dtype)
         rows = measure_prefill(arguments.scale, arguments.layers, arguments.device, dtype, arguments.repeats)

@@ -1,6 +1,7 @@
 """Some visual tokens of each temporal step stay in the prompt: which, and that the decoder knows of no others."""
 
 import json
+from argparse import Namespace
 from collections import Counter
 from dataclasses import replace
 
@@ -325,10 +326,16 @@ def test_a_small_measurement(toy_data, tmp_path):
     for number in range(2):
         perturb(model).save_pretrained(tmp_path / f"{number}" / "best")
         GazeQwenProcessor.from_base(str(BACKBONE), **settings_).save_pretrained(tmp_path / f"{number}" / "best")
-    adapters = [tmp_path / f"{number}" / "best" for number in range(2)]
-    rows = measure_accuracy(adapters, toy_data, tmp_path / "cache", 16, rules=("gaze", "similarity"), shares=(0.25,))
+    asked = {"data": toy_data, "cache_dir": tmp_path / "cache", "batch_size": 16, "rules": ("gaze", "similarity")}
+    asked |= {"adapters": str(tmp_path / "{seed}" / "best"), "seeds": (0, 1), "reference": None}
+    rows = measure_accuracy(Namespace(**asked), shares=(0.25,))
     names = ["all tokens", "all tokens, another video's gaze", "gaze 0.25", "similarity 0.25"]
     assert [row["name"] for row in rows] == [*names, "gaze 0.25, another video's gaze"]
     assert all(len(row["all"]["seeds"]) == 2 and row["answers"] > 20 for row in rows)
-    draw_accuracy(tmp_path / "picture.png", rows)
+    asked |= {"adapters": str(tmp_path / "{rule}{seed}"), "seeds": (0,), "rules": ("centre",)}
+    asked |= {"reference": str(tmp_path / "0" / "best")}
+    (tmp_path / "centre0").symlink_to(tmp_path / "1" / "best")
+    own = {row["name"]: row["all"]["seeds"][0] for row in measure_accuracy(Namespace(**asked), shares=())}
+    assert own["all tokens"] == rows[0]["all"]["seeds"][0] and own["centre 1"] == rows[0]["all"]["seeds"][1]
+    draw_accuracy(tmp_path / "picture.png", {"one": rows, "another": rows})
     assert (tmp_path / "picture.png").stat().st_size > 10_000
