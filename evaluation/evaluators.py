@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 
 from gazeqwen.evaluation.baselines import Baseline, BaselineItem, is_gazeqwen
-from gazeqwen.evaluation.prediction_file import Prediction, PredictionFile
+from gazeqwen.evaluation.prediction_file import DATA_DIGEST, Prediction, PredictionFile
 from gazeqwen.evaluation.predictions import CONDITIONS, predict, run_predictions
 from gazeqwen.evaluation.scoring import score
 from gazeqwen.evaluation.settings import EvaluationSettings
@@ -16,6 +16,7 @@ from gazeqwen.pipeline.batches import prompt_under
 from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.pipeline.conditions import Condition, assign_scanpaths
 from gazeqwen.pipeline.overlays import draw_gaze
+from gazeqwen.questions.digest import digest_of_data
 from gazeqwen.questions.question import Question, sources_of
 from gazeqwen.utils.adapters import load_model, load_processor
 from gazeqwen.utils.hub import digest_of_adapter
@@ -233,6 +234,7 @@ def _recorded_settings(settings: EvaluationSettings, questions: list[Question], 
     return {name: getattr(settings, name) for name in names} | {
         "trust_remote_code": settings.trust_remote_code,
         "sources": sources_of(questions),
+        DATA_DIGEST: digest_of_data(questions),
         "permute_options": settings.permute_options,
         "dtype": str(dtype),
         "num_frames": inputs.num_frames,

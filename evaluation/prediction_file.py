@@ -1,6 +1,7 @@
 """Predictions on disk: written while questions are answered, read again to go on or to compare."""
 
 import dataclasses
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 from gazeqwen.evaluation.scoring import GradedAnswer
 from gazeqwen.utils.files import write_json, write_text
 from gazeqwen.utils.settings import differences
+
+DATA_DIGEST = "data_digest"  # of the settings: `digest_of_data` of the questions that are asked
 
 
 @dataclass(frozen=True)
@@ -54,21 +57,32 @@ class PredictionFile:
         if restart:
             for path in (self.path, sidecar, *self._parts()):
                 path.unlink(missing_ok=True)
-        if sidecar.exists() and (self.path.exists() or self._parts()):
-            before = json.loads(sidecar.read_text(encoding="utf-8"))
-            changed = differences(before, json.loads(json.dumps(self.settings)))
-            if changed:
-                raise ValueError(
-                    f"{self.path} holds predictions of other settings; choose another output, or --restart:\n  "
-                    + "\n  ".join(changed)
-                )
+        if self.path.exists() or self._parts():
+            self._check_settings(sidecar)
         write_json(sidecar, self.settings)
         self.merge()
+
+    def _check_settings(self, sidecar: Path) -> None:
+        """Raise ValueError unless the predictions that are there are known to be of these settings and data."""
+        remedy = "choose another output, or --restart"
+        if not sidecar.exists():
+            raise ValueError(f"{self.path} holds predictions whose settings, {sidecar}, are not there; {remedy}")
+        try:
+            before = dict(json.loads(sidecar.read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{sidecar}: holds no settings ({error}); {remedy}") from None
+        now = json.loads(json.dumps(self.settings))
+        if DATA_DIGEST in now and DATA_DIGEST not in before:
+            print(f"{sidecar}: of an older version, nobody can tell whether questions, gaze and videos are the same")
+            before[DATA_DIGEST] = now[DATA_DIGEST]
+        changed = differences(before, now)
+        if changed:
+            raise ValueError(f"{self.path} holds predictions of other settings; {remedy}:\n  " + "\n  ".join(changed))
 
     def read(self) -> dict[tuple[str, str], Prediction]:
         """
         Return all predictions by (condition, question's key), the first of each. Raises ValueError naming file and
-        line for a line that is no prediction.
+        line for a line that is no prediction, or that was edited.
         """
         predictions, repeated = {}, 0
         for path in (self.path, *self._parts()):
@@ -79,10 +93,7 @@ class PredictionFile:
             if torn:
                 self.repairs.append(f"{path}: dropped a torn last line, its questions are asked again")
             for number, line in enumerate(lines, 1):
-                try:
-                    prediction = Prediction(**json.loads(line))
-                except (TypeError, ValueError) as error:
-                    raise ValueError(f"{path}, line {number}: no prediction ({error})") from None
+                prediction = _prediction(line, f"{path}, line {number}")
                 key = prediction.condition, prediction.key
                 if key in predictions:
                     repeated += 1
@@ -113,7 +124,31 @@ class PredictionFile:
 
 
 def _line(prediction: Prediction) -> str:
-    return json.dumps(dataclasses.asdict(prediction), ensure_ascii=False) + "\n"
+    """Return a prediction as a line of JSON, with a digest by which an edit is noticed."""
+    values = dataclasses.asdict(prediction)
+    return json.dumps(values | {"digest": _digest(values)}, ensure_ascii=False) + "\n"
+
+
+def _prediction(line: str, where: str) -> Prediction:
+    """
+    Return the prediction of a line. Raises ValueError naming the place for what is none, or was edited; lines of older
+    versions have no digest.
+    """
+    try:
+        values = json.loads(line)
+        digest = values.pop("digest", None)
+        prediction = Prediction(**values)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{where}: no prediction ({error})") from None
+    if digest not in (None, _digest(values)):
+        raise ValueError(
+            f"{where}: was edited after it was written; put it back, or choose another output, or --restart"
+        )
+    return prediction
+
+
+def _digest(values: dict) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def save_predictions(path, predictions: list[Prediction]) -> None:
@@ -124,9 +159,10 @@ def save_predictions(path, predictions: list[Prediction]) -> None:
 def load_predictions(path, conditions: list[str]) -> tuple[str, list[Prediction]]:
     """
     Return the condition of the predictions that `save_predictions` wrote, and the predictions. Raises ValueError
-    naming the file if they are of several conditions, or of none of `conditions`.
+    naming the file if they are of several conditions, or of none of `conditions`, and the line if one was edited.
     """
-    saved = [Prediction(**json.loads(line)) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    saved = [_prediction(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
     names = sorted({prediction.condition for prediction in saved})
     if len(names) != 1 or names[0] not in conditions:
         raise ValueError(f"{path}: holds predictions under {names}, expected one of those evaluated: {conditions}")

@@ -7,7 +7,6 @@ a changed video, scanpath, encoder or setting is another name, never a stale ent
 folder; a truncated file is found and redone.
 """
 
-import functools
 import hashlib
 import json
 import math
@@ -28,7 +27,7 @@ from gazeqwen.adapter_files_gazeqwen import write_tensors
 from gazeqwen.backbones_gazeqwen import embed_dim
 from gazeqwen.pipeline.overlays import Drawing, draw_gaze
 from gazeqwen.questions.question import Question
-from gazeqwen.utils.files import write_json
+from gazeqwen.utils.files import digest_of_file, write_json
 from gazeqwen.utils.loading import repeatable_loader
 from gazeqwen.video_gazeqwen import FRAMES_PER_STEP, sample_times, video_size
 
@@ -42,22 +41,10 @@ DrawnClip = tuple[Question, Drawing | None]
 _FORMAT = 1  # part of the folder's name: raised when entries are made in another way
 # Written into a processor's config when it is saved, for whoever loads it; no number depends on them.
 _CODE_NAMES = {"auto_map", "processor_class"}
-_BLOCKS, _BLOCK_BYTES = 16, 1 << 16
 
 
 def default_cache_folder() -> Path:
     return Path(os.environ.get("GAZEQWEN_CACHE") or Path.home() / ".cache" / "gazeqwen")
-
-
-@functools.cache
-def _digest_of_content(path: str, size: int, modified_ns: int) -> str:
-    """Return a digest of a file's size and 16 blocks spread over it: videos are too large to read whole."""
-    digest = hashlib.sha256(str(size).encode())
-    with open(path, "rb") as file:
-        for offset in np.linspace(0, max(size - _BLOCK_BYTES, 0), _BLOCKS).astype(int):
-            file.seek(int(offset))
-            digest.update(file.read(_BLOCK_BYTES))
-    return digest.hexdigest()
 
 
 def digest_of_weights(module: torch.nn.Module) -> str:
@@ -137,9 +124,8 @@ class ClipCache:
 
     def path(self, question: Question, drawing: Drawing | None = None) -> Path:
         """Return the file of the entry of the question's clip, with what is drawn on it."""
-        stat = question.video.stat()
-        content = _digest_of_content(str(question.video), stat.st_size, stat.st_mtime_ns)
-        clip = f"{content} {question.start_s!r} {question.end_s!r}{self._drawing_key(question, drawing)}"
+        content, drawn = digest_of_file(question.video), self._drawing_key(question, drawing)
+        clip = f"{content} {question.start_s!r} {question.end_s!r}{drawn}"
         return self.folder / f"{hashlib.sha256(clip.encode()).hexdigest()[:32]}.safetensors"
 
     def _drawing_key(self, question: Question, drawing: Drawing | None) -> str:

@@ -21,7 +21,7 @@ from support import BACKBONE, ROOT, VIDEO_ENCODER, index_frames, perturb, run_he
 
 from gazeqwen.eval import read_settings
 from gazeqwen.evaluation.evaluators import AdapterEvaluator, InputSettings
-from gazeqwen.evaluation.prediction_file import Prediction, PredictionFile
+from gazeqwen.evaluation.prediction_file import Prediction, PredictionFile, load_predictions
 from gazeqwen.evaluation.predictions import length_sorted_batches, predict
 from gazeqwen.evaluation.settings import EvaluationSettings
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
@@ -32,6 +32,7 @@ from gazeqwen.pipeline.overlays import gaze_in_words
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.questions.centrality import centrality_of_questions
 from gazeqwen.questions.dataset import load_questions
+from gazeqwen.questions.digest import digest_of_data
 from gazeqwen.questions.question import Question
 from gazeqwen.questions.release import build
 from gazeqwen.scanpath_gazeqwen import Scanpath
@@ -328,6 +329,62 @@ def test_predictions_of_other_settings_are_refused_and_named(tmp_path):
     assert "delete" in EvaluationSettings.__dataclass_fields__["restart"].metadata["help"]
 
 
+DATA = {"questions": "2, 0a", "gaze": "1, 0b", "videos": "1, 0c"}
+
+
+def answered(path: Path, settings: dict) -> PredictionFile:
+    file = PredictionFile(path, settings)
+    file.start()
+    file.append(0, [prediction("1"), prediction("2")])
+    file.merge()
+    return PredictionFile(path, settings)
+
+
+def test_predictions_of_other_data_are_refused_and_named(tmp_path, capsys):
+    settings = {"seed": 0, "data_digest": DATA}
+    answered(tmp_path / "p.jsonl", settings).start()
+    other = {"seed": 0, "data_digest": DATA | {"gaze": "1, ff"}}
+    with pytest.raises(ValueError, match=r"other settings[\s\S]*data_digest.gaze: '1, 0b' before, '1, ff' now"):
+        PredictionFile(tmp_path / "p.jsonl", other).start()
+    PredictionFile(tmp_path / "p.jsonl", other).start(restart=True)
+    assert not capsys.readouterr().out
+    answered(tmp_path / "old.jsonl", {"seed": 0})  # as earlier versions wrote them
+    old = PredictionFile(tmp_path / "old.jsonl", settings)
+    old.start()
+    assert "nobody can tell" in capsys.readouterr().out and len(old.read()) == 2
+    with pytest.raises(ValueError, match="seed: 0 before, 1 now"):
+        PredictionFile(tmp_path / "old.jsonl", settings | {"seed": 1}).start()
+
+
+def test_predictions_whose_settings_are_gone_or_damaged_are_refused(tmp_path):
+    file, sidecar = answered(tmp_path / "p.jsonl", {"seed": 0}), tmp_path / "p.settings.json"
+    sidecar.write_text("")
+    with pytest.raises(ValueError, match=r"p.settings.json: holds no settings"):
+        file.start()
+    sidecar.unlink()
+    with pytest.raises(
+        ValueError, match=r"p.jsonl holds predictions whose settings, .*p.settings.json, are not there"
+    ):
+        file.start()
+    file.start(restart=True)
+    assert file.read() == {} and sidecar.exists()
+
+
+@pytest.mark.parametrize("old, new", [('"answer": 0', '"answer": 1'), ("[1.0, 0.0]", "[0.0, 1.0]")])
+def test_an_edited_prediction_is_noticed(tmp_path, old, new):
+    file = answered(tmp_path / "p.jsonl", {"seed": 0})
+    lines = file.path.read_text().splitlines(keepends=True)
+    file.path.write_text(lines[0] + lines[1].replace(old, new))
+    assert file.path.read_text() != "".join(lines)
+    for read in (file.start, lambda: load_predictions(file.path, ["gaze"])):
+        with pytest.raises(ValueError, match=r"p.jsonl, line 2: was edited after it was written"):
+            read()
+    rows = [{name: value for name, value in json.loads(line).items() if name != "digest"} for line in lines]
+    file.path.write_text("".join(json.dumps(row) + "\n" for row in rows))  # as earlier versions wrote them
+    file.start()
+    assert len(file.read()) == 2
+
+
 def test_batches_do_not_depend_on_what_is_answered():
     questions = [asked("a", end_s, []) for end_s in (9.0, 3.0, 9.0, 1.0, 5.0)]
     assert length_sorted_batches(questions, 2) == [[3, 1], [4, 0], [2]]
@@ -371,7 +428,8 @@ def assert_same(found: dict, expected: dict) -> None:
     """The same answers to the same questions; logits to their last bits, which differ from process to process."""
     assert found.keys() == expected.keys()
     for key, row in expected.items():
-        assert {**found[key], "logits": None} == {**row, "logits": None}
+        same = {"logits": None, "digest": None}
+        assert {**found[key], **same} == {**row, **same}
         assert found[key]["logits"] == pytest.approx(row["logits"], abs=1e-5)
         assert np.argmax(found[key]["logits"]) == np.argmax(row["logits"])
 
@@ -387,6 +445,7 @@ def test_the_result_holds_every_setting_and_the_predictions(whole, toy_data):
     wanted = ("model", "data", "split", "seed", "num_frames", "fps", "max_frames", "frame_size", "prompt", "dtype")
     assert set(wanted) <= set(result["settings"]) and result["settings"]["adapter"]["gaze_encoding"] == "foveated"
     assert result["settings"]["trust_remote_code"] is False
+    assert result["settings"]["data_digest"] == digest_of_data(questions)
     assert len(predictions_of(folder)) == 8 * len(questions) and "gaze given" in printed
     assert result["predictions"] == "r.predictions.jsonl"
 

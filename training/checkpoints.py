@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from gazeqwen.adapter_files_gazeqwen import write_tensors
 from gazeqwen.training.recipe import changed_settings
 from gazeqwen.utils.files import atomic_folder, write_json, write_text
+from gazeqwen.utils.settings import differences
 
 MANIFEST = "files.json"  # of a checkpoint: {file: {"bytes", "sha256"}}
 
@@ -62,6 +63,30 @@ def check_settings(run: Path, settings: dict) -> None:
         raise ValueError(
             f"{run} holds a run with other settings; choose another output_dir, or --restart:\n  "
             + "\n  ".join(changed)
+        )
+
+
+def check_data(run: Path, data: dict) -> None:
+    """
+    Raise ValueError if the folder `run` holds a run on other data, naming what differs: `data` are the digests of the
+    questions of each split (`questions.digest`), as the run's provenance has them.
+    """
+    if not (run / "recipe.yaml").exists():
+        return
+    provenance = run / "provenance.json"
+    try:
+        before = dict(json.loads(provenance.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{provenance}: does not say what data the run has ({error}); choose another output_dir, or --restart"
+        ) from None
+    if "data" not in before:
+        print(f"{provenance}: of an older version, nobody can tell whether questions, gaze and videos are the same")
+        return
+    changed = differences(before["data"], data)
+    if changed:
+        raise ValueError(
+            f"{run} holds a run on other data; choose another output_dir, or --restart:\n  " + "\n  ".join(changed)
         )
 
 

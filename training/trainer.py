@@ -24,9 +24,11 @@ from gazeqwen.pipeline.batches import Augmentation, Batch, MicroBatchSampler, Qu
 from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.pipeline.conditions import Condition
 from gazeqwen.plots.curves import draw_curves
+from gazeqwen.questions.digest import digest_of_data
 from gazeqwen.questions.question import Question, sources_of
 from gazeqwen.training.checkpoints import (
     Progress,
+    check_data,
     check_settings,
     last_checkpoint,
     load_checkpoint,
@@ -109,6 +111,8 @@ class Trainer:
         last_checkpoint(self.folder)  # refused now if none is whole, not after the models are loaded
         self.checkpoint: Path | None = None
         self.questions, self.validation = load_splits(recipe.data)
+        self.data = {"train": digest_of_data(self.questions), "validation": digest_of_data(self.validation)}
+        check_data(self.folder, self.data)
         self.condition = Condition.parse(recipe.data.gaze)
         self.processor = build_processor(recipe.model)
         self.model = build_model(recipe, self.accelerator.device)
@@ -155,10 +159,11 @@ class Trainer:
     def _write_settings(self) -> None:
         """Write the recipe, and what code, packages and data it is run with, before anything is trained."""
         if self.accelerator.is_main_process:
-            write_text(self.folder / "recipe.yaml", yaml.safe_dump(self.settings, sort_keys=False))
             dataset_from_hub = not Path(self.recipe.data.dataset).exists()  # nobody could tell later
-            origin = {"dataset_from_hub": dataset_from_hub, "sources": sources_of(self.questions)}
+            origin = {"dataset_from_hub": dataset_from_hub, "sources": sources_of(self.questions), "data": self.data}
             write_json(self.folder / "provenance.json", provenance() | origin)
+            # Last: where a recipe is, there is a run.
+            write_text(self.folder / "recipe.yaml", yaml.safe_dump(self.settings, sort_keys=False))
 
     def _fill_cache(self) -> None:
         """Compute what the frozen models give for each clip, once for the whole run."""
