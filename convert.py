@@ -21,7 +21,7 @@ import torch
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig, absolute_if_folder
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
-from gazeqwen.utils.files import atomic_folder
+from gazeqwen.utils.files import atomic_folder, check_replaceable
 from gazeqwen.video_encoders_gazeqwen import build_video_encoder, video_encoder_config
 
 # The order in which the official hub code looks: B and L are read from `ema_encoder`, g and G from `target_encoder`.
@@ -361,7 +361,10 @@ def convert_dinov2_onnx(path: str | Path, out: str | Path):
 
     Raises:
         ValueError: see `dinov2_onnx_state`; or tensors that timm's model lacks, misses, or has in another shape.
+        FileExistsError: `out` holds what no conversion wrote.
     """
+    if Path(out).exists():
+        check_replaceable(out, ["config.json", "model.safetensors"])
     state = dinov2_onnx_state(path)
     hidden, depth = state["cls_token"].shape[-1], len({n.split(".")[1] for n in state if n.startswith("blocks.")})
     patch, side = state["patch_embed.proj.weight"].shape[-1], round((state["pos_embed"].shape[1] - 1) ** 0.5)

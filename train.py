@@ -34,7 +34,9 @@ def main() -> None:
         "--dry_run", action="store_true", help="print parameters, steps, cache and memory, load no weights"
     )
     parser.add_argument("--no_cache", action="store_true", help="compute frozen features on the fly (data.cache=none)")
-    parser.add_argument("--restart", action="store_true", help="remove the run that output_dir holds, and start anew")
+    parser.add_argument(
+        "--restart", action="store_true", help="remove what a run wrote into output_dir, and start anew"
+    )
     arguments = parser.parse_intermixed_args()
     overrides = [*arguments.overrides, *(["data.cache=none"] if arguments.no_cache else [])]
     recipe = read_recipe(Recipe, arguments.recipe, overrides)

@@ -27,7 +27,7 @@ from gazeqwen.questions.question import TOY_SOURCE
 from gazeqwen.questions.sources import VIDEO_SOURCES
 from gazeqwen.questions.tasks import TASKS, VIDEOS_IN_RELEASE
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.utils.files import atomic_folder, write_json, write_text
+from gazeqwen.utils.files import atomic_folder, check_replaceable, write_json, write_text
 from gazeqwen.utils.hub import publish
 from gazeqwen.utils.tables import Table
 
@@ -108,9 +108,24 @@ class Report:
 
 
 def check_new(out: Path, overwrite: bool) -> None:
-    """Raise FileExistsError if something is there already, but for a dataset built earlier that may be overwritten."""
-    if out.exists() and not (overwrite and (out / "report.json").exists()):
+    """
+    Raise FileExistsError if something is there already, but for a dataset built earlier that may be overwritten; and
+    if that folder holds anything that no build wrote, naming it.
+    """
+    if not out.exists():
+        return
+    if not overwrite:
         raise FileExistsError(f"{out} exists: choose another folder, or overwrite a dataset built earlier")
+    try:
+        report = Report(**json.loads((out / "report.json").read_text(encoding="utf-8")))
+        configs = DatasetCard.load(out / "README.md").data["configs"]
+        built = all(config["data_files"] for config in configs)
+    except Exception:  # of json, yaml, huggingface_hub: what is wrong with files of others has many names
+        built = False
+    if not built:
+        raise FileExistsError(f"{out} exists, and is no dataset built earlier: choose another folder")
+    check_replaceable(out, ["README.md", "report.json", "videos", "*.parquet"])
+    check_replaceable(out / "videos", report.videos)
 
 
 def write_dataset(

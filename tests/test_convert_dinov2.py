@@ -94,3 +94,9 @@ def test_another_file_is_refused(tmp_path):
     (tmp_path / "x.onnx").write_bytes(np.random.default_rng(0).bytes(999))
     with pytest.raises(ValueError, match="x.onnx: not an ONNX file"):
         convert_dinov2_onnx(tmp_path / "x.onnx", tmp_path / "out")
+
+
+def test_a_folder_that_holds_anything_else_is_not_replaced(tmp_path):
+    (tmp_path / "thesis.txt").write_text("x")
+    with pytest.raises(FileExistsError, match=r"none of its own, such as thesis.txt"):
+        convert_dinov2_onnx("nowhere.onnx", tmp_path)

@@ -103,6 +103,28 @@ def test_videos_without_gaze_are_named(recordings, tmp_path):
     assert len(load_dataset(str(tmp_path / "data"), split="train")) == 1
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "videos/mine.mp4", "raw/a.csv"])
+def test_overwrite_deletes_nothing_that_no_build_wrote(recordings, tmp_path, name):
+    data, table = tmp_path / "data", table_of(recordings, line(0))
+    build(table, data, progress=False)
+    (data / name).parent.mkdir(exist_ok=True)
+    (data / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=rf"would delete 1 files .* such as {name.split('/')[name[0] == 'v']}"):
+        build(table, data, overwrite=True, progress=False)
+    assert (data / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("report", ['{"passed": 3}', "[]", "", "{}"])
+def test_overwrite_deletes_no_folder_of_another_kind(recordings, tmp_path, report):
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "report.json").write_text(report)
+    (project / "README.md").write_text("---\nlicense: mit\n---\nmine")
+    with pytest.raises(FileExistsError, match="no dataset built earlier"):
+        build(table_of(recordings, line(0)), project, overwrite=True, progress=False)
+    assert (project / "README.md").exists()
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

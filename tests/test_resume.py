@@ -26,6 +26,7 @@ from gazeqwen.pipeline.clip_cache import ClipCache, digest_of_weights
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.question import Question
 from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.training.checkpoints import RUN_FILES, remove_run
 from gazeqwen.training.recipe import Recipe, changed_settings
 from gazeqwen.training.trainer import Trainer
 from gazeqwen.utils.settings import read_recipe
@@ -322,10 +323,42 @@ def test_a_finished_run_says_so_and_restart_begins_anew(toy_data, tmp_path):
     Trainer(read_recipe(Recipe, recipe)).run()
     mark = recipe.parent / "out" / "mark"
     mark.touch()
-    assert "this run is finished" in run_here("train.py", recipe) and mark.exists()
+    log = (recipe.parent / "out" / "log.jsonl").read_text()
+    assert "this run is finished" in run_here("train.py", recipe)
+    assert (recipe.parent / "out" / "log.jsonl").read_text() == log
+    with pytest.raises(FileNotFoundError, match="no such folder"):  # nothing is removed before all was checked
+        Trainer(read_recipe(Recipe, recipe, ["data.dataset=./elsewhere"]), restart=True)
+    assert (recipe.parent / "out" / "log.jsonl").read_text() == log
     run_here("train.py", recipe, "--restart", "seed=5")
-    assert not mark.exists()
+    assert (recipe.parent / "out" / "log.jsonl").read_text() != log and mark.exists()
     assert yaml.safe_load((recipe.parent / "out" / "recipe.yaml").read_text())["seed"] == 5
+
+
+@pytest.mark.parametrize("provenance", [None, '{"name": "my project"}', "", "[]"])
+def test_restart_removes_no_folder_that_is_none_of_a_run(tmp_path, provenance):
+    project = tmp_path / "project"
+    files = {"recipe.yaml": "soup: tomato", "best/soup.txt": "x", "checkpoints/stage1.txt": "y"}
+    if provenance is not None:
+        files["provenance.json"] = provenance
+    for name, text in files.items():
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(text)
+    with pytest.raises(ValueError, match=r"holds a recipe.yaml, and no provenance.json of a run"):
+        remove_run(project)
+    assert all((project / name).read_text() == text for name, text in files.items())
+    (project / "recipe.yaml").unlink()
+    remove_run(project)
+    assert (project / "best" / "soup.txt").exists()
+
+
+def test_restart_removes_what_a_run_wrote_alone(tmp_path):
+    for name in (*RUN_FILES[:3], "notes"):
+        (tmp_path / name).mkdir()
+    for name in (*RUN_FILES[3:], "notes/n.txt", "best/config.json", "results.json"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "provenance.json").write_text('{"gazeqwen": "1", "dataset_from_hub": false}')
+    remove_run(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["n.txt", "notes", "results.json"]
 
 
 def test_another_setting_is_refused_and_named(toy_data, tmp_path):

@@ -17,10 +17,17 @@ from safetensors.torch import load_file
 
 from gazeqwen.adapter_files_gazeqwen import write_tensors
 from gazeqwen.training.recipe import changed_settings
-from gazeqwen.utils.files import atomic_folder, write_json, write_text
+from gazeqwen.utils.files import atomic_folder, sync, write_json, write_text
 from gazeqwen.utils.settings import differences
 
 MANIFEST = "files.json"  # of a checkpoint: {file: {"bytes", "sha256"}}
+
+
+# What a run writes into its folder, and in what order it is removed: where a recipe is, there is a run.
+RUN_FILES = (
+    *("checkpoints", "best", "tracker", "curves.png", "validation_predictions.jsonl", "validation.json", "log.jsonl"),
+    *("provenance.json", "recipe.yaml"),
+)
 
 
 @dataclass
@@ -38,6 +45,33 @@ class Progress:
     epochs_since_best: int = 0
     best: dict | None = None
     finished: bool = False
+
+
+def check_removable(run: Path) -> None:
+    """Raise ValueError if the folder `run` holds a recipe.yaml beside no provenance that a run wrote."""
+    if not (run / "recipe.yaml").exists():
+        return
+    try:
+        ours = {"gazeqwen", "dataset_from_hub"} <= json.loads((run / "provenance.json").read_text("utf-8")).keys()
+    except (OSError, AttributeError, ValueError):
+        ours = False
+    if not ours:
+        raise ValueError(
+            f"{run} holds a recipe.yaml, and no provenance.json of a run: --restart removes runs of train.py alone; "
+            "choose another output_dir"
+        )
+
+
+def remove_run(run: Path) -> None:
+    """Remove what a run wrote into the folder `run`, and nothing else. Raises ValueError as `check_removable` does."""
+    check_removable(run)
+    if (run / "recipe.yaml").exists():
+        for name in RUN_FILES:
+            if (run / name).is_dir():
+                shutil.rmtree(run / name)
+            else:
+                (run / name).unlink(missing_ok=True)
+        sync(run)
 
 
 def check_settings(run: Path, settings: dict) -> None:

@@ -29,10 +29,12 @@ from gazeqwen.questions.question import Question, sources_of
 from gazeqwen.training.checkpoints import (
     Progress,
     check_data,
+    check_removable,
     check_settings,
     last_checkpoint,
     load_checkpoint,
     read_progress,
+    remove_run,
     save_adapter,
     save_checkpoint,
     write_log,
@@ -93,10 +95,10 @@ class Stage:
 class Trainer:
     """
     Train by a recipe: `Trainer(recipe).run()` keeps the best adapter in `<output_dir>/best`, and returns its score. If
-    the folder holds a run with the same settings, it goes on where its last checkpoint was written, and ends as if it
-    had never stopped; SIGTERM and SIGINT write one. A run with other settings is refused, naming them; `restart`
-    removes it. Nothing is uploaded: that is for the caller, such as `train.py`. Raises ValueError naming the setting
-    and its value for what cannot be trained.
+    the folder holds a run with the same settings and data, it goes on where its last checkpoint was written, and ends
+    as if it had never stopped; SIGTERM and SIGINT write one. A run with other settings or data is refused, naming
+    them; `restart` removes it, and nothing else, once all has been checked. Nothing is uploaded: that is for the
+    caller, such as `train.py`. Raises ValueError naming the setting and its value for what cannot be trained.
     """
 
     def __init__(self, recipe: Recipe, restart: bool = False):
@@ -104,15 +106,17 @@ class Trainer:
         self.accelerator = build_accelerator(recipe)
         set_seed(recipe.seed)
         self.folder, self.settings = Path(recipe.output_dir), dataclasses.asdict(recipe)
-        if restart and self.accelerator.is_main_process and (self.folder / "recipe.yaml").exists():
-            shutil.rmtree(self.folder)
-        self.accelerator.wait_for_everyone()
-        check_settings(self.folder, self.settings)
-        last_checkpoint(self.folder)  # refused now if none is whole, not after the models are loaded
+        self.restart = restart
         self.checkpoint: Path | None = None
+        if restart:  # what can be refused is refused now, not after the models are loaded
+            check_removable(self.folder)
+        else:
+            check_settings(self.folder, self.settings)
+            last_checkpoint(self.folder)
         self.questions, self.validation = load_splits(recipe.data)
         self.data = {"train": digest_of_data(self.questions), "validation": digest_of_data(self.validation)}
-        check_data(self.folder, self.data)
+        if not restart:
+            check_data(self.folder, self.data)
         self.condition = Condition.parse(recipe.data.gaze)
         self.processor = build_processor(recipe.model)
         self.model = build_model(recipe, self.accelerator.device)
@@ -144,8 +148,13 @@ class Trainer:
         return self.progress.best
 
     def _find_checkpoint(self) -> None:
-        """Find the checkpoint to go on from, and remove what was left half written by a kill or a power cut."""
+        """
+        Find the checkpoint to go on from, and remove what was left half written by a kill or a power cut; with
+        `restart` remove the run.
+        """
         if self.accelerator.is_main_process:
+            if self.restart:
+                remove_run(self.folder)
             for folder in (self.folder, self.folder / "checkpoints"):
                 remove_leftovers(folder)
         self.accelerator.wait_for_everyone()

@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Iterable
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +101,23 @@ def remove_leftovers(folder: str | os.PathLike, name: str = "*") -> None:
             shutil.rmtree(leftover)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def check_replaceable(folder: str | os.PathLike, written: Iterable[str]) -> None:
+    """
+    Raise FileExistsError naming what a folder holds beside names (or patterns) that are `written` anew when it is
+    replaced: that is nobody's to delete.
+    """
+    folder, written = Path(folder), list(written)
+    if not folder.is_dir():
+        raise FileExistsError(f"{folder}: a file, expected a folder")
+    foreign = [path.name for path in folder.iterdir() if not any(fnmatch(path.name, name) for name in written)]
+    if foreign:
+        shown = ", ".join(sorted(foreign)[:5])
+        raise FileExistsError(
+            f"{folder}: replacing it would delete {len(foreign)} files or folders that are none of its own, such as "
+            f"{shown}: choose another folder, or move them"
+        )
 
 
 def digest_of_file(path: str | os.PathLike) -> str:
