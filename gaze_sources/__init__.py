@@ -5,7 +5,7 @@ Each source is a module with `read(path, video=None, **options) -> GazeSamples` 
 where the recording of the video `<stem>.mp4` lies below a folder of that source. Its docstring says what is read.
 """
 
-from . import ego4d, egoexolearn, egtea, generic, holoassist, pupil_labs, tobii
+from . import aria, ego4d, egoexolearn, egtea, generic, holoassist, pupil_labs, tobii
 from .fixations import Dropped, checked_scanpath, detect_fixations, scene_consistent, streamgaze_fixations
 from .samples import GazeSamples, Status
 
@@ -14,6 +14,7 @@ SOURCES = {
     "egoexolearn": egoexolearn,
     "holoassist": holoassist,
     "ego4d": ego4d,
+    "aria": aria,
     "pupil_labs": pupil_labs,
     "tobii": tobii,
     "generic": generic,

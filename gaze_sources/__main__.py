@@ -74,6 +74,10 @@ def arguments() -> argparse.ArgumentParser:
     reader.add_argument("--offset_s", type=float, help="the gaze clock's time at which the video begins")
     reader.add_argument("--min_confidence", type=float)
     reader.add_argument("--recording", help="which one, where a file holds several")
+    reader.add_argument("--vrs", help="Project Aria: the recording's VRS file (default: the one beside it)")
+    reader.add_argument(
+        "--upright", action=argparse.BooleanOptionalAction, help="Project Aria: the video is turned upright (default)"
+    )
     for name in ("time_column", "x_column", "y_column", "confidence_column", "delimiter"):
         reader.add_argument(f"--{name}")
     for name in ("max_pose_gap_s", "max_gaze_gap_s", "gaze_distance_m"):

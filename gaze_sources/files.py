@@ -206,3 +206,22 @@ def times_of_frames(frame_index: np.ndarray, video, fps: float) -> np.ndarray:
     interval_s = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 1 / fps
     beyond = np.maximum(frame_index - (len(times) - 1), 0)
     return times[np.minimum(frame_index, len(times) - 1)] + beyond * interval_s
+
+
+def video_times_s(device_ns: np.ndarray, frames_ns: np.ndarray, video) -> tuple[np.ndarray, list[str]]:
+    """
+    Return (N,) seconds of the video at nanoseconds `device_ns` of a device's clock, by those of its frames
+    (`frames_ns`, (F,), not decreasing); and notes. Between frames time is interpolated between the true times of the
+    video's frames; without the video, or if its number of frames is another, it is the time since the first of them.
+    """
+    since_first_s, frames_s = (device_ns - frames_ns[0]) / 1e9, (frames_ns - frames_ns[0]) / 1e9
+    if video is None:
+        return since_first_s, []
+    shown_s = frame_times_s(video)
+    if len(shown_s) != len(frames_s):
+        note = f"{len(frames_s)} frame timestamps for {len(shown_s)} frames of {video}: times count from the first one"
+        return shown_s[0] + since_first_s, [note]
+    first_shown = np.concatenate([[True], np.diff(frames_ns) > 0])  # a frame that repeats the one before has its time
+    times_s = np.interp(since_first_s, frames_s[first_shown], shown_s[first_shown])
+    before, after = np.minimum(since_first_s, 0), np.maximum(since_first_s - frames_s[-1], 0)
+    return times_s + before + after, []

@@ -19,9 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.video_gazeqwen import frame_times_s
 
-from .files import TextTable, find_path, frame_size_of, read_text_table, required_frame_size
+from .files import TextTable, find_path, frame_size_of, read_text_table, required_frame_size, video_times_s
 from .fixations import Dropped, checked_scanpath
 from .samples import GazeSamples
 
@@ -53,7 +52,7 @@ def read(path, video=None, recording: str | None = None, frame_size: tuple[int, 
     worn = table.flags("worn") if "worn" in table else np.ones(len(table.lines), bool)
     pixels = np.column_stack([table.numbers(f"gaze {axis} [px]", empty_allowed=True) for axis in "xy"])
     size = required_frame_size(path, video, frame_size)
-    times_s, notes = _video_times(table.integers(_TIME), _world_ns(path, recording), video)
+    times_s, notes = video_times_s(table.integers(_TIME), _world_ns(path, recording), video)
     return _samples(times_s, pixels, worn, path, size, notes, table.lines)
 
 
@@ -69,7 +68,7 @@ def read_fixations(
     names = ("start timestamp [ns]", "end timestamp [ns]", "fixation x [px]", "fixation y [px]")
     table = _one_recording(read_text_table(path, names, (_RECORDING,)), recording)
     world = _world_ns(path, recording)
-    begin_s, end_s = (_video_times(table.integers(name), world, video)[0] for name in names[:2])
+    begin_s, end_s = (video_times_s(table.integers(name), world, video)[0] for name in names[:2])
     xy = np.column_stack([table.numbers(name) for name in names[2:]]) / required_frame_size(path, video, frame_size)
     return checked_scanpath(begin_s, end_s, xy, str(path))
 
@@ -104,20 +103,6 @@ def _world_ns(path: Path, recording: str | None) -> np.ndarray:
     return nanoseconds
 
 
-def _video_times(ns: np.ndarray, world_ns: np.ndarray, video) -> tuple[np.ndarray, list[str]]:
-    """Return (N,) seconds of the video at nanoseconds `ns`, by those of its frames (`world_ns`); and notes."""
-    since_first_s, world_s = (ns - world_ns[0]) / 1e9, (world_ns - world_ns[0]) / 1e9
-    if video is None:
-        return since_first_s, []
-    frame_s = frame_times_s(video)
-    if len(frame_s) != len(world_s):
-        note = f"{len(world_s)} world timestamps for {len(frame_s)} frames of {video}: times count from the first one"
-        return frame_s[0] + since_first_s, [note]
-    times_s = np.interp(since_first_s, world_s, frame_s)
-    before, after = np.minimum(since_first_s, 0), np.maximum(since_first_s - world_s[-1], 0)
-    return times_s + before + after, []
-
-
 def _read_native(path: Path, video, frame_size) -> GazeSamples:
     """Return the samples of a Neon's native recording. Raises ImportError, or ValueError naming the folder."""
     try:
@@ -139,6 +124,6 @@ def _read_native(path: Path, video, frame_size) -> GazeSamples:
     if not np.array_equal(worn_ns, gaze_ns):
         worn = np.ones(len(gaze_ns), bool)
         notes.append("whether the glasses were worn is not recorded per gaze sample, so all samples count")
-    times_s, clock_notes = _video_times(gaze_ns, world_ns, video)
+    times_s, clock_notes = video_times_s(gaze_ns, world_ns, video)
     size = frame_size_of(video, frame_size) or scene_size
     return _samples(times_s, pixels, worn, path, size, [*notes, *clock_notes])

@@ -352,7 +352,7 @@ def test_pupil_labs_times_follow_the_videos_frames(tmp_path, uneven_video):
     np.testing.assert_allclose(samples.times_s, [0, 0.05, 0.2, 0.5, 0.75], atol=1e-6)
     samples = SOURCES["pupil_labs"].read(pupil_export(tmp_path, gaze, world=range(6)), uneven_video)
     np.testing.assert_allclose(samples.times_s, [0, 0.05, 0.15, 0.25, 0.35], atol=1e-9)
-    assert samples.notes[0].startswith("6 world timestamps for 4 frames")
+    assert samples.notes[0].startswith("6 frame timestamps for 4 frames")
     alone = SOURCES["pupil_labs"].read(tmp_path / "gaze.csv", frame_size=(64, 48))
     np.testing.assert_allclose(alone.times_s, [0, 0.05, 0.15, 0.25, 0.35], atol=1e-9)
 
