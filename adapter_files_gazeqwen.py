@@ -15,7 +15,7 @@ from transformers.utils import cached_file
 
 from .backbones_gazeqwen import family_of
 from .configuration_gazeqwen import GazeQwenConfig, absolute_if_folder, check_for_hub
-from .lora_gazeqwen import LORA_FILES, LORA_FOLDER, LoraMixin, check_keys
+from .lora_gazeqwen import LORA_FILES, LORA_FOLDER, LoraMixin, check_finite, check_keys
 from .video_encoders_gazeqwen import load_video_encoder
 
 _WEIGHTS = "model.safetensors"  # of the resampler
@@ -81,6 +81,7 @@ class AdapterFilesMixin(_Model):
             **hub_kwargs,
             **base_kwargs,
         )
+        check_finite(config.base_model_name_or_path, backbone.named_parameters())
         video_encoder = None
         if config.has_video_encoder:
             video_encoder = load_video_encoder(
@@ -90,6 +91,7 @@ class AdapterFilesMixin(_Model):
                 dtype,
                 **hub_kwargs,
             ).to(backbone.device)
+            check_finite(config.video_encoder_name_or_path, video_encoder.named_parameters())
         config.backbone_config = backbone.config
         config._attn_implementation = backbone.config._attn_implementation
         model = cls(config, backbone=backbone, video_encoder=video_encoder)
@@ -120,7 +122,7 @@ class AdapterFilesMixin(_Model):
 
         `dtype` and everything not named (`device_map`, `attn_implementation`, `quantization_config`, ...) go to the
         base model; the resampler stays float32. Raises ValueError that lists every missing or unexpected key of the
-        resampler or LoRA, and for tensors (`state_dict`) in place of files.
+        resampler or LoRA, for a tensor that is not finite, and for tensors (`state_dict`) in place of files.
         """
         for name in _AUTO_KEYWORDS + _PICKLE_KEYWORDS:
             base_kwargs.pop(name, None)
@@ -149,6 +151,7 @@ class AdapterFilesMixin(_Model):
         weights = load_file(cached_file(source, weights_file, **here))
         own = {f"resampler.{name}" for name in model.resampler.state_dict()}
         check_keys(f"{source}/{weights_file}", own, set(weights))
+        check_finite(f"{source}/{weights_file}", weights.items())
         model.resampler.load_state_dict({name.removeprefix("resampler."): value for name, value in weights.items()})
 
         with_lora = config.has_lora

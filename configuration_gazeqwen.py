@@ -1,6 +1,7 @@
 """GazeQwenConfig: which base model, which video encoder, and how gaze enters."""
 
 import math
+from os import PathLike
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,11 +19,23 @@ RESAMPLER_TYPES = ("attention", "heatmap_vector", "none")
 RESAMPLER_FEATURES = ("video_encoder", "base_model")
 FIXATION_WEIGHTINGS = ("share", "centre")
 
+# What the sizes of a resampler may be at most: beyond, models are built for hours, or do not fit any memory.
+_LARGEST = {"num_latents": 10_000, "latent_dim": 10_000, "num_blocks": 100}
+
 
 def _check(condition: bool, name: str, got, expected: str) -> None:
     """Raise ValueError naming a setting, its value and what was expected, unless `condition` holds."""
     if not condition:
         raise ValueError(f"{name}: got {got!r}, expected {expected}")
+
+
+def _is_whole(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_positive(value) -> bool:
+    """Return whether a value is a positive, finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 
 def check_for_hub(name: str, source: str | None) -> None:
@@ -108,54 +121,56 @@ class GazeQwenConfig(PreTrainedConfig):
     video_encoder_config: dict | PreTrainedConfig | None = None
 
     def __post_init__(self, **kwargs):
+        for name in ("backbone_config", "video_encoder_config"):
+            value = getattr(self, name)
+            _check(value is None or isinstance(value, (dict, PreTrainedConfig)), name, value, "a config or None")
         if isinstance(self.backbone_config, dict):
             self.backbone_config = AutoConfig.for_model(**self.backbone_config)
         super().__post_init__(**kwargs)
         if isinstance(self.video_encoder_config, dict):
             self.video_encoder_config = video_encoder_config(self.video_encoder_config)
+        self._check_names()
+        self._check_numbers()
         self.foveal_sigmas = list(self.foveal_sigmas)
-        _check(self.gaze_encoding in GAZE_ENCODINGS, "gaze_encoding", self.gaze_encoding, f"one of {GAZE_ENCODINGS}")
+        if self.injection_layers is not None:
+            self.injection_layers = list(self.injection_layers)
+
+    def _check_names(self) -> None:
+        """Raise ValueError for a name that is none of those that there are, or no text, or no bool where one is."""
+        for name, expected in (
+            ("gaze_encoding", GAZE_ENCODINGS),
+            ("resampler_type", RESAMPLER_TYPES),
+            ("resampler_features", RESAMPLER_FEATURES),
+        ):
+            _check(getattr(self, name) in expected, name, getattr(self, name), f"one of {expected}")
+        for name, expected in (
+            ("fixation_weighting", FIXATION_WEIGHTINGS),
+            ("position_convention", POSITION_CONVENTIONS),
+        ):
+            _check(getattr(self, name) in (None, *expected), name, getattr(self, name), f"one of {expected} or None")
+        for model in ("base_model", "video_encoder"):
+            for name in (f"{model}_name_or_path", f"{model}_revision"):
+                value = getattr(self, name)
+                _check(value is None or isinstance(value, (str, PathLike)), name, value, "a text or None")
+        _check(isinstance(self.share_resampler, bool), "share_resampler", self.share_resampler, "True or False")
+        _check(self.has_lora in (None, True, False), "has_lora", self.has_lora, "True, False or None")
+
+    def _check_numbers(self) -> None:
+        """Raise ValueError for a number that is out of its range, or none."""
+        for name in ("heatmap_sigma", "gaze_coordinate_scale"):
+            _check(_is_positive(getattr(self, name)), name, getattr(self, name), "a positive number")
+        sigmas, layers, window = self.foveal_sigmas, self.injection_layers, self.video_encoder_window
         _check(
-            self.resampler_type in RESAMPLER_TYPES, "resampler_type", self.resampler_type, f"one of {RESAMPLER_TYPES}"
-        )
-        _check(
-            self.resampler_features in RESAMPLER_FEATURES,
-            "resampler_features",
-            self.resampler_features,
-            f"one of {RESAMPLER_FEATURES}",
-        )
-        _check(
-            self.fixation_weighting in (None, *FIXATION_WEIGHTINGS),
-            "fixation_weighting",
-            self.fixation_weighting,
-            f"one of {FIXATION_WEIGHTINGS} or None",
-        )
-        _check(
-            self.position_convention in (None, *POSITION_CONVENTIONS),
-            "position_convention",
-            self.position_convention,
-            f"one of {POSITION_CONVENTIONS} or None",
-        )
-        _check(self.heatmap_sigma > 0, "heatmap_sigma", self.heatmap_sigma, "a positive width in token-grid cells")
-        _check(
-            math.isfinite(self.gaze_coordinate_scale) and self.gaze_coordinate_scale > 0,
-            "gaze_coordinate_scale",
-            self.gaze_coordinate_scale,
-            "a positive number",
-        )
-        _check(
-            len(self.foveal_sigmas) > 0 and all(sigma > 0 for sigma in self.foveal_sigmas),
+            isinstance(sigmas, (list, tuple)) and len(sigmas) > 0 and all(map(_is_positive, sigmas)),
             "foveal_sigmas",
-            self.foveal_sigmas,
+            sigmas,
             "at least one positive width in token-grid cells",
         )
-        for name in ("num_latents", "latent_dim", "num_blocks"):
+        for name, most in _LARGEST.items():
             value = getattr(self, name)
-            _check(isinstance(value, int) and value > 0, name, value, "a positive integer")
-        window = self.video_encoder_window
-        is_whole = isinstance(window, int) and not isinstance(window, bool)
+            _check(_is_whole(value) and 0 < value <= most, name, value, f"a positive integer, at most {most:,}")
         _check(
-            window is None or (is_whole and window > 0),
+            window is None or (_is_whole(window) and window > 0),
             "video_encoder_window",
             window,
             "a positive number of temporal steps, or None",
@@ -172,15 +187,14 @@ class GazeQwenConfig(PreTrainedConfig):
             self.latent_dim,
             "a multiple of 4 for coord_pe (a sine and a cosine for x and for y)",
         )
-        if self.injection_layers is not None:
-            layers = list(self.injection_layers)
+        if layers is not None:
+            whole = isinstance(layers, (list, tuple)) and len(layers) > 0 and all(map(_is_whole, layers))
             _check(
-                len(layers) > 0 and layers == sorted(set(layers)) and layers[0] >= 0,
+                whole and list(layers) == sorted(set(layers)) and layers[0] >= 0,
                 "injection_layers",
                 layers,
                 "increasing layer indices from 0, without repeats",
             )
-            self.injection_layers = layers
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):

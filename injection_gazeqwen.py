@@ -247,7 +247,9 @@ class DecoderHooks:
 
     def _gate_lora(self, module, args, output):
         gate = self.state.lora_gate
-        return None if gate is None else output * gate.to(output)[:, None, None]
+        if gate is None:
+            return None
+        return output.masked_fill(~gate.to(output.device)[:, None, None], 0)  # as a factor 0 would let NaN through
 
 
 def _add_residual(index: int, layer, args, kwargs, output):

@@ -1,7 +1,7 @@
 """LoRA on the base model's attention (paper, stage 2): added, saved, loaded and merged through PEFT."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -103,6 +103,7 @@ class LoraMixin:
         self._inject_lora(config)
         weights = {name.removeprefix(_PREFIX): value for name, value in load_file(weights_file).items()}
         check_keys(str(weights_file), set(self.lora_state()), set(weights))
+        check_finite(str(weights_file), weights.items())
         set_peft_model_state_dict(self.backbone, weights, adapter_name=_ADAPTER)
 
     def merge_lora(self) -> None:
@@ -133,4 +134,13 @@ def check_keys(source: str, expected: set[str], stored: set[str]) -> None:
         raise ValueError(f"{source} does not fit this model: missing {missing}, unexpected {unexpected}")
 
 
-__all__ = ["LORA_FILES", "LORA_FOLDER", "LoraMixin", "check_keys"]
+def check_finite(source: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Raise ValueError naming `source` and the first of the tensors, by name, with a value that is NaN or infinite."""
+    for name, value in tensors:
+        if value.is_meta or not value.is_floating_point() or value.itemsize < 2 or not value.numel():
+            continue  # offloaded, or quantized, or nothing
+        if not torch.isfinite(torch.stack(torch.aminmax(value.detach()))).all():  # faster than all values' `isfinite`
+            raise ValueError(f"{source}: {name} has values that are not finite, expected numbers")
+
+
+__all__ = ["LORA_FILES", "LORA_FOLDER", "LoraMixin", "check_finite", "check_keys"]

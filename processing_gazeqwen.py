@@ -1,5 +1,6 @@
 """GazeQwenProcessor: text + video + scanpath -> the inputs of GazeQwenForConditionalGeneration."""
 
+import math
 import numbers
 from collections.abc import Sequence
 from os import PathLike
@@ -83,6 +84,8 @@ class GazeQwenProcessor(ProcessorMixin):
         if sampling not in SAMPLINGS:
             raise ValueError(f"sampling: got {sampling!r}, expected one of {SAMPLINGS}")
         check_keep_settings(keep_tokens, keep_by)
+        for name, part in (("image_processor", image_processor), ("video_processor", video_processor)):
+            _check_normalization(name, part)
         self.base_model_type = base_model_type
         self.image_token = getattr(tokenizer, "image_token", "<|image_pad|>")
         self.video_token = getattr(tokenizer, "video_token", "<|video_pad|>")
@@ -111,12 +114,17 @@ class GazeQwenProcessor(ProcessorMixin):
         family_of(config)
         base = AutoProcessor.from_pretrained(base_model, **source)
         parts = (base.image_processor, base.tokenizer, base.video_processor)
+        for name, part in (("image_processor", parts[0]), ("video_processor", parts[2])):
+            _check_normalization(f"{base_model}: {name}", part)
         return cls(*parts, chat_template=base.chat_template, base_model_type=config.model_type, **settings)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "GazeQwenProcessor":
         """As in transformers. Code that is stored for a part never runs: all are classes of transformers."""
-        return super().from_pretrained(pretrained_model_name_or_path, **{**kwargs, "trust_remote_code": False})
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **{**kwargs, "trust_remote_code": False})
+        except ValueError as error:
+            raise ValueError(f"{pretrained_model_name_or_path}: {error}") from error
 
     @property
     def family(self) -> Family:
@@ -575,6 +583,17 @@ def _items(conversation) -> list[dict]:
 def _max_pixels(item: dict, default: int | None) -> int | None:
     """Return the most pixels of an item's image or frames, a `default` if it does not say."""
     return default if item.get("max_pixels") is None else item["max_pixels"]
+
+
+def _check_normalization(name: str, part) -> None:
+    """Raise ValueError for an image or video processor, called `name`, whose pixels would not be numbers."""
+    for setting, positive in (("rescale_factor", True), ("image_mean", False), ("image_std", True)):
+        values = getattr(part, setting, None)
+        for value in values if isinstance(values, (list, tuple)) else [values]:
+            is_number = isinstance(value, numbers.Real) and math.isfinite(value)
+            if value is not None and not (is_number and (value > 0 or not positive)):
+                expected = "positive numbers" if positive else "numbers"
+                raise ValueError(f"{name}: {setting}: got {values!r}, expected {expected}")
 
 
 def _load_image(source):

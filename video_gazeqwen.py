@@ -35,6 +35,18 @@ SAME_TIME_S = 1e-6  # rounding of times that are the same
 # Up to this size one thread decodes faster than several: starting them costs more than they save.
 _SMALL_FRAME_PX = 640 * 480
 
+# Demuxers that read one file alone. Others take a text for video, or open what it names: a playlist, any local file.
+_FORMATS = ("mov", "matroska", "avi", "mpeg", "mpegts", "flv", "ogg", "asf", "mxf", "dv", "ivf", "nut", "gif")
+_PICTURE_FORMATS = ("png_pipe", "jpeg_pipe", "bmp_pipe", "tiff_pipe", "webp_pipe")  # opened to be refused by name
+_LARGEST_FRAME_PX = 8192 * 4352  # what H.264 and HEVC allow at most; decoders hold up to 16 such frames
+_LARGEST_KEPT_FRAME_PX = 1920 * 1440  # larger frames are kept at this size: base models and encoders see fewer pixels
+_FILE_OPTIONS = {
+    "format_whitelist": ",".join((*_FORMATS, *_PICTURE_FORMATS)),
+    "protocol_whitelist": "file",
+    "max_pixels": str(_LARGEST_FRAME_PX),
+}
+_LIVE_PROTOCOLS = "http,https,httpproxy,tls,tcp,udp,rtp,rtsp,rtmp,rtmps,srt,srtp,crypto,data"
+
 # A question stamped in whole seconds may lie up to this far behind the last frame; the clip then ends with the video.
 QUESTION_ROUNDING_S = 1.0
 
@@ -232,32 +244,52 @@ class VideoInfo:
 @contextmanager
 def _opened(path: str | PathLike):
     """
-    Yield (container, video stream) of a file. Raises ValueError for what is no video, or cannot be decoded in the
-    block.
+    Yield (container, video stream) of a file, whose decoder stops at damage. Raises ValueError for what is no video,
+    or cannot be decoded in the block.
     """
-    with _opened_source(str(checked_file(path))) as (container, stream):
-        if container.format.name.endswith("_pipe") or container.format.name == "image2":
+    name = f"file:{checked_file(path)}"  # a name with a colon is no protocol
+    with _opened_source(name, str(path), options=_FILE_OPTIONS) as (container, stream):
+        format_name, is_gif = container.format.name, container.format.name == "gif"
+        if format_name in _PICTURE_FORMATS or stream.frames == 1 or (is_gif and _packet_count(container, stream) == 1):
             raise ValueError(f"{path}: a picture, expected a video")
+        if not stream.width * stream.height:
+            raise ValueError(f"{path}: no size, or more than {_LARGEST_FRAME_PX:,} pixels, which are not read")
+        stream.codec_context.options = {"max_pixels": str(_LARGEST_FRAME_PX)}
+        if (
+            stream.codec_context.name != "h264"
+        ):  # which marks damaged frames, and where it is entered errs without damage
+            stream.codec_context.options |= {"err_detect": "crccheck+bitstream+buffer+explode"}
         yield container, stream
 
 
 @contextmanager
-def _opened_source(source: str, **options):
-    """Yield (container, video stream) of anything that `av.open` takes `options` for. Raises as `_opened`."""
+def _opened_source(source: str, name: str, **options):
+    """
+    Yield (container, video stream) of anything that `av.open` takes `options` for, `name` in errors. Raises as
+    `_opened`. Of several streams it is the one with most pixels, of equal ones the first.
+    """
     if av is None:
         raise ImportError("reading videos needs PyAV: pip install av")
     try:
         container = av.open(source, metadata_errors="replace", **options)  # a title need not be UTF-8
     except (av.FFmpegError, OSError, ValueError) as error:  # ValueError: no such format
-        raise ValueError(f"{source}: not a readable video ({error})") from error
+        raise ValueError(f"{name}: not a readable video ({error})") from error
     with container:
-        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        other = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+        streams = [s for s in container.streams.video if s.codec_context is not None and not s.disposition & other]
         if not streams:
-            raise ValueError(f"{source}: no video stream, found {[stream.type for stream in container.streams]}")
+            raise ValueError(f"{name}: no video stream, found {[stream.type for stream in container.streams]}")
         try:
-            yield container, streams[0]
+            yield container, max(streams, key=lambda stream: (stream.frames != 1, stream.width * stream.height))
         except av.FFmpegError as error:
-            raise ValueError(f"{source}: damaged, cannot be decoded ({error})") from error
+            raise ValueError(f"{name}: damaged, cannot be decoded ({error})") from error
+
+
+def _packet_count(container, stream) -> int:
+    """Return how many packets a stream has, by reading them all."""
+    count = sum(packet.size > 0 for packet in container.demux(stream))
+    container.seek(0)
+    return count
 
 
 def _time_s(frame) -> float:
@@ -270,7 +302,10 @@ def _end_s(container, stream) -> float:
     ends: list[int] = []
     end_us = (container.start_time or 0) + (container.duration or 0)
     frame_duration = round(1 / (stream.average_rate * stream.time_base)) if stream.average_rate else 0
-    for begin in (max(end_us - 2_000_000, 0), 0):  # microseconds; frames are stored out of order by less than that
+    near_end_us = (
+        max(end_us - 2_000_000, 0) if _can_seek(container) else 0
+    )  # frames are out of order by less than that
+    for begin in (near_end_us, 0):
         with suppress(av.FFmpegError):  # a file without an index cannot be entered at its end
             container.seek(begin)
         ends = [p.pts + (p.duration or frame_duration) for p in container.demux(stream) if p.pts is not None]
@@ -286,17 +321,19 @@ def video_info(path: str | PathLike) -> VideoInfo:
     """Return size and extent of a video file. Raises FileNotFoundError, or ValueError naming the file."""
     with _opened(path) as (container, stream):
         end_s = _end_s(container, stream)
-        frame = next(_timed(container.decode(stream), path), None)
+        frame = next(_decoded(container, stream, path), None)
         if frame is None:
             raise ValueError(f"{path}: no frame could be decoded")
-        height, width = _upright(frame, path).shape[:2]
-        return VideoInfo(width, height, _time_s(frame), end_s)
+        kept = _upright(frame, path)
+        width, height = frame.width, frame.height
+        turned = (kept.shape[1] > kept.shape[0]) != (width > height)
+        return VideoInfo(*((height, width) if turned else (width, height)), _time_s(frame), end_s)
 
 
 def video_size(path: str | PathLike) -> tuple[int, int]:
-    """Return (width, height) in pixels as stored, before any rotation: read from the header alone."""
+    """Return (width, height) in pixels of the frames that are read, before any turn: from the header alone."""
     with _opened(path) as (_, stream):
-        return stream.width, stream.height
+        return _kept_size(stream.width, stream.height)
 
 
 def frame_times_s(path: str | PathLike) -> np.ndarray:
@@ -311,7 +348,8 @@ def frame_times_s(path: str | PathLike) -> np.ndarray:
 def read_frames(path: str | PathLike, times_s) -> tuple[np.ndarray, np.ndarray]:
     """
     Return the frames on screen at increasing times, (F, H, W, 3) uint8 RGB, upright, and their (F,) presentation
-    times: for each time the last frame that is not later (the first frame, where there is none yet).
+    times: for each time the last frame that is not later (the first frame, where there is none yet). Frames of more
+    than 1920 x 1440 pixels are returned at about that size.
 
     Decoding starts at the last keyframe before a time, skips what lies between times where the file has an index, and
     keeps nothing but the frames asked for. Raises as `read_clip`.
@@ -330,7 +368,7 @@ def each_frame(path: str | PathLike):
     """Yield (time_s, frame (H, W, 3) uint8 RGB, upright) for all frames of a video file. Raises as `read_clip`."""
     reformatter = VideoReformatter()
     with _opened(path) as (container, stream):
-        for frame in _timed(container.decode(stream), path):
+        for frame in _decoded(container, stream, path):
             yield _time_s(frame), _upright(frame, path, reformatter)
 
 
@@ -342,7 +380,10 @@ def each_live_frame(source: str, format: str | None = None, options: dict | None
     off, or sends nothing for `timeout_s`.
     """
     reformatter, began_s = VideoReformatter(), None
-    with _opened_source(source, format=format, options=options or {}, timeout=timeout_s) as (container, stream):
+    options = dict(options or {})
+    if format is None:  # no playlist that names local files
+        options = {"protocol_whitelist": _LIVE_PROTOCOLS, "max_pixels": str(_LARGEST_FRAME_PX)} | options
+    with _opened_source(source, source, format=format, options=options, timeout=timeout_s) as (container, stream):
         for frame in container.decode(stream):
             time_s = None if frame.pts is None else _time_s(frame)
             began_s = time_s if began_s is None else began_s
@@ -399,11 +440,17 @@ def _upright(frame, path: str | PathLike, reformatter=None) -> np.ndarray:
     Return (H, W, 3) uint8 RGB of a decoded frame, turned and mirrored as the file says it is to be displayed. A
     `reformatter` kept for all frames of a video is set up once.
     """
-    if frame.is_corrupt:
-        raise ValueError(f"{path}: the frame at {_time_s(frame):.3f} s is damaged")
-    rgb = (reformatter or VideoReformatter()).reformat(frame, format="rgb24").to_ndarray()
+    width, height = _kept_size(frame.width, frame.height)
+    smaller = {"width": width, "height": height, "interpolation": "AREA"} if width < frame.width else {}
+    rgb = (reformatter or VideoReformatter()).reformat(frame, format="rgb24", **smaller).to_ndarray()
     matrix = frame.side_data.get("DISPLAYMATRIX")
     return rgb if matrix is None else _displayed(rgb, np.frombuffer(matrix, "=i4").reshape(3, 3), path)
+
+
+def _kept_size(width: int, height: int) -> tuple[int, int]:
+    """Return (width, height) in pixels at which frames of a size are kept."""
+    scale = math.sqrt(_LARGEST_KEPT_FRAME_PX / (width * height))
+    return (width, height) if scale >= 1 else (max(round(scale * width), 1), max(round(scale * height), 1))
 
 
 def _displayed(pixels: np.ndarray, matrix: np.ndarray, path: str | PathLike) -> np.ndarray:
@@ -424,21 +471,39 @@ def _displayed(pixels: np.ndarray, matrix: np.ndarray, path: str | PathLike) -> 
     return np.ascontiguousarray(shown[:: -1 if y_sign < 0 else 1, :: -1 if x_sign < 0 else 1])
 
 
-def _timed(frames, path: str | PathLike):
-    """Yield frames. Raises ValueError at the first without a presentation time."""
-    for frame in frames:
-        if frame.pts is None:
-            raise ValueError(f"{path}: a frame carries no presentation time")
-        yield frame
+def _decoded(container, stream, path: str | PathLike):
+    """
+    Yield the frames from where the container stands on, in order of presentation. Raises ValueError at the first
+    damage, and at a frame without a presentation time.
+    """
+    for packet in container.demux(stream):
+        if packet.is_corrupt:
+            raise ValueError(f"{path}: damaged, a packet {_at(packet)} is not whole")
+        for frame in packet.decode():
+            if frame.is_corrupt:
+                raise ValueError(f"{path}: damaged, the frame {_at(frame)} is not whole")
+            if frame.pts is None:
+                raise ValueError(f"{path}: a frame carries no presentation time")
+            yield frame
+
+
+def _at(timed) -> str:
+    """Return in words when a packet or a frame is shown."""
+    return "without a time" if timed.pts is None else f"at {_time_s(timed):.3f} s"
+
+
+def _can_seek(container) -> bool:
+    """Return whether times are right after a seek: MPEG program streams (.mpg) then give some to the next frame."""
+    return container.format.name != "mpeg"
 
 
 def _decode_from(container, stream, time_s: float, path: Path):
     """Yield all frames in order of presentation, from one that is not later than `time_s` on (or from the first)."""
-    back_s = 0.0
+    back_s = 0.0 if _can_seek(container) else math.inf
     while True:
         begin = time_s - back_s
         container.seek(math.floor(max(begin, 0.0) / stream.time_base), stream=stream, backward=True)
-        frames = _timed(container.decode(stream), path)
+        frames = _decoded(container, stream, path)
         first = next(frames, None)
         # Some formats enter at the decoding time of a keyframe, or behind it: then further back.
         if begin <= 0 or (first is not None and _time_s(first) <= time_s + SAME_TIME_S):
@@ -459,11 +524,12 @@ def _decode_at(container, stream, times: np.ndarray, path: Path) -> tuple[np.nda
     """Return the frames on screen at increasing `times`, and their presentation times."""
     if stream.width * stream.height > _SMALL_FRAME_PX:
         stream.thread_type = "AUTO"
-    frames: list[np.ndarray] = []
+    frames: np.ndarray | None = None  # made once: a list, stacked in the end, would need twice the memory
     timestamps: list[float] = []
     current, upcoming, decoder, reformatter = None, None, None, VideoReformatter()
     for time_s in times.tolist():
-        if decoder is None or (upcoming is not None and _keyframe_ahead(stream, upcoming, time_s)):
+        skips = decoder is not None and upcoming is not None and _can_seek(container)
+        if decoder is None or (skips and _keyframe_ahead(stream, upcoming, time_s)):
             decoder = _decode_from(container, stream, time_s, path)
             current, upcoming = next(decoder, None), next(decoder, None)
             if current is None:
@@ -476,9 +542,14 @@ def _decode_at(container, stream, times: np.ndarray, path: Path) -> tuple[np.nda
                 raise ValueError(f"{path}: the video's data ends at {until:.3f} s, before {time_s:.3f} s is reached")
         if not timestamps or timestamps[-1] != _time_s(current):
             pixels = _upright(current, path, reformatter)
-        frames.append(pixels)
+            if frames is None:
+                frames = np.empty((len(times), *pixels.shape), np.uint8)
+            if pixels.shape != frames.shape[1:]:
+                sizes = " x ".join(map(str, pixels.shape[1::-1])), " x ".join(map(str, frames.shape[2:0:-1]))
+                raise ValueError(f"{path}: frames change their size from {sizes[1]} to {sizes[0]}, expected one size")
+        frames[len(timestamps)] = pixels
         timestamps.append(_time_s(current))
-    return np.stack(frames), np.array(timestamps)
+    return frames, np.array(timestamps)
 
 
 __all__ = [

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
-from gazeqwen.pipeline.answers import Answer, answer_tokens, option_logits
+from gazeqwen.pipeline.answers import Answer, answer_tokens, check_finite_logits, option_logits, own_words
 from gazeqwen.processing_gazeqwen import GazeQwenInputs, GazeQwenProcessor
 from gazeqwen.questions.prompts import chat_message
 from gazeqwen.resampler_gazeqwen import fixation_weights
@@ -192,11 +192,10 @@ def _answer(model, processor, inputs: GazeQwenInputs, answers: dict[str, str], m
     """Return the most probable of `answers`, or without any what the model says in its own words."""
     if answers:
         logits = option_logits(model, inputs, [answer_tokens(processor.tokenizer, list(answers))])
+        check_finite_logits(logits)
         probabilities = dict(zip(answers.values(), logits.softmax(-1)[0].tolist(), strict=True))
         return Answer(max(probabilities, key=probabilities.get), probabilities)
-    output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-    new_tokens = output[:, inputs["input_ids"].shape[1] :]
-    return Answer(processor.batch_decode(new_tokens, skip_special_tokens=True)[0].strip(), {})
+    return Answer(own_words(model, processor, inputs, max_new_tokens), {})
 
 
 def _foveal_attention(model, inputs: GazeQwenInputs, height: int, width: int) -> np.ndarray | None:

@@ -49,6 +49,25 @@ def option_logits(model, inputs, tokens: list[list[int]]) -> torch.Tensor:
     return chosen.masked_fill(torch.arange(most, device=logits.device) >= offered, float("-inf"))
 
 
+def check_finite_logits(logits: torch.Tensor) -> None:
+    """Raise ValueError for logits of which one is NaN or infinite: no answer follows from them."""
+    if not torch.isfinite(logits).all():
+        raise ValueError(
+            f"the model's logits are not finite: {logits.flatten()[:8].tolist()}; its numbers overflow in its dtype, "
+            "try another (bfloat16, float32)"
+        )
+
+
+def own_words(model, processor, inputs, max_new_tokens: int) -> str:
+    """Return what the model says after the prompt, decoded greedily. Raises ValueError where it has no answer."""
+    output = model.generate(
+        **inputs, max_new_tokens=max_new_tokens, do_sample=False, return_dict_in_generate=True, output_logits=True
+    )
+    check_finite_logits(output.logits[0])
+    new_tokens = output.sequences[:, inputs["input_ids"].shape[1] :]
+    return processor.batch_decode(new_tokens, skip_special_tokens=True)[0].strip()
+
+
 def text_losses(model, inputs, labels: torch.Tensor) -> torch.Tensor:
     """(B,) cross-entropy of open-ended answers, `labels` (B, tokens) with -100 for padding, mean over their tokens."""
     logits = model(**inputs, logits_to_keep=labels.shape[1] + 1).logits[:, :-1].float()

@@ -14,7 +14,14 @@ import torch
 
 from gazeqwen.backbones_gazeqwen import unwrap_videos
 from gazeqwen.gaze_sources.samples import GazeSamples
-from gazeqwen.pipeline.answers import Answer, answer_tokens, build_prompt, option_logits
+from gazeqwen.pipeline.answers import (
+    Answer,
+    answer_tokens,
+    build_prompt,
+    check_finite_logits,
+    option_logits,
+    own_words,
+)
 from gazeqwen.questions.prompts import chat_message
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.streaming.context import POLICIES, Context, Tokens
@@ -418,7 +425,9 @@ class GazeStream:
             ids = self._following(self._prompt([*self._turns, _user(prompt, self._in_video)], answer_follows=True))
             if answers:
                 inputs = self._call_inputs(self.context.text_tokens(ids)[0])
-                logits = option_logits(self.model, inputs, [tokens])[0].tolist()
+                offered = option_logits(self.model, inputs, [tokens])[0]
+                check_finite_logits(offered)
+                logits = offered.tolist()
                 reply = list(answers)[int(np.argmax(logits))]
             else:
                 reply = self._generate(ids, max_new_tokens)
@@ -477,8 +486,7 @@ class GazeStream:
         inputs = self._call_inputs(tokens) | {"input_ids": whole.to(self.model.device)}
         positions = torch.nn.functional.pad(inputs["position_ids"], (past, 0))  # `generate` takes the last of them
         inputs |= {"position_ids": positions, "attention_mask": torch.ones_like(inputs["input_ids"])}
-        output = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        return self.processor.batch_decode(output[:, whole.shape[1] :], skip_special_tokens=True)[0].strip()
+        return own_words(self.model, self.processor, inputs, max_new_tokens)
 
     def _remember(self, prompt: str, reply: str) -> None:
         """Put a turn and its answer on the end of the cache, behind all steps that are whole."""

@@ -1004,7 +1004,7 @@ def test_an_overlay_of_one_frame_leaves_its_video_out(tmp_path, film):
     (release / "videos" / "viz").mkdir()
     write_video(release / "videos" / "viz" / VIDEO, index_frames(100)[:1])
     (item,) = build(release, tmp_path / "d", progress=False).excluded
-    assert item["where"] == VIDEO and "viz" in item["reason"] and "1 frame" in item["reason"]
+    assert item["where"] == VIDEO and "viz" in item["reason"] and "a picture, expected a video" in item["reason"]
 
 
 ODD_VIDEOS = [
@@ -1357,6 +1357,52 @@ def test_recipes_that_are_refused(tmp_path, name):
     path = write(tmp_path / "recipe.yaml", text)
     with refused("override" if name.startswith("override") and part != "recipe.yaml" else path, part):
         read_recipe(Recipe, path, overrides)
+
+
+RANGES = {  # {setting: values that are refused}
+    "seed": (-1, 2**32),
+    "batch_size": (0, -1),
+    "evaluation_batch_size": (0,),
+    "gradient_accumulation_steps": (0,),
+    "checkpoint_every": (0,),
+    "keep_checkpoints": (0,),
+    "weight_decay": (-0.01, ".nan", ".inf"),
+    "warmup_steps": (-1,),
+    "max_grad_norm": (0, -1, ".nan"),
+    "label_smoothing": (2, 1, -0.1, ".nan"),
+    "lora_rank": (0, 10**9),
+    "lora_alpha": (0, -16, ".nan"),
+    "stage1.epochs": (-1,),
+    "stage1.learning_rate": (-1, ".nan", ".inf"),
+    "stage1.patience": (-1,),
+    "stage2.epochs": (-1,),
+    "stage2.lora_learning_rate": (-3e-4, ".nan"),
+    "model.video_encoder_size": (0, -64),
+    "model.num_frames": (0, -2),
+    "model.max_frames": (0, 1),
+    "model.max_pixels_per_frame": (0, -1),
+    "model.snap_s": (-0.5, ".nan", ".inf"),
+    "model.fps": (0, -1, ".nan"),
+    "adapter.num_blocks": (0, 10**9),
+    "adapter.num_latents": (-1, 10**9),
+    "adapter.latent_dim": (0, 10**9),
+    "adapter.heatmap_sigma": (0, ".nan", ".inf"),
+    "adapter.foveal_sigmas": ("[]", "[0]", "[.nan]", "[a]"),
+    "adapter.gaze_coordinate_scale": (0, ".nan"),
+    "adapter.injection_layers": ("[]", "[3, 1]", "[-1]", "[a]", "[0.5]"),
+    "adapter.video_encoder_window": (0,),
+    "adapter.gaze_encoding": ("none",),
+    "data.num_workers": (-1,),
+    "data.scanpath_noise": (-0.1, ".nan", ".inf"),
+    "data.fixation_dropout": (-0.1, 1, 2, ".nan"),
+}
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_numbers_of_recipes_that_are_out_of_range_are_refused(name):
+    for value in RANGES[name]:
+        with refused(ROOT / "recipes" / "demo.yaml", name, "expected"):
+            read_recipe(Recipe, ROOT / "recipes" / "demo.yaml", [f"{name}={value}"])
 
 
 def test_the_recipes_here_are_legal():

@@ -1,7 +1,10 @@
 """A training run's settings, checked."""
 
 import inspect
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig, check_for_hub
 from gazeqwen.pipeline.clip_cache import CACHE_KINDS
@@ -107,6 +110,40 @@ class StageSettings:
     patience: int = 0
 
 
+# What the numbers may be: in words, as a test, and of which settings (None: not set).
+_RANGES: tuple[tuple[str, Callable, tuple[str, ...]], ...] = (
+    (
+        "at least 1",
+        lambda value: value >= 1,
+        (
+            *("batch_size", "evaluation_batch_size", "gradient_accumulation_steps", "checkpoint_every"),
+            *(
+                "keep_checkpoints",
+                "lora_rank",
+                "model.video_encoder_size",
+                "model.num_frames",
+                "model.max_pixels_per_frame",
+            ),
+        ),
+    ),
+    ("at least 2", lambda value: value >= 2, ("model.max_frames",)),
+    ("at most 1,000", lambda value: value <= 1000, ("lora_rank",)),
+    ("0 to 2**32 - 1", lambda value: 0 <= value < 2**32, ("seed",)),
+    (
+        "0 or more",
+        lambda value: 0 <= value < math.inf,
+        (
+            *("weight_decay", "warmup_steps", "data.num_workers", "data.scanpath_noise"),
+            *(f"{stage}.{name}" for stage in ("stage1", "stage2") for name in ("epochs", "patience")),
+            *(f"{stage}.{prefix}learning_rate" for stage in ("stage1", "stage2") for prefix in ("", "lora_")),
+        ),
+    ),
+    ("0 or more seconds", lambda value: 0 <= value < math.inf, ("model.snap_s",)),
+    ("a positive number", lambda value: 0 < value < math.inf, ("max_grad_norm", "lora_alpha", "model.fps")),
+    ("0 or more, and less than 1", lambda value: 0 <= value < 1, ("label_smoothing", "data.fixation_dropout")),
+)
+
+
 @dataclass
 class Recipe:
     """
@@ -141,10 +178,11 @@ class Recipe:
     push_to_hub: str | None = None
 
     def __post_init__(self):
-        at_least_one = ("batch_size", "evaluation_batch_size", "gradient_accumulation_steps", "lora_rank")
-        for name in (*at_least_one, "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        for expected, is_legal, names in _RANGES:
+            for name in names:
+                value = attrgetter(name)(self)
+                if value is not None and not is_legal(value):
+                    raise ValueError(f"{name}: got {value}, expected {expected}")
         for name, value, expected in (
             ("model.prompt_style", self.model.prompt_style, PROMPT_STYLES),
             ("data.cache", self.data.cache, CACHE_KINDS),
@@ -155,11 +193,10 @@ class Recipe:
         check_keep_settings(self.model.keep_tokens, self.model.keep_by, "model.")
         for share in self.data.keep_tokens or ():
             check_keep_settings(share, self.model.keep_by, "data.")
-        if self.model.snap_s < 0:
-            raise ValueError(f"model.snap_s: got {self.model.snap_s}, expected 0 or more seconds")
-        for name in ("scanpath_noise", "fixation_dropout", "num_workers"):
-            if getattr(self.data, name) < 0:
-                raise ValueError(f"data.{name}: got {getattr(self.data, name)}, expected 0 or more")
+        try:
+            GazeQwenConfig(**asdict(self.adapter))
+        except ValueError as error:
+            raise ValueError(f"adapter.{error}") from None
         if self.stage1.epochs + self.stage2.epochs < 1:
             raise ValueError("stage1.epochs and stage2.epochs are both 0: nothing to train")
         self._check_gaze()
