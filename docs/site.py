@@ -36,9 +36,9 @@ def on_files(files: Files, config) -> Files:
         page = waiting.pop()
         for target, _ in LINK.findall(page.read_text()):
             path = (page.parent / target).resolve()
-            if path.is_file() and ROOT in path.parents and ROOT / "docs" not in path.parents and path != ROOT / "README.md":
-                if _add(files, config, path) and path.suffix == ".md":
-                    waiting.append(path)
+            is_outside = path.is_file() and ROOT in path.parents and ROOT / "docs" not in path.parents
+            if is_outside and path != ROOT / "README.md" and _add(files, config, path) and path.suffix == ".md":
+                waiting.append(path)
     return files
 
 

@@ -24,21 +24,22 @@ from support import BACKBONE, FIXTURES, ROOT, VIDEO_ENCODER, index_frames, write
 
 from gazeqwen.evaluation.prediction_file import Prediction, PredictionFile
 from gazeqwen.evaluation.predictions import accuracy_table, run_predictions
-from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.gaze_sources.fixations import detect_fixations
 from gazeqwen.gaze_sources.generic import read
+from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.toyworld.examples import RECORDING, SEED, write_recording
+from gazeqwen.toyworld.example_recording import SEED, VIDEO, write_recording
 from gazeqwen.toyworld.generate import make_video
 from gazeqwen.toyworld.trained import ADAPTER_DIR
+from gazeqwen.training.checkpoints import check_data
 from gazeqwen.training.planning import plan
 from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe, StageSettings
 from gazeqwen.training.trainer import Trainer
 from gazeqwen.utils.adapters import load_model
 from gazeqwen.utils.files import write_text
 from gazeqwen.utils.settings import read_recipe
-from gazeqwen.video_gazeqwen import read_clip, video_info
+from gazeqwen.video_gazeqwen import read_clip
 
 GUIDES = ("recording", "live", "python", "data", "train", "evaluate", "hub")
 PAGES = ("README.md", "docs/quickstart.md", "docs/concepts.md", *(f"docs/guides/{name}.md" for name in GUIDES))
@@ -74,7 +75,7 @@ def test_the_snippet_runs(tmp_path):
     (snippet,) = (code for language, code in BLOCKS if language == "python")
     video, table = write_recording(tmp_path / "example")
     columns = {"time_unit": "ms", "coordinates": "pixels", "origin": "top-left", "min_confidence": 0.5}
-    samples = read(table, video_info(video), **columns, offset_s=12.5)
+    samples = read(table, video, **columns, offset_s=12.5)
     write_text(tmp_path / "example" / "fixations.csv", detect_fixations(samples).to_csv())
     result = subprocess.run([LIBRARIES_PYTHON, "-c", snippet], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -164,7 +165,7 @@ def test_the_commands_run(command, workshop, reference_parts, hub):
 def test_what_the_commands_leave_is_what_the_readme_says(workshop):
     """After them all: before, none of it is there."""
     scanpath = Scanpath.from_csv(workshop / "example" / "fixations.csv")
-    recording, _ = make_video(SEED, "test", RECORDING)
+    recording, _ = make_video(SEED, "test", VIDEO)
     seen = [fixation for fixation in recording.fixations if fixation.start_s <= 15 < fixation.end_s]
     assert np.allclose(scanpath.table[scanpath.index_at(15), :2], [seen[0].x_norm, seen[0].y_norm], atol=0.06)
     for picture in ("example/check.png", "example/answer.png", "docs/report/toy_world_accuracy.png"):
@@ -206,6 +207,21 @@ def other_settings(path: Path) -> None:
         file = PredictionFile(path, settings)
         file.start()
         file.append(0, [Prediction("k", "v", "t", 0, ["a", "b"], logits=[0.0, 1.0])])
+
+
+def edited_answer(path: Path) -> None:
+    file = PredictionFile(path, {"seed": 0})
+    file.start()
+    file.append(0, [Prediction("k", "v", "t", 0, ["a", "b"], logits=[0.0, 1.0])])
+    file.merge()
+    path.write_text(path.read_text().replace("[0.0, 1.0]", "[1.0, 0.0]"))
+    PredictionFile(path, {"seed": 0}).start()
+
+
+def other_data(folder: Path) -> None:
+    (folder / "recipe.yaml").write_text("{}")
+    (folder / "provenance.json").write_text(json.dumps({"data": {"train": {"questions": "a"}}}))
+    check_data(folder, {"train": {"questions": "b"}})
 
 
 def other_run(folder: Path, data: Path) -> None:
@@ -261,6 +277,8 @@ PROVOKED = {  # folder, toy dataset, release of the toy world
     "a release; build a dataset": lambda d, data, release: load_questions(release, "train"),
     "holds a run with other settings": lambda d, data, _: other_run(d, data),
     "holds predictions of other settings": lambda d, *_: other_settings(d / "p.jsonl"),
+    "holds a run on other data": lambda d, *_: other_data(d),
+    "was edited after it was written": lambda d, *_: edited_answer(d / "p.jsonl"),
     "out of memory on": lambda d, data, _: too_much(data),
     "expected a folder or an id on the Hub": lambda d, data, _: plan(
         Recipe(
