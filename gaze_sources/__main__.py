@@ -2,6 +2,8 @@
 A raw eye-tracking recording -> a fixation table on the video's clock.
 
 gazeqwen gaze gaze/P01.txt --source egtea --video P01.mp4 -o P01_fixation_filtered.csv --plot P01.png
+
+Without --source it is guessed from the files and their columns, and said.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from .fixations import (
     streamgaze_fixations,
 )
 from .generic import COORDINATES, ORIGINS, TIME_UNITS
+from .guess import guess_source
 from .samples import GazeSamples, Status
 
 _MAX_LISTED = 5  # of a long list, so many are shown
@@ -49,7 +52,7 @@ def arguments() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("input", help="the recording: a file, or a folder where the source has one")
-    parser.add_argument("--source", required=True, choices=SOURCES)
+    parser.add_argument("--source", choices=SOURCES, help="default: guessed from the input, and said")
     parser.add_argument("--video", help="the video that the gaze belongs to: its clock, size and end")
     parser.add_argument("-o", "--output", required=True, help="the fixation table to write (CSV)")
     parser.add_argument("--plot", help="a picture to write (PNG)")
@@ -114,6 +117,9 @@ def _flags(names) -> str:
 
 def run(args) -> None:
     """Read a recording, detect or read its fixations, print what there is, write the table and the picture."""
+    if args.source is None:
+        args.source, sign = guess_source(args.input)
+        print(f"source: {args.source}, guessed from {sign} (--source says another)")
     source = SOURCES[args.source]
     reader_options = {name for module in SOURCES.values() for name in _parameters(module.read)}
     options = _options_for(args, source.read, f"source {args.source}", reader_options)
@@ -130,6 +136,8 @@ def run(args) -> None:
     if info is not None:
         samples = _inside_video(samples, info.start_s, info.end_s, args.video)
     if args.algorithm == "dispersion":
+        if "max_gap_s" not in detector_options:
+            detector_options["max_gap_s"] = _largest_gap_s(samples)
         scanpath = detect_fixations(samples, **detector_options)
     elif args.algorithm == "streamgaze":
         scanpath, dropped = streamgaze_fixations(samples, args.source)
@@ -163,6 +171,22 @@ def run(args) -> None:
         print(f"written: {args.plot}")
 
 
+def _largest_gap_s(samples: GazeSamples) -> float:
+    """Return the default of `max_gap_s`, or of a slower recording two and a half of its steps, which is said."""
+    default_s = _parameters(detect_fixations)["max_gap_s"].default
+    step_s = _median_step_s(samples)
+    if 1.5 * step_s <= default_s:
+        return default_s
+    print(f"max_gap_s: {2.5 * step_s:.2f} s, two and a half steps of this recording (default {default_s} s)")
+    return 2.5 * step_s
+
+
+def _median_step_s(samples: GazeSamples) -> float:
+    """Return the median time from a sample to the next later one, seconds; 0 without one."""
+    steps = np.diff(samples.times_s)
+    return float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+
+
 def _inside_video(samples: GazeSamples, start_s: float, end_s: float, video: str) -> GazeSamples:
     """
     Return the samples within the video's extent; the others are counted, listed, and warned about if they are many.
@@ -188,10 +212,9 @@ def _print_samples(samples: GazeSamples) -> None:
     times, count = samples.times_s, len(samples)
     print(f"{samples.source}")
     print(f"samples: {count} from {times[0]:.3f} to {times[-1]:.3f} s, {samples.repeated_times} repeat a time")
-    steps = np.diff(times)
-    steps = steps[steps > 0]
-    if len(steps):
-        step_s = float(np.median(steps))
+    step_s = _median_step_s(samples)
+    if step_s:
+        steps = np.diff(times)
         gaps = steps[steps > 2.5 * step_s]
         print(
             f"rate: {1 / step_s:.1f} Hz (median); {len(gaps)} gaps of more than 2.5 steps, {gaps.sum():.1f} s in all"
