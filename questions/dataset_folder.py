@@ -29,6 +29,7 @@ from gazeqwen.questions.tasks import TASKS, VIDEOS_IN_RELEASE
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.utils.files import atomic_folder, check_replaceable, write_json, write_text
 from gazeqwen.utils.hub import publish
+from gazeqwen.utils.locks import lock
 from gazeqwen.utils.tables import Table
 
 CARD_TEMPLATE = Path(__file__).parent.parent / "model_card" / "dataset_template.md"
@@ -147,7 +148,7 @@ def write_dataset(
     # `datasets` caches a folder by its name and configs alone: without this, another folder of this name, or this one
     # built again, would come back with the rows of the first.
     digest = hashlib.sha256(json.dumps([str(out.resolve()), schemes, rows]).encode()).hexdigest()[:16]
-    with atomic_folder(out) as folder, _no_progress_bars():
+    with lock(out), atomic_folder(out) as folder, _no_progress_bars():
         (folder / "videos").mkdir()
         for name in rows:
             _link_or_copy(videos[name], folder / "videos" / name)
