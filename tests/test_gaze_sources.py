@@ -639,6 +639,18 @@ def test_generic_refuses_options_that_do_not_fit(tmp_path, options, named):
         SOURCES["generic"].read(path, **{**READING, **options})
 
 
+@pytest.mark.parametrize("number", ["1_0", "٣", "0x1"])
+def test_numbers_are_those_that_a_table_means(tmp_path, number):
+    """Python reads underscores and digits of other scripts too."""
+    for cells, column in ((f"{number},0.1,0.2", "time"), (f"1,{number},0.2", "x")):
+        table = text_file(tmp_path / "gaze.csv", f"time,x,y\n0,0.1,0.2\n{cells}\n")
+        with pytest.raises(ValueError, match=f"gaze.csv, line 3: {column} is '{number}', expected a number"):
+            SOURCES["generic"].read(table, **READING)
+    recording = text_file(tmp_path / "v.txt", begaze_1([(1, 2, 0, "Fixation"), (number, 2, 1, "Fixation")]))
+    with pytest.raises(ValueError, match=f"v.txt, line 36: position is '{number}', expected a number"):
+        SOURCES["egtea"].read(recording)
+
+
 def test_binary_missing_and_folders_are_named(tmp_path):
     (tmp_path / "g.csv").write_bytes(bytes(range(255, 0, -1)))
     with pytest.raises(ValueError, match="g.csv: not a text file"):
