@@ -22,6 +22,7 @@ from gazeqwen.configuration_gazeqwen import GazeQwenConfig, absolute_if_folder
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
 from gazeqwen.utils.files import atomic_folder, check_replaceable
+from gazeqwen.utils.locks import lock
 from gazeqwen.video_encoders_gazeqwen import build_video_encoder, video_encoder_config
 
 # The order in which the official hub code looks: B and L are read from `ema_encoder`, g and G from `target_encoder`.
@@ -379,7 +380,7 @@ def convert_dinov2_onnx(path: str | Path, out: str | Path):
     state = {f"timm_model.{name}": value for name, value in state.items()}
     check_tensors(state, model.state_dict())
     model.load_state_dict(state, strict=True)
-    with atomic_folder(Path(out)) as folder:
+    with lock(out), atomic_folder(out) as folder:
         model.save_pretrained(folder)
     return model
 

@@ -23,9 +23,10 @@ Settings may also stand in a YAML file (evaluation/settings.py), and be changed 
 
 import argparse
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
-from gazeqwen.utils.command_line import named_extra, one_line_errors
+from gazeqwen.utils.command_line import end_with_launcher, named_extra, one_line_errors
 
 with named_extra():
     from accelerate import Accelerator
@@ -36,9 +37,12 @@ with named_extra():
     from gazeqwen.evaluation.settings import EvaluationSettings
     from gazeqwen.questions.centrality import centrality_of_questions
     from gazeqwen.questions.dataset import load_questions
-    from gazeqwen.utils.files import write_json
+    from gazeqwen.utils.files import remove_leftovers, write_json
+    from gazeqwen.utils.locks import lock
     from gazeqwen.utils.provenance import provenance
     from gazeqwen.utils.settings import add_flags, read_recipe
+
+BESIDE_OUTPUT = (".partial.json", ".predictions.jsonl", ".predictions.settings.json")
 
 
 def read_settings() -> EvaluationSettings:
@@ -58,7 +62,20 @@ def read_settings() -> EvaluationSettings:
 
 
 def main() -> None:
-    settings, accelerator, started = read_settings(), Accelerator(), time.time()
+    settings, accelerator = read_settings(), Accelerator()
+    end_with_launcher()
+    alone = settings.output and accelerator.is_main_process  # it holds the output for all
+    with lock(settings.output) if alone else nullcontext():
+        evaluate(settings, accelerator)
+
+
+def evaluate(settings: EvaluationSettings, accelerator: Accelerator) -> None:
+    """Ask the questions under each condition, print the scores, and write them to the output if there is one."""
+    started = time.time()
+    if settings.output and accelerator.is_main_process:
+        output = Path(settings.output)
+        for path in (output, *map(output.with_suffix, BESIDE_OUTPUT)):
+            remove_leftovers(output.parent, path.name)
     data = load_questions(settings.data, settings.split, settings.tasks, settings.config, settings.without_gaze)
     questions = [question for question in data if question.answer_text is None]
     if len(questions) < len(data):

@@ -8,13 +8,14 @@ Stage 1 trains the resamplers alone, stage 2 the resamplers and LoRA. The adapte
 (mean over tasks) is kept in `<output_dir>/best`, ready for `from_pretrained`, `eval.py`, `ask.py` and the Hub.
 
 A run that was stopped, or killed, goes on when the same command is given again, and ends as if it had never stopped.
+SIGTERM to it, or to `accelerate launch`, saves first.
 """
 
 import argparse
 import os
 from pathlib import Path
 
-from gazeqwen.utils.command_line import named_extra, one_line_errors
+from gazeqwen.utils.command_line import end_with_launcher, named_extra, one_line_errors
 
 with named_extra():
     from gazeqwen.model_card.card import render_model_card
@@ -43,6 +44,7 @@ def main() -> None:
     if arguments.dry_run:
         print(plan(recipe, int(os.environ.get("WORLD_SIZE", 1))))
         return
+    end_with_launcher()
     is_main_process = int(os.environ.get("RANK", 0)) == 0
     if recipe.push_to_hub and is_main_process:
         open_repository(recipe.push_to_hub)  # now, not after days of training: the token may be wrong

@@ -5,8 +5,9 @@ Each source is a module with `read(path, video=None, **options) -> GazeSamples` 
 where the recording of the video `<stem>.mp4` lies below a folder of that source. Its docstring says what is read.
 """
 
-from . import aria, ego4d, egoexolearn, egtea, generic, holoassist, pupil_labs, tobii
+from . import aria, ego4d, egoexo4d, egoexolearn, egtea, generic, holoassist, pupil_core, pupil_labs, tobii
 from .fixations import Dropped, checked_scanpath, detect_fixations, scene_consistent, streamgaze_fixations
+from .guess import guess_source
 from .samples import GazeSamples, Status
 
 SOURCES = {
@@ -14,8 +15,10 @@ SOURCES = {
     "egoexolearn": egoexolearn,
     "holoassist": holoassist,
     "ego4d": ego4d,
+    "egoexo4d": egoexo4d,
     "aria": aria,
     "pupil_labs": pupil_labs,
+    "pupil_core": pupil_core,
     "tobii": tobii,
     "generic": generic,
 }
@@ -27,6 +30,7 @@ __all__ = [
     "Status",
     "checked_scanpath",
     "detect_fixations",
+    "guess_source",
     "scene_consistent",
     "streamgaze_fixations",
 ]

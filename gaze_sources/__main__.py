@@ -2,6 +2,8 @@
 A raw eye-tracking recording -> a fixation table on the video's clock.
 
 gazeqwen gaze gaze/P01.txt --source egtea --video P01.mp4 -o P01_fixation_filtered.csv --plot P01.png
+
+Without --source it is guessed from the files and their columns, and said.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from .fixations import (
     streamgaze_fixations,
 )
 from .generic import COORDINATES, ORIGINS, TIME_UNITS
+from .guess import guess_source
 from .samples import GazeSamples, Status
 
 _MAX_LISTED = 5  # of a long list, so many are shown
@@ -49,7 +52,7 @@ def arguments() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("input", help="the recording: a file, or a folder where the source has one")
-    parser.add_argument("--source", required=True, choices=SOURCES)
+    parser.add_argument("--source", choices=SOURCES, help="default: guessed from the input, and said")
     parser.add_argument("--video", help="the video that the gaze belongs to: its clock, size and end")
     parser.add_argument("-o", "--output", required=True, help="the fixation table to write (CSV)")
     parser.add_argument("--plot", help="a picture to write (PNG)")
@@ -114,6 +117,9 @@ def _flags(names) -> str:
 
 def run(args) -> None:
     """Read a recording, detect or read its fixations, print what there is, write the table and the picture."""
+    if args.source is None:
+        args.source, sign = guess_source(args.input)
+        print(f"source: {args.source}, guessed from {sign} (--source says another)")
     source = SOURCES[args.source]
     reader_options = {name for module in SOURCES.values() for name in _parameters(module.read)}
     options = _options_for(args, source.read, f"source {args.source}", reader_options)
@@ -130,6 +136,8 @@ def run(args) -> None:
     if info is not None:
         samples = _inside_video(samples, info.start_s, info.end_s, args.video)
     if args.algorithm == "dispersion":
+        if "max_gap_s" not in detector_options:
+            detector_options["max_gap_s"] = _largest_gap_s(samples)
         scanpath = detect_fixations(samples, **detector_options)
     elif args.algorithm == "streamgaze":
         scanpath, dropped = streamgaze_fixations(samples, args.source)
@@ -151,6 +159,12 @@ def run(args) -> None:
             threshold = SCENE_THRESHOLDS.get(args.source, DEFAULT_SCENE_THRESHOLD)
         scanpath, changing = scene_consistent(scanpath, args.video, threshold)
         dropped += changing
+    if not len(scanpath) and not samples.in_frame.any():
+        counts = f"{samples.count(Status.OUT_OF_FRAME)} out of frame, {samples.count(Status.UNTRACKED)} untracked"
+        raise ValueError(
+            f"{samples.source}: none of {len(samples)} samples lies in the frame ({counts}), so there is no fixation "
+            "to write: are units, origin and frame size right?"
+        )
     span = (samples.times_s[0], samples.times_s[-1]) if info is None else (info.start_s, info.end_s)
     _print_fixations(samples, scanpath, dropped, span, "recording" if info is None else "video")
 
@@ -163,9 +177,26 @@ def run(args) -> None:
         print(f"written: {args.plot}")
 
 
+def _largest_gap_s(samples: GazeSamples) -> float:
+    """Return the default of `max_gap_s`, or of a slower recording two and a half of its steps, which is said."""
+    default_s = _parameters(detect_fixations)["max_gap_s"].default
+    step_s = _median_step_s(samples)
+    if 1.5 * step_s <= default_s:
+        return default_s
+    print(f"max_gap_s: {2.5 * step_s:.2f} s, two and a half steps of this recording (default {default_s} s)")
+    return 2.5 * step_s
+
+
+def _median_step_s(samples: GazeSamples) -> float:
+    """Return the median time from a sample to the next later one, seconds; 0 without one."""
+    steps = np.diff(samples.times_s)
+    return float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+
+
 def _inside_video(samples: GazeSamples, start_s: float, end_s: float, video: str) -> GazeSamples:
     """
-    Return the samples within the video's extent; the others are counted, listed, and warned about if they are many.
+    Return the samples within the video's extent; the others are counted, listed, and warned about if they are many
+    and no tracker that was started before the camera explains them.
     """
     inside = samples.within(start_s, end_s)
     outside = samples.times_s[~inside]
@@ -175,12 +206,23 @@ def _inside_video(samples: GazeSamples, start_s: float, end_s: float, video: str
     if len(outside) > _MAX_LISTED:
         listed += ", ..."
     print(f"outside the video ({start_s:.3f} to {end_s:.3f} s), left out: {len(outside)} samples, at {listed} s")
-    share = len(outside) / len(samples)
-    if share > _CLOCK_SHARE:
-        _warn(f"{100 * share:.1f} % of the samples lie outside {video}: the two clocks are likely not the same")
     if not inside.any():
-        raise ValueError(f"{samples.source}: no sample lies within {video}, {start_s:.3f} to {end_s:.3f} s")
-    return samples.keep(inside)
+        raise ValueError(
+            f"{samples.source}: no sample lies within {video}, {start_s:.3f} to {end_s:.3f} s: the two clocks are "
+            "likely not the same"
+        )
+    kept, share = samples.keep(inside), len(outside) / len(samples)
+    begin_s, last_s = samples.times_s[[0, -1]]
+    margin_s = _CLOCK_SHARE * (end_s - start_s)
+    is_covered = kept.times_s[0] <= start_s + margin_s and kept.times_s[-1] >= end_s - margin_s
+    if is_covered and (outside > end_s).sum() <= _CLOCK_SHARE * len(samples):
+        if begin_s < start_s:
+            print(f"the tracker was started {start_s - begin_s:.1f} s before the video begins")
+    elif is_covered:
+        _warn(f"the gaze lasts until {last_s:.1f} s, {video} until {end_s:.1f} s: is it this video's, on its clock?")
+    elif share > _CLOCK_SHARE:
+        _warn(f"{100 * share:.1f} % of the samples lie outside {video}: the two clocks are likely not the same")
+    return kept
 
 
 def _print_samples(samples: GazeSamples) -> None:
@@ -188,10 +230,9 @@ def _print_samples(samples: GazeSamples) -> None:
     times, count = samples.times_s, len(samples)
     print(f"{samples.source}")
     print(f"samples: {count} from {times[0]:.3f} to {times[-1]:.3f} s, {samples.repeated_times} repeat a time")
-    steps = np.diff(times)
-    steps = steps[steps > 0]
-    if len(steps):
-        step_s = float(np.median(steps))
+    step_s = _median_step_s(samples)
+    if step_s:
+        steps = np.diff(times)
         gaps = steps[steps > 2.5 * step_s]
         print(
             f"rate: {1 / step_s:.1f} Hz (median); {len(gaps)} gaps of more than 2.5 steps, {gaps.sum():.1f} s in all"

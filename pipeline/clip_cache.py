@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from gazeqwen.pipeline.overlays import Drawing, draw_gaze
 from gazeqwen.questions.question import Question
 from gazeqwen.utils.files import digest_of_file, write_json
 from gazeqwen.utils.loading import repeatable_loader
+from gazeqwen.utils.locks import lock
 from gazeqwen.video_gazeqwen import FRAMES_PER_STEP, sample_times, video_size
 
 # What is kept: nothing; the video encoder's features; or these and the base model's video embeddings, after which no
@@ -236,9 +238,20 @@ class ClipCache:
     ) -> int:
         """
         Compute what is missing of the questions' clips, with what is drawn on them, shared among the processes.
-        Return how many clips were missing. Raises OSError where they do not fit on the disk.
+        Return how many clips were missing. Another run that fills the same folder is waited for, unless several
+        processes fill it here, which might wait too long for each other: then what both need is computed twice.
+        Raises OSError where they do not fit on the disk.
         """
-        missing = self.missing(_pairs(questions, drawings))
+        clips = _pairs(questions, drawings)
+        waits = accelerator.num_processes == 1 and self.missing(clips)
+        with lock(self.folder, wait=True) if waits else nullcontext():
+            return self._fill(accelerator, model, clips, batch_size, num_workers)
+
+    def _fill(
+        self, accelerator: Accelerator, model, clips: Sequence[DrawnClip], batch_size: int, num_workers: int
+    ) -> int:
+        """Do what `fill` does, with no other run in the folder."""
+        missing = self.missing(clips)
         accelerator.wait_for_everyone()  # all have looked before any writes
         if not missing:
             return 0

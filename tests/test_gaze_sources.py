@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from support import index_frames, run_in_process, write_video
 
-from gazeqwen.gaze_sources import SOURCES
+from gazeqwen.gaze_sources import SOURCES, guess_source
 from gazeqwen.gaze_sources.holoassist import TICKS_PER_S
 from gazeqwen.gaze_sources.pupil_labs import read_fixations
 from gazeqwen.gaze_sources.samples import GazeSamples, Status
@@ -639,6 +639,18 @@ def test_generic_refuses_options_that_do_not_fit(tmp_path, options, named):
         SOURCES["generic"].read(path, **{**READING, **options})
 
 
+@pytest.mark.parametrize("number", ["1_0", "٣", "0x1"])
+def test_numbers_are_those_that_a_table_means(tmp_path, number):
+    """Python reads underscores and digits of other scripts too."""
+    for cells, column in ((f"{number},0.1,0.2", "time"), (f"1,{number},0.2", "x")):
+        table = text_file(tmp_path / "gaze.csv", f"time,x,y\n0,0.1,0.2\n{cells}\n")
+        with pytest.raises(ValueError, match=f"gaze.csv, line 3: {column} is '{number}', expected a number"):
+            SOURCES["generic"].read(table, **READING)
+    recording = text_file(tmp_path / "v.txt", begaze_1([(1, 2, 0, "Fixation"), (number, 2, 1, "Fixation")]))
+    with pytest.raises(ValueError, match=f"v.txt, line 36: position is '{number}', expected a number"):
+        SOURCES["egtea"].read(recording)
+
+
 def test_binary_missing_and_folders_are_named(tmp_path):
     (tmp_path / "g.csv").write_bytes(bytes(range(255, 0, -1)))
     with pytest.raises(ValueError, match="g.csv: not a text file"):
@@ -746,16 +758,31 @@ def test_command_line_from_recording_to_table_and_picture(tmp_path, video):
         assert image.format == "PNG" and len(image.convert("RGB").getcolors(2**24)) > 100
 
 
-def test_command_line_warns_of_another_clock_and_of_wrong_units(tmp_path, video):
-    gaze = gaze_table(tmp_path / "g.csv", 2.0)
-    result = command(gaze, *GENERIC, "--video", video, "-o", tmp_path / "f.csv")
+def test_command_line_tells_another_clock_from_a_tracker_that_was_started_earlier(tmp_path, video):
+    gaze = gaze_table(tmp_path / "g.csv", 2.0)  # of a video of 1 s
+    words = [gaze, *GENERIC, "--video", video, "-o", tmp_path / "f.csv"]
+    result = command(*words)
     assert result.returncode == 0
-    assert "WARNING: 49.2 % of the samples lie outside" in result.stderr and "clocks" in result.stderr
+    assert (
+        f"WARNING: the gaze lasts until 2.0 s, {video} until 1.0 s: is it this video's, on its clock?" in result.stderr
+    )
     assert Scanpath.from_csv(tmp_path / "f.csv").end_s.max() <= 1.0
-    percent = text_file(tmp_path / "percent.csv", "time,x,y\n0,25,25\n0.2,75,50\n")
+    result = command(*words, "--offset_s", "1")
+    assert result.returncode == 0 and result.stderr == ""
+    assert "the tracker was started 1.0 s before the video begins" in result.stdout
+    result = command(*words, "--offset_s", "-0.5")
+    assert "WARNING: 74.2 % of the samples lie outside" in result.stderr and "clocks are likely not" in result.stderr
+
+
+def test_command_line_writes_no_table_of_gaze_that_is_never_in_the_frame(tmp_path):
+    percent = text_file(tmp_path / "percent.csv", "time,x,y\n0,25,25\n0.2,75,50\n0.4,,\n")
     result = command(percent, *GENERIC, "--frame_size", "64x48", "-o", tmp_path / "f.csv")
+    assert result.returncode == 1 and not (tmp_path / "f.csv").exists()
     assert "WARNING: 100.0 % of the tracked samples lie outside the frame" in result.stderr
-    assert (tmp_path / "f.csv").read_text().count("\n") == 1
+    assert "percent.csv: none of 3 samples lies in the frame (2 out of frame, 1 untracked)" in result.stderr
+    saccades = text_file(tmp_path / "fast.csv", "time,x,y\n0,0.2,0.2\n0.2,0.8,0.8\n")  # in the frame, no fixation
+    result = command(saccades, *GENERIC, "--frame_size", "64x48", "-o", tmp_path / "f.csv")
+    assert result.returncode == 0 and (tmp_path / "f.csv").read_text().count("\n") == 1
 
 
 def test_command_line_compat_and_its_phantoms(tmp_path):
@@ -823,3 +850,147 @@ def test_command_line_fails_in_one_line_and_leaves_the_old_table(tmp_path):
     assert result.stderr.startswith("gazeqwen gaze: ") and result.stderr.count("\n") == 1
     assert "g.csv, line 3: 1 fields, expected 3" in result.stderr
     assert table.read_text() == "old"
+
+
+# ------------------------------------------------------------------ Ego-Exo4D, Pupil Core, and guesses
+def test_egoexo4d_counts_ten_rows_a_second_in_pixels_of_the_upright_frame(tmp_path):
+    rows = "0,704.0,352.0\n3,1408.5,10\n4,,\n20,140.8,1267.2\n"
+    path = text_file(tmp_path / "take_1" / "eye_gaze" / "general_eye_gaze_2d.csv", f"frame_num,x,y\n{rows}")
+    for place in (path, tmp_path / "take_1", tmp_path / "take_1" / "eye_gaze"):
+        samples = SOURCES["egoexo4d"].read(place)
+        assert samples.times_s.tolist() == [0, 0.3, 0.4, 2.0] and samples.frame_size == (1408, 1408)
+        assert samples.status.tolist() == [UNKNOWN, OUT, UNTRACKED, UNKNOWN]
+        np.testing.assert_allclose(samples.xy[[0, 3]], [[0.5, 0.25], [0.1, 0.9]])
+    assert "1 of 4 rows have no position, so they are untracked" in samples.notes
+    text_file(path.with_name("personalized_eye_gaze_2d.csv"), f"frame_number,x,y\n{rows}")
+    samples = SOURCES["egoexo4d"].read(tmp_path / "take_1")
+    assert samples.source.endswith("personalized_eye_gaze_2d.csv") and samples.times_s[-1] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("frame_num,x,y\n0,1,1\n-2,1,1\n", "g.csv, line 3: frame_num is -2, expected 0 or more"),
+        ("frame_num,x,y\n0,1,1\n1.5,1,1\n", "g.csv, line 3: frame_num is '1.5', expected a whole number"),
+        ("frame_num,x,y\n5,1,1\n4,20,1\n", "g.csv, line 3: time 0.4"),
+        ("frame_num,x,y\n0,0.5,0.5\n", "g.csv: all positions lie within 1 pixel"),
+        ("frame,x,y\n0,5,5\n", "g.csv: no column frame_num"),
+    ],
+)
+def test_egoexo4d_names_what_is_wrong(tmp_path, text, named):
+    with pytest.raises(ValueError, match=named):
+        SOURCES["egoexo4d"].read(text_file(tmp_path / "g.csv", text))
+
+
+def core_export(folder: Path, gaze, world=range(4)) -> Path:
+    header = "gaze_timestamp,world_index,confidence,norm_pos_x,norm_pos_y,base_data"
+    text_file(folder / "gaze_positions.csv", "\n".join([header, *gaze]) + "\n")
+    times = "\n".join(f"{5000.25 + tenth / 10:f},{tenth}" for tenth in world)
+    text_file(folder / "world_timestamps.csv", f"# timestamps [seconds],pts\n{times}\n")
+    return folder
+
+
+CORE = ["5000.35,1,0.9,0.25,0.1,5000.35-0", "5000.30,0,0.8,0.5,0.5,", "5000.40,1,0.3,0.5,0.5,", "5000.5,2,1.0,1.5,0,"]
+
+
+def test_pupil_core_export(tmp_path, uneven_video):
+    """Frames shown at 0, 0.1, 0.3, 0.7 s, taken 0.1 s apart; two samples in the wrong order."""
+    folder = core_export(tmp_path / "rec 1" / "exports" / "000", CORE)
+    samples = SOURCES["pupil_core"].read(folder, uneven_video)
+    np.testing.assert_allclose(samples.times_s, [0.05, 0.1, 0.2, 0.5], atol=1e-6)
+    np.testing.assert_allclose(samples.recorded_xy, [[0.5, 0.5], [0.25, 0.9], [0.5, 0.5], [1.5, 1.0]])
+    assert samples.status.tolist() == [UNKNOWN, UNKNOWN, UNTRACKED, OUT] and samples.frame_size == (64, 48)
+    assert samples.notes[0] == "2 samples are out of order, sorted by time"
+    assert samples.notes[1] == "1 samples with a confidence below 0.6 (or none) are untracked"
+    trusting = SOURCES["pupil_core"].read(folder / "gaze_positions.csv", min_confidence=0.2)
+    np.testing.assert_allclose(trusting.times_s, [0.05, 0.1, 0.15, 0.25], atol=1e-9)
+    assert trusting.status.tolist() == [UNKNOWN, UNKNOWN, UNKNOWN, OUT]
+    assert SOURCES["pupil_core"].find(tmp_path, "rec 1") == folder
+    assert SOURCES["pupil_core"].find(tmp_path, "000") == folder
+
+
+@pytest.mark.parametrize(
+    ("gaze", "world", "named"),
+    [
+        (["later,0,1,0.5,0.5,"], range(4), "gaze_positions.csv, line 2: gaze_timestamp is 'later', expected a number"),
+        (
+            [*CORE, "inf,0,1,0.5,0.5,"],
+            range(4),
+            "gaze_positions.csv, line 6: gaze_timestamp is inf, expected a finite",
+        ),
+        ([*CORE, "5001,0,high,0.5,0.5,"], range(4), "gaze_positions.csv, line 6: confidence is 'high'"),
+        (CORE, [0, 2, 1], "world_timestamps.csv, line 4: .* does not increase"),
+        (CORE, [], "world_timestamps.csv: a header and no rows"),
+    ],
+)
+def test_pupil_core_names_what_is_wrong(tmp_path, gaze, world, named):
+    with pytest.raises(ValueError, match=named):
+        SOURCES["pupil_core"].read(core_export(tmp_path, gaze, world))
+
+
+INVISIBLE = "section id,recording id,timestamp [ns],gaze x [px],gaze y [px],worn,fixation id,blink id"
+
+
+def test_pupil_invisibles_cloud_export(tmp_path):
+    rows = [f"s,r,{T0},544,540,1.0,1,", f"s,r,{T0 + 5 * 10**6},272,810,0.0,,"]
+    samples = SOURCES["pupil_labs"].read(pupil_export(tmp_path, rows, header=INVISIBLE), frame_size=(1088, 1080))
+    np.testing.assert_allclose(samples.recorded_xy, [[0.5, 0.5], [0.25, 0.75]])
+    assert samples.status.tolist() == [UNKNOWN, UNTRACKED] and samples.times_s.tolist() == [0, 0.005]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "source", "folder_tells"),
+    [
+        ("eye_gaze/general_eye_gaze_2d.csv", "frame_num,x,y\n0,1,1\n", "egoexo4d", True),
+        (
+            "mps/eye_gaze/general_eye_gaze.csv",
+            "tracking_timestamp_us,yaw_rads_cpf,pitch_rads_cpf\n0,0,0\n",
+            "aria",
+            True,
+        ),
+        ("gaze_positions.csv", "gaze_timestamp,world_index,confidence,norm_pos_x,norm_pos_y\n", "pupil_core", True),
+        ("gaze.csv", f"{INVISIBLE}\n", "pupil_labs", True),
+        ("gazedata", GLASSES3[0], "tobii", True),
+        ("uid.csv", EGO4D, "ego4d", False),
+        ("s_gaze_2d.csv", "frame_idx,timestamp_sec,u,v,valid,in_frame\n", "holoassist", False),
+        ("p.tsv", pro_lab(rows=PRO_LAB_ROWS), "tobii", False),
+        ("OP01.txt", begaze_1([(1, 2, 0, "Fixation")]), "egtea", False),
+        ("mine.csv", "time,x,y\n0,0.5,0.5\n", "generic", False),
+    ],
+)
+def test_the_source_is_guessed_from_a_file_and_from_its_folder(tmp_path, name, text, source, folder_tells):
+    assert guess_source(text_file(tmp_path / "recording" / name, text))[0] == source
+    if folder_tells:
+        assert guess_source(tmp_path / "recording")[0] == source
+
+
+def test_arrays_archives_and_folders_are_guessed_and_what_tells_no_source_is_refused(tmp_path):
+    np.save(tmp_path / "g.npy", np.zeros((2, 3)))
+    assert guess_source(tmp_path / "g.npy")[0] == "egoexolearn"
+    (tmp_path / "gazedata.gz").write_bytes(gzip.compress(b"{}"))
+    assert guess_source(tmp_path / "gazedata.gz")[0] == "tobii"
+    with pytest.raises(FileNotFoundError, match="nowhere.csv: no such file"):
+        guess_source(tmp_path / "nowhere.csv")
+    for data in (b"", b"0,1,2\n", bytes(range(255, 0, -1))):
+        (tmp_path / "other").write_bytes(data)
+        with pytest.raises(ValueError, match="other: a file of no known source, expected --source"):
+            guess_source(tmp_path / "other")
+    text_file(tmp_path / "neon" / "info.json", "{}")
+    assert guess_source(tmp_path / "neon")[0] == "pupil_labs"
+    text_file(tmp_path / "session" / "Export_py" / "Eyes" / "Eyes_sync.txt", "")
+    assert [guess_source(tmp_path / "session" / place)[0] for place in ("", "Export_py")] == ["holoassist"] * 2
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty: a folder of no known source"):
+        guess_source(tmp_path / "empty")
+
+
+def test_command_line_says_what_it_guessed(tmp_path):
+    rows = "\n".join(f"{frame},704,704" for frame in range(10))
+    gaze = text_file(tmp_path / "general_eye_gaze_2d.csv", f"frame_num,x,y\n{rows}\n")
+    result = command(gaze, "-o", tmp_path / "f.csv")
+    assert result.returncode == 0, result.stderr
+    assert "max_gap_s: 0.25 s, two and a half steps of this recording" in result.stdout
+    assert "source: egoexo4d, guessed from the columns frame_num, x, y (--source says another)" in result.stdout
+    np.testing.assert_allclose(Scanpath.from_csv(tmp_path / "f.csv").table, [[0.5, 0.5, 0.45, 0.9]], atol=1e-9)
+    unsaid = command(gaze_table(tmp_path / "mine.csv", 0.8), "-o", tmp_path / "f.csv")
+    assert unsaid.returncode == 1 and "source generic needs --time_unit, --coordinates, --origin" in unsaid.stderr

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from test_locks import held_elsewhere
 from test_resume import checkpoints_path, run_of
 from test_training import TASKS
 from volatile_disk import VolatileDisk
@@ -160,4 +161,27 @@ def test_a_run_of_which_nothing_is_whole_is_not_begun_anew_silently(stopped):
         Trainer(recipe)
     (out / "recipe.yaml").write_bytes(b"")
     with pytest.raises(ValueError, match=r"recipe.yaml: holds no recipe \(0 bytes\), as after a power cut"):
+        Trainer(recipe)
+
+
+# ---------------------------------------------------------------- kills while folders are replaced
+def test_with_one_checkpoint_a_kill_between_the_renames_loses_nothing(stopped, whole_run, capsys):
+    recipe, out = stopped
+    last = checkpoints_path(out)
+    for checkpoint in (out / "checkpoints").iterdir():
+        if checkpoint != last:
+            shutil.rmtree(checkpoint)
+    shutil.copytree(last, last.with_name(f".{last.name}.1.tmp"))
+    last.rename(last.with_name(f".{last.name}.1.old"))
+    (out / "checkpoints" / ".stage1-epoch0001-step00000001.7f.tmp").mkdir()
+    (out / ".log.jsonl.1.tmp").write_text("half")
+    Trainer(recipe).run()
+    assert "going on after step" in capsys.readouterr().out
+    assert outcome(out) == outcome(whole_run[0].parent / "out")
+    assert not list(out.rglob(".*"))
+
+
+def test_a_run_in_whose_folder_another_one_writes_is_refused(stopped):
+    recipe, out = stopped
+    with held_elsewhere(out) as process, pytest.raises(BlockingIOError, match=rf"out: process {process} on"):
         Trainer(recipe)

@@ -32,12 +32,13 @@ from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.toyworld.example_recording import SEED, VIDEO, write_recording
 from gazeqwen.toyworld.generate import make_video
 from gazeqwen.toyworld.trained import ADAPTER_DIR
-from gazeqwen.training.checkpoints import check_data
+from gazeqwen.training.checkpoints import check_data, last_checkpoint
 from gazeqwen.training.planning import plan
 from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe, StageSettings
 from gazeqwen.training.trainer import Trainer
 from gazeqwen.utils.adapters import load_model
 from gazeqwen.utils.files import write_text
+from gazeqwen.utils.locks import lock
 from gazeqwen.utils.settings import read_recipe
 from gazeqwen.video_gazeqwen import read_clip
 
@@ -218,6 +219,31 @@ def edited_answer(path: Path) -> None:
     PredictionFile(path, {"seed": 0}).start()
 
 
+def taken_here(path: Path) -> None:
+    code = f"from gazeqwen.utils.locks import lock\nwith lock({str(path)!r}):\n    print(flush=True)\n    input()"
+    with subprocess.Popen([PYTHON, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        try:
+            with lock(path):
+                pass
+        finally:
+            other.kill()
+
+
+def taken_elsewhere(path: Path) -> None:
+    holder = {"process": 1, "host": "elsewhere", "boot": "another"}
+    path.with_name(f".{path.name}.lock").write_text(json.dumps(holder))
+    with lock(path):
+        pass
+
+
+def torn_checkpoint(folder: Path) -> None:
+    checkpoint = folder / "checkpoints" / "stage1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "progress.json").write_bytes(b"")
+    last_checkpoint(folder)
+
+
 def other_data(folder: Path) -> None:
     (folder / "recipe.yaml").write_text("{}")
     (folder / "provenance.json").write_text(json.dumps({"data": {"train": {"questions": "a"}}}))
@@ -278,6 +304,9 @@ PROVOKED = {  # folder, toy dataset, release of the toy world
     "holds a run with other settings": lambda d, data, _: other_run(d, data),
     "holds predictions of other settings": lambda d, *_: other_settings(d / "p.jsonl"),
     "holds a run on other data": lambda d, *_: other_data(d),
+    "writes there; wait until it has ended": lambda d, *_: taken_here(d / "run"),
+    "if that has ended, delete": lambda d, *_: taken_elsewhere(d / "run"),
+    "no checkpoint is whole": lambda d, *_: torn_checkpoint(d),
     "was edited after it was written": lambda d, *_: edited_answer(d / "p.jsonl"),
     "out of memory on": lambda d, data, _: too_much(data),
     "expected a folder or an id on the Hub": lambda d, data, _: plan(

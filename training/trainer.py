@@ -5,7 +5,7 @@ import shutil
 import signal
 import time
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from gazeqwen.plots.curves import draw_curves
 from gazeqwen.questions.digest import digest_of_data
 from gazeqwen.questions.question import Question, sources_of
 from gazeqwen.training.checkpoints import (
+    RUN_FILES,
     Progress,
     check_data,
     check_removable,
@@ -41,8 +42,9 @@ from gazeqwen.training.checkpoints import (
 )
 from gazeqwen.training.recipe import Recipe, StageSettings
 from gazeqwen.training.setup import build_accelerator, build_model, build_processor, load_splits, place
-from gazeqwen.utils.files import remove_leftovers, write_json, write_text
+from gazeqwen.utils.files import make_folder, remove_leftovers, write_json, write_text
 from gazeqwen.utils.loading import repeatable_loader
+from gazeqwen.utils.locks import lock
 from gazeqwen.utils.provenance import describe_trained_parameters, provenance
 from gazeqwen.utils.settings import flat
 
@@ -108,11 +110,8 @@ class Trainer:
         self.folder, self.settings = Path(recipe.output_dir), dataclasses.asdict(recipe)
         self.restart = restart
         self.checkpoint: Path | None = None
-        if restart:  # what can be refused is refused now, not after the models are loaded
-            check_removable(self.folder)
-        else:
-            check_settings(self.folder, self.settings)
-            last_checkpoint(self.folder)
+        with self._lock():  # what can be refused is refused now, not after the models are loaded
+            self._find_checkpoint()
         self.questions, self.validation = load_splits(recipe.data)
         self.data = {"train": digest_of_data(self.questions), "validation": digest_of_data(self.validation)}
         if not restart:
@@ -128,7 +127,23 @@ class Trainer:
     # ---------------------------------------------------------------- the run
     def run(self) -> dict:
         """Train both stages. Return the best validation score, with its stage and epoch."""
-        self._find_checkpoint()
+        with self._lock():
+            return self._run()
+
+    def _lock(self) -> AbstractContextManager:
+        """Return what keeps the run's folder for this run; the main process holds it for all."""
+        if not self.accelerator.is_main_process:
+            return nullcontext()
+        make_folder(self.folder.parent)
+        return lock(self.folder)
+
+    def _run(self) -> dict:
+        if self.restart and self.accelerator.is_main_process:
+            remove_run(self.folder)
+        self.accelerator.wait_for_everyone()
+        self.restart = False
+        self._find_checkpoint()  # another run may have been here since
+        check_data(self.folder, self.data)
         if self.checkpoint is None:
             self._write_settings()
         else:
@@ -149,14 +164,17 @@ class Trainer:
 
     def _find_checkpoint(self) -> None:
         """
-        Find the checkpoint to go on from, and remove what was left half written by a kill or a power cut; with
-        `restart` remove the run.
+        Find the checkpoint to go on from, and remove what a kill or a power cut left half written. Raises ValueError
+        where the folder holds a run that this one may not go on with, or may not remove.
         """
+        if self.restart:
+            check_removable(self.folder)
+            return
+        check_settings(self.folder, self.settings)
         if self.accelerator.is_main_process:
-            if self.restart:
-                remove_run(self.folder)
-            for folder in (self.folder, self.folder / "checkpoints"):
-                remove_leftovers(folder)
+            for name in RUN_FILES:  # results of evaluations may be written into this folder meanwhile
+                remove_leftovers(self.folder, name)
+            remove_leftovers(self.folder / "checkpoints")
         self.accelerator.wait_for_everyone()
         self.checkpoint, damages = last_checkpoint(self.folder)
         self.accelerator.wait_for_everyone()

@@ -1,5 +1,8 @@
 """Run the command `gazeqwen`, and end what every command may fail at in one line."""
 
+import ctypes
+import os
+import signal
 import sys
 from contextlib import contextmanager
 from importlib import import_module
@@ -25,6 +28,7 @@ COMMANDS = {
     "convert": ("gazeqwen.convert", None, "checkpoints of others -> this package's formats"),
 }
 # What the extras of pyproject.toml install.
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 OPTIONAL = {"accelerate", "datasets", "evaluate", "gradio", "matplotlib", "scipy", "statsmodels", "tensorboard"}
 
 
@@ -50,6 +54,15 @@ def one_line_errors():
             yield
         except (ValueError, OSError, FloatingPointError) as error:
             raise SystemExit(f"{Path(sys.argv[0]).name}: {error}") from None
+
+
+def end_with_launcher() -> None:
+    """
+    Have the operating system send SIGTERM to this process when `accelerate launch`, if that started it, ends: to one
+    process it passes no signal on. Linux alone.
+    """
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def main() -> None:

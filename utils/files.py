@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable
@@ -65,11 +66,13 @@ def write_json(path: str | os.PathLike, value) -> None:
 @contextmanager
 def atomic_folder(path: str | os.PathLike):
     """
-    Yield a temporary folder that takes the place of `path` when the block ends well. Where a process dies between the
-    two renames, `remove_leftovers` brings the old folder back.
+    Yield a temporary folder that takes the place of `path` when the block ends well; no other process may write there
+    (`utils.locks`). Where one dies between the two renames, the next, or `remove_leftovers`, brings the old folder
+    back.
     """
     path = Path(path)
     make_folder(path.parent)
+    remove_leftovers(path.parent, path.name)
     temporary, old = _beside(path, "tmp"), _beside(path, "old")
     temporary.mkdir()
     try:
@@ -81,26 +84,23 @@ def atomic_folder(path: str | os.PathLike):
         temporary.rename(path)
         sync(path.parent)
     finally:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        for leftover in (temporary, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        remove_leftovers(path.parent, path.name)
 
 
-def remove_leftovers(folder: str | os.PathLike, name: str = "*") -> None:
+def remove_leftovers(folder: str | os.PathLike, name: str | None = None) -> None:
     """
-    Remove what killed processes left in a folder of files or folders of this name, which no other process may be
-    writing; an old folder whose place is empty is put back there.
+    Remove from a folder what killed processes left of files or folders of this name, None for any, which no process
+    may be writing now. An old folder whose place is empty is put back there.
     """
-    for old in Path(folder).glob(f".{name}.*.old"):
-        place = old.with_name(old.name[1:].rsplit(".", 2)[0])
-        if not place.exists():
-            old.rename(place)
-    for leftover in [path for kind in ("tmp", "old") for path in Path(folder).glob(f".{name}.*.{kind}")]:
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink(missing_ok=True)
+    temporary = re.compile(rf"\.({'.+' if name is None else re.escape(name)})\.[0-9a-f]+\.(tmp|old)")
+    matches = [(path, temporary.fullmatch(path.name)) for path in sorted(Path(folder).glob(".*"))]
+    for path, match in matches:
+        if match and match[2] == "old" and not path.with_name(match[1]).exists():
+            path.rename(path.with_name(match[1]))
+        elif match and path.is_dir():
+            shutil.rmtree(path)
+        elif match:
+            path.unlink(missing_ok=True)
 
 
 def check_replaceable(folder: str | os.PathLike, written: Iterable[str]) -> None:
