@@ -43,7 +43,7 @@ from gazeqwen.utils.settings import read_recipe
 from gazeqwen.video_gazeqwen import read_clip
 
 GUIDES = ("recording", "live", "python", "data", "train", "evaluate", "hub")
-PAGES = ("README.md", "docs/quickstart.md", "docs/concepts.md", *(f"docs/guides/{name}.md" for name in GUIDES))
+PAGES = ("README.md", "docs/quickstart.md", *(f"docs/guides/{name}.md" for name in GUIDES), "docs/concepts.md")
 MANUAL = "\n".join((ROOT / page).read_text() for page in PAGES)
 BLOCKS = list(dict.fromkeys(re.findall(r"```(\w*)\n(.*?)```", MANUAL, flags=re.DOTALL)))
 
@@ -168,7 +168,7 @@ def test_what_the_commands_leave_is_what_the_readme_says(workshop):
     scanpath = Scanpath.from_csv(workshop / "example" / "fixations.csv")
     recording, _ = make_video(SEED, "test", VIDEO)
     seen = [fixation for fixation in recording.fixations if fixation.start_s <= 15 < fixation.end_s]
-    assert np.allclose(scanpath.table[scanpath.index_at(15), :2], [seen[0].x_norm, seen[0].y_norm], atol=0.06)
+    assert np.allclose(scanpath.table[scanpath.index_at(15), :2], [seen[0].x_norm, seen[0].y_norm], atol=0.1)
     for picture in ("example/check.png", "example/answer.png", "docs/report/toy_world_accuracy.png"):
         assert Image.open(workshop / picture).size[0] > 500
     own = load_dataset(str(workshop / "data" / "mine"))
