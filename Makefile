@@ -6,7 +6,7 @@ DEMO := runs/demo
 # The oldest transformers that pyproject.toml admits.
 OLDEST := 5.17
 
-.PHONY: install demo evidence app test test-oldest test-app quality style
+.PHONY: install demo evidence app docs test test-oldest test-app quality style
 
 install: .venv/installed
 
@@ -40,6 +40,10 @@ evidence: install
 # The page with the toy model, offline.
 app: install
 	$(BIN)/python app.py
+
+# The documentation's site, in site/.
+docs: install
+	$(BIN)/mkdocs build --strict
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -10,10 +10,11 @@ whether one was snapped to the question; `--plot out.png` draws the frames with 
 """
 
 import argparse
+import sys
 
 import torch
 
-from gazeqwen.inference.answering import Comparison, ask
+from gazeqwen.inference.answering import Comparison, ask, scanpath_doubts
 from gazeqwen.pipeline.answers import build_prompt
 from gazeqwen.questions.tasks import window_start_s
 from gazeqwen.scanpath_gazeqwen import Scanpath
@@ -21,7 +22,7 @@ from gazeqwen.toyworld.trained import ADAPTER_DIR, TOY_NOTE, is_toy
 from gazeqwen.utils.adapters import TRUST_REMOTE_CODE_HELP, load_model, load_processor
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.provenance import describe_trained_parameters
-from gazeqwen.video_gazeqwen import read_frames
+from gazeqwen.video_gazeqwen import read_frames, video_info
 
 
 def main() -> None:
@@ -56,6 +57,9 @@ def main() -> None:
     start_s = arguments.start
     if start_s is None:
         start_s = 0.0 if arguments.time is None else window_start_s(arguments.time)
+    if scanpath is not None:
+        for doubt in scanpath_doubts(scanpath, video_info(arguments.video).end_s):
+            print(f"warning: {arguments.scanpath}: {doubt}", file=sys.stderr)
     clip = processor.read_clip(arguments.video, start_s, arguments.time, num_frames=arguments.num_frames)
     model = load_model(
         arguments.model, arguments.device, arguments.dtype, trust_remote_code=arguments.trust_remote_code

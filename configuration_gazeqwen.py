@@ -209,7 +209,11 @@ class GazeQwenConfig(PreTrainedConfig):
                 "positions of transformers 5, and keeps those of the installed version"
             )
             config_dict = {**config_dict, "position_convention": "transformers"}
-        return super().from_dict(config_dict, **kwargs)
+        loaded = super().from_dict(config_dict, **kwargs)
+        if "name_or_path" in kwargs:  # the Auto classes come this way
+            config = loaded[0] if isinstance(loaded, tuple) else loaded
+            config._resolve_sources(Path(kwargs["name_or_path"]))
+        return loaded
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
@@ -219,12 +223,14 @@ class GazeQwenConfig(PreTrainedConfig):
         except ValueError as error:
             raise ValueError(f"{pretrained_model_name_or_path}: {error}") from error
         config = loaded[0] if isinstance(loaded, tuple) else loaded  # with `return_unused_kwargs`
-        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
-        if folder.is_dir():
-            for name, source in config.sources().items():
-                if source and source.startswith("."):
-                    setattr(config, name, str((folder / source).resolve()))
+        config._resolve_sources(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
         return loaded
+
+    def _resolve_sources(self, folder: Path) -> None:
+        """Make absolute the paths that are relative to the config's own folder; without such a folder nothing."""
+        for name, source in self.sources().items():
+            if source and source.startswith(".") and folder.is_dir():
+                setattr(self, name, str((folder / source).resolve()))
 
     @property
     def has_resampler(self) -> bool:

@@ -20,6 +20,21 @@ _COLUMN_ALIASES = {
 
 # What `float` reads, but for digits of other scripts and underscores.
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|nan|inf(inity)?)", re.ASCII | re.IGNORECASE)
+_WHOLE_NUMBER = re.compile(r"[+-]?\d{1,30}", re.ASCII)
+
+
+def number_of(text: str) -> float:
+    """Return what `float` makes of a text. Raises ValueError, also for digits of other scripts and underscores."""
+    if not _NUMBER.fullmatch(text.strip()):
+        raise ValueError(f"{text!r} is no number")
+    return float(text)
+
+
+def whole_number_of(text: str) -> int:
+    """Return what `int` makes of a text. Raises as `number_of`."""
+    if not _WHOLE_NUMBER.fullmatch(text.strip()):
+        raise ValueError(f"{text!r} is no whole number")
+    return int(text)
 
 
 def _check_rows(table: np.ndarray, source: str, row_names: list[str]) -> None:
@@ -125,9 +140,10 @@ class Scanpath:
             )
 
         def number(line: int, row: dict, column: str) -> float:
-            if not _NUMBER.fullmatch(row[column].strip()):
-                raise ValueError(f"{path}, line {line}: {column} is {row[column]!r}, expected a number")
-            return float(row[column])
+            try:
+                return number_of(row[column])
+            except ValueError:
+                raise ValueError(f"{path}, line {line}: {column} is {row[column]!r}, expected a number") from None
 
         table, ids = np.empty((len(rows), 4)), np.arange(len(rows))
         contradictions = []
@@ -276,4 +292,4 @@ def as_scanpath(value) -> Scanpath | None:
     return Scanpath.from_array(value)
 
 
-__all__ = ["Scanpath", "as_scanpath", "checked_file", "read_rows"]
+__all__ = ["Scanpath", "as_scanpath", "checked_file", "number_of", "read_rows", "whole_number_of"]

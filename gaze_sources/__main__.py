@@ -159,6 +159,12 @@ def run(args) -> None:
             threshold = SCENE_THRESHOLDS.get(args.source, DEFAULT_SCENE_THRESHOLD)
         scanpath, changing = scene_consistent(scanpath, args.video, threshold)
         dropped += changing
+    if not len(scanpath) and not samples.in_frame.any():
+        counts = f"{samples.count(Status.OUT_OF_FRAME)} out of frame, {samples.count(Status.UNTRACKED)} untracked"
+        raise ValueError(
+            f"{samples.source}: none of {len(samples)} samples lies in the frame ({counts}), so there is no fixation "
+            "to write: are units, origin and frame size right?"
+        )
     span = (samples.times_s[0], samples.times_s[-1]) if info is None else (info.start_s, info.end_s)
     _print_fixations(samples, scanpath, dropped, span, "recording" if info is None else "video")
 
@@ -189,7 +195,8 @@ def _median_step_s(samples: GazeSamples) -> float:
 
 def _inside_video(samples: GazeSamples, start_s: float, end_s: float, video: str) -> GazeSamples:
     """
-    Return the samples within the video's extent; the others are counted, listed, and warned about if they are many.
+    Return the samples within the video's extent; the others are counted, listed, and warned about if they are many
+    and no tracker that was started before the camera explains them.
     """
     inside = samples.within(start_s, end_s)
     outside = samples.times_s[~inside]
@@ -199,12 +206,23 @@ def _inside_video(samples: GazeSamples, start_s: float, end_s: float, video: str
     if len(outside) > _MAX_LISTED:
         listed += ", ..."
     print(f"outside the video ({start_s:.3f} to {end_s:.3f} s), left out: {len(outside)} samples, at {listed} s")
-    share = len(outside) / len(samples)
-    if share > _CLOCK_SHARE:
-        _warn(f"{100 * share:.1f} % of the samples lie outside {video}: the two clocks are likely not the same")
     if not inside.any():
-        raise ValueError(f"{samples.source}: no sample lies within {video}, {start_s:.3f} to {end_s:.3f} s")
-    return samples.keep(inside)
+        raise ValueError(
+            f"{samples.source}: no sample lies within {video}, {start_s:.3f} to {end_s:.3f} s: the two clocks are "
+            "likely not the same"
+        )
+    kept, share = samples.keep(inside), len(outside) / len(samples)
+    begin_s, last_s = samples.times_s[[0, -1]]
+    margin_s = _CLOCK_SHARE * (end_s - start_s)
+    is_covered = kept.times_s[0] <= start_s + margin_s and kept.times_s[-1] >= end_s - margin_s
+    if is_covered and (outside > end_s).sum() <= _CLOCK_SHARE * len(samples):
+        if begin_s < start_s:
+            print(f"the tracker was started {start_s - begin_s:.1f} s before the video begins")
+    elif is_covered:
+        _warn(f"the gaze lasts until {last_s:.1f} s, {video} until {end_s:.1f} s: is it this video's, on its clock?")
+    elif share > _CLOCK_SHARE:
+        _warn(f"{100 * share:.1f} % of the samples lie outside {video}: the two clocks are likely not the same")
+    return kept
 
 
 def _print_samples(samples: GazeSamples) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gazeqwen.scanpath_gazeqwen import number_of, whole_number_of
+
 from .files import find_path, read_text, times_of_frames
 from .samples import GazeSamples, Status
 
@@ -44,7 +46,7 @@ def read(path, video=None) -> GazeSamples:
             raise ValueError(f"{path}, line {number}: {len(values)} fields, expected {fields}")
         try:
             positions.append([_position(text) for text in (values[3:5] if is_first_layout else values[5:7])])
-            frames.append(int(values[5]) if is_first_layout else _frame_of_timecode(values[-2]))
+            frames.append(whole_number_of(values[5]) if is_first_layout else _frame_of_timecode(values[-2]))
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
         if frames[-1] < 0:
@@ -77,7 +79,7 @@ def _position(text: str) -> float:
     if text == "-":
         return np.nan
     try:
-        return float(text)
+        return number_of(text)
     except ValueError:
         raise ValueError(f"position is {text!r}, expected a number of pixels") from None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gazeqwen.scanpath_gazeqwen import number_of, whole_number_of
 from gazeqwen.video_gazeqwen import frame_times_s, video_info
 
 
@@ -51,13 +52,13 @@ class TextTable:
             texts = [text if text.strip() else "nan" for text in texts]
         if decimal_comma:
             texts = [text.replace(",", ".") for text in texts]
-        return np.array(self._parsed(column, texts, float, "a number"), dtype=np.float64)
+        return np.array(self._parsed(column, texts, number_of, "a number"), dtype=np.float64)
 
     def integers(self, column: str) -> np.ndarray:
         """Return (N,) int64: exact, where float64 would round nanoseconds. Raises ValueError as `numbers`."""
 
         def whole(text: str) -> int:
-            number = int(text)
+            number = whole_number_of(text)
             if abs(number) >= 2**63:
                 raise ValueError
             return number

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gazeqwen.scanpath_gazeqwen import number_of, whole_number_of
 from gazeqwen.video_gazeqwen import frame_times_s, video_info
 
 from .files import find_path, frame_size_of, read_text, read_text_table, times_of_frames
@@ -134,8 +135,8 @@ def _read_rows(path: Path, width: int) -> tuple[np.ndarray, np.ndarray]:
         if len(cells) != width:
             raise ValueError(f"{path}, line {number}: {len(cells)} values, expected {width} separated by tabs")
         try:
-            ticks.append(int(float(cells[1])) if not cells[1].isdigit() else int(cells[1]))
-            values.append([float(cell) for cell in cells[2:]])
+            ticks.append(whole_number_of(cells[1]) if cells[1].isdigit() else int(number_of(cells[1])))
+            values.append([number_of(cell) for cell in cells[2:]])
         except (ValueError, OverflowError):
             raise ValueError(f"{path}, line {number}: {line.strip()[:80]!r}, expected {width} numbers") from None
     if not ticks:
@@ -155,7 +156,7 @@ def _read_timing(path: Path) -> tuple[int, int]:
 def _read_intrinsics(path: Path, width: int, height: int) -> tuple[np.ndarray, list[str]]:
     """Return the (3, 3) camera matrix for a video of `width` x `height` pixels, and notes."""
     try:
-        values = [float(cell) for cell in read_text(path).split()]
+        values = [number_of(cell) for cell in read_text(path).split()]
     except ValueError as error:
         raise ValueError(f"{path}: {error}, expected 11 numbers") from None
     if len(values) != 11:

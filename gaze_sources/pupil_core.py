@@ -3,8 +3,9 @@ Pupil Core: a folder that Pupil Player exported, also from a recording of Pupil 
 
 `gaze_positions.csv` with the columns gaze_timestamp, confidence, norm_pos_x, norm_pos_y; `world_timestamps.csv` with
 the column `# timestamps [seconds]`, one row per frame of the exported scene video (`world.mp4`). Positions are
-normalised by the frame's size, origin bottom-left, y up. Samples whose confidence is below `min_confidence` (0.6, below which
-Pupil Player holds gaze for unreliable) are untracked. Samples of the two eyes may be out of order: they are sorted.
+normalised by the frame's size, origin bottom-left, y up. Samples whose confidence is below `min_confidence` (0.6,
+below which Pupil Player holds gaze for unreliable) are untracked. Samples of the two eyes may be out of order: they
+are sorted.
 
 The clock is Pupil's, in seconds. As for `pupil_labs`, the video's time is interpolated between those of its frames;
 without the video, or if its number of frames is another, it is the time since the first world timestamp.

@@ -112,6 +112,21 @@ class Comparison:
         return moments
 
 
+def scanpath_doubts(scanpath: Scanpath, video_end_s: float) -> list[str]:
+    """Return in words what speaks against a scanpath being that of a video that ends at `video_end_s`."""
+    if not len(scanpath):
+        return ["The table has no fixation, so that gaze says nothing"]
+    after = int((scanpath.begin_s >= video_end_s).sum())
+    if not after:
+        return []
+    which = "all" if after == len(scanpath) else f"{after} of {len(scanpath)}"
+    end_s = scanpath.end_s.max()
+    return [
+        f"The fixations last until {end_s:.1f} s, the video until {video_end_s:.1f} s: {which} begin after the "
+        "video's end. Is it the table of this video?"
+    ]
+
+
 @torch.no_grad()
 def ask(
     model: GazeQwenForConditionalGeneration,

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gazeqwen.inference.answering import Comparison, ask
+from gazeqwen.inference.answering import Comparison, ask, scanpath_doubts
 from gazeqwen.pipeline.answers import Answer, build_prompt
 from gazeqwen.plots.scanpath import draw_moment, draw_step, shares_text, span_text
 from gazeqwen.plots.style import pixels
@@ -41,7 +41,10 @@ class GazeRecording:
         if video is None:
             raise ValueError("There is no video yet: upload one, or choose an example.")
         scanpath, notes = (None, ()) if table is None else read_scanpath(table)
-        return cls(Path(video), video_info(video), scanpath, notes)
+        info = video_info(video)
+        if scanpath is not None:
+            notes = (*notes, *scanpath_doubts(scanpath, info.end_s))
+        return cls(Path(video), info, scanpath, notes)
 
     def __str__(self) -> str:
         text = f"Video: {self.info.end_s:.1f} s, {self.info.width} x {self.info.height} pixels. "
@@ -49,10 +52,7 @@ class GazeRecording:
             return text + "No fixation table: the answer will be the base model's."
         text += f"Table: {len(self.scanpath)} fixations"
         if len(self.scanpath):
-            begin, end = self.scanpath.begin_s[0], self.scanpath.end_s.max()
-            text += f", from {begin:.1f} to {end:.1f} s"
-            if begin >= self.info.end_s:
-                text += ", all after the video's end. Is it the table of this video?"
+            text += f", from {self.scanpath.begin_s[0]:.1f} to {self.scanpath.end_s.max():.1f} s"
         return ". ".join([text, *self.notes])
 
     def moment(self, time_s: float) -> tuple[np.ndarray, str]:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from os import PathLike
@@ -140,10 +141,13 @@ def write_dataset(
         videos: by video name, where each file lies.
         schemes: for each config the names of the videos of each split, `default` first.
         report: what is stored beside the data; gets of each split the counts, and how central its gaze is.
+
+    Raises ValueError for videos of kinds that `load_dataset` would not open.
     """
     columns = Features(
         {"file_name": Value("string"), **{name: kind for name, kind in COLUMNS.items() if name != "video"}}
     )
+    _check_loadable(rows)
     configs = []
     # `datasets` caches a folder by its name and configs alone: without this, another folder of this name, or this one
     # built again, would come back with the rows of the first.
@@ -181,6 +185,33 @@ def write_dataset(
                 )
         write_json(folder / "report.json", asdict(report))
         write_text(folder / "README.md", str(render_dataset_card(folder, configs)))
+
+
+# Endings of videos that `datasets` 5 knows: alone, and beside each other.
+_ENDINGS = (".mp4", ".mkv", ".mov", ".avi", ".mpeg", ".mpg", ".m4v", ".webm", ".wmv", ".flv", ".3gp", ".mxf", ".asf")
+_ENDINGS_MIXED = (".mp4", ".mkv", ".mov", ".avi", ".mpeg")
+
+
+def _check_loadable(names: Iterable[str]) -> None:
+    """Raise ValueError for names of videos from which `load_dataset` would not see that a folder holds videos."""
+    endings = {name: Path(name).suffix.lower() for name in names}
+    counts = Counter(endings.values())
+    known = _ENDINGS if len(counts) == 1 else _ENDINGS_MIXED
+    for name, ending in endings.items():
+        if ending not in known:
+            raise ValueError(
+                f"{name}: load_dataset knows no {ending}, expected one of {', '.join(known)}: {_remuxed(name)}"
+            )
+    if len(counts) > 1 and max(counts.values()) == 1:  # as many tables as videos of each kind: taken for tables
+        raise ValueError(
+            f"{', '.join(endings)}: load_dataset needs two videos of one kind in a folder of several: "
+            f"{_remuxed(next(name for name, ending in endings.items() if ending != '.mp4'))}"
+        )
+
+
+def _remuxed(name: str) -> str:
+    """Return the command that puts a video into an MP4 file without encoding it anew."""
+    return f"ffmpeg -i {name} -c copy {Path(name).stem}.mp4"
 
 
 @contextmanager

@@ -18,22 +18,26 @@ from collections import Counter, defaultdict
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from gazeqwen.questions.dataset_folder import Report, check_new, write_dataset
 from gazeqwen.questions.prompts import OPTION_LETTERS
 from gazeqwen.questions.splits import participant_split
 from gazeqwen.questions.tasks import SPLITS, task_info, window_start_s
-from gazeqwen.scanpath_gazeqwen import Scanpath, read_rows
+from gazeqwen.scanpath_gazeqwen import Scanpath, number_of, read_rows
 from gazeqwen.video_gazeqwen import QUESTION_ROUNDING_S, video_info
 
 REQUIRED = ("video", "time_s", "question", "answer")
 OPTIONAL = ("scanpath", "start_s", "options", "task", "participant", "split")
 
 
-def read_questions(table: str | Path, progress: bool = True) -> tuple[dict[str, list[dict]], dict[str, Path]]:
+def read_questions(
+    table: str | Path, progress: bool = True, notes: list[str] | None = None
+) -> tuple[dict[str, list[dict]], dict[str, Path]]:
     """
     Return (rows by video name, file by video name) of a table of questions. Videos and scanpaths are opened once.
+    `notes` gets a line for each scanpath that reaches beyond its video.
 
     Raises ValueError or FileNotFoundError naming file, line and value.
     """
@@ -61,6 +65,9 @@ def read_questions(table: str | Path, progress: bool = True) -> tuple[dict[str, 
             with _errors_name(where):
                 ends_s[name] = video_info(path).end_s
                 scanpaths[name] = (file, Scanpath.from_csv(folder / file) if file else None)
+                beyond = _beyond(scanpaths[name][1], folder / file, name, ends_s[name]) if file else None
+                if beyond and notes is not None:
+                    notes.append(beyond)
         first_file, scanpath = scanpaths[name]
         if file != first_file:
             raise ValueError(f"{where}: scanpath is {file!r}, on another line of {name} it is {first_file!r}")
@@ -68,12 +75,29 @@ def read_questions(table: str | Path, progress: bool = True) -> tuple[dict[str, 
     return dict(rows), videos
 
 
+def _beyond(scanpath: Scanpath, file: Path, video: str, video_end_s: float) -> str | None:
+    """
+    Return in a line how many fixations reach beyond the video's end; None: none does. Raises ValueError where most do:
+    their clock is not the video's, or counts no seconds.
+    """
+    beyond = np.flatnonzero(scanpath.end_s > video_end_s + QUESTION_ROUNDING_S)
+    if not len(beyond):
+        return None
+    text = (
+        f"{file}: {len(beyond)} of {len(scanpath)} fixations reach beyond the end of {video} at {video_end_s:.3f} s, "
+        f"the first from {scanpath.begin_s[beyond[0]]:g} to {scanpath.end_s[beyond[0]]:g} s"
+    )
+    if 2 * len(beyond) > len(scanpath):
+        raise ValueError(f"{text}, expected seconds of the video file")
+    return text
+
+
 def _row(where: str, video: str, cells: dict[str, str], video_end_s: float, scanpath: Scanpath | None) -> dict:
     """Return a line as a row of the dataset, with its `split`. Raises ValueError naming line and value."""
 
     def number(name: str) -> float:
         try:
-            value = float(cells[name])
+            value = number_of(cells[name])
         except ValueError:
             value = math.nan
         if not 0 <= value < math.inf:
@@ -159,7 +183,8 @@ def build(table: str | Path, out: str | Path, overwrite: bool = False, progress:
     """Write the dataset folder `out` from a table of questions. Raises what `read_questions` and `splits_of` raise."""
     out = Path(out)
     check_new(out, overwrite)
-    rows, videos = read_questions(table, progress)
+    notes: list[str] = []
+    rows, videos = read_questions(table, progress, notes)
     splits = splits_of(table, rows)
     counts = Counter(row["task"] for video_rows in rows.values() for row in video_rows)
     report = Report(
@@ -168,6 +193,7 @@ def build(table: str | Path, out: str | Path, overwrite: bool = False, progress:
             for task, count in sorted(counts.items())
         },
         without_gaze=[name for name, video_rows in rows.items() if video_rows[0]["scanpath"] is None],
+        notes=notes,
     )
     for name, video_rows in rows.items():
         scanpath = video_rows[0]["scanpath"]

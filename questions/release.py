@@ -19,13 +19,15 @@ from gazeqwen.questions.tasks import TASKS, clip_window
 from gazeqwen.scanpath_gazeqwen import Scanpath, read_rows
 from gazeqwen.video_gazeqwen import QUESTION_ROUNDING_S, VideoInfo, video_info
 
+_VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi")
+
 
 def _find_videos(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     """Find originals and gaze overlays below `videos/` by name. Raises ValueError for two originals of one name."""
     originals: dict[str, Path] = {}
     overlays: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if not path.is_file() or path.suffix.lower() not in (".mp4", ".mkv", ".mov", ".avi"):
+        if not path.is_file() or path.suffix.lower() not in _VIDEO_SUFFIXES:
             continue
         is_overlay = any("viz" in part for part in path.relative_to(folder).parts[:-1])
         videos = overlays if is_overlay else originals
@@ -38,28 +40,44 @@ def _find_videos(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
 def _find_tables(folder: Path) -> tuple[dict[str, Callable[[], Scanpath]], list[str]]:
     """
     Find fixation tables below `metadata/`: per video's stem what reads its own file, or else its rows of a merged
-    table. Notes say which merged tables hold no coordinates.
+    table; of two it raises ValueError. Notes say which merged tables hold no coordinates.
     """
-    tables: dict[str, Path] = {}
-    for suffix in ("_fixation_filtered.csv", "_fixation_dataset.csv"):
+    tables: dict[str, list[tuple[str, Callable[[], Scanpath]]]] = {}  # by stem: where, and what reads it
+    for suffix in ("_fixation_dataset.csv", "_fixation_filtered.csv"):  # the later step of the pipeline replaces
+        paths = defaultdict(list)
         for path in sorted(folder.rglob(f"*{suffix}")):
-            tables.setdefault(path.name.removesuffix(suffix), path)
-    merged: dict[str, Callable[[], Scanpath]] = {}
+            paths[path.name.removesuffix(suffix)].append((str(path), partial(Scanpath.from_csv, path)))
+        tables |= paths
+    merged: dict[str, list[tuple[str, Callable[[], Scanpath]]]] = defaultdict(list)
     notes = []
     for path in sorted(folder.glob("*.csv")):
-        if path in tables.values():
+        if path.name.endswith(("_fixation_dataset.csv", "_fixation_filtered.csv")):
             continue
         columns, rows = read_rows(path)
         names = [name for name in ("video_name", "video_source", "video_id", "source_file") if name in columns]
         if not names or not {"center_x", "center_y"} <= set(columns):
             notes.append(f"{path}: no gaze coordinates in it (columns {columns}), expected center_x, center_y")
             continue
-        lines_by_stem = defaultdict(list)
+        lines_by_name = defaultdict(list)
         for line, row in rows:
-            lines_by_stem[Path(row[names[0]]).stem].append((line, row))
-        for stem, lines in lines_by_stem.items():
-            merged[stem] = partial(Scanpath.from_rows, columns, lines, str(path))
-    return merged | {stem: partial(Scanpath.from_csv, path) for stem, path in tables.items()}, notes
+            lines_by_name[row[names[0]]].append((line, row))
+        for name, lines in lines_by_name.items():
+            reader = partial(Scanpath.from_rows, columns, lines, str(path))
+            merged[_stem(name)].append((f"{path}, {names[0]} {name!r}", reader))
+    return {stem: partial(_only_table, stem, places) for stem, places in (merged | tables).items()}, notes
+
+
+def _stem(name: str) -> str:
+    """Return a video's name without folder and ending; what follows a point need not be an ending."""
+    path = Path(name.strip())
+    return path.stem if path.suffix.lower() in _VIDEO_SUFFIXES else path.name
+
+
+def _only_table(stem: str, places: list[tuple[str, Callable[[], Scanpath]]]) -> Scanpath:
+    """Return the scanpath of a video's only fixation table. Raises ValueError naming the places of several."""
+    if len(places) > 1:
+        raise ValueError(f"{len(places)} fixation tables of {stem}: {'; '.join(where for where, _ in places)}")
+    return places[0][1]()
 
 
 # ------------------------------------------------------------------ building

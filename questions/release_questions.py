@@ -67,12 +67,14 @@ def _options(item: dict) -> tuple[str, ...]:
     options = item.get("options")
     if not isinstance(options, list) or not all(map(_is_text, options)):
         raise ValueError(f"options are {options!r}, expected a list of texts")
-    lettered = [
-        re.fullmatch(rf"\s*{letter}[.)]\s*(.*)", option)
-        for letter, option in zip(OPTION_LETTERS, options, strict=False)
-    ]
-    if len(options) <= len(OPTION_LETTERS) and all(lettered):
-        options = [match.group(1) for match in lettered]
+    lettered = [re.fullmatch(rf"\s*([{OPTION_LETTERS}])[.)]\s*(.*)", option) for option in options]
+    if 0 < len(options) <= len(OPTION_LETTERS) and all(lettered):
+        by_letter = {match.group(1): match.group(2) for match in lettered}
+        if sorted(by_letter) != list(OPTION_LETTERS[: len(options)]):
+            raise ValueError(
+                f"options are {options!r}, expected the letters {OPTION_LETTERS[: len(options)]}, once each"
+            )
+        options = [by_letter[letter] for letter in sorted(by_letter)]  # the answer is a letter, wherever it stands
     options = tuple(option.strip() for option in options)
     if not 2 <= len(options) <= len(OPTION_LETTERS) or not all(options) or len(set(options)) != len(options):
         raise ValueError(f"options are {item['options']}, expected 2 to {len(OPTION_LETTERS)} different ones")

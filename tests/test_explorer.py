@@ -67,8 +67,17 @@ def test_a_recording_says_what_it_holds(video, tmp_path):
     assert "2 fixations, from 1.0 to 4.0 s" in said
     assert "fixations.csv: 2 of 2 fixations are out of order" in said and str(tmp_path) not in said
     late = write_fixations(tmp_path / "late.csv", [(6, 7, 0.5, 0.5)])
-    assert str(GazeRecording.open(video, late)).endswith("Is it the table of this video?")
-    assert str(GazeRecording.open(video, write_fixations(tmp_path / "none.csv", []))).endswith("Table: 0 fixations")
+    assert str(GazeRecording.open(video, late)).endswith(
+        "all begin after the video's end. Is it the table of this video?"
+    )
+    longer = write_fixations(tmp_path / "longer.csv", [(1, 2, 0.5, 0.5), (7, 12, 0.5, 0.5)])
+    assert GazeRecording.open(video, longer).notes == (
+        "The fixations last until 12.0 s, the video until 6.0 s: 1 of 2 begin after the video's end. Is it the table "
+        "of this video?",
+    )
+    assert str(GazeRecording.open(video, write_fixations(tmp_path / "none.csv", []))).endswith(
+        "Table: 0 fixations. The table has no fixation, so that gaze says nothing"
+    )
 
 
 def test_a_moment_is_a_picture_and_says_what_is_looked_at(video, tmp_path):

@@ -639,6 +639,18 @@ def test_generic_refuses_options_that_do_not_fit(tmp_path, options, named):
         SOURCES["generic"].read(path, **{**READING, **options})
 
 
+@pytest.mark.parametrize("number", ["1_0", "٣", "0x1"])
+def test_numbers_are_those_that_a_table_means(tmp_path, number):
+    """Python reads underscores and digits of other scripts too."""
+    for cells, column in ((f"{number},0.1,0.2", "time"), (f"1,{number},0.2", "x")):
+        table = text_file(tmp_path / "gaze.csv", f"time,x,y\n0,0.1,0.2\n{cells}\n")
+        with pytest.raises(ValueError, match=f"gaze.csv, line 3: {column} is '{number}', expected a number"):
+            SOURCES["generic"].read(table, **READING)
+    recording = text_file(tmp_path / "v.txt", begaze_1([(1, 2, 0, "Fixation"), (number, 2, 1, "Fixation")]))
+    with pytest.raises(ValueError, match=f"v.txt, line 36: position is '{number}', expected a number"):
+        SOURCES["egtea"].read(recording)
+
+
 def test_binary_missing_and_folders_are_named(tmp_path):
     (tmp_path / "g.csv").write_bytes(bytes(range(255, 0, -1)))
     with pytest.raises(ValueError, match="g.csv: not a text file"):
@@ -746,16 +758,31 @@ def test_command_line_from_recording_to_table_and_picture(tmp_path, video):
         assert image.format == "PNG" and len(image.convert("RGB").getcolors(2**24)) > 100
 
 
-def test_command_line_warns_of_another_clock_and_of_wrong_units(tmp_path, video):
-    gaze = gaze_table(tmp_path / "g.csv", 2.0)
-    result = command(gaze, *GENERIC, "--video", video, "-o", tmp_path / "f.csv")
+def test_command_line_tells_another_clock_from_a_tracker_that_was_started_earlier(tmp_path, video):
+    gaze = gaze_table(tmp_path / "g.csv", 2.0)  # of a video of 1 s
+    words = [gaze, *GENERIC, "--video", video, "-o", tmp_path / "f.csv"]
+    result = command(*words)
     assert result.returncode == 0
-    assert "WARNING: 49.2 % of the samples lie outside" in result.stderr and "clocks" in result.stderr
+    assert (
+        f"WARNING: the gaze lasts until 2.0 s, {video} until 1.0 s: is it this video's, on its clock?" in result.stderr
+    )
     assert Scanpath.from_csv(tmp_path / "f.csv").end_s.max() <= 1.0
-    percent = text_file(tmp_path / "percent.csv", "time,x,y\n0,25,25\n0.2,75,50\n")
+    result = command(*words, "--offset_s", "1")
+    assert result.returncode == 0 and result.stderr == ""
+    assert "the tracker was started 1.0 s before the video begins" in result.stdout
+    result = command(*words, "--offset_s", "-0.5")
+    assert "WARNING: 74.2 % of the samples lie outside" in result.stderr and "clocks are likely not" in result.stderr
+
+
+def test_command_line_writes_no_table_of_gaze_that_is_never_in_the_frame(tmp_path):
+    percent = text_file(tmp_path / "percent.csv", "time,x,y\n0,25,25\n0.2,75,50\n0.4,,\n")
     result = command(percent, *GENERIC, "--frame_size", "64x48", "-o", tmp_path / "f.csv")
+    assert result.returncode == 1 and not (tmp_path / "f.csv").exists()
     assert "WARNING: 100.0 % of the tracked samples lie outside the frame" in result.stderr
-    assert (tmp_path / "f.csv").read_text().count("\n") == 1
+    assert "percent.csv: none of 3 samples lies in the frame (2 out of frame, 1 untracked)" in result.stderr
+    saccades = text_file(tmp_path / "fast.csv", "time,x,y\n0,0.2,0.2\n0.2,0.8,0.8\n")  # in the frame, no fixation
+    result = command(saccades, *GENERIC, "--frame_size", "64x48", "-o", tmp_path / "f.csv")
+    assert result.returncode == 0 and (tmp_path / "f.csv").read_text().count("\n") == 1
 
 
 def test_command_line_compat_and_its_phantoms(tmp_path):

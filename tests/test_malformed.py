@@ -643,6 +643,8 @@ OPTIONS = {
     "lists": [["A. box"], ["B. knife"]],
     "a number": 3,
     "half a character": ["A. box", "B. \ud800", "C. jar"],
+    "a letter twice": ["A. box", "B. knife", "B. jar"],
+    "a letter lacks": ["A. box", "B. knife", "D. jar"],
 }
 ANSWERS = ["D", "Z", "b", "AB", "B. knife", "knife", " ", 1, 1.0, ["B"], "1", "(B)", {"B": 1}]
 POINTS = {

@@ -147,6 +147,8 @@ def test_overwrite_deletes_no_folder_of_another_kind(recordings, tmp_path, repor
             [line(0), line(0).replace("person 0", "Ann")],
             "v0.mp4 has participants \\['Ann', 'person 0'\\]",
         ),
+        ([line(0, "1_0")], "line 2: time_s is '1_0', expected seconds"),
+        ([line(0, "٨")], "line 2: time_s is '٨', expected seconds"),
         ([], "no questions"),
     ],
 )
@@ -175,6 +177,47 @@ def test_a_split_for_some_is_refused(recordings, tmp_path):
     table = table_of(recordings, f"{line(0)},train", f"{line(1)},", header=f"{HEADER},split")
     with pytest.raises(ValueError, match="v1.mp4 has no split where others have one"):
         build(table, tmp_path / "data", progress=False)
+
+
+# ---------------------------------------------------------------- gaze of another clock, files of other kinds
+def test_gaze_in_milliseconds_is_refused(recordings, tmp_path):
+    fixations = [(500, 2500, 0.25, 0.75), (3000, 6000, 0.1, 0.2), (6500, 9000, 0.4, 0.2)]
+    write_fixations(recordings / "media" / "ms.csv", fixations)
+    table = table_of(recordings, line(0).replace("v0.csv", "ms.csv"))
+    message = "ms.csv: 3 of 3 fixations reach beyond the end of v0.mp4 at 10.000 s, .*2500.* expected seconds"
+    with pytest.raises(ValueError, match=f"line 2: .*{message}"):
+        build(table, tmp_path / "data", progress=False)
+
+
+def test_gaze_that_was_recorded_for_longer_is_told(recordings, tmp_path):
+    fixations = [(0.5, 2.5, 0.25, 0.75), (3.0, 6.0, 0.1, 0.2), (11.0, 12.0, 0.4, 0.2)]
+    write_fixations(recordings / "media" / "long.csv", fixations)
+    report = build(table_of(recordings, line(0).replace("v0.csv", "long.csv")), tmp_path / "data", progress=False)
+    assert "1 of 3 fixations reach beyond the end of v0.mp4 at 10.000 s" in report.text()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a.ts"], "a.ts: load_dataset knows no .ts, expected one of .*ffmpeg -i a.ts -c copy a.mp4"),
+        (["a.MTS", "b.mp4"], "a.MTS: load_dataset knows no .mts"),
+        (["a.mp4", "b.mkv"], "a.mp4, b.mkv: load_dataset needs two videos of one kind.*ffmpeg -i b.mkv -c copy b.mp4"),
+        (["a.mp4", "b.mkv", "c.mkv"], None),
+        (["a.mkv"], None),
+    ],
+)
+def test_a_folder_that_is_written_can_be_loaded(tmp_path, names, message):
+    for name in names:
+        write_video(tmp_path / name.lower(), index_frames(30)).rename(tmp_path / name)
+    rows = (f"{name},1,{NOW},cheese,train" for name in names)
+    table = table_of(tmp_path, *rows, header="video,time_s,question,answer,split")
+    if message is None:
+        build(table, tmp_path / "data", progress=False)
+        assert {q.video_name for q in load_questions(tmp_path / "data", "train", without_gaze="keep")} == set(names)
+        return
+    with pytest.raises(ValueError, match=message):
+        build(table, tmp_path / "data", progress=False)
+    assert not (tmp_path / "data").exists()
 
 
 # ---------------------------------------------------------------- the command, and what it leaves alone

@@ -29,7 +29,7 @@ from gazeqwen.training.setup import build_processor, checkpoint_activations
 from gazeqwen.utils.settings import read_recipe
 
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if path.stem not in ("demo", "toyworld"))
-README = (ROOT / "README.md").read_text()
+GUIDE = (ROOT / "docs" / "guides" / "train.md").read_text()
 TASK = "present_object_identification_easy"
 CARDS = {"24gb": 24, "12gb": 12}  # GB
 
@@ -396,7 +396,7 @@ def test_a_recipe_needs_what_its_head_says(path):
 def test_the_readme_s_table_of_gpus():
     """To train: what the recipe's head says. To ask: the estimate for one question, nothing cached, rounded up."""
     line = r"^\| `(.+?)\.yaml`.*?\| (\d+) x ([\d,]+) \| (\d+) GB \| (\d+) GB \| (\d+) GB \|$"
-    rows = re.findall(line, README, re.MULTILINE)
+    rows = re.findall(line, GUIDE, re.MULTILINE)
     assert sorted(row[0] for row in rows) == [path.stem for path in RECIPES]
     for name, frames, pixels, train, answer, card in rows:
         path = ROOT / "recipes" / f"{name}.yaml"

@@ -1,4 +1,4 @@
-"""The README says what the code does: its numbers, its snippet, its commands."""
+"""README and guides say what the code does: their numbers, their snippet, their commands."""
 
 import json
 import os
@@ -24,24 +24,33 @@ from support import BACKBONE, FIXTURES, ROOT, VIDEO_ENCODER, index_frames, write
 
 from gazeqwen.evaluation.prediction_file import Prediction, PredictionFile
 from gazeqwen.evaluation.predictions import accuracy_table, run_predictions
+from gazeqwen.gaze_sources.fixations import detect_fixations
+from gazeqwen.gaze_sources.generic import read
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.toyworld.example_recording import SEED, VIDEO, write_recording
+from gazeqwen.toyworld.generate import make_video
 from gazeqwen.toyworld.trained import ADAPTER_DIR
+from gazeqwen.training.checkpoints import check_data, last_checkpoint
 from gazeqwen.training.planning import plan
 from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe, StageSettings
 from gazeqwen.training.trainer import Trainer
 from gazeqwen.utils.adapters import load_model
+from gazeqwen.utils.files import write_text
+from gazeqwen.utils.locks import lock
 from gazeqwen.utils.settings import read_recipe
 from gazeqwen.video_gazeqwen import read_clip
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+GUIDES = ("recording", "live", "python", "data", "train", "evaluate", "hub")
+PAGES = ("README.md", "docs/quickstart.md", "docs/concepts.md", *(f"docs/guides/{name}.md" for name in GUIDES))
+MANUAL = "\n".join((ROOT / page).read_text() for page in PAGES)
+BLOCKS = list(dict.fromkeys(re.findall(r"```(\w*)\n(.*?)```", MANUAL, flags=re.DOTALL)))
 
 
 def test_the_table_is_the_committed_result():
     result = json.loads((ROOT / "results" / "demo.json").read_text())
-    assert f"<!-- results/demo.json -->\n```\n{accuracy_table(result['scores'])}\n```" in README
+    assert f"<!-- results/demo.json -->\n```\n{accuracy_table(result['scores'])}\n```" in MANUAL
 
 
 def test_results_come_from_committed_code():
@@ -62,21 +71,16 @@ def test_the_committed_result_shows_that_gaze_matters():
         assert with_gaze - max(without, shuffled) >= 0.4
 
 
-def test_the_snippet_runs(toy_world, toy_processor, tmp_path):
-    torch.manual_seed(0)
-    model = GazeQwenForConditionalGeneration.from_base(str(BACKBONE), str(VIDEO_ENCODER), latent_dim=16)
-    model.save_pretrained(tmp_path)
-    toy_processor.save_pretrained(tmp_path)
+def test_the_snippet_runs(tmp_path):
+    """As pasted, once the fixations are there: it shows that gaze makes a difference."""
     (snippet,) = (code for language, code in BLOCKS if language == "python")
-    assert len([line for line in snippet.splitlines() if line.strip()]) <= 12
-    (table, *_) = sorted((toy_world / "metadata").rglob("*.csv"))
-    video = toy_world / "videos" / "original_video" / f"{table.parent.name}.mp4"
-    for name, value in {"runs/demo/best": tmp_path, "VIDEO": video, "FIXATIONS": table}.items():
-        assert name in snippet
-        snippet = snippet.replace(name, str(value))
+    video, table = write_recording(tmp_path / "example")
+    columns = {"time_unit": "ms", "coordinates": "pixels", "origin": "top-left", "min_confidence": 0.5}
+    samples = read(table, video, **columns, offset_s=12.5)
+    write_text(tmp_path / "example" / "fixations.csv", detect_fixations(samples).to_csv())
     result = subprocess.run([LIBRARIES_PYTHON, "-c", snippet], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert len(result.stdout.splitlines()) == 2
+    assert result.stdout.split() == re.findall(r"# ([A-D])\b", snippet) == ["D", "C"]
 
 
 # ---------------------------------------------------------------- commands
@@ -102,6 +106,7 @@ ELSEWHERE = {  # which tests run them
     "make evidence": "test_evidence.py, one row of a smaller world",
     "make test": "this",
     "make test-app": "itself",
+    "make docs": "test_site.py",
     "gazeqwen app": "test_app.py",
 }
 
@@ -110,7 +115,7 @@ def commands() -> list[str]:
     lines = "\n".join(code for language, code in BLOCKS if not language).replace("\\\n", " ").splitlines()
     found = [" ".join(shlex.split(line, comments=True)) if line.startswith("make") else line for line in lines]
     found = [line for line in found if re.match(r"(python|accelerate|gazeqwen|make) ", line)]
-    return [re.sub(r" +", " ", line.split("  #")[0]).strip() for line in found]
+    return list(dict.fromkeys(re.sub(r" +", " ", line.split("  #")[0]).strip() for line in found))
 
 
 @pytest.fixture(scope="module")
@@ -125,13 +130,10 @@ def workshop(tmp_path_factory, toy_world, reference_parts):
     (folder / "best_model.pt").symlink_to(FIXTURES / "gazeqwen_tiny_original.pt")
     (csv,) = (code for language, code in BLOCKS if language == "csv")
     (folder / "questions.csv").write_text(csv)
-    write_video(folder / "my.mp4", index_frames(200, 112, 112), fps=20)
-    for name, seconds in (("lunch", 32), ("dinner", 13), ("snack", 11)):
+    for name, seconds in (("my", 10), ("lunch", 32), ("dinner", 13), ("snack", 11)):
         write_video(folder / f"{name}.mp4", index_frames(2 * seconds, 112, 112), fps=2)
-        write_fixations(folder / f"{name}.csv", [(0.5, 2.5, 0.25, 0.75), (6.0, 11.5, 0.8, 0.2)])
-    # 10 s of gaze at 100 Hz on a clock in milliseconds that reads 12.5 s when the video begins: two places, 5 s each.
-    samples = [f"{12500 + 10 * i},{(28 if i < 500 else 84) + i % 2},{56 + i % 3},1" for i in range(1000)]
-    (folder / "gaze.csv").write_text("\n".join(["time,x,y,confidence", *samples]) + "\n")
+        write_fixations(folder / f"{name}.csv", [(0.5, 2.5, 0.25, 0.75), (6.0, 9.5, 0.8, 0.2)])
+    (folder / "my.csv").rename(folder / "fixations.csv")
     return folder
 
 
@@ -163,9 +165,11 @@ def test_the_commands_run(command, workshop, reference_parts, hub):
 
 def test_what_the_commands_leave_is_what_the_readme_says(workshop):
     """After them all: before, none of it is there."""
-    scanpath = Scanpath.from_csv(workshop / "fixations.csv")
-    assert np.allclose(scanpath.table, [[0.25, 0.51, 2.5, 5], [0.755, 0.51, 7.5, 5]], atol=0.02)
-    for picture in ("check.png", "out.png", "docs/report/toy_world_accuracy.png"):
+    scanpath = Scanpath.from_csv(workshop / "example" / "fixations.csv")
+    recording, _ = make_video(SEED, "test", VIDEO)
+    seen = [fixation for fixation in recording.fixations if fixation.start_s <= 15 < fixation.end_s]
+    assert np.allclose(scanpath.table[scanpath.index_at(15), :2], [seen[0].x_norm, seen[0].y_norm], atol=0.06)
+    for picture in ("example/check.png", "example/answer.png", "docs/report/toy_world_accuracy.png"):
         assert Image.open(workshop / picture).size[0] > 500
     own = load_dataset(str(workshop / "data" / "mine"))
     assert {split: len(rows) for split, rows in own.items()} == {"train": 2, "validation": 1, "test": 2}
@@ -176,8 +180,7 @@ def test_what_the_commands_leave_is_what_the_readme_says(workshop):
 
 
 # ---------------------------------------------------------------- when something goes wrong
-SECTION = README[README.index("## When something goes wrong") : README.index("## Where things are")]
-TROUBLES = re.findall(r"^\| `(.+?)` \|", SECTION, flags=re.MULTILINE)
+TROUBLES = re.findall(r"^\| `(.+?)` \|", (ROOT / "docs" / "faq.md").read_text(), flags=re.MULTILINE)
 
 
 def table_of(folder: Path, text: str) -> Path:
@@ -205,6 +208,46 @@ def other_settings(path: Path) -> None:
         file = PredictionFile(path, settings)
         file.start()
         file.append(0, [Prediction("k", "v", "t", 0, ["a", "b"], logits=[0.0, 1.0])])
+
+
+def edited_answer(path: Path) -> None:
+    file = PredictionFile(path, {"seed": 0})
+    file.start()
+    file.append(0, [Prediction("k", "v", "t", 0, ["a", "b"], logits=[0.0, 1.0])])
+    file.merge()
+    path.write_text(path.read_text().replace("[0.0, 1.0]", "[1.0, 0.0]"))
+    PredictionFile(path, {"seed": 0}).start()
+
+
+def taken_here(path: Path) -> None:
+    code = f"from gazeqwen.utils.locks import lock\nwith lock({str(path)!r}):\n    print(flush=True)\n    input()"
+    with subprocess.Popen([PYTHON, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        try:
+            with lock(path):
+                pass
+        finally:
+            other.kill()
+
+
+def taken_elsewhere(path: Path) -> None:
+    holder = {"process": 1, "host": "elsewhere", "boot": "another"}
+    path.with_name(f".{path.name}.lock").write_text(json.dumps(holder))
+    with lock(path):
+        pass
+
+
+def torn_checkpoint(folder: Path) -> None:
+    checkpoint = folder / "checkpoints" / "stage1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "progress.json").write_bytes(b"")
+    last_checkpoint(folder)
+
+
+def other_data(folder: Path) -> None:
+    (folder / "recipe.yaml").write_text("{}")
+    (folder / "provenance.json").write_text(json.dumps({"data": {"train": {"questions": "a"}}}))
+    check_data(folder, {"train": {"questions": "b"}})
 
 
 def other_run(folder: Path, data: Path) -> None:
@@ -260,6 +303,11 @@ PROVOKED = {  # folder, toy dataset, release of the toy world
     "a release; build a dataset": lambda d, data, release: load_questions(release, "train"),
     "holds a run with other settings": lambda d, data, _: other_run(d, data),
     "holds predictions of other settings": lambda d, *_: other_settings(d / "p.jsonl"),
+    "holds a run on other data": lambda d, *_: other_data(d),
+    "writes there; wait until it has ended": lambda d, *_: taken_here(d / "run"),
+    "if that has ended, delete": lambda d, *_: taken_elsewhere(d / "run"),
+    "no checkpoint is whole": lambda d, *_: torn_checkpoint(d),
+    "was edited after it was written": lambda d, *_: edited_answer(d / "p.jsonl"),
     "out of memory on": lambda d, data, _: too_much(data),
     "expected a folder or an id on the Hub": lambda d, data, _: plan(
         Recipe(
@@ -282,11 +330,12 @@ def test_the_code_says_so(trouble, tmp_path, toy_data, toy_world):
 
 
 # ---------------------------------------------------------------- links, recipes
-def test_links_and_pictures_exist():
-    headings = re.findall(r"^#+ (.+)$", README, flags=re.MULTILINE)
-    anchors = {"#" + re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert target.startswith("https://") or target in anchors or (ROOT / target).exists(), target
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    """Those of all other pages are checked where the site is built (test_site.py)."""
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) <= 150
+    for target in re.findall(r"\]\(([^)]+)\)", readme):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
 
 
 @pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "recipes").glob("*.yaml")))

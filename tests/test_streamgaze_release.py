@@ -92,6 +92,8 @@ def test_reads_questions_as_the_generators_wrote_them():
     assert unlettered.options == ("box", "A. b", "C", "d") and unlettered.answer == 1
     sequences = ["A. {a}>{b}>{c}", "B. {b}>{a}>{c}", "C. {c}>{a}>{b}", "D. {c}>{b}>{a}"]
     assert read_question(entry(), question(options=sequences), OI_E).options[0] == "{a}>{b}>{c}"
+    disordered = read_question(entry(), question(options=["B. box", "A. knife", "C. jar"], answer="B"), OI_E)
+    assert disordered.options[disordered.answer] == "box" and disordered.options == ("knife", "box", "jar")
     found = read_question(alert(), alert()["questions"][0], GTA)
     assert found.test_points == ((3.0, False), (7.0, True)) and found.answer is None
 
@@ -363,6 +365,49 @@ def test_tables_come_from_the_files_the_pipeline_writes(tmp_path):
     assert found["one.mp4"] == [[0.3, 0.6, 4.0, 4.0]]
     assert found["two.mp4"] == [[0.1, 0.2, 1.5, 1.0]]
     assert found["three.mp4"] == [[0.7, 0.8, 3.75, 1.5]]
+
+
+MERGED = "video_name,start_time,end_time,center_x,center_y\n"
+TWO_TABLES = {  # {id: (files below metadata/, what the reason says)}
+    "in two folders": (
+        {
+            name: MERGED.removeprefix("video_name,") + "1,2,.1,.2\n"
+            for name in ("a/v_fixation_filtered.csv", "b/v_fixation_filtered.csv")
+        },
+        ("2 fixation tables of v", "a/v_fixation_filtered.csv", "b/v_fixation_filtered.csv"),
+    ),
+    "in two merged tables": (
+        {"egtea.csv": MERGED + "v,1,2,.1,.2\n", "holoassist.csv": MERGED + "v,1,2,.8,.2\n"},
+        ("2 fixation tables of v", "egtea.csv", "holoassist.csv"),
+    ),
+    "two names in one": (
+        {"egtea.csv": MERGED + "a/v.mp4,1,2,.1,.2\nb/v.mp4,3,4,.8,.2\n"},
+        ("2 fixation tables of v", "a/v.mp4", "b/v.mp4"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TWO_TABLES)
+def test_of_two_tables_of_a_video_none_is_taken(tmp_path, case):
+    files, parts = TWO_TABLES[case]
+    names = ("v.mp4", "w.mp4")
+    folder = release(tmp_path / "r", {OI_E: [entry(name) for name in names]}, names, ("w",))
+    for name, text in files.items():
+        (folder / "metadata" / name).parent.mkdir(exist_ok=True)
+        (folder / "metadata" / name).write_text(text)
+    (item,) = build(folder, tmp_path / "d", progress=False).excluded
+    assert item["where"] == "v.mp4" and all(part in item["reason"] for part in parts)
+
+
+def test_names_with_points_are_different_videos(tmp_path):
+    """What follows the last point of `P01.2` is no ending."""
+    names = ("P01.2.mp4", "P01.mp4")
+    folder = release(tmp_path / "r", {OI_E: [entry(name) for name in names]}, names, ())
+    (folder / "metadata").mkdir()
+    (folder / "metadata" / "egtea.csv").write_text(MERGED + "P01,1,2,.1,.2\nP01.2,3,4,.8,.2\n")
+    build(folder, tmp_path / "d", progress=False)
+    found = {row["video_name"]: row["scanpath"] for row in rows_of(tmp_path / "d")}
+    assert found == {"P01.mp4": [[0.1, 0.2, 1.5, 1.0]], "P01.2.mp4": [[0.8, 0.2, 3.5, 1.0]]}
 
 
 def test_fixations_are_found_in_raw_gaze_where_there_is_no_table(tmp_path):

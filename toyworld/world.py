@@ -83,6 +83,11 @@ class WorldObject(PresentAtTimes):
     def noun(self) -> str:
         return NOUN_OF[self.color, self.shape]
 
+    @property
+    def size_px(self) -> int:
+        """Return its width."""
+        return 2 * self.radius_px
+
     def position_px(self, time_s) -> np.ndarray:
         """Return the centre (x, y) in the frame at `time_s`; an array of times gives an array of shape (times, 2)."""
         return between(self.waypoints, time_s) - self.camera.position_px(time_s)

@@ -10,6 +10,11 @@ from pathlib import Path
 
 # Name: (module with the `main` that is run, the extra of pyproject.toml that it needs, if any, what it does).
 COMMANDS = {
+    "example": (
+        "gazeqwen.toyworld.example_recording",
+        "plot",
+        "write a short recording, to try things with",
+    ),
     "ask": ("gazeqwen.ask", "plot", "ask about a video and a fixation table, with gaze and without"),
     "app": ("gazeqwen.app", "app", "the same in the browser"),
     "stream": ("gazeqwen.streaming.__main__", None, "watch a video and gaze as they arrive: alerts and answers"),

@@ -11,7 +11,7 @@ import numpy as np
 
 from gazeqwen.gaze_sources.fixations import detect_fixations
 from gazeqwen.gaze_sources.samples import GazeSamples
-from gazeqwen.toyworld.kitchen.scene import KitchenScene
+from gazeqwen.toyworld.kitchen.scene import FRAME_PX, KitchenScene
 from gazeqwen.toyworld.viewer import NOTHING, Fixation, Recording, Viewer, simulate_viewer
 
 RATE_HZ = 60.0
@@ -41,11 +41,12 @@ def record_viewer(scene: KitchenScene, viewer: Viewer, rng: np.random.Generator)
 
 
 def raw_gaze(recording: Recording, rng: np.random.Generator) -> GazeSamples:
-    """Return the samples of an eye tracker, in the frame of 224x224 pixels, from the video's beginning to its end."""
+    """Return the samples of an eye tracker, from the video's beginning to its end."""
     scene, side = recording.scene, recording.scene.frame_px
+    scale = side / FRAME_PX
     times_s = np.arange(int(scene.duration_s * RATE_HZ)) / RATE_HZ
     places = np.full((len(times_s), 2), np.nan)
-    error = rng.normal(0, CALIBRATION_PX, size=2)
+    error = rng.normal(0, CALIBRATION_PX * scale, size=2)
     before = None  # the end of the fixation before: time and place
     for fixation in recording.fixations:
         thing = None if fixation.object_index == NOTHING else scene.objects[fixation.object_index]
@@ -70,7 +71,7 @@ def raw_gaze(recording: Recording, rng: np.random.Generator) -> GazeSamples:
         blinks |= (time_s <= times_s) & (times_s < time_s + lasts_s)
         time_s += lasts_s + float(rng.uniform(*BLINK_EVERY_S))
     places[blinks] = np.nan
-    places = places + error + rng.normal(0, TREMOR_PX * recording.viewer.noise_px / 1.5, size=places.shape)
+    places = places + error + rng.normal(0, TREMOR_PX * scale * recording.viewer.noise_px / 1.5, size=places.shape)
     return GazeSamples.from_recording(
         times_s, places / side, np.isfinite(places).all(axis=1), "kitchen viewer", frame_size=(side, side)
     )
