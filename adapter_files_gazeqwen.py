@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import cached_file
 
-from .backbones_gazeqwen import family_of
+from .backbones_gazeqwen import errors_name, family_of
 from .configuration_gazeqwen import GazeQwenConfig, absolute_if_folder, check_for_hub
-from .lora_gazeqwen import LORA_FILES, LORA_FOLDER, LoraMixin, check_finite, check_keys
+from .lora_gazeqwen import LORA_FILES, LORA_FOLDER, LoraMixin, check_finite, check_tensors, read_lora, read_tensors
 from .video_encoders_gazeqwen import load_video_encoder
 
 _WEIGHTS = "model.safetensors"  # of the resampler
@@ -71,27 +71,33 @@ class AdapterFilesMixin(_Model):
             base_kwargs = {"attn_implementation": config._attn_implementation, **base_kwargs}
         model_class = family_of(config.load_backbone_config(**hub_kwargs)).model_class
         revision = config.base_model_revision or "main"
-        backbone, loading_info = model_class.from_pretrained(
-            config.base_model_name_or_path,
-            revision=revision,
-            adapter_kwargs={"revision": revision},  # transformers 5.17 would look for LoRA of the base model in main
-            dtype=dtype,
-            output_loading_info=True,
-            use_safetensors=True,  # no pickles, whatever a repository offers
-            **hub_kwargs,
-            **base_kwargs,
-        )
-        check_finite(config.base_model_name_or_path, backbone.named_parameters())
+        source = config.base_model_name_or_path
+        with errors_name(source):
+            backbone, loading_info = model_class.from_pretrained(
+                source,
+                revision=revision,
+                adapter_kwargs={"revision": revision},  # 5.17 would look for LoRA of the base model in main
+                dtype=dtype,
+                output_loading_info=True,
+                use_safetensors=True,  # no pickles, whatever a repository offers
+                **hub_kwargs,
+                **base_kwargs,
+            )
+        if missing := sorted(loading_info["missing_keys"]):
+            raise ValueError(f"{source}: {len(missing)} tensors of the base model are not there, such as {missing[0]}")
+        check_finite(source, backbone.named_parameters())
         video_encoder = None
         if config.has_video_encoder:
-            video_encoder = load_video_encoder(
-                config.video_encoder_name_or_path,
-                config.load_video_encoder_config(**hub_kwargs),
-                config.video_encoder_revision or "main",
-                dtype,
-                **hub_kwargs,
-            ).to(backbone.device)
-            check_finite(config.video_encoder_name_or_path, video_encoder.named_parameters())
+            source = config.video_encoder_name_or_path
+            with errors_name(source):
+                video_encoder = load_video_encoder(
+                    source,
+                    config.load_video_encoder_config(**hub_kwargs),
+                    config.video_encoder_revision or "main",
+                    dtype,
+                    **hub_kwargs,
+                ).to(backbone.device)
+            check_finite(source, video_encoder.named_parameters())
         config.backbone_config = backbone.config
         config._attn_implementation = backbone.config._attn_implementation
         model = cls(config, backbone=backbone, video_encoder=video_encoder)
@@ -141,28 +147,32 @@ class AdapterFilesMixin(_Model):
                 f"from_pretrained: got {source}, expected the folder or id of an adapter and no state_dict: the base "
                 "model is loaded by its id, and from_base begins a new adapter on it"
             )
+        is_config_stored = config is None
         if config is None:
             config = cls.config_class.from_pretrained(source, **here)
         if not Path(source).is_dir():
             config.check_ids(str(source))
-        model, loading_info = cls._with_pretrained_parts(config, dtype or "auto", hub_kwargs, base_kwargs)
-
+        # What was trained comes first: a mistake in it should not cost the loading of a large model.
         weights_file = with_variant(_WEIGHTS, variant)
-        weights = load_file(cached_file(source, weights_file, **here))
-        own = {f"resampler.{name}" for name in model.resampler.state_dict()}
-        check_keys(f"{source}/{weights_file}", own, set(weights))
-        check_finite(f"{source}/{weights_file}", weights.items())
-        model.resampler.load_state_dict({name.removeprefix("resampler."): value for name, value in weights.items()})
-
-        with_lora = config.has_lora
+        weights = read_tensors(cached_file(source, weights_file, **here))
+        with_lora, lora = config.has_lora, None
         if with_lora is None:  # saved before configs said it
             with_lora = (
                 cached_file(source, LORA_FILES[0], _raise_exceptions_for_missing_entries=False, **here) is not None
             )
         if with_lora:
             files = (LORA_FILES[0], with_variant(LORA_FILES[1], variant))
-            model._load_lora(*(Path(cached_file(source, file, **here)) for file in files))
-        model.generation_config = GenerationConfig.from_pretrained(source, **here)
+            paths = [Path(cached_file(source, file, **here)) for file in files]
+            lora = read_lora(*paths, config.base_model_name_or_path if is_config_stored else None)
+        with errors_name(source):
+            generation_config = GenerationConfig.from_pretrained(source, **here)
+            model, loading_info = cls._with_pretrained_parts(config, dtype or "auto", hub_kwargs, base_kwargs)
+        own = {f"resampler.{name}": value for name, value in model.resampler.state_dict().items()}
+        check_tensors(f"{source}/{weights_file}", own, weights)
+        model.resampler.load_state_dict({name.removeprefix("resampler."): value for name, value in weights.items()})
+        if lora is not None:
+            model._add_stored_lora(lora)
+        model.generation_config = generation_config
         model.name_or_path = str(source)
         return (model, loading_info) if output_loading_info else model
 

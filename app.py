@@ -22,6 +22,7 @@ from gazeqwen.utils.command_line import named_extra, one_line_errors
 with named_extra():
     import gradio as gr
     import torch
+    from starlette.middleware import Middleware
 
     from gazeqwen.inference.explorer import (
         Explorer,
@@ -36,6 +37,15 @@ with named_extra():
         with_file_names,
     )
     from gazeqwen.inference.live import LiveRecording, live_answer_html
+    from gazeqwen.inference.visitors import (
+        MAX_UPLOAD_BYTES,
+        MAX_WAITING,
+        SameOrigin,
+        Turns,
+        checked_size,
+        end_on_signals,
+        uploads_folder,
+    )
     from gazeqwen.toyworld.examples import Example, toy_examples
     from gazeqwen.toyworld.trained import ADAPTER_DIR, TOY_NOTE, is_toy
     from gazeqwen.utils.adapters import TRUST_REMOTE_CODE_HELP
@@ -50,11 +60,12 @@ LIVE_NOTE = (
     "gaze known by then. Instructions are asked at each temporal step and light up while they hold."
 )
 PRIVACY = (
-    "Files stay on the machine that runs this page. They are deleted an hour after their upload, and when the page is "
-    "stopped. Nothing is sent elsewhere, kept or counted."
+    "Files stay on the machine that runs this page, in a folder of its own. They are deleted an hour after their "
+    "upload, and when the page is stopped. Nothing is sent elsewhere, kept or counted."
 )
 TOY_INSTRUCTION = "Monitor my gaze and alert me when I gaze on the <jar>."
 ERROR_S = 30  # how long a message stays, unless closed
+_READERS = 8  # files that are read at once, each in a thread
 CHECK_S, KEEP_S = 600, 3600  # how often uploads are checked, and how old they become
 
 # Fonts of the reader's machine: none is downloaded.
@@ -107,7 +118,7 @@ class Handlers:
     """What the page does when something is chosen, uploaded, moved or asked: values of components in and out."""
 
     def __init__(self, explorer: Explorer, examples: list[Example], own_pace: bool = True):
-        self.explorer, self.own_pace = explorer, own_pace
+        self.explorer, self.own_pace, self.turns = explorer, own_pace, Turns()
         self.examples = {example.title: example for example in examples}
 
     def choose(self, title: str):
@@ -125,15 +136,16 @@ class Handlers:
     def open_video(self, video, table):
         """Show what an uploaded video holds, at its end."""
         with plain_errors(video, table):
-            recording = GazeRecording.open(video, table)
+            recording = _open(video, table)
             return _summary(recording, math.floor(10 * recording.info.end_s) / 10)
 
     def open_table(self, video, table):
         """Show what a fixation table holds."""
         with plain_errors(video, table):
             if video is not None:
-                return _about(GazeRecording.open(video, table))
+                return _about(_open(video, table))
             if table is not None:
+                checked_size(table)
                 read_scanpath(table)
             return ""
 
@@ -142,16 +154,17 @@ class Handlers:
         if video is None:
             return None, ""
         with plain_errors(video, table):
-            picture, caption = GazeRecording.open(video, table).moment(time_s)
+            picture, caption = _open(video, table).moment(time_s)
             return gr.Image(picture, alt_text=caption), f"<p>{escape(caption)}</p>"
 
     def answer(self, video, table, question, options, time_s, start_s, snap_s, progress=gr.Progress()):  # noqa: B008
         """Ask with gaze and without; an empty `snap_s` is what the adapter was trained with."""
         with plain_errors(video, table):
             progress(0.1, "Reading the video")
-            recording = GazeRecording.open(video, table)
+            recording = _open(video, table)
             progress(0.3, "Asking with gaze and without")
-            comparison = self.explorer.ask(recording, question, options, time_s, start_s, snap_s)
+            turn = self.turns.take(lambda before: progress(0.3, _waiting_text(before)))
+            comparison = self.explorer.ask(recording, question, options, time_s, start_s, snap_s, turn)
             progress(0.8, "Drawing")
             frames = step_frames(recording, comparison)
             answers = (comparison.answers.get(name) for name in ("with gaze", "without gaze"))
@@ -167,7 +180,7 @@ class Handlers:
     def play(self, video, table, instructions):
         """Play a recording as if it arrived now: yield the session, for questions in between, and what is shown."""
         with plain_errors(video, table):
-            live = LiveRecording(self.explorer, GazeRecording.open(video, table), instructions, self.own_pace)
+            live = LiveRecording(self.explorer, _open(video, table), instructions, self.own_pace)
             note = f"<p>{escape(live.note)}</p>" if live.note else ""
             yield live, gr.skip(), note, ""
             for moment in live.moments():
@@ -180,6 +193,17 @@ class Handlers:
             if live is None:
                 raise ValueError("Nothing has been seen yet: play a recording first.")
             return live_answer_html(question, live.ask(question, options))
+
+
+def _open(video, table) -> GazeRecording:
+    """Return an uploaded recording. Raises ValueError or OSError for what is none, or too large."""
+    checked_size(table)
+    return GazeRecording.open(video, table)
+
+
+def _waiting_text(before: int) -> str:
+    """Return in words how many questions are answered before another."""
+    return f"{before} question{'s' if before > 1 else ''} before this one"
 
 
 def _about(recording: GazeRecording) -> str:
@@ -367,7 +391,7 @@ def _connect(page: gr.Blocks, inputs: Inputs, outputs: Outputs, handlers: Handle
     files, moments = [inputs.video, inputs.table], [inputs.picture, inputs.looked_at]
     texts, seconds = [inputs.question, inputs.options], [inputs.start_s, inputs.snap_s]
     recording_shown = [inputs.summary, inputs.time_s]
-    quiet = {"api_visibility": "private", "show_progress": "hidden"}
+    quiet = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": _READERS}
 
     def show_moment(event):
         event.success(handlers.moment, [*files, inputs.time_s], moments, **quiet)
@@ -379,6 +403,7 @@ def _connect(page: gr.Blocks, inputs: Inputs, outputs: Outputs, handlers: Handle
         trigger_mode="always_last",
         show_progress="hidden",
         api_name="moment",
+        concurrency_limit=_READERS,
     )
     for event in (page.load, inputs.example.input):
         filled = [*files, *texts, *seconds, *recording_shown]
@@ -399,7 +424,7 @@ def _connect(page: gr.Blocks, inputs: Inputs, outputs: Outputs, handlers: Handle
         [*files, *texts, inputs.time_s, *seconds],
         list(outputs),
         api_name="ask",
-        concurrency_limit=1,
+        concurrency_limit=MAX_WAITING + 1,  # files are read side by side, the model is asked in turn
         show_progress_on=outputs.verdict,
     )
 
@@ -407,12 +432,16 @@ def _connect(page: gr.Blocks, inputs: Inputs, outputs: Outputs, handlers: Handle
 def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, wait: bool = True) -> str:
     """Open the page to browsers, for as long as this process runs if it is to `wait`. Returns its address."""
     quiet = {"share": False, "ssr_mode": False, "footer_links": [], "quiet": True}
+    guarded = {"max_file_size": MAX_UPLOAD_BYTES, "app_kwargs": {"middleware": [Middleware(SameOrigin)]}}
     _, address, _ = page.launch(
-        server_name=host, server_port=port, prevent_thread_lock=True, theme=THEME, css=CSS, **quiet
+        server_name=host, server_port=port, prevent_thread_lock=True, theme=THEME, css=CSS, **quiet, **guarded
     )
     if wait:
         print(f"open {address} in a browser; Ctrl+C ends it", flush=True)
-        page.block_thread()
+        try:
+            page.block_thread()
+        finally:
+            page.close(verbose=False)
     return address
 
 
@@ -425,9 +454,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
     parser.add_argument("--trust_remote_code", action="store_true", help=TRUST_REMOTE_CODE_HELP)
     settings = parser.parse_args(arguments)
+    end_on_signals()
     source, name = (settings.model, None) if settings.model else (ADAPTER_DIR, "toy adapter")
     explorer = Explorer(source, settings.device, settings.dtype, name, settings.trust_remote_code)
-    with tempfile.TemporaryDirectory(prefix="gazeqwen-examples-") as folder:
+    with uploads_folder(), tempfile.TemporaryDirectory(prefix="gazeqwen-examples-") as folder:
         serve(build(explorer, toy_examples(folder)), settings.host, settings.port)
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -135,6 +136,25 @@ def family_of(config: PreTrainedConfig) -> Family:
             "question, and continuing one does not equal the whole prompt"
         )
     raise ValueError(f"base model: got model_type {config.model_type!r}, {expected}")
+
+
+@contextmanager
+def errors_name(source: str | os.PathLike):
+    """
+    Raise ValueError, or OSError for one, in one line that names `source` for what libraries say of damaged files in a
+    block. Errors of the machine (memory, a package that is absent) and of the caller (an unknown argument) stay.
+    """
+    try:
+        yield
+    except (ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # tokenizers raises no subclass
+        if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
+            raise
+        text, kind = " ".join(str(error).split()), OSError if isinstance(error, OSError) else ValueError
+        if not isinstance(error, kind):
+            text = f"{type(error).__name__}: {text}"
+        raise kind(text if str(source) in text else f"{source}: {text}") from error
 
 
 def refuse_kernels(values: Mapping, source: str | os.PathLike) -> None:
@@ -309,6 +329,7 @@ __all__ = [
     "VideoDeepstack",
     "decoder_of",
     "embed_dim",
+    "errors_name",
     "family_of",
     "positions_after",
     "positions_of",

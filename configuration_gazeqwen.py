@@ -8,7 +8,7 @@ from typing import ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
-from .backbones_gazeqwen import refuse_kernels
+from .backbones_gazeqwen import errors_name, refuse_kernels
 from .positions_gazeqwen import POSITION_CONVENTIONS
 from .video_encoders_gazeqwen import load_video_encoder_config, video_encoder_config
 
@@ -125,10 +125,12 @@ class GazeQwenConfig(PreTrainedConfig):
             value = getattr(self, name)
             _check(value is None or isinstance(value, (dict, PreTrainedConfig)), name, value, "a config or None")
         if isinstance(self.backbone_config, dict):
-            self.backbone_config = AutoConfig.for_model(**self.backbone_config)
+            with errors_name("backbone_config"):
+                self.backbone_config = AutoConfig.for_model(**self.backbone_config)
         super().__post_init__(**kwargs)
         if isinstance(self.video_encoder_config, dict):
-            self.video_encoder_config = video_encoder_config(self.video_encoder_config)
+            with errors_name("video_encoder_config"):
+                self.video_encoder_config = video_encoder_config(self.video_encoder_config)
         self._check_names()
         self._check_numbers()
         self.foveal_sigmas = list(self.foveal_sigmas)
@@ -218,10 +220,8 @@ class GazeQwenConfig(PreTrainedConfig):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """Return the config as transformers does; folders that it names relative to its own become absolute paths."""
-        try:
+        with errors_name(pretrained_model_name_or_path):
             loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        except ValueError as error:
-            raise ValueError(f"{pretrained_model_name_or_path}: {error}") from error
         config = loaded[0] if isinstance(loaded, tuple) else loaded  # with `return_unused_kwargs`
         config._resolve_sources(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
         return loaded
@@ -261,9 +261,10 @@ class GazeQwenConfig(PreTrainedConfig):
             _check(self.base_model_name_or_path is not None, "base_model_name_or_path", None, "an id or a folder")
             source = self.base_model_name_or_path
             hub_kwargs["revision"] = self.base_model_revision or "main"
-            refuse_kernels(PreTrainedConfig.get_config_dict(source, **hub_kwargs)[0], source)
-            # Base models are classes of transformers.
-            self.backbone_config = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub_kwargs)
+            with errors_name(source):
+                refuse_kernels(PreTrainedConfig.get_config_dict(source, **hub_kwargs)[0], source)
+                # Base models are classes of transformers.
+                self.backbone_config = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub_kwargs)
         return self.backbone_config
 
     def load_video_encoder_config(self, **hub_kwargs) -> PreTrainedConfig:
@@ -274,9 +275,9 @@ class GazeQwenConfig(PreTrainedConfig):
             _check(
                 self.video_encoder_name_or_path is not None, "video_encoder_name_or_path", None, "an id or a folder"
             )
-            self.video_encoder_config = load_video_encoder_config(
-                self.video_encoder_name_or_path, revision=self.video_encoder_revision or "main", **hub_kwargs
-            )
+            source, revision = self.video_encoder_name_or_path, self.video_encoder_revision or "main"
+            with errors_name(source):
+                self.video_encoder_config = load_video_encoder_config(source, revision=revision, **hub_kwargs)
         return self.video_encoder_config
 
     def feature_dim(self) -> int:

@@ -1,16 +1,20 @@
 """LoRA on the base model's attention (paper, stage 2): added, saved, loaded and merged through PEFT."""
 
+import json
+import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedConfig
 
 try:
-    from peft import LoraConfig, PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
     from peft.tuners.tuners_utils import BaseTunerLayer
 except ImportError:  # only models with LoRA need it
     LoraConfig = None
@@ -19,6 +23,9 @@ LORA_FOLDER = "lora"
 LORA_FILES = (f"{LORA_FOLDER}/adapter_config.json", f"{LORA_FOLDER}/adapter_model.safetensors")
 _TARGETS = r".*language_model\.layers\.\d+\.self_attn\.(q_proj|v_proj)"
 _ADAPTER = "default"  # the only one, by PEFT's name
+# Settings of a LoRA's file that its modules do not follow from, or that are read by themselves.
+_WITHOUT_EFFECT = {"auto_mapping", "base_model_name_or_path", "revision", "peft_version", "task_type"}
+_WITHOUT_EFFECT |= {"inference_mode", "r", "lora_alpha", "lora_dropout"}
 _PREFIX = "base_model.model."  # of every name in a file of PEFT's
 
 
@@ -48,8 +55,7 @@ class LoraMixin:
             raise ImportError("LoRA needs PEFT: pip install peft")
         if self.has_lora:
             raise ValueError("this model has LoRA already")
-        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=_TARGETS, bias="none")
-        self._inject_lora(config)
+        self._inject_lora(_new_lora(rank, alpha, dropout))
 
     def _inject_lora(self, config) -> None:
         for name, module in self.backbone.named_modules():
@@ -95,16 +101,11 @@ class LoraMixin:
         config.revision = self.config.base_model_revision
         config.save_pretrained(folder)
 
-    def _load_lora(self, config_file: Path, weights_file: Path) -> None:
-        if LoraConfig is None:
-            raise ImportError(f"{config_file}: this adapter has LoRA, which needs PEFT: pip install peft")
-        config = PeftConfig.from_pretrained(str(config_file.parent))
-        config.inference_mode = False
-        self._inject_lora(config)
-        weights = {name.removeprefix(_PREFIX): value for name, value in load_file(weights_file).items()}
-        check_keys(str(weights_file), set(self.lora_state()), set(weights))
-        check_finite(str(weights_file), weights.items())
-        set_peft_model_state_dict(self.backbone, weights, adapter_name=_ADAPTER)
+    def _add_stored_lora(self, stored: "StoredLora") -> None:
+        """Add a LoRA from its files. Raises ValueError naming the file whose tensors do not fit this model."""
+        self._inject_lora(stored.config)
+        check_tensors(str(stored.file), self.lora_state(), stored.weights)
+        set_peft_model_state_dict(self.backbone, stored.weights, adapter_name=_ADAPTER)
 
     def merge_lora(self) -> None:
         """
@@ -127,11 +128,92 @@ class LoraMixin:
         self.attach_gaze()
 
 
-def check_keys(source: str, expected: set[str], stored: set[str]) -> None:
-    """Raise ValueError that names `source` and lists every tensor that is missing or unexpected there."""
-    if expected != stored:
-        missing, unexpected = sorted(expected - stored), sorted(stored - expected)
+@dataclass(frozen=True, eq=False)
+class StoredLora:
+    """Hold what an adapter's files say of its LoRA: PEFT's `config`, and the tensors of `file` by PEFT's names."""
+
+    config: "LoraConfig"
+    weights: dict[str, torch.Tensor]
+    file: Path
+
+
+def read_lora(config_file: Path, weights_file: Path, base_model: str | None) -> StoredLora:
+    """
+    Return the LoRA in an adapter's files. `base_model`: what it has to be trained on, None: not known. Raises
+    ImportError without PEFT, ValueError naming the file for another base model or another kind of LoRA.
+    """
+    if LoraConfig is None:
+        raise ImportError(f"{config_file}: this adapter has LoRA, which needs PEFT: pip install peft")
+    values = read_json(config_file)
+    trained_on = values.get("base_model_name_or_path")
+    if isinstance(trained_on, str) and trained_on.startswith("."):  # from the adapter's folder, as in its config
+        trained_on = str((config_file.parent.parent / trained_on).resolve())
+    if base_model is not None and trained_on not in (None, base_model):
+        raise ValueError(
+            f"{config_file}: base_model_name_or_path: got {trained_on!r}, expected {base_model!r} as in the adapter's "
+            "config: LoRA fits the base model that it was trained on alone; if it is the same, write it there"
+        )
+    weights = {name.removeprefix(_PREFIX): value for name, value in read_tensors(weights_file).items()}
+    return StoredLora(_lora_config(values, str(config_file)), weights, weights_file)
+
+
+def _lora_config(values: dict, source: str):
+    """
+    Return the configuration of a LoRA as `add_lora` makes it, of the rank and strength that a file's `values` say.
+    Raises ValueError naming `source` and a setting of any other: it may change the base model, or code that is slow.
+    """
+    for name, is_legal, expected in (
+        ("r", lambda value: isinstance(value, int) and 0 < value <= 1000, "a whole number, 1 to 1,000"),
+        ("lora_alpha", lambda value: 0 < value < float("inf"), "a positive number"),
+        ("lora_dropout", lambda value: 0 <= value < 1, "0 or more, and less than 1"),
+    ):
+        value = values.get(name)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not is_legal(value):
+            raise ValueError(f"{source}: {name}: got {value!r}, expected {expected}")
+    config = _new_lora(values["r"], values["lora_alpha"], values["lora_dropout"])
+    expected = config.to_dict()
+    for name in sorted(values.keys() & expected.keys() - _WITHOUT_EFFECT):
+        if (values[name] or None) != (expected[name] or None):
+            raise ValueError(f"{source}: {name}: got {values[name]!r}, expected {expected[name]!r} as of add_lora")
+    return config
+
+
+def _new_lora(rank: int, alpha: float, dropout: float):
+    return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=_TARGETS, bias="none")
+
+
+def read_json(path: str | os.PathLike) -> dict:
+    """Return the object in a JSON file. Raises ValueError naming the file for anything else."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: got {str(values)[:80]}, expected a JSON object")
+    return values
+
+
+def read_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """Return the tensors of a safetensors file by name. Raises ValueError naming a file that is cut, or none."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error})") from None
+
+
+def check_tensors(source: str, expected: Mapping[str, torch.Tensor], stored: Mapping[str, torch.Tensor]) -> None:
+    """
+    Raise ValueError that names `source` and lists every tensor that is missing or unexpected there, or names one of
+    another shape, or with a value that is NaN or infinite.
+    """
+    if expected.keys() != stored.keys():
+        missing, unexpected = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
         raise ValueError(f"{source} does not fit this model: missing {missing}, unexpected {unexpected}")
+    for name, value in stored.items():
+        if value.shape != expected[name].shape:
+            raise ValueError(f"{source}: {name} is {tuple(value.shape)}, expected {tuple(expected[name].shape)}")
+    check_finite(source, stored.items())
 
 
 def check_finite(source: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -143,4 +225,13 @@ def check_finite(source: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> No
             raise ValueError(f"{source}: {name} has values that are not finite, expected numbers")
 
 
-__all__ = ["LORA_FILES", "LORA_FOLDER", "LoraMixin", "check_finite", "check_keys"]
+__all__ = [
+    "LORA_FILES",
+    "LORA_FOLDER",
+    "LoraMixin",
+    "check_finite",
+    "check_tensors",
+    "read_json",
+    "read_lora",
+    "read_tensors",
+]

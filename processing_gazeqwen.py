@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from transformers import AutoConfig, AutoProcessor, BatchFeature, ProcessorMixin
 from transformers.image_utils import load_image
 
-from .backbones_gazeqwen import FAMILIES, Family, family_of, unwrap_videos
+from .backbones_gazeqwen import FAMILIES, Family, errors_name, family_of, unwrap_videos
 from .scanpath_gazeqwen import Scanpath, as_scanpath
 from .token_selection_gazeqwen import check_keep_settings, choose_tokens, token_changes
 from .video_gazeqwen import MAX_FRAMES, SAMPLINGS, Clip, read_clip
@@ -79,8 +79,24 @@ class GazeQwenProcessor(ProcessorMixin):
         **kwargs,
     ):
         super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template, **kwargs)
-        if base_model_type not in FAMILIES:
+        if base_model_type not in tuple(FAMILIES):
             raise ValueError(f"base_model_type: got {base_model_type!r}, expected one of {sorted(FAMILIES)}")
+        for name, value, is_legal, expected in (
+            ("video_encoder_size", video_encoder_size, _is_whole(video_encoder_size, 1, 4096), "1 to 4,096 pixels"),
+            ("num_frames", num_frames, num_frames is None or _is_whole(num_frames, 1), "a whole number, at least 1"),
+            (
+                "max_pixels_per_frame",
+                max_pixels_per_frame,
+                max_pixels_per_frame is None or _is_whole(max_pixels_per_frame, 1),
+                "a whole number, at least 1",
+            ),
+            ("max_frames", max_frames, _is_whole(max_frames, 2), "a whole number, at least 2"),
+            ("fps", fps, fps is None or (_is_number(fps) and fps > 0), "a positive number"),
+            ("snap_s", snap_s, _is_number(snap_s) and snap_s >= 0, "0 or more seconds"),
+            ("prompt_style", prompt_style, isinstance(prompt_style, str), "a text"),
+        ):
+            if not is_legal:
+                raise ValueError(f"{name}: got {value!r}, expected {expected}")
         if sampling not in SAMPLINGS:
             raise ValueError(f"sampling: got {sampling!r}, expected one of {SAMPLINGS}")
         check_keep_settings(keep_tokens, keep_by)
@@ -110,21 +126,20 @@ class GazeQwenProcessor(ProcessorMixin):
         model of no family that can be wrapped.
         """
         source = {"revision": revision or "main", "trust_remote_code": False}
-        config = AutoConfig.from_pretrained(base_model, **source)
-        family_of(config)
-        base = AutoProcessor.from_pretrained(base_model, **source)
-        parts = (base.image_processor, base.tokenizer, base.video_processor)
-        for name, part in (("image_processor", parts[0]), ("video_processor", parts[2])):
-            _check_normalization(f"{base_model}: {name}", part)
+        with errors_name(base_model):
+            config = AutoConfig.from_pretrained(base_model, **source)
+            family_of(config)
+            base = AutoProcessor.from_pretrained(base_model, **source)
+            parts = (base.image_processor, base.tokenizer, base.video_processor)
+            for name, part in (("image_processor", parts[0]), ("video_processor", parts[2])):
+                _check_normalization(name, part)
         return cls(*parts, chat_template=base.chat_template, base_model_type=config.model_type, **settings)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "GazeQwenProcessor":
         """As in transformers. Code that is stored for a part never runs: all are classes of transformers."""
-        try:
+        with errors_name(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, **{**kwargs, "trust_remote_code": False})
-        except ValueError as error:
-            raise ValueError(f"{pretrained_model_name_or_path}: {error}") from error
 
     @property
     def family(self) -> Family:
@@ -188,7 +203,7 @@ class GazeQwenProcessor(ProcessorMixin):
         if max_pixels is None:
             return {}
         least = self.family.pixels_per_token**2
-        if isinstance(max_pixels, bool) or not isinstance(max_pixels, numbers.Integral) or max_pixels < least:
+        if not _is_whole(max_pixels, least):
             raise ValueError(f"max_pixels: got {max_pixels!r}, expected a whole number, at least {least} (one token)")
         # Video processors take no less than 1.05 of the shortest edge for the most pixels of a frame.
         shortest = min(processor.size["shortest_edge"], int(max_pixels / 1.05))
@@ -585,13 +600,20 @@ def _max_pixels(item: dict, default: int | None) -> int | None:
     return default if item.get("max_pixels") is None else item["max_pixels"]
 
 
+def _is_number(value) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value, least: int, most: float = math.inf) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and least <= value <= most
+
+
 def _check_normalization(name: str, part) -> None:
     """Raise ValueError for an image or video processor, called `name`, whose pixels would not be numbers."""
     for setting, positive in (("rescale_factor", True), ("image_mean", False), ("image_std", True)):
         values = getattr(part, setting, None)
         for value in values if isinstance(values, (list, tuple)) else [values]:
-            is_number = isinstance(value, numbers.Real) and math.isfinite(value)
-            if value is not None and not (is_number and (value > 0 or not positive)):
+            if value is not None and not (_is_number(value) and (value > 0 or not positive)):
                 expected = "positive numbers" if positive else "numbers"
                 raise ValueError(f"{name}: {setting}: got {values!r}, expected {expected}")
 

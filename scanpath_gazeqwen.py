@@ -3,6 +3,8 @@
 import csv
 import re
 import warnings
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -20,7 +22,13 @@ _COLUMN_ALIASES = {
 
 # What `float` reads, but for digits of other scripts and underscores.
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|nan|inf(inity)?)", re.ASCII | re.IGNORECASE)
+_MOST_COLUMNS = 1000
 _WHOLE_NUMBER = re.compile(r"[+-]?\d{1,30}", re.ASCII)
+
+
+def _warn(text: str) -> None:
+    """Warn of what is odd, at the line that called a reader of this module."""
+    warnings.warn(text, stacklevel=4)
 
 
 def number_of(text: str) -> float:
@@ -95,36 +103,36 @@ class Scanpath:
             raise ValueError(f"{source}: ids are {numbers}, expected integers")
         if len(ids) != len(table):
             raise ValueError(f"{source}: got {len(ids)} ids for {len(table)} fixations")
-        return cls._sorted(table, ids, source, [f"row {row}" for row in range(len(table))])
+        return cls._sorted(table, ids, source, [f"row {row}" for row in range(len(table))], _warn)
 
     @classmethod
-    def _sorted(cls, table: np.ndarray, ids: np.ndarray, source: str, row_names: list[str]) -> "Scanpath":
-        """Return the scanpath of checked rows, sorted by time, each once. Raises and warns as `from_array` does."""
+    def _sorted(cls, table: np.ndarray, ids: np.ndarray, source: str, row_names: list[str], doubt) -> "Scanpath":
+        """Return the scanpath of checked rows, sorted by time, each once. Raises as `from_array` does."""
         _check_rows(table, source, row_names)
         order = np.argsort(table[:, 2], kind="stable")
         displaced = int((order != np.arange(len(order))).sum())
         if displaced:
-            warnings.warn(
-                f"{source}: {displaced} of {len(table)} fixations are out of order, sorted by time", stacklevel=3
-            )
+            doubt(f"{source}: {displaced} of {len(table)} fixations are out of order, sorted by time")
         repeated = 1 + np.flatnonzero((np.diff(table[order], axis=0) == 0).all(axis=1))
         if len(repeated):
             rows = ", ".join(row_names[order[row]] for row in repeated)
-            warnings.warn(f"{source}: {len(repeated)} fixations repeat an earlier one, left out: {rows}", stacklevel=3)
+            doubt(f"{source}: {len(repeated)} fixations repeat an earlier one, left out: {rows}")
             order = np.delete(order, repeated)
         return cls(table[order], ids[order])
 
     @classmethod
-    def from_csv(cls, path: str | PathLike) -> "Scanpath":
+    def from_csv(cls, path: str | PathLike, doubt: Callable[[str], None] | None = None) -> "Scanpath":
         """
         Return the scanpath of a StreamGaze fixation table (`*_fixation_filtered.csv`): center_x, center_y in 0 to 1,
         start_time and end_time (or duration) in seconds, fixation_id optional. Raises ValueError naming file, row and
-        value; warns as `from_array` does.
+        value; warns as `from_array` does, or calls `doubt` with each warning, which any thread may.
         """
-        return cls.from_rows(*read_rows(path), str(path))
+        return cls.from_rows(*read_rows(path), str(path), doubt)
 
     @classmethod
-    def from_rows(cls, columns: list[str], rows: list[tuple[int, dict]], path: str) -> "Scanpath":
+    def from_rows(
+        cls, columns: list[str], rows: list[tuple[int, dict]], path: str, doubt: Callable[[str], None] | None = None
+    ) -> "Scanpath":
         """Return the scanpath of a table's rows as `read_rows` returns them. Raises and warns as `from_csv` does."""
         column_of = {
             quantity: next((name for name in aliases if name in columns), None)
@@ -171,12 +179,11 @@ class Scanpath:
                     )
                 ids[index] = int(fixation_id)
         if contradictions:
-            warnings.warn(
+            (doubt or _warn)(
                 f"{path}: in {len(contradictions)} rows duration is not end - start, the end counts: "
-                f"{', '.join(contradictions)}",
-                stacklevel=2,
+                f"{', '.join(contradictions)}"
             )
-        return cls._sorted(table, ids, path, [f"line {line}" for line, _ in rows])
+        return cls._sorted(table, ids, path, [f"line {line}" for line, _ in rows], doubt or _warn)
 
     def to_csv(self) -> str:
         """Return the text of a fixation table that `from_csv` reads: StreamGaze's column names, times in seconds."""
@@ -256,7 +263,9 @@ def read_rows(path: str | PathLike) -> tuple[list[str], list[tuple[int, dict]]]:
         raise ValueError(f"{path}: not a CSV text file in UTF-8 ({error})") from error
     if not columns:
         raise ValueError(f"{path}: empty file or first line, expected a header with {_expected_columns()}")
-    repeated = [name for name in columns if columns.count(name) > 1]
+    if len(columns) > _MOST_COLUMNS:
+        raise ValueError(f"{path}: {len(columns)} columns, expected at most {_MOST_COLUMNS}")
+    repeated = [name for name, count in Counter(columns).items() if count > 1]
     if repeated:
         raise ValueError(f"{path}: the header holds {repeated[0]!r} twice")
     for line, cells in rows:

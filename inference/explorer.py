@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-import threading
-import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from html import escape
 from os import PathLike
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from gazeqwen.inference.answering import Comparison, ask, scanpath_doubts
+from gazeqwen.inference.visitors import MAX_CLIP_S, checked_texts
 from gazeqwen.pipeline.answers import Answer, build_prompt
 from gazeqwen.plots.scanpath import draw_moment, draw_step, shares_text, span_text
 from gazeqwen.plots.style import pixels
@@ -22,8 +22,6 @@ from gazeqwen.questions.tasks import window_start_s
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.utils.adapters import load_model, load_processor
 from gazeqwen.video_gazeqwen import VideoInfo, read_frames, video_info
-
-_warnings_lock = threading.Lock()  # Python's own way is for one thread at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +75,9 @@ class GazeRecording:
 
 def read_scanpath(table: str | Path) -> tuple[Scanpath, tuple[str, ...]]:
     """Return a fixation table (CSV), and what is odd about it. Raises as `Scanpath.from_csv`."""
-    with _warnings_lock, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        scanpath = Scanpath.from_csv(table)
-    return scanpath, tuple(with_file_names(warning.message, table) for warning in caught)
+    doubts: list[str] = []
+    scanpath = Scanpath.from_csv(table, doubts.append)
+    return scanpath, tuple(with_file_names(doubt, table) for doubt in doubts)
 
 
 class Explorer:
@@ -110,23 +107,24 @@ class Explorer:
         time_s: float,
         start_s: float | None = None,
         snap_s: float | None = None,
+        turn: AbstractContextManager | None = None,
     ) -> Comparison:
         """
         Ask at `time_s` about the clip since `start_s` (default: 60 s before). `options`: one to a line, none for an
-        answer in the model's own words. `snap_s`: seconds, default as the adapter was trained. Raises ValueError for
-        what cannot be asked.
+        answer in the model's own words. `snap_s`: seconds, default as the adapter was trained. `turn` is entered for
+        the time that the model is needed. Raises ValueError for what cannot be asked.
         """
         if snap_s is None:
             snap_s = self.processor.snap_s
-        if not question.strip():
-            raise ValueError("There is no question yet: type one.")
-        lines = [line.strip() for line in options.splitlines() if line.strip()]
-        if len(lines) == 1:
-            raise ValueError(f"There is only one option, {lines[0]!r}: give two or more, or none.")
-        prompt, answers = build_prompt(question.strip(), lines, self.processor.prompt_style)
+        question, lines = checked_texts(question, options)
+        prompt, answers = build_prompt(question, lines, self.processor.prompt_style)
         start_s = window_start_s(min(time_s, recording.info.end_s)) if start_s is None else start_s
+        if time_s - start_s > MAX_CLIP_S:
+            raise ValueError(f"The clip is {time_s - start_s:g} s long, expected at most {MAX_CLIP_S:g} s.")
         clip = self.processor.read_clip(recording.video, start_s, time_s)
-        return ask(self.model, self.processor, clip, recording.scanpath, prompt, answers, snap_s, self.has_attention)
+        gaze, explains = recording.scanpath, self.has_attention
+        with turn or nullcontext():
+            return ask(self.model, self.processor, clip, gaze, prompt, answers, snap_s, explains)
 
 
 def verdict(comparison: Comparison) -> str:

@@ -8,6 +8,7 @@ from html import escape
 import numpy as np
 
 from gazeqwen.inference.explorer import Explorer, GazeRecording
+from gazeqwen.inference.visitors import check_length, checked_texts
 from gazeqwen.pipeline.overlays import draw_gaze
 from gazeqwen.streaming.alerts import Alert, Watcher
 from gazeqwen.streaming.play import play, stream_settings
@@ -35,6 +36,7 @@ class LiveRecording:
     """
 
     def __init__(self, explorer: Explorer, recording: GazeRecording, instructions: str, own_pace: bool = True):
+        check_length("instructions", instructions)
         settings, self.note = stream_settings(explorer.model, explorer.processor)
         self.recording, self.own_pace = recording, own_pace
         self._lock = threading.Lock()  # one push or question at a time
@@ -85,15 +87,11 @@ class LiveRecording:
 
     def ask(self, question: str, options: str) -> StreamAnswer:
         """Answer as of the last frame. `options`: one to a line. Raises ValueError for what cannot be asked."""
-        if not question.strip():
-            raise ValueError("There is no question yet: type one.")
-        lines = [line.strip() for line in options.splitlines() if line.strip()]
-        if len(lines) == 1:
-            raise ValueError(f"There is only one option, {lines[0]!r}: give two or more, or none.")
+        question, lines = checked_texts(question, options)
         with self._lock:
             if self.stream.now_s is None:
                 raise ValueError("Nothing has been seen yet: play a recording first.")
-            return self.stream.ask(question.strip(), lines)
+            return self.stream.ask(question, lines)
 
 
 def alerts_html(alerts: list[Alert]) -> str:

@@ -6,8 +6,9 @@ Watch a video as it arrives, with the wearer's gaze: alerts, and answers to ques
 
 `--video` is a file, a camera (/dev/video0) or an address (rtsp://...). `--gaze` is a fixation table, or raw samples in
 a CSV that may grow while it is read, which need --time_unit, --coordinates and --origin as in `gazeqwen gaze`; `--lsl`
-takes them from a Lab Streaming Layer stream. Prints a line for each alert that is raised or lowered and for each
-answer: the time of the video, and how long the answer took.
+takes them from a Lab Streaming Layer stream, `--neon` from Pupil Labs' glasses in this network. When the video begins
+on the gaze's own clock is measured as its first frame comes, or given by --offset_s, and printed. Prints a line for
+each alert that is raised or lowered and for each answer: the time of the video, and how long the answer took.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from gazeqwen.scanpath_gazeqwen import Scanpath, checked_file
 from gazeqwen.streaming.alerts import Alert, Watcher
 from gazeqwen.streaming.context import POLICIES
 from gazeqwen.streaming.gaze import GazeSource, GrowingTable, LslGaze
+from gazeqwen.streaming.neon import NeonGaze
 from gazeqwen.streaming.play import FPS, WINDOW, Moment, TimedQuestion, play, stream_settings
 from gazeqwen.streaming.stream import GazeStream
 from gazeqwen.streaming.video import VideoSource
@@ -42,6 +44,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--own_pace", action="store_true", help="play a file no faster than it was recorded")
     parser.add_argument("--gaze", help="CSV: a fixation table, or raw samples; without it: the base model")
     parser.add_argument("--lsl", help="name of a Lab Streaming Layer stream of gaze")
+    parser.add_argument(
+        "--neon", nargs="?", const="", metavar="ADDRESS", help="gaze of Pupil Labs' glasses (default: the first seen)"
+    )
     parser.add_argument("--watch", nargs="+", default=[], help="instructions, such as 'Alert me when I see a cup.'")
     parser.add_argument("--every_s", type=float, help="how often they are asked (default: at each temporal step)")
     parser.add_argument("--ask", nargs="+", default=[], help="such as 't=12: What is this? | box | knife'")
@@ -88,13 +93,16 @@ def columns_of(args) -> Columns:
 
 def gaze_of(args) -> GazeSource | Scanpath | None:
     """Return the gaze of the command line: a source of raw samples, or a whole scanpath. Raises ValueError."""
-    if args.gaze is not None and args.lsl is not None:
-        raise ValueError("got --gaze and --lsl, expected one of them")
-    if args.lsl is not None:
-        try:
+    given = [f"--{name}" for name in ("gaze", "lsl", "neon") if getattr(args, name) is not None]
+    if len(given) > 1:
+        raise ValueError(f"got {' and '.join(given)}, expected one of them")
+    try:
+        if args.lsl is not None:
             return LslGaze(columns_of(args), "name", args.lsl, args.offset_s)
-        except ImportError as error:
-            raise ValueError(error) from None
+        if args.neon is not None:
+            return neon_of(args)
+    except ImportError as error:
+        raise ValueError(error) from None
     if args.gaze is None:
         return None
     with checked_file(args.gaze).open(encoding="utf-8-sig", errors="replace") as file:
@@ -102,6 +110,15 @@ def gaze_of(args) -> GazeSource | Scanpath | None:
     if "center_x" in header:
         return Scanpath.from_csv(args.gaze)
     return GrowingTable(args.gaze, columns_of(args))
+
+
+def neon_of(args) -> NeonGaze:
+    """Return the gaze of Pupil Labs' glasses. Raises ValueError for options that they do not take, or as they do."""
+    unknown = {field.name for field in dataclasses.fields(Columns)} - {"offset_s", "frame_size"}
+    typed = sorted(f"--{name}" for name in unknown if getattr(args, name) is not None)
+    if typed:
+        raise ValueError(f"{', '.join(typed)}: the gaze of --neon is pixels of its scene camera, on its own clock")
+    return NeonGaze(args.neon or None, args.offset_s, None if args.frame_size is None else tuple(args.frame_size))
 
 
 def run(args) -> None:
@@ -128,9 +145,12 @@ def run(args) -> None:
             stream.push_fixation(gaze, until_s=math.inf)
         watcher, took, began = Watcher(stream), [], time.perf_counter()
         watcher.alerts += alerts
-        source = gaze if isinstance(gaze, GazeSource) else None
+        source, clock = gaze if isinstance(gaze, GazeSource) else None, ""
         try:
             for moment in play(stream, video, source, watcher, questions):
+                if source is not None and source.clock != clock:
+                    clock = source.clock
+                    print(f"clock of the gaze: {clock}", flush=True)
                 if moment.steps:
                     took.append(moment.seconds / moment.steps)
                 for line in lines_of(moment):

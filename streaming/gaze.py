@@ -14,7 +14,12 @@ from gazeqwen.scanpath_gazeqwen import checked_file
 
 
 class GazeSource:
-    """Give samples by the video's clock: `until` returns each once. What has come and lies later is held back."""
+    """
+    Give samples by the video's clock: `until` returns each once. What has come and lies later is held back. `clock`
+    says in words when the video begins on the source's own clock; empty: not known yet, or it has none.
+    """
+
+    clock = ""
 
     def __init__(self):
         self._held: list[GazeSamples] = []
@@ -52,6 +57,7 @@ class GrowingTable(GazeSource):
     def __init__(self, path: str | PathLike, columns: Columns):
         super().__init__()
         self.path, self.columns = checked_file(path), columns
+        self.clock = f"the video begins at {columns.offset_s:g} s of the table's (offset_s)"
         self._delimiter = delimiter_of(self.path)
         self._layout: TableLayout | None = None
         self._bytes = self._lines = 0  # read so far
@@ -144,6 +150,8 @@ class LslGaze(GazeSource):
         except ImportError:
             raise ImportError("gaze over Lab Streaming Layer needs: pip install gazeqwen[lsl]") from None
         self.columns, self.offset_s, self.name = columns, offset_s, f"LSL stream with {prop} {value}"
+        if offset_s is not None:
+            self.clock = f"the video begins at {offset_s:.3f} s of this machine's LSL clock (offset_s)"
         streams = pylsl.resolve_byprop(prop, value, 1, timeout_s)
         if not streams:
             raise ValueError(f"{self.name}: none within {timeout_s:g} s")
@@ -169,6 +177,9 @@ class LslGaze(GazeSource):
         """Take note that now is `time_s` of the video, unless the offset is known."""
         if self.offset_s is None:
             self.offset_s = self._clock() - time_s
+            self.clock = (
+                f"the video begins at {self.offset_s:.3f} s of this machine's LSL clock, when its first frame came"
+            )
 
     def _arrived(self, time_s: float) -> Iterable[GazeSamples]:
         if self.offset_s is None:

@@ -5,10 +5,12 @@ import os
 import sys
 
 import pytest
+from fork_server import leave_in_memory
 from forked import SESSION, WORKER_PYTHON
 
 # Before datasets is imported: what tests load is cached where it goes away.
 os.environ["HF_DATASETS_CACHE"] = str(SESSION / "datasets")
+leave_in_memory()
 
 
 def pytest_configure(config):

@@ -71,6 +71,8 @@ def name_a_foreign_folder(folder: Path, line: str) -> None:
         shutil.copytree(source, folder / name)
     sources = {f"{name}_name_or_path": str(folder / name) for name in models}
     change_json(folder / "config.json", lambda config: config.update(sources))
+    trained_on = {"base_model_name_or_path": sources["base_model_name_or_path"]}
+    change_json(folder / "lora" / "adapter_config.json", lambda config: config.update(trained_on))
 
     def change(config: dict) -> None:
         config["auto_map"] = auto_map
@@ -203,14 +205,18 @@ ORDERS = (
 
 
 def test_in_whatever_order_they_are_imported_the_package_is_registered(stored):
-    """Without `trust_remote_code`: unregistered, transformers would refuse."""
-    code = (
-        "import sys; classes = [type(cls.from_pretrained(sys.argv[1])) for cls in (AutoModel, AutoProcessor)]; "
+    """
+    Without `trust_remote_code`: unregistered, transformers would refuse. `transformers` itself is imported in this
+    order; its parts, which take seconds, have been imported before.
+    """
+    before = "import sys; del sys.modules['transformers']; assert 'gazeqwen' not in sys.modules"
+    after = (
+        "classes = [type(cls.from_pretrained(sys.argv[1])) for cls in (AutoModel, AutoProcessor)]; "
         "print(*(cls.__module__ for cls in classes))"
     )
     running = [
         subprocess.Popen(
-            [PYTHON, "-c", f"{order}\n{code}", stored],
+            [LIBRARIES_PYTHON, "-c", f"{before}\n{order}\n{after}", stored],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
@@ -223,19 +229,16 @@ def test_in_whatever_order_they_are_imported_the_package_is_registered(stored):
         assert stdout.split() == ["gazeqwen.modeling_gazeqwen", "gazeqwen.processing_gazeqwen"], f"{order}: {stderr}"
 
 
-@pytest.mark.parametrize("name", ["adapter", "base_model", "video_encoder"])
+@pytest.mark.parametrize("name", ["adapter", "backbone", "video_encoder"])
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
 def test_attention_that_is_code_of_a_repository_is_refused(tmp_path, name, key):
     """transformers would fetch it from the Hub and run it, where the package `kernels` is installed."""
-    folders = {"adapter": ADAPTER_DIR, "base_model": BACKBONE, "video_encoder": VIDEO_ENCODER}
-    for folder, source in folders.items():
-        shutil.copytree(source, tmp_path / folder)
-    sources = {f"{folder}_name_or_path": str(tmp_path / folder) for folder in folders if folder != "adapter"}
-    change_json(tmp_path / "adapter" / "config.json", lambda config: config.update(sources))
+    for source in (ADAPTER_DIR, BACKBONE, VIDEO_ENCODER):  # which the adapter names by ../
+        shutil.copytree(source, tmp_path / source.name)
     change_json(tmp_path / name / "config.json", lambda config: config.update({key: {"": "user/kernel"}}))
     with pytest.raises(ValueError, match=f"{tmp_path / name}: (config.json: )?{key}: got 'user/kernel'"):
         load_model(tmp_path / "adapter")
-    if name == "base_model":
+    if name == "backbone":
         with pytest.raises(ValueError, match="user/kernel"):
             Baseline.from_pretrained(str(tmp_path / name))
 

@@ -1,8 +1,11 @@
 """The page: its wiring, a question over HTTP through Gradio's own client, messages, and what it leaves behind."""
 
 import re
+import threading
+import time
 
 import gradio
+import httpx
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
@@ -11,6 +14,7 @@ from support import VIDEO_ENCODER, another_backbone, index_frames, write_fixatio
 
 from gazeqwen.app import build, plain_errors, serve
 from gazeqwen.inference.explorer import Explorer
+from gazeqwen.inference.visitors import MAX_UPLOAD_BYTES
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.toyworld.examples import toy_examples
 from gazeqwen.toyworld.trained import ADAPTER_DIR
@@ -131,11 +135,68 @@ def test_what_nobody_foresaw_shows_no_traceback(caplog):
 
 def test_one_question_at_a_time_and_nothing_is_counted_or_kept(page):
     functions = {function.api_name: function for function in page.fns.values()}
-    assert functions["ask"].concurrency_limit == 1
+    assert functions["ask"].concurrency_limit > 1  # the model is asked in turn
     assert page.analytics_enabled is False and page.delete_cache == (600, 3600)
     assert not page.share
     public = {function.api_name for function in page.fns.values() if function.api_visibility == "public"}
     assert public == {"ask", "moment", "play", "ask_live"}
+
+
+def test_pages_of_other_origins_can_not_upload(client, uploads, tmp_path):
+    (tmp_path / "foreign.csv").write_text("x")
+    address = f"{client.src}gradio_api/upload"
+
+    def status(**headers):
+        return httpx.post(address, files={"files": (tmp_path / "foreign.csv").open("rb")}, headers=headers).status_code
+
+    assert status(Origin="https://evil.example") == status(Origin="null") == 403
+    assert not list(uploads.rglob("foreign.csv"))
+    assert status(Origin=client.src.rstrip("/")) == status() == 200
+    assert list(uploads.rglob("foreign.csv"))
+    assert httpx.get(client.src, headers={"Origin": "https://evil.example"}).status_code == 200
+
+
+def test_nobody_blocks_the_page_with_what_is_too_large(client, page, examples, tmp_path):
+    def message(**changes) -> str:
+        with pytest.raises(AppError) as error:
+            ask(client, examples[0], **changes)
+        return str(error.value)
+
+    assert page.max_file_size == MAX_UPLOAD_BYTES
+    with (tmp_path / "huge.csv").open("w") as table:
+        table.truncate(21 << 20)
+    assert "huge.csv: 22 MB, expected a fixation table of at most 21" in message(
+        table=handle_file(tmp_path / "huge.csv")
+    )
+    assert "question: 40,000 characters, expected at most 2,000" in message(question="a" * 40_000)
+    assert "options: 4,002 characters, expected at most 2,000" in message(options="a" * 2000 + "\n" + "b" * 2001)
+    frames = np.zeros((4, 48, 64, 3), np.uint8)
+    long = write_video(tmp_path / "long.mkv", frames, times_s=[0, 300, 600, 900])
+    changes = {"video": handle_file(long), "start_s": 1.0, "time_s": 890.0}
+    assert "The clip is 889 s long, expected at most 600 s" in message(**changes)
+    with pytest.raises(AppError, match="instructions: 3,000 characters, expected at most 2,000"):
+        files = {"video": handle_file(examples[0].video), "table": None}
+        client.submit(**files, instructions="a" * 3000, api_name="/play").result()
+
+
+def test_while_one_question_is_answered_others_read_their_files_and_are_told_that_they_wait(page, examples):
+    """The page's own handlers, with the turn taken by the test."""
+    (handlers,) = {f.fn.__self__ for f in page.fns.values() if hasattr(f.fn, "__self__")}
+    example, told, answers = examples[0], [], []
+    files, texts = (example.video, example.table), (example.question, "\n".join(example.options))
+
+    def answer():
+        progress = lambda _, text: told.append(text)  # noqa: E731
+        answers.append(handlers.answer(*files, *texts, example.time_s, example.start_s, example.snap_s, progress))
+
+    asking = threading.Thread(target=answer)
+    with handlers.turns.take():
+        asking.start()
+        while not told or told[-1] != "1 question before this one":
+            time.sleep(0.01)
+        assert "fixation" in handlers.moment(*files, example.time_s)[1] and not answers
+    asking.join()
+    assert "Gaze changed the answer" in answers[0][0]
 
 
 def test_uploads_are_deleted_when_the_page_stops(examples, uploads, tmp_path):

@@ -1,6 +1,7 @@
 """What a power cut leaves of files and runs, and what the next run makes of it (see benchmarks/bench_power_cut.py)."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,12 @@ from gazeqwen.training.recipe import Recipe
 from gazeqwen.training.trainer import Trainer
 from gazeqwen.utils.files import atomic_folder, make_folder, remove_leftovers, write_bytes
 from gazeqwen.utils.settings import read_recipe
+
+
+@pytest.fixture(autouse=True)
+def forced_to_the_disk(monkeypatch):
+    """Here files and folders are, as for users (see `fork_server.leave_in_memory`)."""
+    monkeypatch.setattr(os, "fsync", os.fsync.forced)
 
 
 def visible(folder: Path) -> dict[str, bytes]:

@@ -118,6 +118,7 @@ def test_the_command_takes_raw_gaze_and_none(example, tmp_path):
     reading = ("--time_unit", "ms", "--coordinates", "pixels", "--origin", "top-left")
     question = f"t=9: {example.question} | box | jar"
     with_gaze = stream("--video", example.video, "--gaze", gaze, *reading, "--ask", question)
+    assert "clock of the gaze: the video begins at 0 s of the table's (offset_s)\n" in with_gaze
     without = stream("--video", example.video, "--ask", question)
     answer = r"9.00 s .*box.*jar|9.00 s .* \(([\d.]+) %\)"
     assert re.search(answer, with_gaze)[1] != re.search(answer, without)[1]

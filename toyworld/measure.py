@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from gazeqwen.toyworld.backbone import gazeqwen_processor
 from gazeqwen.toyworld.generate import WORLDS, choose, make_video, ringed_clips, ringed_frames
 from gazeqwen.toyworld.highlights import WORDINGS
 from gazeqwen.toyworld.kitchen.marks import KINDS, Mark, marked_frame, words
-from gazeqwen.toyworld.questions import FRAMES, View
+from gazeqwen.toyworld.questions import FRAMES, TASK_NAMES, View
 from gazeqwen.video_gazeqwen import Clip, sample_times
 
 MARKS = {"shapes": ("ring",), "kitchen": tuple(KINDS)}  # of a world's backbone's pretraining
@@ -58,20 +59,29 @@ def marked(view: View, world: str, kind: str | None) -> tuple[np.ndarray, str]:
     return np.stack([marked_frame(view, mark, k) for k in range(len(view.frame_times_s))]), words(view, mark)
 
 
-def measure(model, processor, seed: int, videos: int = 150, most: int = 120, world: str = "shapes") -> dict[str, dict]:
+def measure(
+    model,
+    processor,
+    seed: int,
+    videos: int = 150,
+    most: int = 120,
+    world: str = "shapes",
+    tasks: Collection[str] = TASK_NAMES,
+    verbs: bool = True,
+) -> dict[str, dict]:
     """Return the accuracy per task on held-out recordings, with the plain full model and its prompts.
 
     For each mark of the pretraining two conditions: it is on what the viewer looks at and the question has a verb of
-    pretraining ("pointing at"), and the same with the exact gaze wording ("gazing at"); and one more, the gaze wording
-    without any mark (the floor).
+    pretraining ("pointing at", left out without `verbs`), and the same with the exact gaze wording ("gazing at"); and
+    one more, the gaze wording without any mark (the floor).
     """
     other = WORDINGS[0]
     made = {f"{i}": make_video(10_000 + seed, "test", i, world) for i in range(videos)}
     chosen = choose(10_000 + seed, "test", made, 3, most)
     results: dict[str, dict] = {}
-    for task, pairs in chosen.items():
+    for task in tasks:
         items = defaultdict(list)
-        for name, q in pairs:
+        for name, q in chosen[task]:
             recording = made[name][0]
             for _, asked_q, view in ringed_clips(name, recording, [q]):
                 answer, options = asked_q.answer, asked_q.options
@@ -81,7 +91,8 @@ def measure(model, processor, seed: int, videos: int = 150, most: int = 120, wor
                 letter, length_s = OPTION_LETTERS[options.index(answer)], view.time_s - view.start_s
                 for kind in (*MARKS[world], None):
                     frames, note = marked(view, world, kind)
-                    asked = {f"{kind}, verb of pretraining": told, f"{kind}, gaze wording": question}
+                    asked = {f"{kind}, verb of pretraining": told} if verbs else {}
+                    asked[f"{kind}, gaze wording"] = question
                     if kind is None:
                         asked = {"no mark, gaze wording": question}
                     for condition, text in asked.items():
