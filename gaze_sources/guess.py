@@ -43,6 +43,8 @@ def guess_source(path) -> tuple[str, str]:
         raise ValueError(f"{path}: a folder of no known source, expected --source")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    if path.suffix.lower() == ".vrs":
+        raise ValueError(f"{path}: a VRS file, expected the eye_gaze folder of its recording, and the file as --vrs")
     with path.open("rb") as file:
         data = file.read(_READ_BYTES)
     if data.startswith(np.lib.format.MAGIC_PREFIX):

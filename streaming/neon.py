@@ -54,7 +54,7 @@ class NeonGaze(GazeSource):
         """Return by how many seconds the device's clock is behind this machine's, and how well that is known."""
         estimates = self._device.estimate_time_offset()
         if estimates is None:
-            return 0.0, "taken as this machine's, since the app is too old to measure the difference"
+            return 0.0, "taken as this machine's: the app did not answer the measurement"
         offset = estimates.time_offset_ms
         return offset.mean / 1000, f"{offset.mean:.1f} ms behind this machine's (measured, +-{offset.std:.1f} ms)"
 

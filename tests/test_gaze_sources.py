@@ -979,6 +979,9 @@ def test_arrays_archives_and_folders_are_guessed_and_what_tells_no_source_is_ref
     assert guess_source(tmp_path / "neon")[0] == "pupil_labs"
     text_file(tmp_path / "session" / "Export_py" / "Eyes" / "Eyes_sync.txt", "")
     assert [guess_source(tmp_path / "session" / place)[0] for place in ("", "Export_py")] == ["holoassist"] * 2
+    (tmp_path / "recording.vrs").touch()
+    with pytest.raises(ValueError, match="recording.vrs: a VRS file, expected the eye_gaze folder .* as --vrs"):
+        guess_source(tmp_path / "recording.vrs")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty: a folder of no known source"):
         guess_source(tmp_path / "empty")

@@ -275,6 +275,10 @@ def test_a_video_that_has_not_begun_keeps_lsl_samples_waiting(tmp_path):
     assert gaze.until(np.inf) == []
     gaze.begin(2.0)
     assert gaze.offset_s > begin_s + 0.1 - 2.0
+    assert (
+        gaze.clock
+        == f"the video begins at {gaze.offset_s:.3f} s of this machine's LSL clock, when its first frame came"
+    )
     parts = received(gaze, 60)
     gaze.close()
     outlet.terminate()
