@@ -451,7 +451,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--host", help="0.0.0.0: for others in the network (default: this machine alone)")
-    parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+    parser.add_argument(
+        "--port", type=int, choices=range(1, 2**16), metavar="PORT", help="default: the first free one from 7860 on"
+    )
     parser.add_argument("--trust_remote_code", action="store_true", help=TRUST_REMOTE_CODE_HELP)
     settings = parser.parse_args(arguments)
     end_on_signals()

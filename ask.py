@@ -6,11 +6,13 @@ Ask a trained GazeQwen about a video and a fixation table.
 
 Prints the answer with its probability, with gaze and without, which fixations counted for which temporal step, and
 whether one was snapped to the question; `--plot out.png` draws the frames with the scanpath on them. Without
-`--options` the model answers freely.
+`--options` the model answers freely. With `--json` stdout is one JSON object, and all else goes to stderr.
 """
 
 import argparse
+import json
 import sys
+from contextlib import redirect_stdout
 
 import torch
 
@@ -46,10 +48,19 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--trust_remote_code", action="store_true", help=TRUST_REMOTE_CODE_HELP)
     parser.add_argument("--plot", help="draw the frames with the scanpath to this PNG")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, and notes to stderr")
     arguments = parser.parse_args()
     if arguments.plot and not arguments.scanpath:
         parser.error("--plot draws a scanpath: give --scanpath")
 
+    with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+        comparison = compare(arguments)
+    if arguments.json:
+        print(json.dumps(as_json(comparison)))
+
+
+def compare(arguments: argparse.Namespace) -> Comparison:
+    """Ask what the command line says, print how it was asked and what came out, and draw it if that is asked for."""
     # Inputs first: a mistake in them should not cost the loading of a large model.
     scanpath = Scanpath.from_csv(arguments.scanpath) if arguments.scanpath else None
     processor = load_processor(arguments.model, trust_remote_code=arguments.trust_remote_code)
@@ -90,6 +101,28 @@ def main() -> None:
         )
         save_png(figure, arguments.plot)
         print(f"drawn to {arguments.plot}")
+    return comparison
+
+
+def as_json(comparison: Comparison) -> dict:
+    """
+    Return the answers, by `with gaze` and `without gaze`, with the probability of each option, and what the model saw:
+    the clip and, for each temporal step, the share that each fixation (its id) covers. Times in seconds of the video.
+    """
+    clip = comparison.clip
+    return {
+        "video": str(clip.source),
+        "start_s": clip.start_s,
+        "end_s": clip.end_s,
+        "answers": {
+            name: {"answer": answer.text, "probabilities": answer.probabilities}
+            for name, answer in comparison.answers.items()
+        },
+        "steps": [
+            {"begin_s": step.begin_s, "end_s": step.end_s, "fixations": step.shares} for step in comparison.steps()
+        ],
+        "snapped": None if comparison.snap is None else comparison.snap.fixation,
+    }
 
 
 def print_comparison(comparison: Comparison) -> None:

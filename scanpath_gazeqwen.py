@@ -293,11 +293,16 @@ def _expected_columns() -> str:
 
 
 def as_scanpath(value) -> Scanpath | None:
-    """Return a `Scanpath` from itself, a path to a fixation table, or an (N, 4) array; `None` stays `None`."""
+    """
+    Return a `Scanpath` from itself, a path to a fixation table, an (N, 4) array, or rows as dicts with the columns of a
+    table; `None` stays `None`.
+    """
     if value is None or isinstance(value, Scanpath):
         return value
     if isinstance(value, (str, PathLike)):
         return Scanpath.from_csv(fspath(value))
+    if isinstance(value, (list, tuple)) and value and isinstance(value[0], dict):
+        return Scanpath.from_rows(list(value[0]), list(enumerate(value)), "scanpath")
     return Scanpath.from_array(value)
 
 

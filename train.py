@@ -29,8 +29,12 @@ with named_extra():
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", help="a YAML file, see recipes/")
-    parser.add_argument("overrides", nargs="*", help="such as stage1.epochs=2 adapter.gaze_encoding=coord_pe")
+    parser.add_argument(
+        "recipe", help="a YAML file, or the name of one that comes with the package: " + recipe_names()
+    )
+    parser.add_argument(
+        "overrides", nargs="*", default=[], help="such as stage1.epochs=2 adapter.gaze_encoding=coord_pe"
+    )
     parser.add_argument(
         "--dry_run", action="store_true", help="print parameters, steps, cache and memory, load no weights"
     )
@@ -40,7 +44,7 @@ def main() -> None:
     )
     arguments = parser.parse_intermixed_args()
     overrides = [*arguments.overrides, *(["data.cache=none"] if arguments.no_cache else [])]
-    recipe = read_recipe(Recipe, arguments.recipe, overrides)
+    recipe = read_recipe(Recipe, find_recipe(arguments.recipe), overrides)
     if arguments.dry_run:
         print(plan(recipe, int(os.environ.get("WORLD_SIZE", 1))))
         return
@@ -56,6 +60,22 @@ def main() -> None:
         print(
             f"best: stage {best['stage']}, epoch {best['epoch']}, validation {describe_score(best)}, saved in {folder}"
         )
+
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def recipe_names() -> str:
+    """Return the names of the recipes that come with the package."""
+    return ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+
+
+def find_recipe(name: str) -> Path:
+    """Return the path of a recipe: a file, or the name of one that comes with the package. Raises FileNotFoundError."""
+    for path in (Path(name), RECIPES / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"{name}: no such file, and no recipe of the package, which are {recipe_names()}")
 
 
 def publish_adapter(folder: Path, repository: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gazeqwen.questions.prompts import OPTION_LETTERS
 from gazeqwen.questions.question import Question
-from gazeqwen.questions.tasks import TASKS, task_info
+from gazeqwen.questions.tasks import TASKS, full_name, task_info
 from gazeqwen.scanpath_gazeqwen import Scanpath
 
 
@@ -25,7 +25,7 @@ def load_questions(
     Args:
         data: the dataset's folder, or its id on the Hub.
         split: `train`, `validation` or `test`.
-        tasks: keep questions of these tasks only; default: of all.
+        tasks: keep questions of these tasks only, by name or abbreviation; default: of all.
         config: `default`, the published split, or `participants`, where no participant is in two splits.
         without_gaze: what to do with videos whose gaze is not known: `error`, `keep` (the model is then the base
             model), or `drop`, which says how many.
@@ -34,6 +34,7 @@ def load_questions(
     """
     if without_gaze not in ("error", "keep", "drop"):
         raise ValueError(f"without_gaze: got {without_gaze!r}, expected 'error', 'keep' or 'drop'")
+    tasks = None if tasks is None else [full_name(task) for task in tasks]
     rows = _load_rows(data, split, config)
     questions: list[Question] = []
     scanpaths: dict[str, Scanpath | None] = {}

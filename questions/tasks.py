@@ -44,6 +44,11 @@ TASKS = {
 VIDEOS_IN_RELEASE = 285
 
 
+def full_name(task: str) -> str:
+    """Return the name of StreamGaze's task that has this abbreviation, such as OI-E, or else what was given."""
+    return next((name for name, info in TASKS.items() if info.abbreviation == task.upper()), task)
+
+
 def task_info(name: str) -> Task:
     """Return one of StreamGaze's tasks by name, or a task of people's own data for any other name."""
     return TASKS.get(name) or Task(name, "own", None, 0)

@@ -37,7 +37,7 @@ def wheel() -> Path:
 def test_the_wheel_holds_the_package_and_the_tiny_models(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     for name in (
-        *("gazeqwen/modeling_gazeqwen.py", "gazeqwen/train.py", "gazeqwen/recipes/demo.yaml"),
+        *("gazeqwen/py.typed", "gazeqwen/modeling_gazeqwen.py", "gazeqwen/train.py", "gazeqwen/recipes/demo.yaml"),
         *("gazeqwen/model_card/template.md", "gazeqwen/model_card/dataset_template.md"),
         *("gazeqwen/benchmarks/results/model_tiny_cpu.json", "gazeqwen/model_card/__main__.py"),
         *("gazeqwen/toyworld/generate.py", "gazeqwen/toyworld/backbone/model.safetensors"),

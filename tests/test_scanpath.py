@@ -211,3 +211,11 @@ def test_the_fixation_at_a_time_and_the_one_to_snap():
     assert at == [None, 0, 0, None, 1, 2, None]
     assert [scanpath.index_to_snap(query_s, 0.25) for query_s in (0.25, 0.2, 2.6, 2.8, 3.2)] == [0, None, 1, 2, None]
     assert as_scanpath(np.zeros((0, 4))).index_at(1.0) is as_scanpath(np.zeros((0, 4))).index_to_snap(1.0) is None
+
+
+def test_rows_as_dicts_are_a_table():
+    rows = [{"start_time": 0, "end_time": 1.5, "center_x": 0.2, "center_y": 0.4}, {"start_time": 2, "end_time": 3}]
+    scanpath = as_scanpath([rows[0], {**rows[1], "center_x": 0.5, "center_y": 0.6}])
+    np.testing.assert_allclose(scanpath.table, [[0.2, 0.4, 0.75, 1.5], [0.5, 0.6, 2.5, 1.0]])
+    with pytest.raises(ValueError, match="scanpath"):
+        as_scanpath(rows)

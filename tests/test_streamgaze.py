@@ -11,11 +11,16 @@ import pytest
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.prompts import PROMPT_STYLES, format_alert, format_question
 from gazeqwen.questions.question import Question
-from gazeqwen.questions.tasks import TASKS, clip_window
+from gazeqwen.questions.tasks import TASKS, clip_window, full_name
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.video_gazeqwen import read_frames
 
 OI_E, NFI = "present_object_identification_easy", "past_non_fixated_object_identification"
+
+
+def test_tasks_go_by_their_abbreviations_too():
+    assert full_name("OI-E") == full_name("oi-e") == full_name("present_object_identification_easy")
+    assert full_name("my_task") == "my_task"
 
 
 def test_the_ten_tasks():

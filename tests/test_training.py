@@ -32,8 +32,10 @@ from gazeqwen.evaluation.predictions import CONDITIONS, accuracy_table, predict
 from gazeqwen.evaluation.scoring import score
 from gazeqwen.model_card.card import render_model_card
 from gazeqwen.questions.dataset import load_questions
+from gazeqwen.train import find_recipe
 from gazeqwen.training.recipe import Recipe, StageSettings
 from gazeqwen.training.trainer import Trainer, answer_loss, optimizer_groups
+from gazeqwen.utils.adapters import load_model
 from gazeqwen.utils.files import atomic_folder, write_json
 from gazeqwen.utils.hub import digest_of_adapter
 from gazeqwen.utils.settings import read_recipe
@@ -281,6 +283,31 @@ def test_ask_answers_and_says_which_fixation_counted_when(run, recording, tmp_pa
         ("6.00", "fixation 1: 100 %"),
     ]
     assert Image.open(tmp_path / "out.png").size[0] > 500
+
+
+def test_ask_answers_in_json(run, recording):
+    video, table = recording
+    printed = run_here(
+        *("ask.py", "--model", run["folder"] / "out" / "best", "--video", video, "--scanpath", table, "--json"),
+        *("--question", "Which object is the user currently gazing at?", "--options", "box", "knife", "--time", 8),
+    )
+    answer = json.loads(printed)
+    assert set(answer["answers"]) == {"with gaze", "without gaze"} and answer["end_s"] == 8
+    for each in answer["answers"].values():
+        assert sum(each["probabilities"].values()) == pytest.approx(1)
+        assert each["answer"] == max(each["probabilities"], key=each["probabilities"].get)
+    assert [step["fixations"] for step in answer["steps"]] == [{"0": 0.75}, {"0": 0.25}, {}, {"1": 1.0}]
+
+
+def test_a_device_that_is_not_there_is_named(run):
+    with pytest.raises(ValueError, match="device: got 'nowhere', which torch has not"):
+        load_model(str(run["folder"] / "out" / "best"), "nowhere")
+
+
+def test_recipes_of_the_package_have_names(tmp_path):
+    assert find_recipe("gazeqwen-7b") == ROOT / "recipes" / "gazeqwen-7b.yaml"
+    with pytest.raises(FileNotFoundError, match="gazeqwen-8b: no such file, and no recipe of the package, .*demo"):
+        find_recipe("gazeqwen-8b")
 
 
 def test_ask_with_a_table_of_the_release(run, tmp_path):

@@ -2,6 +2,7 @@
 
 from os import PathLike
 
+import torch
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
@@ -45,6 +46,10 @@ def load_model(
     if trust_remote_code:
         settings, _ = GazeQwenConfig.get_config_dict(source, revision=revision)
         kind = _stored_class(source, settings.get("auto_map", {}).get("AutoModel"), revision) or kind
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # before anything large is loaded
+        raise ValueError(f"device: got {str(device)!r}, which torch has not: {error}") from None
     return kind.from_pretrained(source, dtype=dtype, revision=revision).to(device).eval()
 
 
