@@ -294,15 +294,20 @@ def _expected_columns() -> str:
 
 def as_scanpath(value) -> Scanpath | None:
     """
-    Return a `Scanpath` from itself, a path to a fixation table, an (N, 4) array, or rows as dicts with the columns of a
-    table; `None` stays `None`.
+    Return a `Scanpath` from itself, a path to a fixation table, an (N, 4) array, or rows as dicts with the columns of
+    a table; `None` stays `None`.
     """
     if value is None or isinstance(value, Scanpath):
         return value
     if isinstance(value, (str, PathLike)):
         return Scanpath.from_csv(fspath(value))
     if isinstance(value, (list, tuple)) and value and isinstance(value[0], dict):
-        return Scanpath.from_rows(list(value[0]), list(enumerate(value)), "scanpath")
+        columns = list(value[0])
+        for number, row in enumerate(value):
+            if not isinstance(row, dict) or set(row) != set(columns):
+                raise ValueError(f"scanpath, row {number}: got {row!r}, expected a dict with the columns {columns}")
+        rows = [(number, {name: str(row[name]) for name in columns}) for number, row in enumerate(value)]
+        return Scanpath.from_rows(columns, rows, "scanpath")
     return Scanpath.from_array(value)
 
 

@@ -29,9 +29,7 @@ with named_extra():
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "recipe", help="a YAML file, or the name of one that comes with the package: " + recipe_names()
-    )
+    parser.add_argument("recipe", help=f"a YAML file, or one of the package's: {recipe_names()}")
     parser.add_argument(
         "overrides", nargs="*", default=[], help="such as stage1.epochs=2 adapter.gaze_encoding=coord_pe"
     )
@@ -71,7 +69,7 @@ def recipe_names() -> str:
 
 
 def find_recipe(name: str) -> Path:
-    """Return the path of a recipe: a file, or the name of one that comes with the package. Raises FileNotFoundError."""
+    """Return the path of a recipe: a file, or the name of one of the package. Raises FileNotFoundError."""
     for path in (Path(name), RECIPES / f"{name}.yaml"):
         if path.is_file():
             return path

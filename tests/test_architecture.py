@@ -39,6 +39,7 @@ COMMANDS = {
 }
 # Where a package is imported by another name than it is installed by; what comes with transformers.
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "huggingface_hub": "huggingface-hub", "tokenizers": "transformers"}
+DISTRIBUTIONS |= {"starlette": "gradio"}
 # What is reached and not run, or names itself: readers of Neon's recordings and of LSL, a report's tests in training.
 NOT_NEEDED = {"onnx", "projectaria_tools", "pupil_labs", "pylsl"}
 NOT_RUN = {"train": {"scipy", "statsmodels"}}

@@ -217,5 +217,5 @@ def test_rows_as_dicts_are_a_table():
     rows = [{"start_time": 0, "end_time": 1.5, "center_x": 0.2, "center_y": 0.4}, {"start_time": 2, "end_time": 3}]
     scanpath = as_scanpath([rows[0], {**rows[1], "center_x": 0.5, "center_y": 0.6}])
     np.testing.assert_allclose(scanpath.table, [[0.2, 0.4, 0.75, 1.5], [0.5, 0.6, 2.5, 1.0]])
-    with pytest.raises(ValueError, match="scanpath"):
+    with pytest.raises(ValueError, match="scanpath, row 1: got .*, expected a dict with the columns"):
         as_scanpath(rows)
