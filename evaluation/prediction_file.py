@@ -88,7 +88,7 @@ class PredictionFile:
         for path in (self.path, *self._parts()):
             if not path.exists():
                 continue
-            lines = path.read_text(encoding="utf-8").split("\n")
+            lines = path.read_bytes().split(b"\n")  # the last may end within a character
             torn = lines.pop()  # after the last line's end: empty, unless the writer was killed
             if torn:
                 self.repairs.append(f"{path}: dropped a torn last line, its questions are asked again")
@@ -129,7 +129,7 @@ def _line(prediction: Prediction) -> str:
     return json.dumps(values | {"digest": _digest(values)}, ensure_ascii=False) + "\n"
 
 
-def _prediction(line: str, where: str) -> Prediction:
+def _prediction(line: bytes, where: str) -> Prediction:
     """
     Return the prediction of a line. Raises ValueError naming the place for what is none, or was edited; lines of older
     versions have no digest.
@@ -161,7 +161,7 @@ def load_predictions(path, conditions: list[str]) -> tuple[str, list[Prediction]
     Return the condition of the predictions that `save_predictions` wrote, and the predictions. Raises ValueError
     naming the file if they are of several conditions, or of none of `conditions`, and the line if one was edited.
     """
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    lines = Path(path).read_bytes().splitlines()
     saved = [_prediction(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
     names = sorted({prediction.condition for prediction in saved})
     if len(names) != 1 or names[0] not in conditions:

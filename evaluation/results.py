@@ -181,7 +181,10 @@ def read_result(path: str | PathLike) -> Result | None:
     check(scorer in SCORERS, f"scorer is {scorer!r}, expected one of {SCORERS}")
     items = {}
     if value.get("predictions"):
-        file = path.parent / value["predictions"]
+        name = value["predictions"]
+        is_beside = isinstance(name, str) and (path.parent / name).resolve().is_relative_to(path.parent.resolve())
+        check(is_beside, f"predictions: got {name!r}, expected the name of a file beside it")
+        file = path.parent / name
         check(file.is_file(), f"its predictions {file} are not there")
         items = read_predictions(file)
         if set(items) == {None} and len(value["scores"]) == 1:

@@ -119,11 +119,13 @@ def read_predictions(path: str | PathLike) -> dict[str | None, list[GradedAnswer
             content = lzma.decompress(content)
         except lzma.LZMAError as error:
             raise ValueError(f"{path}: cannot be decompressed ({error})") from None
-    for number, line in enumerate(content.decode().splitlines(), 1):
+    for number, line in enumerate(content.splitlines(), 1):
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error}): {line[:80]!r}") from None
+            raise ValueError(
+                f"{path}, line {number}: not JSON ({error}): {line[:80].decode(errors='replace')!r}"
+            ) from None
         condition = row.get("condition") if isinstance(row, dict) else None
         answers[condition].append(as_graded_answer(row, f"{path}, line {number}"))
     return {name: graded_answers(items, f"{path}, condition {name}: ") for name, items in answers.items()}

@@ -314,6 +314,19 @@ def test_a_torn_line_and_repeated_predictions_are_repaired_and_counted(tmp_path)
         repaired.read()
 
 
+def test_a_character_of_several_bytes_may_be_torn(tmp_path):
+    file = PredictionFile(tmp_path / "p.jsonl", {"seed": 0})
+    file.start()
+    file.append(0, [prediction("1"), prediction("über")])
+    part = tmp_path / "p.part-0.jsonl"
+    part.write_bytes(part.read_bytes()[: part.read_bytes().index("ü".encode()) + 1])
+    assert set(PredictionFile(tmp_path / "p.jsonl", {"seed": 0}).read()) == {("gaze", "1")}
+    part.write_bytes(part.read_bytes() + b"\n")
+    for read in (file.read, lambda: load_predictions(part, ["gaze"])):
+        with pytest.raises(ValueError, match=r"p.part-0.jsonl, line 2: no prediction"):
+            read()
+
+
 def test_predictions_of_other_settings_are_refused_and_named(tmp_path):
     file = PredictionFile(tmp_path / "p.jsonl", {"seed": 0, "split": "test"})
     file.start()

@@ -352,6 +352,9 @@ def broken(folder, change) -> str:
         (lambda v: v["scores"]["gaze"].update(macro=0.123), "gaze: macro is 0.123, but the mean of its 2 tasks is"),
         (lambda v: v["scores"]["gaze"].pop("macro"), "gaze: macro is None"),
         (lambda v: v.update(scorer="lenient"), "x.json: scorer is 'lenient', expected one of"),
+        (lambda v: v.update(predictions="/etc/passwd"), "x.json: predictions: got '/etc/passwd', expected .* beside"),
+        (lambda v: v.update(predictions="../x.jsonl"), "x.json: predictions: got '../x.jsonl', expected .* beside"),
+        (lambda v: v.update(predictions=5), "x.json: predictions: got 5, expected .* beside"),
         (lambda v: v.update(predictions="gone.jsonl"), "x.json: its predictions .*gone.jsonl are not there"),
         (
             lambda v: v.update(scores={"other": v["scores"]["gaze"]}),
@@ -364,6 +367,23 @@ def test_result_files_that_are_none_are_named(change, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         write_report([broken(tmp_path, change)], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_predictions_behind_a_link_out_of_the_folder_are_not_opened(tmp_path):
+    path = write_result(tmp_path, "x", [RECALL])
+    (tmp_path / "x.jsonl").unlink()
+    (tmp_path / "x.jsonl").symlink_to("/etc/passwd")
+    with pytest.raises(ValueError, match="x.json: predictions: got 'x.jsonl', expected .* beside") as error:
+        read_result(path)
+    assert "root:" not in str(error.value)
+
+
+def test_predictions_that_are_not_utf8_are_named(tmp_path):
+    path = write_result(tmp_path, "x", [RECALL])
+    with (tmp_path / "x.jsonl").open("ab") as file:
+        file.write('{"key": "é"}\n'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"x.jsonl, line \d+: not JSON"):
+        read_result(path)
 
 
 def test_files_that_are_no_results_are_named(tmp_path):

@@ -20,6 +20,7 @@ from gazeqwen.toyworld import kitchen, world
 from gazeqwen.toyworld.questions import TASK_NAMES, ToyQuestion, View, clip_of, clock, even_points, gaze_questions
 from gazeqwen.toyworld.viewer import Recording, make_viewer, simulate_viewer, write_fixations
 from gazeqwen.toyworld.world import frame_times_s, write_video
+from gazeqwen.utils.files import sync_tree, write_json
 
 SPLITS = ("train", "val", "test")
 VIEWERS = 12  # of each split: nobody is in two
@@ -199,7 +200,8 @@ def generate(
                 bar.update()
     for task, entries in qa.items():
         (out / "qa" / f"{task}.json").write_text(json.dumps(entries, indent=2) + "\n")
-    (out / "splits.json").write_text(json.dumps(names, indent=2) + "\n")  # last: its presence means "complete"
+    sync_tree(out)
+    write_json(out / "splits.json", names)  # last: its presence means "complete"
     return out
 
 

@@ -30,6 +30,12 @@ def sync(path: str | os.PathLike) -> None:
         os.close(descriptor)
 
 
+def sync_tree(folder: str | os.PathLike) -> None:
+    """Force a folder with all files and folders below it to the disk."""
+    for path in (*Path(folder).rglob("*"), folder):
+        sync(path)
+
+
 def make_folder(path: str | os.PathLike) -> None:
     """Make a folder and those above it, unless they are there, and force their names to the disk."""
     path = Path(path)
@@ -77,8 +83,7 @@ def atomic_folder(path: str | os.PathLike):
     temporary.mkdir()
     try:
         yield temporary
-        for file in (*temporary.rglob("*"), temporary):
-            sync(file)
+        sync_tree(temporary)
         if path.exists():
             path.rename(old)
         temporary.rename(path)
