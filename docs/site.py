@@ -7,6 +7,7 @@ import re
 import tempfile
 from pathlib import Path
 
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.utils import get_relative_url
 
@@ -14,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"(?<=\]\()(?!https?:|#|mailto:)([^)\s#]+)(#[^)\s]*)?(?=\))")
 
 
+@event_priority(100)  # before mkdocstrings takes its settings
 def on_config(config):
     """Let the reference's docstrings be read from this checkout, named as the package."""
     parent = Path(tempfile.mkdtemp(prefix="gazeqwen-docs-"))
