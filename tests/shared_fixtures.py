@@ -24,7 +24,9 @@ torch.set_num_threads(1)  # sums of several threads differ in their last bits fr
 
 @pytest.fixture(autouse=True)
 def same_random_state():
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # `torch.manual_seed` formats the stack once per kind of accelerator
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
 
 
 @pytest.fixture(scope="session")

@@ -247,9 +247,10 @@ def identification_lists(scene: Scene, candidates: list[int], hard: bool) -> lis
     (easy), or four that are alike in one of them (hard). Every option stands in the same relation to the others, so
     the text gives nothing away.
     """
+    values = [{i: getattr(scene.objects[i], name) for i in candidates} for name in scene.attributes]
     lists = []
     for four in combinations(candidates, 4):
-        counts = [len({getattr(scene.objects[i], name) for i in four}) for name in scene.attributes]
+        counts = [len({value_of[i] for i in four}) for value_of in values]
         if min(counts) == (1 if hard else 4):
             lists.append(four)
     return lists

@@ -111,7 +111,9 @@ def between(waypoints, time_s) -> np.ndarray:
     if len(waypoints) == 1:  # most objects and cameras stay where they are
         return np.full((*np.shape(time_s), 2), waypoints[0][1:], dtype=float)
     times, x, y = zip(*waypoints, strict=True)
-    return np.stack([np.interp(time_s, times, x), np.interp(time_s, times, y)], axis=-1)
+    places = np.empty((*np.shape(time_s), 2))
+    places[..., 0], places[..., 1] = np.interp(time_s, times, x), np.interp(time_s, times, y)
+    return places
 
 
 class SceneOfObjects:

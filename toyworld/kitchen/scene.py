@@ -56,9 +56,12 @@ class Head:
     def in_frame_px(self, places_px: np.ndarray, time_s) -> np.ndarray:
         """Return places (..., 2) of the plane as places in the frame at `time_s` (...)."""
         centre, tilt = self.pose(time_s)
-        x, y = np.moveaxis(places_px - centre, -1, 0)
+        places = places_px - centre
+        x, y = places[..., 0], places[..., 1]
         cos, sin = np.cos(tilt), np.sin(tilt)
-        return np.stack([cos * x - sin * y, sin * x + cos * y], axis=-1) + FRAME_PX / 2
+        turned = np.empty(places.shape)
+        turned[..., 0], turned[..., 1] = cos * x - sin * y, sin * x + cos * y
+        return turned + FRAME_PX / 2
 
 
 @dataclass(frozen=True)
