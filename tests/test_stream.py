@@ -805,8 +805,9 @@ def test_the_documents_accuracies_are_the_committed_result():
             cells.append(f"{100 * row[group]['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
         assert f"| {row['name']} | {' | '.join(cells)} |\n" in text
     hour = json.loads((ROOT / "benchmarks" / "results" / "stream_hour.json").read_text())["hour"]
-    whole, recent, by_gaze = (f"{100 * row['present']['accuracy']:.1f}" for row in hour)
+    whole, recent, by_gaze, tapered = (f"{100 * row['present']['accuracy']:.1f}" for row in hour)
     low, high = hour[1]["present"]["difference_interval"]
     gain = f"+{100 * hour[1]['present']['difference']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
     flat = " ".join(text.split())
-    assert f"{recent} % with `recent`, {by_gaze} with `gaze`, {whole} with all; `recent` against all {gain}" in flat
+    each = f"{recent} % with `recent`, {by_gaze} with `gaze`, {tapered} with `taper`, {whole} with all"
+    assert f"{each}; `recent` against all {gain}" in flat
