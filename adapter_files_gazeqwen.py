@@ -247,16 +247,20 @@ def with_variant(file: str, variant: str | None) -> str:
     return file if variant is None else file.replace(".safetensors", f".{variant}.safetensors")
 
 
-def write_tensors(path: str | os.PathLike, tensors: dict[str, torch.Tensor]) -> None:
+def write_tensors(
+    path: str | os.PathLike, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
+) -> None:
     """
-    Write a safetensors file, and put it in the place of an earlier one when its header lists all names and shapes.
+    Write a safetensors file, with a text in its header (`metadata`, one alone: safetensors writes several in any
+    order), and put it in the place of an earlier one when its header lists all names and shapes.
     Raises OSError, naming the file, where it does not, or cannot be written, as on a full disk.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, new, metadata={"format": "pt"})
+        contiguous = {name: value.contiguous() for name, value in tensors.items()}
+        save_file(contiguous, new, metadata=metadata or {"format": "pt"})
         with safe_open(new, framework="pt") as file:
             written = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:

@@ -4,7 +4,8 @@ Frozen work done once: per clip, what the frozen networks make of it, on disk.
 An entry is one safetensors file, named by the clip's content (blocks of the video file, window, and gaze where it is
 drawn on the frames) in a folder named by what makes the numbers (weights of the frozen networks, sampling, sizes). So
 a changed video, scanpath, encoder or setting is another name, never a stale entry; several processes may fill the same
-folder; a truncated file is found and redone.
+folder; a truncated file is found and redone. Its header holds its name and a checksum of its values, so that content
+of another entry, or damaged on the disk, is found when it is read.
 """
 
 import hashlib
@@ -12,8 +13,9 @@ import json
 import math
 import os
 import shutil
+import zlib
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
 from gazeqwen.adapter_files_gazeqwen import write_tensors
@@ -47,6 +48,15 @@ _CODE_NAMES = {"auto_map", "processor_class"}
 
 def default_cache_folder() -> Path:
     return Path(os.environ.get("GAZEQWEN_CACHE") or Path.home() / ".cache" / "gazeqwen")
+
+
+def _checksum(entry: dict[str, torch.Tensor]) -> str:
+    """Return a checksum of an entry's names, shapes, dtypes and values, against accidents; reading takes longer."""
+    checksum = 0
+    for name, value in sorted(entry.items()):
+        checksum = zlib.crc32(f"{name} {tuple(value.shape)} {value.dtype}".encode(), checksum)
+        checksum = zlib.crc32(value.contiguous().reshape(-1).view(torch.uint8).numpy(), checksum)
+    return f"{checksum:08x}"
 
 
 def digest_of_weights(module: torch.nn.Module) -> str:
@@ -161,14 +171,24 @@ class ClipCache:
     def _entry(self, question: Question, drawing: Drawing | None) -> dict[str, torch.Tensor]:
         path = self.path(question, drawing)
         try:
-            return load_file(path)
+            with safe_open(path, framework="pt") as file:
+                written = (file.metadata() or {}).get("entry")
+                entry = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path}: the cache entry of {question.video_name} cannot be read ({error})") from error
+        if written != f"{path.stem} {_checksum(entry)}":
+            with suppress(OSError):
+                path.unlink()
+            raise ValueError(
+                f"{path}: the cache entry of {question.video_name} holds other values than were written, and was "
+                "removed: start again, and it is computed anew"
+            )
+        return entry
 
     def _is_whole(self, path: Path) -> bool:
         try:
-            with safe_open(path, framework="pt"):  # checks the file's length against its header
-                return True
+            with safe_open(path, framework="pt") as file:  # checks the file's length against its header
+                return (file.metadata() or {}).get("entry", "").startswith(path.stem)
         except FileNotFoundError:
             return False
         except (OSError, SafetensorError):
@@ -276,7 +296,8 @@ class ClipCache:
             for batch in loader:
                 entries = self._encode(model, [processed for _, processed in batch])
                 for (clip, _), entry in zip(batch, entries, strict=True):
-                    write_tensors(self.path(*clip), entry)
+                    path = self.path(*clip)
+                    write_tensors(path, entry, {"entry": f"{path.stem} {_checksum(entry)}"})
                 bar.update(len(batch))
         accelerator.wait_for_everyone()
         return len(missing)

@@ -16,7 +16,8 @@ from accelerate import Accelerator
 from forked import Script, run, run_together
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from support import run_here
 from test_training import TASKS, recipe_text
 
@@ -81,6 +82,32 @@ def test_what_is_there_is_not_computed_again_and_what_is_broken_is(toy_model, to
     broken.write_bytes(b"")
     with pytest.raises(ValueError, match=rf"{broken.name}: the cache entry of {questions[0].video_name}"):
         cache.read(questions[0])
+
+
+def test_an_entry_with_other_content_of_the_right_length_is_named_and_redone(
+    toy_model, toy_processor, questions, tmp_path
+):
+    cache = ClipCache.from_model(toy_model, toy_processor, "embeddings", tmp_path)
+    cache.fill(Accelerator(), toy_model, questions)
+    first, other = questions[0], next(q for q in questions if cache.path(q) != cache.path(questions[0]))
+    path, content, values = cache.path(first), cache.path(first).read_bytes(), load_file(cache.path(first))
+    changed = values | {"video_embeds": values["video_embeds"].flip(0)}
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    for written in (
+        content[:-4] + bytes(4),  # as a power cut leaves a block
+        save(changed, header),
+        save({name: value.to(torch.float16) for name, value in values.items()}, header),
+    ):
+        path.write_bytes(written)
+        assert cache.fill(Accelerator(), toy_model, questions) == 0
+        with pytest.raises(ValueError, match=rf"{path.name}: .*{first.video_name} holds other values .* removed"):
+            cache.read(first)
+        assert cache.fill(Accelerator(), toy_model, questions) == 1 and path.read_bytes() == content
+        cache.read(first)
+    for written in (cache.path(other).read_bytes(), save(changed, {"format": "pt"})):  # of another clip, of no writer
+        path.write_bytes(written)
+        assert cache.fill(Accelerator(), toy_model, questions) == 1 and path.read_bytes() == content
 
 
 def test_another_video_encoder_or_setting_is_another_entry(toy_model, toy_processor, questions, tmp_path):
