@@ -199,6 +199,13 @@ def test_the_plan_says_everything(toy_data):
         ({"model": ModelSettings(base_model="/nowhere", video_encoder=str(VIDEO_ENCODER))}, "base_model: .*/nowhere"),
         ({"model": ModelSettings(base_model=str(BACKBONE), video_encoder="/nowhere")}, "video_encoder: .*/nowhere"),
         ({"data": DataSettings(dataset="/nowhere")}, "/nowhere: no such folder"),
+        (  # before the Hub is asked for a model
+            {
+                "data": DataSettings(dataset="/no/data"),
+                "model": ModelSettings(base_model="/nowhere", video_encoder="/"),
+            },
+            "/no/data: no such folder",
+        ),
         (
             {"model": ModelSettings(base_model=str(BACKBONE), video_encoder=str(VIDEO_ENCODER), dtype="float12")},
             "model.dtype: got 'float12'",
@@ -393,7 +400,7 @@ def test_a_recipe_needs_what_its_head_says(path):
     assert 0.9 * megabytes < clip.video_tokens * width * 2 / 1e6 < megabytes
 
 
-def test_the_readme_s_table_of_gpus():
+def test_the_guide_s_table_of_gpus():
     """To train: what the recipe's head says. To ask: the estimate for one question, nothing cached, rounded up."""
     line = r"^\| `(.+?)\.yaml`.*?\| (\d+) x ([\d,]+) \| (\d+) GB \| (\d+) GB \| (\d+) GB \|$"
     rows = re.findall(line, GUIDE, re.MULTILINE)

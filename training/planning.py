@@ -109,14 +109,14 @@ def plan(recipe: Recipe, num_processes: int = 1) -> Plan:
     """
     if num_processes < 1:
         raise ValueError(f"num_processes: got {num_processes}, expected at least 1")
-    with _reading("model.base_model", recipe.model.base_model):
-        processor = build_processor(recipe.model)
-    model = model_on_meta(recipe, config_of(recipe))
-    data = recipe.data
+    data = recipe.data  # first: a mistake in it should not cost the time that the Hub takes
     splits = {
         split: load_questions(data.dataset, split, data.tasks, data.config, data.without_gaze)
         for split in (data.train_split, data.validation_split)
     }
+    with _reading("model.base_model", recipe.model.base_model):
+        processor = build_processor(recipe.model)
+    model = model_on_meta(recipe, config_of(recipe))
     training = splits[data.train_split]
     everything = [question for questions in splits.values() for question in questions]
 
