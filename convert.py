@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from gazeqwen.backbones_gazeqwen import errors_name
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig, absolute_if_folder
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Config, VJEPA21Model
@@ -411,7 +412,8 @@ def main(argv: list[str] | None = None) -> None:
 
     args = parser.parse_args(argv)
     try:
-        args.run(args)
+        with errors_name(args.checkpoint):
+            args.run(args)
     except (ValueError, OSError, ImportError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
 
