@@ -8,9 +8,9 @@ model hear what might be added.
 Phases: (1) the vision tower, with auxiliary heads that are thrown away: which thing a visual token shows, and whether
 that is marked; a token's embedding is trained towards the embedding of the thing's noun. (2) The tower's embeddings of
 `--clips` clips are kept on disk: it stays as it is from here on. (3) Reading: words for answers, and letters by
-matching options. (4) What is marked in a single temporal step, the clip's last: among six, from the beginning, it was
-never told (docs/log.md). (5) Every kind of question; the learning rate decays over the second half. Training goes on
-where it was stopped, with the same numbers as in one go.
+matching options. (4) What is marked in a single temporal step, the clip's last, then among two and three: among six, from the
+beginning or after one, it was never told (docs/log.md). (5) Every kind of question; the learning rate decays over the
+second half. Training goes on where it was stopped, with the same numbers as in one go.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ ALL_KINDS = {
 PHASES = (
     Phase("vision", 2500, clips=8, lr=2.0, decay=True),
     Phase("reading", 1000, tuple(READ_KINDS.items())),
-    Phase("one step", 800, tuple(NOW_KINDS.items()), clips=16, questions=4, temporal_steps=1),
+    Phase("one step", 2000, tuple(NOW_KINDS.items()), clips=16, questions=4, temporal_steps=1),
+    Phase("two steps", 800, tuple(NOW_KINDS.items()), clips=12, questions=4, temporal_steps=2),
+    Phase("three steps", 600, tuple(NOW_KINDS.items()), clips=12, questions=4, temporal_steps=3),
     Phase("everything", 3500, tuple(ALL_KINDS.items()), lr=0.8, decay=True),
 )
 VISION_STEPS = 4  # temporal steps of a clip that the vision phase is shown
