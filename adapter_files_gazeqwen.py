@@ -161,8 +161,8 @@ class AdapterFilesMixin(_Model):
                 cached_file(source, LORA_FILES[0], _raise_exceptions_for_missing_entries=False, **here) is not None
             )
         if with_lora:
-            files = (LORA_FILES[0], with_variant(LORA_FILES[1], variant))
-            paths = [Path(cached_file(source, file, **here)) for file in files]
+            settings, weights_name = LORA_FILES[0], with_variant(LORA_FILES[1], variant)
+            paths = Path(cached_file(source, settings, **here)), Path(cached_file(source, weights_name, **here))
             lora = read_lora(*paths, config.base_model_name_or_path if is_config_stored else None)
         with errors_name(source):
             generation_config = GenerationConfig.from_pretrained(source, **here)

@@ -605,7 +605,7 @@ def _is_number(value) -> bool:
 
 
 def _is_whole(value, least: int, most: float = math.inf) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and least <= value <= most
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and least <= int(value) <= most
 
 
 def _check_normalization(name: str, part) -> None:

@@ -441,8 +441,9 @@ def _upright(frame, path: str | PathLike, reformatter=None) -> np.ndarray:
     `reformatter` kept for all frames of a video is set up once.
     """
     width, height = _kept_size(frame.width, frame.height)
-    smaller = {"width": width, "height": height, "interpolation": "AREA"} if width < frame.width else {}
-    rgb = (reformatter or VideoReformatter()).reformat(frame, format="rgb24", **smaller).to_ndarray()
+    interpolation = "AREA" if width < frame.width else None
+    reformatter = reformatter or VideoReformatter()
+    rgb = reformatter.reformat(frame, width, height, format="rgb24", interpolation=interpolation).to_ndarray()
     matrix = frame.side_data.get("DISPLAYMATRIX")
     return rgb if matrix is None else _displayed(rgb, np.frombuffer(matrix, "=i4").reshape(3, 3), path)
 

@@ -44,7 +44,7 @@ def _find_tables(folder: Path) -> tuple[dict[str, Callable[[], Scanpath]], list[
     """
     tables: dict[str, list[tuple[str, Callable[[], Scanpath]]]] = {}  # by stem: where, and what reads it
     for suffix in ("_fixation_dataset.csv", "_fixation_filtered.csv"):  # the later step of the pipeline replaces
-        paths = defaultdict(list)
+        paths: dict[str, list[tuple[str, Callable[[], Scanpath]]]] = defaultdict(list)
         for path in sorted(folder.rglob(f"*{suffix}")):
             paths[path.name.removesuffix(suffix)].append((str(path), partial(Scanpath.from_csv, path)))
         tables |= paths
