@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gazeqwen.evaluation.scoring import GradedAnswer
-from gazeqwen.utils.files import write_json, write_text
+from gazeqwen.utils.files import errors_with_path, write_json, write_text
 from gazeqwen.utils.settings import differences
 
 DATA_DIGEST = "data_digest"  # of the settings: `digest_of_data` of the questions that are asked
@@ -110,7 +110,7 @@ class PredictionFile:
     def append(self, process_index: int, predictions: list[Prediction]) -> None:
         """Write predictions at the end of the process's own part."""
         part = self.path.with_name(f"{self.path.stem}.part-{process_index}.jsonl")
-        with part.open("a", encoding="utf-8") as file:
+        with errors_with_path(part), part.open("a", encoding="utf-8") as file:
             file.write("".join(_line(prediction) for prediction in predictions))
             file.flush()
             os.fsync(file.fileno())

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from gazeqwen.evaluation.prediction_file import Prediction, PredictionFile
 from gazeqwen.evaluation.scoring import sorted_tasks
-from gazeqwen.pipeline.answers import option_logits, text_losses
+from gazeqwen.pipeline.answers import memory_errors_name, option_logits, text_losses
 from gazeqwen.pipeline.batches import Batch, QuestionDataset
 from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.pipeline.conditions import Condition
@@ -110,13 +110,8 @@ def _predict_batch(
     batch: Batch, answers: Callable[[Batch], list[dict]], condition: str, scanpaths_of: list[str | None]
 ) -> list[Prediction]:
     """Return the predictions of one batch; `scanpaths_of`: whose gaze is given, for each question of the dataset."""
-    try:
+    with memory_errors_name(batch.questions):
         batch_answers = answers(batch)
-    except torch.OutOfMemoryError as error:
-        raise ValueError(
-            f"out of memory on {len(batch.indices)} questions such as {batch.questions[0].key}; inputs are "
-            f"never made smaller silently: choose a smaller batch_size, fewer frames or fewer pixels ({error})"
-        ) from None
     return [
         Prediction(
             question.key,

@@ -1,11 +1,14 @@
 """Answers that a question offers, as tokens, logits and losses, and the one that a model gives."""
 
+from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from gazeqwen.questions.prompts import OPTION_LETTERS, format_question
+from gazeqwen.questions.question import Question
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,19 @@ def check_finite_logits(logits: torch.Tensor) -> None:
             f"the model's logits are not finite: {logits.flatten()[:8].tolist()}; its numbers overflow in its dtype, "
             "try another (bfloat16, float32)"
         )
+
+
+@contextmanager
+def memory_errors_name(questions: Sequence[Question]):
+    """Raise ValueError naming the first of the questions, and a remedy, where the device's memory is too small."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"out of memory on {len(questions)} questions such as {questions[0].key}; inputs are never made smaller "
+            "silently: choose a smaller batch_size, fewer frames or fewer pixels, and in training "
+            f"gradient_checkpointing ({error})"
+        ) from None
 
 
 def own_words(model, processor, inputs, max_new_tokens: int) -> str:

@@ -33,9 +33,10 @@ def pytest_configure_node(node):
 
 # The files that take longest begin, so that the workers of `make test` end together.
 LONGEST = (
-    *("hub", "training_options", "stream", "kitchen", "evaluation", "resume", "readme", "fairness", "toyworld"),
-    *("planning", "adapters", "toy_backbone", "controls", "training", "evidence", "malformed", "model_transformers"),
-    *("package", "model_uses"),
+    *("hub", "training_options", "stream", "readme", "evaluation", "resume", "kitchen", "toyworld", "evidence"),
+    *("fairness", "training", "planning", "malformed", "controls", "report", "model_uses", "model_transformers"),
+    *("toy_backbone", "stream_memory", "adapters", "app", "package", "toy_adapter", "statistics", "model"),
+    *("power_cut", "model_card", "vjepa2_1", "explorer", "streaming_play", "trainer_guide"),
 )
 
 

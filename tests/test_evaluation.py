@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -38,6 +39,7 @@ from gazeqwen.questions.release import build
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.training.recipe import ModelSettings
+from gazeqwen.utils.files import write_text
 from gazeqwen.utils.settings import read_recipe
 from gazeqwen.video_gazeqwen import MAX_FRAMES
 
@@ -312,6 +314,24 @@ def test_a_torn_line_and_repeated_predictions_are_repaired_and_counted(tmp_path)
     (tmp_path / "p.jsonl").write_text('{"key": "1"}\n' + (tmp_path / "p.jsonl").read_text())
     with pytest.raises(ValueError, match=r"p.jsonl, line 1: no prediction"):
         repaired.read()
+
+
+def test_a_disk_that_is_full_is_named(tmp_path):
+    """A real limit of the operating system on how large a file may grow."""
+    file = PredictionFile(tmp_path / "p.jsonl", {"seed": 0})
+    file.start()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        for write, name in (
+            (lambda: file.append(0, [prediction("1")]), "p.part-0.jsonl"),
+            (lambda: write_text(tmp_path / "a.txt", "a" * 200), "a.txt"),
+        ):
+            with pytest.raises(OSError, match=f"{tmp_path / name}"):
+                write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / "a.txt").exists()
 
 
 def test_a_character_of_several_bytes_may_be_torn(tmp_path):

@@ -455,6 +455,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
     assert error.splitlines()[-1].startswith("train.py: loss is nan on")
 
 
+def test_memory_that_is_too_small_is_named_with_the_questions(toy_data, tmp_path):
+    trainer = trainer_of(toy_data, tmp_path, data={"tasks": [OI_E]})
+
+    def full(module, args):  # as CUDA's allocator says it
+        if module.training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    trainer.model.backbone.lm_head.register_forward_pre_hook(full)
+    with pytest.raises(ValueError, match=r"out of memory on \d questions such as \[\"toy-train-.*batch_size.*GiB"):
+        trainer.run()
+
+
 def test_no_space_left_is_said_and_leaves_no_half_file(toy_data, tmp_path):
     """A real limit of the operating system on how large a file may grow."""
     (tmp_path / "r.yaml").write_text(recipe_text(toy_data, tmp_path / "out"))

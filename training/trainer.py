@@ -19,7 +19,7 @@ from transformers import get_cosine_schedule_with_warmup
 from gazeqwen.evaluation.prediction_file import save_predictions
 from gazeqwen.evaluation.predictions import predict, text_loss
 from gazeqwen.evaluation.scoring import score as score_predictions
-from gazeqwen.pipeline.answers import option_logits, text_losses
+from gazeqwen.pipeline.answers import memory_errors_name, option_logits, text_losses
 from gazeqwen.pipeline.batches import Augmentation, Batch, MicroBatchSampler, QuestionDataset
 from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.pipeline.conditions import Condition
@@ -287,7 +287,8 @@ class Trainer:
         stage.model.train()
         step_loss = torch.zeros((), device=accelerator.device)
         for micro_batch, batch in zip(batches.micro_batches(), stage.loader, strict=True):
-            with nullcontext() if micro_batch.ends_step else accelerator.no_sync(stage.model):
+            together = nullcontext() if micro_batch.ends_step else accelerator.no_sync(stage.model)
+            with together, memory_errors_name(batch.questions):
                 # Gradients are averaged over the processes; the step's loss is the mean over its samples.
                 loss = micro_batch.share * accelerator.num_processes * self._loss(stage.model, batch)
                 accelerator.backward(loss)

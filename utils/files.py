@@ -45,14 +45,26 @@ def make_folder(path: str | os.PathLike) -> None:
         sync(folder.parent)
 
 
+@contextmanager
+def errors_with_path(path: str | os.PathLike):
+    """Give OSError of a block, such as a full disk's, the path where it has none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     """Write a file so that a reader sees the old one or the whole new one."""
     path = Path(path)
     make_folder(path.parent)
     temporary = _beside(path, "tmp")
     try:
-        temporary.write_bytes(content)
-        sync(temporary)
+        with errors_with_path(path):
+            temporary.write_bytes(content)
+            sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
