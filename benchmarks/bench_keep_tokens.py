@@ -226,8 +226,9 @@ def _draw_panels(axes, rows: list[dict]) -> None:
                 axis.fill_between(shares, low, high, color=color, alpha=0.12, linewidth=0)
         axis.axhline(100 * whole[group]["accuracy"], color="black", linestyle=":", linewidth=1, label="all tokens")
         axis.set_xscale("log", base=2)
-        axis.set_xticks(SHARES, [f"1/{round(1 / share)}" for share in SHARES])
-        axis.set_xlim(SHARES[-1] / 1.15, 1.15 * max(row["share"] for row in rows if "all" not in row["name"]))
+        shares = sorted({row["share"] for row in rows if not row["name"].startswith("all tokens")})
+        axis.set_xticks(shares, [f"1/{round(1 / share)}" if share < 1 else "1" for share in shares])
+        axis.set_xlim(shares[0] / 1.15, shares[-1] * 1.15)
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_ylim(0, 102)
 
@@ -263,6 +264,7 @@ def tables() -> dict[str, Table]:
     """Return the document's tables, from the committed results."""
     return {
         "accuracy": accuracy_table(rows_of("keep_accuracy.json")),
+        "trained": accuracy_table(rows_of("keep_accuracy_trained.json")),
         "prefill": prefill_table(rows_of("keep_prefill_3b_cpu.json")),
     }
 
@@ -296,10 +298,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.command == "draw":
         shown = {
-            "trained with all tokens": "keep_accuracy.json",
-            "trained with drawn shares": "keep_accuracy_trained.json",
+            "trained with all tokens": rows_of("keep_accuracy.json"),
+            "trained with drawn shares": rows_of("keep_accuracy_trained.json"),
         }
-        shown = {name: rows_of(file) for name, file in shown.items()}
         draw_accuracy(DOCUMENT.parent / "images" / "keep_tokens.png", shown)
         write_text(DOCUMENT, fill(DOCUMENT.read_text(), tables()))
         return

@@ -315,6 +315,13 @@ def test_the_document_holds_the_committed_results():
             gain = accuracy["gaze 0.25"][group]["accuracy"] - accuracy[f"{rule} 0.25"][group]["accuracy"]
             assert gain > points, (rule, group)
     assert accuracy["gaze 0.5"]["what is looked at"]["difference"] > -0.05
+    trained = {row["name"]: row for row in json.loads((RESULTS / "keep_accuracy_trained.json").read_text())["rows"]}
+    quarter = trained["gaze 0.25"]["what is looked at"]
+    for rule in ("uniform", "random"):
+        assert quarter["accuracy"] - trained[f"{rule} 0.25"]["what is looked at"]["accuracy"] > 0.4
+    low, high = quarter["difference_interval"]
+    lost = f"{-100 * quarter['difference']:.1f} points below all tokens [{-100 * high:.1f}, {-100 * low:.1f}]"
+    assert f"{100 * quarter['accuracy']:.1f} %**, {lost}" in " ".join(DOCUMENT.read_text().split())
     for row in json.loads((RESULTS / "keep_prefill_3b_cpu.json").read_text())["rows"]:
         assert row["of_all"] <= 1.3 * row["share"]
 
