@@ -28,6 +28,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from gazeqwen.video_gazeqwen import video_info
+
 from .files import TextTable, find_path, frame_size_of, read_text_table, video_times_s
 from .samples import GazeSamples, Status
 
@@ -303,7 +305,8 @@ def _times_s(device_ns: np.ndarray, camera: AriaCamera, vrs: Path, video, offset
 
 def _written_times_ns(video) -> tuple[np.ndarray | None, str]:
     """Return (F,) int64 device times of a video's frames that `vrs_to_mp4` wrote, or None, and where they stand."""
-    with av.open(str(video), metadata_errors="replace") as container:
+    video_info(video)  # refuses a playlist, which would open other files
+    with av.open(f"file:{video}", metadata_errors="replace") as container:
         words = container.metadata.get("description", "").strip(" []").split(",")
     if len(words) > 1 and all(word.strip().isdigit() for word in words):
         return np.array([int(word) for word in words], dtype=np.int64), "the video's description"

@@ -8,9 +8,9 @@ model hear what might be added.
 Phases: (1) the vision tower, with auxiliary heads that are thrown away: which thing a visual token shows, and whether
 that is marked; a token's embedding is trained towards the embedding of the thing's noun. (2) The tower's embeddings of
 `--clips` clips are kept on disk: it stays as it is from here on. (3) Reading: words for answers, and letters by
-matching options. (4) What is marked in a single temporal step, the clip's last, then among two and three: among six, from the
-beginning or after one, it was never told (docs/log.md). (5) Every kind of question; the learning rate decays over the
-second half. Training goes on where it was stopped, with the same numbers as in one go.
+matching options. (4) What is marked in a single temporal step, the clip's last, then among two and three: among six,
+from the beginning or after one, it was never told (docs/log.md). (5) Every kind of question; the learning rate decays
+over the second half. Training goes on where it was stopped, with the same numbers as in one go.
 """
 
 from __future__ import annotations
