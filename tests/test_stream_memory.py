@@ -266,7 +266,7 @@ def test_keys_are_rotated_to_where_they_would_have_been_computed(streamed):
 
     context.cache.update(rotated(old).float(), torch.zeros(1, 2, 50, 8), 0)
     none = torch.full((50,), -1)
-    context.tokens = Tokens(none, old, none, none, none)
+    context.tokens = Tokens(none, old, none, none, none, none.expand(2, 50), none)
     new = old - torch.tensor([[19999], [0], [0]])
     context._rotate(new)
     torch.testing.assert_close(context.cache.layers[0].keys, rotated(new).float(), atol=2e-6, rtol=0)

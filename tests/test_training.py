@@ -249,9 +249,9 @@ def test_eval_reloads_the_adapter_with_equal_logits_and_writes_every_setting(run
 
 def test_eval_refuses_an_adapter_that_answers_otherwise(run, toy_data, tmp_path):
     lines = (run["folder"] / "out" / "validation_predictions.jsonl").read_text().splitlines()
-    first = json.loads(lines[0])
-    first["logits"][0] += 0.01
-    (tmp_path / "p.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]))
+    rows = [{name: value for name, value in json.loads(line).items() if name != "digest"} for line in lines]
+    rows[0]["logits"][0] += 0.01  # of another adapter, not edited
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
     best = run["folder"] / "out" / "best"
     arguments = ("--conditions", "gaze", "--split", "validation", "--tasks", *TASKS, "--compare", tmp_path / "p.jsonl")
     error = run_script("eval.py", "--model", best, "--data", toy_data, *arguments, expect=1)
