@@ -15,8 +15,9 @@ from gazeqwen.scanpath_gazeqwen import Scanpath
 
 # What the page's command does, but for model and page.
 INSTANCE = """
-import sys, time
+import signal, sys
 from gazeqwen.inference.visitors import end_on_signals, uploads_folder
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 end_on_signals()
 with uploads_folder() as folder:
     (folder / "private.mp4").write_text("a video")
@@ -48,7 +49,7 @@ def test_uploads_go_when_the_page_is_ended(start, tmp_path, number):
     process, folder = start()
     assert (folder / "private.mp4").is_file() and folder.stat().st_mode & 0o077 == 0
     process.send_signal(number)
-    process.wait()
+    process.wait(timeout=60)
     assert list(tmp_path.iterdir()) == []
 
 
