@@ -504,7 +504,7 @@ def test_killed_three_times_or_on_two_processes_the_predictions_are_identical(wh
     kills, seen = 0, [0]
     for _ in range(3):
         process = subprocess.Popen(
-            command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         enough = answered() + rng.randint(1, len(expected) // 8)
         while process.poll() is None and answered() < enough:
@@ -512,7 +512,7 @@ def test_killed_three_times_or_on_two_processes_the_predictions_are_identical(wh
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             kills += 1
-        process.wait()
+        process.communicate()  # until the process that it stands for has ended, too, and let go of its lock
         seen.append(answered())
     assert kills == 3 and seen == sorted(seen) and seen[-1] < len(expected)
     run(command[1:])
