@@ -199,7 +199,8 @@ class Context:
         cells = (self.tokens.places * size[:, None]).floor()  # (2, L)
         fixated = (fixations * size).floor().minimum(size - 1)  # (F, 2)
         is_fixated = (cells.T[:, None] == fixated).all(-1).any(1) & self.tokens.is_video
-        self.tokens = replace(self.tokens, fixated=torch.where(is_fixated, step, self.tokens.fixated))
+        latest = self.tokens.fixated.clamp(min=step)
+        self.tokens = replace(self.tokens, fixated=torch.where(is_fixated, latest, self.tokens.fixated))
 
     def without_step(self, step: int, begin: Place, end: Place) -> None:
         """

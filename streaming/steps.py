@@ -111,9 +111,13 @@ def _append_group(processor, rows: list[tuple[Context, Sequence[PlacedStep]]]) -
     for context, placed in rows:
         for each in placed:
             context.extend(each.tokens, each.end)
-            if each.step.scanpath is not None:
-                seen = each.step.scanpath.clip(each.step.begin_s, each.step.end_s).table
-                context.look_again(each.step.number, torch.from_numpy(seen[:, :2]), *_token_grid(context, each.step))
+
+
+def note_fixated_places(context: Context, placed: Sequence[PlacedStep]) -> None:
+    """Note which places of a context's visual tokens are looked at in steps that have entered it."""
+    for step in (each.step for each in placed if each.step.scanpath is not None):
+        seen = step.scanpath.clip(step.begin_s, step.end_s).table
+        context.look_again(step.number, torch.from_numpy(seen[:, :2]), *_token_grid(context, step))
 
 
 def _token_grid(context: Context, step: Step) -> list[int]:
@@ -121,4 +125,4 @@ def _token_grid(context: Context, step: Step) -> list[int]:
     return context.model.token_grids(step.processed["video_grid_thw"][None])[0, 1:].tolist()
 
 
-__all__ = ["PlacedStep", "Step", "append_steps", "encode_steps", "place_steps"]
+__all__ = ["PlacedStep", "Step", "append_steps", "encode_steps", "note_fixated_places", "place_steps"]

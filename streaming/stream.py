@@ -27,7 +27,7 @@ from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.streaming.context import POLICIES, Context, Tokens
 from gazeqwen.streaming.fixations import OnlineFixations, PushedFixations
 from gazeqwen.streaming.frame_grid import FrameGrid
-from gazeqwen.streaming.steps import PlacedStep, Step, append_steps, encode_steps, place_steps
+from gazeqwen.streaming.steps import PlacedStep, Step, append_steps, encode_steps, note_fixated_places, place_steps
 from gazeqwen.video_gazeqwen import SAME_TIME_S, Clip
 
 
@@ -525,6 +525,10 @@ def _run(streams: list[GazeStream], at_once: int = 1) -> int:
         _append(rows)
         for stream, placed in rows:
             budget = stream.budget
+            if (
+                budget is not None and stream.policy == "taper"
+            ):  # the one that asks: all that is remembered is searched
+                note_fixated_places(stream.context, placed)
             forgotten.append(0 if budget is None else stream.context.forget(budget, stream.policy))
             stream.context.move_back()
             stream._settled = stream._settled[len(placed) :]
