@@ -269,11 +269,12 @@ def test_labels_name_the_thing_at_each_token(clips):
     assert told[True] > 5 * told[False] and told[True] > 100  # what lies behind another thing is not told
 
 
+READ, NOW, ALL = (tuple(kinds.items()) for kinds in (pretrain.READ_KINDS, pretrain.NOW_KINDS, pretrain.ALL_KINDS))
 TINY = (
     pretrain.Phase("vision", 2, clips=1, lr=2.0, decay=True),
-    pretrain.Phase("reading", 2, tuple(pretrain.READ_KINDS.items()), clips=2, questions=2),
-    pretrain.Phase("one step", 2, tuple(pretrain.NOW_KINDS.items()), clips=3, questions=2, temporal_steps=1),
-    pretrain.Phase("everything", 2, tuple(pretrain.ALL_KINDS.items()), clips=2, questions=2, decay=True),
+    pretrain.Phase("reading", 2, (pretrain.Lesson(READ, clips=2, questions=2),)),
+    pretrain.Phase("few steps", 2, tuple(pretrain.Lesson(NOW, 3, 2, temporal_steps=steps) for steps in (1, 2))),
+    pretrain.Phase("everything", 2, (pretrain.Lesson(ALL, clips=2, questions=2),), decay=True),
 )
 
 

@@ -8,9 +8,10 @@ model hear what might be added.
 Phases: (1) the vision tower, with auxiliary heads that are thrown away: which thing a visual token shows, and whether
 that is marked; a token's embedding is trained towards the embedding of the thing's noun. (2) The tower's embeddings of
 `--clips` clips are kept on disk: it stays as it is from here on. (3) Reading: words for answers, and letters by
-matching options. (4) What is marked in a single temporal step, the clip's last, then among two and three: among six,
-from the beginning or after one, it was never told (docs/log.md). (5) Every kind of question; the learning rate decays
-over the second half. Training goes on where it was stopped, with the same numbers as in one go.
+matching options. (4) What is marked in a single temporal step, the clip's last; then in one to three of them: shown
+six from the beginning, or right after one, it never learned it (docs/log.md). (5) Every kind of question about six
+steps, and in every third batch what is marked in the last one to three; the learning rate decays over the second half.
+Training goes on where it was stopped, with the same numbers as in one go.
 """
 
 from __future__ import annotations
@@ -48,17 +49,28 @@ NO_THING, UNCLEAR = len(THINGS), -1
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """What a batch holds: clips, of each its last `temporal_steps`, and questions of some kinds about each."""
+
+    kinds: tuple[tuple[str, float], ...]
+    clips: int = 8
+    questions: int = 8
+    temporal_steps: int = STEPS
+
+
+@dataclass(frozen=True)
 class Phase:
-    """One phase of pretraining: what is asked (nothing: the vision tower learns), for how long, and how fast."""
+    """
+    One phase of pretraining: for how many batches, how fast, and what is asked: each batch draws one of the `lessons`.
+    Without any, the vision tower learns from `clips` clips a batch.
+    """
 
     name: str
     steps: int
-    kinds: tuple[tuple[str, float], ...] = ()
+    lessons: tuple[Lesson, ...] = ()
     clips: int = 8
-    questions: int = 8
     decay: bool = False  # the learning rate goes to zero over the second half
     lr: float = 1.0
-    temporal_steps: int = STEPS  # of each clip, its last ones
 
 
 READ_KINDS = {
@@ -100,13 +112,16 @@ ALL_KINDS = {
     "match": 0.15,
     "of noun": 0.3,
 }
+NOW = tuple(
+    Lesson(tuple(NOW_KINDS.items()), clips, questions=4, temporal_steps=steps)
+    for steps, clips in ((1, 16), (2, 12), (3, 12))
+)
 PHASES = (
-    Phase("vision", 2500, clips=8, lr=2.0, decay=True),
-    Phase("reading", 1000, tuple(READ_KINDS.items())),
-    Phase("one step", 2000, tuple(NOW_KINDS.items()), clips=16, questions=4, temporal_steps=1),
-    Phase("two steps", 800, tuple(NOW_KINDS.items()), clips=12, questions=4, temporal_steps=2),
-    Phase("three steps", 600, tuple(NOW_KINDS.items()), clips=12, questions=4, temporal_steps=3),
-    Phase("everything", 3500, tuple(ALL_KINDS.items()), lr=0.8, decay=True),
+    Phase("vision", 2500, lr=2.0, decay=True),
+    Phase("reading", 1000, (Lesson(tuple(READ_KINDS.items())),)),
+    Phase("one step", 1200, NOW[:1]),
+    Phase("few steps", 1200, NOW),
+    Phase("everything", 3500, (*[Lesson(tuple(ALL_KINDS.items()))] * 6, *NOW), lr=0.8, decay=True),
 )
 VISION_STEPS = 4  # temporal steps of a clip that the vision phase is shown
 
@@ -213,24 +228,29 @@ class QuestionBatches(Dataset):
     def __init__(self, seed: int, number: int, phase: Phase, config, processor, embeddings: Path):
         self.seed, self.number, self.phase = seed, number, phase
         self.embeddings = np.load(embeddings, mmap_mode="r")
-        self.steps = phase.temporal_steps
-        self.packer = Packer(config, processor, KitchenScene, (self.steps, *GRID_THW[1:]), STEPS)
+        self.packers = {
+            steps: Packer(config, processor, KitchenScene, (steps, *GRID_THW[1:]), STEPS)
+            for steps in {lesson.temporal_steps for lesson in phase.lessons}
+        }
 
     def __len__(self) -> int:
         return self.phase.steps
 
     def __getitem__(self, step: int) -> dict:
         rng = np.random.default_rng([self.seed, 94, self.number, step])
-        numbers = rng.permutation(len(self.embeddings))[: self.phase.clips]
+        lessons = self.phase.lessons
+        lesson = lessons[int(rng.integers(len(lessons)))]
+        numbers = rng.permutation(len(self.embeddings))[: lesson.clips]
         clips = [clip_of(self.seed, int(number)) for number in numbers]
         questions = []
         for view, _ in clips:
             drawer = Drawer(rng, view)
-            questions += [drawer.question(dict(self.phase.kinds)) for _ in range(self.phase.questions)]
-        batch = self.packer.pack([view for view, _ in clips], questions, rng, [words(*clip) for clip in clips])
-        tokens = self.steps * STEP_TOKENS
+            questions += [drawer.question(dict(lesson.kinds)) for _ in range(lesson.questions)]
+        packer = self.packers[lesson.temporal_steps]
+        batch = packer.pack([view for view, _ in clips], questions, rng, [words(*clip) for clip in clips])
+        tokens = lesson.temporal_steps * STEP_TOKENS
         labels = np.stack([token_labels(*clip) for clip in clips])[:, -tokens:]
-        marks = [mark.kind for _, mark in clips for _ in range(self.phase.questions)]
+        marks = [mark.kind for _, mark in clips for _ in range(lesson.questions)]
         visual = torch.from_numpy(self.embeddings[numbers, -tokens:].astype(np.float32)).flatten(0, 1)
         return batch | {"visual": visual, "token_labels": torch.from_numpy(labels), "marks": marks}
 
@@ -286,7 +306,8 @@ def question_loss(model, heads: Heads, batch: dict) -> tuple[torch.Tensor, dict[
         scores[kind].append(hit)
         if kind == "which":
             scores[f"which, {mark}"].append(hit)
-    return loss, {kind: float(np.mean(values)) for kind, values in scores.items()} | right
+    right |= {kind: float(np.mean(values)) for kind, values in scores.items()}
+    return loss, {f"{key} ({steps})": value for key, value in right.items()}
 
 
 # ------------------------------------------------------------------ training
@@ -358,9 +379,8 @@ class Run:
 
     def train(self, number: int, phase: Phase, batches: Dataset, loss_of, save_every: int = 200) -> None:
         """Go on with a phase to its end. `loss_of(batch)` gives a batch's loss and accuracies."""
-        of_phase = self.record["phases"].setdefault(
-            phase.name, {"steps": 0, "wall_s": 0.0, "running_accuracy": {}, "settings": asdict(phase)}
-        )
+        of_phase = self.record["phases"].setdefault(phase.name, {"steps": 0, "wall_s": 0.0, "running_accuracy": {}})
+        of_phase["settings"] = asdict(phase)
         first = of_phase["steps"]
         if first >= phase.steps:
             return
