@@ -296,8 +296,11 @@ def assert_same(first: dict, second: dict) -> None:
         assert torch.equal(value, second["weights"][name]), name
 
 
-def test_a_run_killed_six_times_at_random_ends_as_one_that_never_stopped(toy_data, uninterrupted, tmp_path):
-    """SIGKILL, at any moment: while loading, encoding, training, validating or writing. Bit-equal weights and log."""
+def test_a_run_killed_at_random_moments_ends_as_one_that_never_stopped(toy_data, uninterrupted, tmp_path):
+    """
+    SIGKILL, at any moment: while loading, encoding, training, validating or writing. Bit-equal weights and log. Six
+    times, or fewer where a run came to its end within the last tenth of a second.
+    """
     recipe, rng = run_of(toy_data, tmp_path), random.Random(0)
     seen = []
     for kill in range(6):
@@ -307,10 +310,10 @@ def test_a_run_killed_six_times_at_random_ends_as_one_that_never_stopped(toy_dat
         while script.is_running() and time.time() < until and checkpoints(recipe)[-1:] == before:
             time.sleep(0.01)
         time.sleep(0.1 * rng.random())
-        assert script.is_running()
         script.kill(signal.SIGKILL)
-        assert script.wait()[1] == -signal.SIGKILL
-        seen += checkpoints(recipe)[-1:]
+        output, code = script.wait()
+        assert code in (-signal.SIGKILL, 0), output
+        seen += checkpoints(recipe)[-1:] if code else []
     assert len(set(seen)) >= 4  # it did get on between kills
     run("train.py", recipe)
     assert_same(outcome(recipe), uninterrupted[1])
