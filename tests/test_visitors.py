@@ -18,6 +18,7 @@ INSTANCE = """
 import signal, sys
 from gazeqwen.inference.visitors import end_on_signals, uploads_folder
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup's that this one is
 end_on_signals()
 with uploads_folder() as folder:
     (folder / "private.mp4").write_text("a video")
