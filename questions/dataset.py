@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterator
+from functools import lru_cache, partial
 from os import PathLike
 from pathlib import Path
 
@@ -92,9 +93,7 @@ def _load_rows(data, split: str, config: str):
 
     Raises ValueError or FileNotFoundError naming data, and what is missing or wrong.
     """
-    from datasets import load_dataset
-
-    folder, cache = Path(data), {}
+    folder, load_builder = Path(data), _builder
     if folder.exists():
         if not folder.is_dir():
             raise ValueError(f"{folder}: expected a folder")
@@ -104,11 +103,13 @@ def _load_rows(data, split: str, config: str):
             raise FileNotFoundError(f"{folder}: no dataset here, expected what `gazeqwen build` writes")
         if not any((folder / "videos").glob("*")):
             raise FileNotFoundError(f"{folder / 'videos'}: no videos there")
-        cache = {"cache_dir": str(_cache_folder(folder))}
+        load_builder = partial(_builder_of_folder, cache_dir=str(_cache_folder(folder)))
     elif str(data).startswith((".", "/", "~")) or str(data).count("/") != 1:
         raise FileNotFoundError(f"{data}: no such folder, and no id of a dataset on the Hub (user/name)")
     try:
-        rows = load_dataset(str(data), config, split=split, **cache)
+        builder = load_builder(str(data), config)
+        builder.download_and_prepare()
+        rows = builder.as_dataset(split)
     except Exception as error:  # of `datasets`, pyarrow, fsspec, yaml: what is wrong with a file has many names
         lines = str(error.__cause__ or error).splitlines() or [type(error).__name__]
         reason = lines[0] if lines[0] == lines[-1] else f"{lines[0]} ... {lines[-1]}"
@@ -117,6 +118,17 @@ def _load_rows(data, split: str, config: str):
     if not required <= set(rows.column_names):
         raise ValueError(f"{data}: no columns {sorted(required - set(rows.column_names))} among {rows.column_names}")
     return rows
+
+
+def _builder(data: str, config: str, cache_dir: str | None = None):
+    from datasets import load_dataset_builder
+
+    return load_dataset_builder(data, config, cache_dir=cache_dir)
+
+
+# One for all splits of a folder: looking through it takes longer than reading its tables. Its content is in the name
+# of `cache_dir`.
+_builder_of_folder = lru_cache(maxsize=8)(_builder)
 
 
 def _cache_folder(folder: Path) -> Path:

@@ -5,7 +5,7 @@ import os
 import sys
 
 import pytest
-from fork_server import leave_in_memory
+from fork_server import leave_in_memory, name_configs_alone
 from forked import SESSION, WORKER_PYTHON
 
 # Before datasets is imported: what tests load is cached where it goes away.
@@ -24,6 +24,7 @@ def pytest_configure(config):
         config.option.tx = [f"popen//python={WORKER_PYTHON}" for _ in config.option.tx]
         return
     config.pluginmanager.import_plugin("shared_fixtures")
+    name_configs_alone()
 
 
 @pytest.hookimpl(optionalhook=True)

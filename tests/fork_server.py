@@ -22,6 +22,7 @@ import socket
 import sys
 import threading
 import traceback
+import weakref
 
 
 def leave_in_memory() -> None:
@@ -35,6 +36,12 @@ def leave_in_memory() -> None:
 
     fsync.forced = getattr(os.fsync, "forced", os.fsync)
     os.fsync = fsync
+
+
+def name_configs_alone() -> None:
+    """Let no config be written out in full for a log that nobody reads: transformers does so at each load."""
+    if transformers := sys.modules.get("transformers"):
+        transformers.PreTrainedConfig.__repr__ = object.__repr__
 
 
 def become(arguments: list[str], folder: str, environment: dict[str, str], limit, executable: str) -> int:
@@ -132,6 +139,9 @@ def main(address: str, executable: str, owner: str, *modules: str) -> None:
     main_module = type(sys)("__main__")  # of the processes: not this file
     main_module.__builtins__ = __builtins__
     sys.modules["__main__"] = main_module
+    name_configs_alone()
+    for end in list(weakref.finalize._registry):
+        end.atexit = False  # torch would take hundreds of operators from its tables as each process ends
     gc.collect()
     gc.freeze()
     listener = socket.socket(socket.AF_UNIX)
