@@ -202,7 +202,7 @@ def test_the_kitchen_is_written_and_read_like_the_first_world(tmp_path):
 @pytest.fixture(scope="module")
 def clips():
     rng = np.random.default_rng(4)
-    return [make_clip(rng, make_scene) for _ in range(8)]
+    return [make_clip(rng, make_scene) for _ in range(4)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -226,7 +226,7 @@ def test_a_mark_changes_the_picture_at_what_is_marked(clips, kind):
             else:
                 assert not changed.any()
         assert bool(words(view, mark)) == (kind == "words")
-    assert marked > 20 or kind == "words"
+    assert marked > 10 or kind == "words"
 
 
 def test_words_say_where_and_when(clips):
@@ -272,14 +272,14 @@ def test_labels_name_the_thing_at_each_token(clips):
 READ, NOW, ALL = (tuple(kinds.items()) for kinds in (pretrain.READ_KINDS, pretrain.NOW_KINDS, pretrain.ALL_KINDS))
 TINY = (
     pretrain.Phase("vision", 2, clips=1, lr=2.0, decay=True),
-    pretrain.Phase("reading", 2, (pretrain.Lesson(READ, clips=2, questions=2),)),
+    pretrain.Phase("reading", 1, (pretrain.Lesson(READ, clips=2, questions=2),)),
     pretrain.Phase("few steps", 2, tuple(pretrain.Lesson(NOW, 3, 2, temporal_steps=steps) for steps in (1, 2))),
-    pretrain.Phase("everything", 2, (pretrain.Lesson(ALL, clips=2, questions=2),), decay=True),
+    pretrain.Phase("everything", 1, (pretrain.Lesson(ALL, clips=2, questions=2),), decay=True),
 )
 
 
 def test_pretraining_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
-    """Stopped in every phase, and between two embeddings: the weights are those of one go, and nearly all learn."""
+    """Stopped in phases, and between two embeddings: the weights are those of one go, and nearly all learn."""
     monkeypatch.setattr(pretrain.Run.train, "__defaults__", (1,))  # keep every step
     whole = pretrain.pretrain(tmp_path / "whole", 0, 3, 1, TINY, workers=0)
     before, _ = make_backbone(0, "kitchen")
@@ -298,7 +298,7 @@ def test_pretraining_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pretrain.ClipEmbeddings, "__getitem__", stopping_once)
     save = pretrain.Run.save
-    for steps in (1, 3, 3, 5, 7):  # the first of the two is stopped at the third clip's embedding
+    for steps in (1, 3, 3, 4):  # the first of the two is stopped at the third clip's embedding
 
         def stopping(run, steps=steps):
             save(run)

@@ -40,7 +40,7 @@ def simulated_runs(draw, seeds: int, videos: int, of_seeds: float, of_videos: fl
 
 
 # ------------------------------------------------------------------ how often they hold the truth
-@pytest.mark.parametrize("seeds, of_seeds", [(3, 0.1), (5, 0.1), (5, 0.03), (3, 0.0)])
+@pytest.mark.parametrize("seeds, of_seeds", [(3, 0.1), (5, 0.03), (3, 0.0)])
 def test_intervals_hold_the_truth_as_often_as_they_say(seeds, of_seeds):
     """
     150 experiments with hard and easy videos and good and bad seeds. The old way, all seeds' answers as one run, fails

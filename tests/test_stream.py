@@ -107,8 +107,9 @@ def assert_same_state(stream, other) -> None:
     assert stream.context.place == other.context.place and stream._text == other._text
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize(
+    "family, lora", [("qwen2_5_vl", False), *((family, True) for family in FAMILIES if family != "qwen3_vl")]
+)
 def test_a_stream_answers_as_the_clip_so_far_does(bases, family, lora):
     model, processor = adapter(bases, family, lora)
     frames, times = recording()
@@ -395,9 +396,14 @@ def assert_equal_but_for_rounding(stream, other) -> None:
     np.testing.assert_allclose(*answers, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("lora", [False, True])
-@pytest.mark.parametrize("has_gaze", [False, True])
+@pytest.mark.parametrize(
+    "family, lora, has_gaze",
+    [
+        ("qwen2_5_vl", False, False),
+        ("qwen2_5_vl", True, True),
+        *((family, False, True) for family in list(FAMILIES)[1:]),
+    ],
+)
 def test_steps_that_are_due_at_once_run_in_one_call(bases, family, lora, has_gaze):
     """As one after the other; a call that fails in the middle leaves nothing behind."""
     model, processor = adapter(bases, family, lora)

@@ -148,8 +148,7 @@ def masked_logits(model, whole: dict, kept: torch.Tensor) -> torch.Tensor:
     return model(**{**whole, "attention_mask": mask}).logits[:, stays[0]]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("family, lora", [("qwen2_5_vl", True), *((family, False) for family in FAMILIES)])
 def test_pruned_is_as_if_dropped_tokens_were_masked(bases, family, lora):
     base = bases(family)
     model = base.adapter()
@@ -210,8 +209,10 @@ def test_generate_with_a_part_of_the_tokens(bases, family, beams):
         torch.testing.assert_close(torch.cat(generated.logits), logits, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
-@pytest.mark.parametrize("rule", ["gaze", "uniform", "random", "centre"])
+@pytest.mark.parametrize(
+    "family, rule",
+    [("qwen2_5_vl", "gaze"), ("qwen2_5_vl", "random"), ("qwen3_vl", "gaze"), ("qwen3_vl", "uniform")],
+)
 def test_a_stream_keeps_what_the_clip_keeps(bases, family, rule):
     """Asked in the middle of a step and between two, with gaze; for `gaze` also on a budget that nothing exceeds."""
     base = bases(family)
