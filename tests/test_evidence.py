@@ -82,7 +82,8 @@ def test_rows_run_are_pooled_and_not_run_again(tmp_path):
     the same command does nothing.
     """
     vector, frozen = SHAPES.row("heatmap-vector"), SHAPES.row("frozen")
-    rows = [replace(vector, seeds=(0, 1), rates=(1e-9, 0.1)), replace(frozen, conditions=("text_only", "none"))]
+    vector = replace(vector, seeds=(0, 1), rates=(1e-9, 0.1), conditions=("gaze", "shuffled"))
+    rows = [vector, replace(frozen, conditions=("none",))]
     settings = ["stage1.epochs=1", "stage2.epochs=0"]
     run(TINY, rows, tmp_path, tmp_path / "results", settings)
     result = json.loads((tmp_path / "results" / "heatmap-vector.json").read_text())

@@ -275,6 +275,7 @@ check(package.GazeQwenForConditionalGeneration.from_pretrained("user/gazeqwen", 
 
 
 # ---------------------------------------------------------------- every family
+OTHER_FAMILIES = [family for family in FAMILIES if family != "qwen2_5_vl"]  # of which the tests above are
 PUSH_FAMILIES = """
 import sys
 from pathlib import Path
@@ -283,14 +284,13 @@ from bases import Base
 from huggingface_hub import HfApi
 from safetensors.torch import save_file
 from support import VIDEO_ENCODER, perturb
-from gazeqwen.backbones_gazeqwen import FAMILIES
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 
-out, video, api = Path(sys.argv[1]), sys.argv[2], HfApi()
+out, video, families, api = Path(sys.argv[1]), sys.argv[2], sys.argv[3:], HfApi()
 api.create_repo("user/video_encoder")
 api.upload_folder(repo_id="user/video_encoder", folder_path=VIDEO_ENCODER)
-for family in FAMILIES:
+for family in families:
     base, adapter = f"user/base_{family}", f"user/adapter_{family}"
     api.create_repo(base)
     api.upload_folder(repo_id=base, folder_path=Base(family, out).folder)
@@ -337,13 +337,13 @@ for family in families:
 """
 
 
-def test_every_family_comes_back_from_the_hub(hub, toy_world, tmp_path):
+def test_every_other_family_comes_back_from_the_hub(hub, toy_world, tmp_path):
     """Adapter with LoRA and processor, pushed, then loaded by remote code alone: same inputs, same logits."""
     video = toy_video(toy_world)
-    hub.run(PUSH_FAMILIES, tmp_path, video, environment=hub.environment(tmp_path / "home"))
+    hub.run(PUSH_FAMILIES, tmp_path, video, *OTHER_FAMILIES, environment=hub.environment(tmp_path / "home"))
     environment = hub.environment(tmp_path / "home2")
-    loaded = hub.run(PULL_FAMILIES, tmp_path, video, *FAMILIES, environment=environment, cwd=tmp_path)
-    assert loaded.split() == list(FAMILIES)
+    loaded = hub.run(PULL_FAMILIES, tmp_path, video, *OTHER_FAMILIES, environment=environment, cwd=tmp_path)
+    assert loaded.split() == OTHER_FAMILIES
 
 
 # ---------------------------------------------------------------- datasets

@@ -34,7 +34,7 @@ def scenes() -> list[KitchenScene]:
 @pytest.fixture(scope="module")
 def world() -> list:
     """(recording, questions) of videos."""
-    return [make_video(0, "train", index, "kitchen") for index in range(120)]
+    return [make_video(0, "train", index, "kitchen") for index in range(80)]
 
 
 # ------------------------------------------------------------------ things

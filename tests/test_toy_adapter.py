@@ -41,7 +41,7 @@ class Shipped:
 def shipped(tmp_path_factory) -> Shipped:
     folder = tmp_path_factory.mktemp("adapter")
     torch.manual_seed(0)
-    generate(folder / "world", train=0, val=0, test=24, seed=WORLD_SEED, per_task=1, progress=False)
+    generate(folder / "world", train=0, val=0, test=16, seed=WORLD_SEED, per_task=1, progress=False)
     build(folder / "world", folder / "data", progress=False)
     questions = load_questions(folder / "data", "test", GAZE_TASKS)
     model = load_model(ADAPTER_DIR)
@@ -63,7 +63,7 @@ def accuracy(predictions: list[Prediction]) -> float:
 def test_the_shipped_adapter_answers_by_gaze_and_by_nothing_else(answers):
     """The committed results say 95 % with gaze and 24 % without; each bound is four standard deviations off."""
     count = len(answers["gaze"])
-    assert count >= 70 and {prediction.task for prediction in answers["gaze"]} == set(GAZE_TASKS)
+    assert count >= 45 and {prediction.task for prediction in answers["gaze"]} == set(GAZE_TASKS)
     deviation = (0.25 * 0.75 / count) ** 0.5
     assert accuracy(answers["gaze"]) >= 0.85
     for condition in ("shuffled", "none"):
