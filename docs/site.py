@@ -1,8 +1,11 @@
 """
-What the documentation's site (mkdocs.yml) needs beyond the pages here: the README is its first page, files of the
-repository that pages link to are in it below repository/, and the package is found whatever its folder's name is.
+What the documentation's site (mkdocs.yml) needs beyond the pages here: the README is its first page, notebooks are
+pages, files of the repository that pages link to are in it below repository/, and the package is found whatever its
+folder's name is.
 """
 
+import base64
+import json
 import re
 import tempfile
 from pathlib import Path
@@ -31,6 +34,11 @@ def on_config(config):
 def on_files(files: Files, config) -> Files:
     """Add the README as the first page, and what pages link to outside docs/, and these pages' own links likewise."""
     files.append(File.generated(config, "index.md", content=_as_first_page((ROOT / "README.md").read_text())))
+    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        text, pictures = _notebook_page(notebook)
+        files.append(File.generated(config, _uri_of(notebook), content=text))
+        for name, content in pictures.items():
+            files.append(File.generated(config, f"notebooks/{name}", content=content))
     waiting = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
     for path in (ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"):
         _add(files, config, path)
@@ -68,7 +76,25 @@ def _as_first_page(text: str) -> str:
     return LINK.sub(moved, text)
 
 
+def _notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
+    """Return a notebook as a page, and its pictures by name: its text, its code, and under it what that gave."""
+    parts, pictures = [], {}
+    for cell in json.loads(path.read_text())["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", ()):
+            if output["output_type"] == "stream":
+                parts.append(f"```text\n{''.join(output['text'])}```")
+            else:
+                name = f"{path.stem}-{len(pictures)}.png"
+                pictures[name] = base64.b64decode("".join(output["data"]["image/png"]))
+                parts.append(f"![What the code above shows]({name})")
+    return "\n\n".join(parts), pictures
+
+
 def _source_of(uri: str) -> Path:
+    if uri.startswith("notebooks/"):
+        return (ROOT / uri).with_suffix(".ipynb")
     if uri.startswith("repository/"):
         return ROOT / uri.removeprefix("repository/")
     return ROOT / "docs" / uri
@@ -79,6 +105,8 @@ def _uri_of(path: Path) -> str | None:
         return "index.md"
     if ROOT / "docs" in path.parents:
         return path.relative_to(ROOT / "docs").as_posix()
+    if path.suffix == ".ipynb" and path.parent == ROOT / "notebooks":
+        return f"notebooks/{path.stem}.md"
     if ROOT in path.parents:
         return f"repository/{path.relative_to(ROOT).as_posix()}"
     return None

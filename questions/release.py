@@ -82,13 +82,17 @@ def _only_table(stem: str, places: list[tuple[str, Callable[[], Scanpath]]]) -> 
 
 # ------------------------------------------------------------------ building
 @dataclass(frozen=True)
-class _Footage:
+class Footage:
     """A video of the release that can be used: file, extent, clock, scanpath in seconds of the file."""
 
     path: Path
     info: VideoInfo
     clock: Clock
     scanpath: Scanpath | None
+
+    def begin_s(self, time_s: float) -> float:
+        """Return where a clip begins, in seconds of the file, that begins at `time_s` of the release."""
+        return max(0.0, float(self.clock.to_file_s(time_s))) if time_s else 0.0
 
 
 def _in_file_time(scanpath: Scanpath, clock: Clock, end_s: float, where: str, report: Report) -> Scanpath:
@@ -153,7 +157,7 @@ def build(
         "default": by_split,
         "participants": participant_split({name: (origin[name][0], origin[name][1] or name) for name in names}),
     }
-    footage = _read_footage(release, names, origin, gaze, algorithm, report, progress)
+    footage = read_footage(release, names, origin, report, gaze, algorithm, progress)
 
     rows: dict[str, list[dict]] = defaultdict(list)
     for task, kept in questions.items():
@@ -177,10 +181,19 @@ def build(
     return report
 
 
-def _read_footage(
-    release: Path, names: list[str], origin: dict, gaze, algorithm: str, report: Report, progress: bool
-) -> dict[str, _Footage]:
-    """Return the usable videos by name; the report gets each, and what is missing or cannot be used."""
+def read_footage(
+    release: Path,
+    names: list[str],
+    origin: dict[str, tuple[str, str | None]],
+    report: Report,
+    gaze: str | Path | None = None,
+    algorithm: str = "dispersion",
+    progress: bool = False,
+) -> dict[str, Footage]:
+    """
+    Return the usable videos by name; the report gets each, and what is missing or cannot be used. `origin`: what
+    `source_of` says of each; the others as in `build`.
+    """
     originals, overlays = _find_videos(release / "videos")
     tables, notes = _find_tables(release / "metadata")
     report.notes += notes
@@ -194,7 +207,7 @@ def _read_footage(
         try:
             info = video_info(path)
             clock = release_clock(source, path, overlays.get(name))
-            video, scanpath, gaze_origin = _Footage(path, info, clock, None), None, None
+            video, scanpath, gaze_origin = Footage(path, info, clock, None), None, None
             if stem in tables:
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always")
@@ -230,7 +243,7 @@ def _find_raw(folder: Path, source: str, stem: str) -> Path | None:
     return SOURCES[source].find(folder / source, stem) if source in SOURCES else None
 
 
-def _detect(raw: Path, source: str, footage: _Footage, algorithm: str, report: Report) -> Scanpath:
+def _detect(raw: Path, source: str, footage: Footage, algorithm: str, report: Report) -> Scanpath:
     """Detect the fixations of a raw recording, in seconds of the video file."""
     from gazeqwen.gaze_sources import SOURCES
     from gazeqwen.gaze_sources.fixations import detect_fixations, streamgaze_fixations
@@ -252,7 +265,7 @@ def _detect(raw: Path, source: str, footage: _Footage, algorithm: str, report: R
     return detect_fixations(samples.keep(inside))
 
 
-def _row(question: ReleasedQuestion, footage: _Footage, origin: tuple, report: Report) -> dict | None:
+def _row(question: ReleasedQuestion, footage: Footage, origin: tuple, report: Report) -> dict | None:
     """Return a row of the dataset, or None (listed) if the question lies beyond its video."""
     where, end_s = f"{question.task}, {question.video_name} at {question.time_s:g} s", footage.info.end_s
     asked_s = float(footage.clock.to_file_s(question.time_s))
@@ -267,7 +280,6 @@ def _row(question: ReleasedQuestion, footage: _Footage, origin: tuple, report: R
         report.exclude(where, f"lies beyond the video, which ends at {end_s:.3f} s")
         return None
     begin_s, _ = clip_window(question.task, question.time_s)
-    begin_s = max(0.0, float(footage.clock.to_file_s(begin_s))) if begin_s else 0.0
     scanpath = footage.scanpath
     return {
         "video_name": question.video_name,
@@ -279,7 +291,7 @@ def _row(question: ReleasedQuestion, footage: _Footage, origin: tuple, report: R
         "answer": question.answer,
         "answer_text": None,
         "question_time_s": asked_s,
-        "start_s": begin_s,
+        "start_s": footage.begin_s(begin_s),
         "end_s": points[-1]["time_s"] if points else min(asked_s, end_s),
         "test_points": points,
         "scanpath": None if scanpath is None else scanpath.table.tolist(),

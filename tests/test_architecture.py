@@ -24,6 +24,7 @@ ROOMS = {
     "training": "utils questions pipeline plots evaluation",
     "inference": "utils questions pipeline plots streaming",
     "model_card": "utils questions evaluation",
+    "suites": "utils questions pipeline evaluation",
     "toyworld": "utils gaze_sources questions pipeline plots streaming evaluation training inference",
     "metrics": "evaluation",
 }
@@ -41,7 +42,7 @@ COMMANDS = {
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "huggingface_hub": "huggingface-hub", "tokenizers": "transformers"}
 DISTRIBUTIONS |= {"starlette": "gradio"}
 # What is reached and not run, or names itself: readers of Neon's recordings and of LSL, a report's tests in training.
-NOT_NEEDED = {"onnx", "projectaria_tools", "pupil_labs", "pylsl"}
+NOT_NEEDED = {"lmms_eval", "onnx", "projectaria_tools", "pupil_labs", "pylsl"}
 NOT_RUN = {"train": {"scipy", "statsmodels"}}
 PATHS = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+from PIL import Image
 from support import ROOT
 
 from gazeqwen.streaming.stream import GazeStream
@@ -19,6 +20,9 @@ def test_it_builds_without_a_warning(tmp_path):
     assert {"index.html", "guides/recording/index.html", "repository/toyworld/index.html"} <= set(pages)
     assert "Try it" in pages["index.html"] and "evidence/" in pages["index.html"]
     assert (tmp_path / "images" / "effect.png").exists()
+    assert "D. onion" in pages["notebooks/my_recording/index.html"]
+    assert Image.open(tmp_path / "notebooks" / "my_recording-1.png").size[0] > 500
+    assert 'href="../../guides/recording/#formats"' in pages["notebooks/my_recording/index.html"]
     assert GazeStream.ask.__doc__.split()[0] in pages["reference/index.html"]
     assert re.search(r"repository/benchmarks/results/\w+.json", pages["streaming/index.html"])
 
@@ -27,4 +31,5 @@ def test_every_page_is_a_documents_and_every_document_a_page():
     """What is in the navigation is there, and nothing is left out of it."""
     listed = set(re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), flags=re.MULTILINE))
     documents = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
-    assert {name for name in listed if not name.startswith("repository/")} == documents | {"index.md"}
+    notebooks = {f"notebooks/{path.stem}.md" for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert {name for name in listed if not name.startswith("repository/")} == documents | notebooks | {"index.md"}
