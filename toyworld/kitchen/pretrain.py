@@ -119,9 +119,9 @@ NOW = tuple(
 PHASES = (
     Phase("vision", 2500, lr=2.0, decay=True),
     Phase("reading", 1000, (Lesson(tuple(READ_KINDS.items())),)),
-    Phase("one step", 1200, NOW[:1]),
-    Phase("few steps", 1200, NOW),
-    Phase("everything", 3500, (*[Lesson(tuple(ALL_KINDS.items()))] * 6, *NOW), lr=0.8, decay=True),
+    Phase("one step", 1000, NOW[:1]),
+    Phase("few steps", 1200, NOW, lr=0.5),
+    Phase("everything", 3500, (*[Lesson(tuple(ALL_KINDS.items()))] * 6, *NOW), lr=0.5, decay=True),
 )
 VISION_STEPS = 4  # temporal steps of a clip that the vision phase is shown
 
