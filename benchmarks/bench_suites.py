@@ -31,7 +31,7 @@ from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import write_json
 from gazeqwen.utils.provenance import provenance
 
-CONDITIONS = ("gaze", "none", "shuffled")
+RUNS = (("gaze", 1), ("none", 1), ("shuffled", 1), ("shuffled", 2))  # conditions, processes
 BATCH_SIZE = "8"
 TASK_FOLDER = Path(documents.__file__).parent / "lmms_tasks"
 BENCHMARKS = {
@@ -43,7 +43,11 @@ BENCHMARKS = {
 
 def run(command: list, folder: Path, **environment: str) -> None:
     """Run a command in a folder, offline. Raises ValueError with the end of what it printed where it fails."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "GAZEQWEN_CACHE": str(folder / "cache")} | environment
+    environment = (
+        os.environ
+        | {"HF_HUB_OFFLINE": "1", "GAZEQWEN_CACHE": str(folder / "cache"), "ACCELERATE_USE_CPU": "true"}
+        | environment
+    )
     command = [str(part) for part in command]
     print(" ".join(command), flush=True)
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -74,10 +78,13 @@ def measures(answers: list[GradedAnswer]) -> dict[str, float]:
     return found
 
 
-def lmms_eval(folder: Path, condition: str) -> tuple[dict[str, str], dict[str, float]]:
+def lmms_eval(folder: Path, condition: str, processes: int) -> tuple[dict[str, str], dict[str, float]]:
     """Return lmms-eval's answers by the question's key, and its scores, on the data in `folder / "data"`."""
-    out = folder / "lmms" / condition
-    command = [Path(sys.executable).with_name("lmms-eval"), "--model", "gazeqwen", "--batch_size", BATCH_SIZE]
+    out = folder / "lmms" / f"{condition}-{processes}"
+    command = [Path(sys.executable).with_name("lmms-eval")]
+    if processes > 1:
+        command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "-m", "lmms_eval"]
+    command += ["--model", "gazeqwen", "--batch_size", BATCH_SIZE]
     arguments = f"pretrained={ADAPTER_DIR},gaze={condition}"
     command += ["--model_args", arguments, "--tasks", "streamgaze", "--include_path", TASK_FOLDER]
     run([*command, "--output_path", out, "--log_samples"], folder)
@@ -135,20 +142,21 @@ def main() -> None:
     parser.add_argument("--output", required=True)
     arguments = parser.parse_args()
     names = ("lmms_eval", "datasets", "filelock", "evaluate")
-    record = {"versions": {name: metadata.version(name) for name in names}, "conditions": {}}
+    record = {"versions": {name: metadata.version(name) for name in names}, "lmms_eval": {}}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         generate(folder / "dataset", train=1, val=1, test=arguments.videos, per_task=1, progress=False)
         build(folder / "dataset", folder / "data" / "streamgaze", progress=False)
         command = [Path(sys.executable).with_name("gazeqwen"), "eval", "--model", ADAPTER_DIR]
         command += ["--data", "data/streamgaze", "--batch_size", BATCH_SIZE, "--output", "eval.json"]
-        run([*command, "--gaze", *CONDITIONS], folder)
+        run([*command, "--gaze", *dict(RUNS)], folder)
         expected = read_predictions(folder / "eval.predictions.jsonl")
-        for condition in CONDITIONS:
-            answers, scores = lmms_eval(folder, condition)
-            check_equal(f"lmms-eval, {condition}", answers, responses(expected[condition]))
-            check_equal(f"lmms-eval, {condition}", scores, measures(expected[condition]))
-            record["conditions"][condition] = {"equal_answers": len(answers), "lmms_eval": scores}
+        for condition, processes in RUNS:
+            what = f"{condition}, {processes} process{'es' if processes > 1 else ''}"
+            answers, scores = lmms_eval(folder, condition, processes)
+            check_equal(f"lmms-eval, {what}", answers, responses(expected[condition]))
+            check_equal(f"lmms-eval, {what}", scores, measures(expected[condition]))
+            record["lmms_eval"][what] = {"equal_answers": len(answers), "scores": scores}
         if arguments.streamgaze:
             clone = shutil.copytree(arguments.streamgaze, folder / "StreamGaze")
             add_lines(clone / "src" / "eval.py")

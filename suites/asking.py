@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from gazeqwen.evaluation.evaluators import check_conditions, evaluator_class
 from gazeqwen.evaluation.scoring import YES_NO
 from gazeqwen.evaluation.settings import EvaluationSettings
+from gazeqwen.pipeline.conditions import Condition
 from gazeqwen.questions.prompts import OPTION_LETTERS
 from gazeqwen.questions.question import Question
 from gazeqwen.questions.tasks import task_info
@@ -37,8 +38,9 @@ class Asker:
             raise ValueError(f"got {unknown}, expected some of gaze, {', '.join(ARGUMENTS)}")
         values = {"model": str(model), "data": "of a suite", "gaze": [gaze]} | settings
         self.settings = read_recipe(EvaluationSettings, None, (), values)
-        self.accelerator = Accelerator()
-        self.evaluator = evaluator_class(self.settings)(self.settings, self.accelerator)
+        kind = evaluator_class(self.settings)
+        kind.check_condition(self.settings, Condition.parse(gaze))  # before the weights are loaded
+        self.evaluator = kind(self.settings, Accelerator())
 
     def responses(self, questions: list[Question]) -> list[str]:
         """Return what the model says to each question that has options, see `response_of`."""

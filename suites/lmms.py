@@ -8,9 +8,10 @@ What lmms-eval asks of a model and of a task; `lmms_plugin.py` joins it to lmms-
 from functools import partial
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from gazeqwen.evaluation.scoring import as_graded_answer, grade
+from gazeqwen.evaluation.scoring import SCORERS, as_graded_answer, grade
 from gazeqwen.questions.tasks import task_info
 from gazeqwen.suites.asking import Asker, response_of
 from gazeqwen.suites.documents import load_documents, measure, measures_of, prompt_of, question_of
@@ -37,11 +38,11 @@ class DocumentModel:
         super().__init__()
         if not str(batch_size).isdecimal() or max_batch_size is not None:
             raise ValueError(f"batch_size: got {batch_size!r} (max_batch_size {max_batch_size!r}), expected a number")
-        self.asker = Asker(pretrained, gaze, batch_size=int(batch_size), **settings)
-        self.accelerator = self.asker.accelerator
+        self.accelerator = Accelerator()
         self.device = self.accelerator.device
         if device is not None and torch.device(device).type != self.device.type:
             raise ValueError(f"device: got {device!r}, accelerate has {self.device}: set ACCELERATE_USE_CPU=true")
+        self.asker = Asker(pretrained, gaze, batch_size=int(batch_size), **settings)
 
     def generate_until(self, requests) -> list[str]:
         """
@@ -75,10 +76,14 @@ class DocumentTask:
     """
     Let lmms-eval ask the questions of a dataset that `gazeqwen build` wrote, and score the answers as `gazeqwen eval`
     does. Of the task's YAML, `dataset_path` is the dataset's folder or Hub id, `dataset_name` the split scheme,
-    `test_split` the split, `dataset_kwargs` what else `load_documents` takes, and `metadata` names the `scorer`.
+    `test_split` the split, `dataset_kwargs` what else `load_documents` takes, and `metadata` names the `scorer`, by
+    default `strict`. Raises ValueError for another scorer than `SCORERS`, and as `load_documents` does.
     """
 
     def __init__(self, config: dict):
+        self.scorer = (config.get("metadata") or {}).get("scorer", "strict")
+        if self.scorer not in SCORERS:
+            raise ValueError(f"metadata: scorer is {self.scorer!r}, expected one of {SCORERS}")
         super().__init__(config={name: value for name, value in config.items() if name != "class"})
 
     def download(self, dataset_kwargs: dict | None = None) -> None:
@@ -111,11 +116,6 @@ class DocumentTask:
         correct = int(grade(as_graded_answer(answer), self.scorer).correct)
         means = ("micro", task_info(doc["task"]).abbreviation)  # lmms-eval takes standard errors of scores
         return {name: answer | {"score": correct} if name in means else answer for name in measures_of(doc)}
-
-    @property
-    def scorer(self) -> str:
-        """Return the scorer's name."""
-        return self.config.metadata["scorer"]
 
     def aggregation(self) -> dict:
         """Return what makes a number of the graded answers, by measure."""

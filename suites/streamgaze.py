@@ -21,6 +21,7 @@ from gazeqwen.questions.release import Footage, read_footage
 from gazeqwen.questions.sources import source_of
 from gazeqwen.questions.tasks import TASKS
 from gazeqwen.suites.asking import Asker
+from gazeqwen.video_gazeqwen import QUESTION_ROUNDING_S
 
 _OPTION = re.compile(rf"^([{OPTION_LETTERS}])\. (.*)$", re.MULTILINE)
 
@@ -30,17 +31,31 @@ class GazeQwen:
     Answer the questions of one file of StreamGaze's release, `dataset/qa/<task>.json`, with the gaze that
     `dataset/metadata/` holds. Videos, clock and clips are those of `gazeqwen build`, the prompt is the adapter's own.
 
-    `adapter`: folder or Hub id, default: the environment's GAZEQWEN_ADAPTER. `gaze`, `settings`: see `Asker`.
+    Args:
+        data_file: the file of questions.
+        adapter: folder or Hub id, default: the environment's GAZEQWEN_ADAPTER.
+        raw_gaze: raw recordings for videos without a fixation table, as `gazeqwen build --gaze` takes them, default:
+            the environment's GAZEQWEN_RAW_GAZE, if it is set.
+        gaze, settings: see `Asker`.
+
     Raises ValueError naming the file or the argument.
     """
 
-    def __init__(self, data_file: str, adapter: str | None = None, gaze: str = "gaze", **settings):
-        self.task, self.release = Path(data_file).stem, Path(data_file).resolve().parent.parent
+    def __init__(
+        self,
+        data_file: str,
+        adapter: str | None = None,
+        raw_gaze: str | None = None,
+        gaze: str = "gaze",
+        **settings,
+    ):
+        self.task, self.release = Path(data_file).stem, Path(data_file).absolute().parent.parent
         if self.task not in TASKS:
             raise ValueError(f"{data_file}: no task of StreamGaze, expected one of {', '.join(TASKS)}")
         adapter = adapter or os.environ.get("GAZEQWEN_ADAPTER")
         if not adapter:
             raise ValueError("GAZEQWEN_ADAPTER is not set, expected the folder or the Hub id of an adapter")
+        self.raw_gaze = raw_gaze or os.environ.get("GAZEQWEN_RAW_GAZE")
         self.asker = Asker(adapter, gaze, **{"batch_size": 1, "num_workers": 0, "cache": "none"} | settings)
         self.footage: dict[str, Footage] = {}
 
@@ -71,6 +86,8 @@ class GazeQwen:
         text, options = _read_prompt(inp, TASKS[self.task].group == "proactive")
         footage = self._footage(Path(file).name)
         end_s = float(footage.clock.to_file_s(end_time))
+        if end_s > footage.info.end_s + QUESTION_ROUNDING_S:
+            raise ValueError(f"{file}: asked at {end_s:.3f} s, the video ends at {footage.info.end_s:.3f} s")
         question = Question(
             footage.path,
             Path(file).name,
@@ -89,13 +106,14 @@ class GazeQwen:
         """Return a video of the release with its gaze. Raises ValueError naming what is missing."""
         if name not in self.footage:
             report = Report()
-            self.footage |= read_footage(self.release, [name], {name: source_of(name)}, report)
+            self.footage |= read_footage(self.release, [name], {name: source_of(name)}, report, self.raw_gaze)
             missing = [f"{item['where']}: {item['reason']}" for item in report.excluded] + report.notes
             missing += [f"{name}: no such video below {self.release / 'videos'}" for name in report.missing_videos]
             if name not in self.footage:
                 raise ValueError("; ".join(missing))
             if self.footage[name].scanpath is None:
-                raise ValueError("; ".join([f"{name}: no fixations below {self.release / 'metadata'}", *missing]))
+                no_gaze = f"{name}: no fixations below {self.release / 'metadata'}, nor in raw gaze ({self.raw_gaze})"
+                raise ValueError("; ".join([no_gaze, *missing]))
         return self.footage[name]
 
 

@@ -42,6 +42,7 @@ def test_the_wheel_holds_the_package_and_the_tiny_models(wheel):
         *("gazeqwen/benchmarks/results/model_tiny_cpu.json", "gazeqwen/model_card/__main__.py"),
         *("gazeqwen/toyworld/generate.py", "gazeqwen/toyworld/backbone/model.safetensors"),
         "gazeqwen/toyworld/backbone_qwen3_vl/model.safetensors",
+        "gazeqwen/suites/lmms_tasks/streamgaze/streamgaze.yaml",
         *("gazeqwen/app.py", "gazeqwen/requirements.txt", "gazeqwen/model_card/space.md"),
     ):
         assert name in names

@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import yaml
 from accelerate import Accelerator
-from support import ROOT
+from support import BACKBONE, ROOT
 
 from gazeqwen.evaluation.predictions import predict
 from gazeqwen.evaluation.scoring import score
@@ -104,7 +104,9 @@ def test_answers_and_scores_in_lmms_eval_are_those_of_eval(task, predictions, ga
     model = DocumentModel(gaze=gaze, **MODEL_ARGUMENTS)
     model.task_dict = {"streamgaze": task.dataset}
     requests = requests_of(task)
-    answers = model.generate_until(requests[::-1])[::-1]  # in whatever order lmms-eval asks
+    answers = model.generate_until([*requests[::-1], requests[3]])  # in any order, and some twice
+    assert answers.pop() == answers[-4]
+    answers.reverse()
     assert answers == responses(predictions[gaze])
     assert answers != responses(predictions["shuffled" if gaze == "gaze" else "gaze"])
     expected, results = score(predictions[gaze]), results_of(task, answers)
@@ -135,6 +137,12 @@ def test_the_scorer_is_that_of_the_yaml(toy_data):
     )
 
 
+def test_an_unknown_scorer_is_refused_before_anything_is_answered(toy_data):
+    with pytest.raises(ValueError, match=r"scorer is 'lenient', expected one of \('strict', 'streamgaze'\)"):
+        make_task(toy_data, metadata={"scorer": "lenient"})
+    assert make_task(toy_data, metadata=None).scorer == "strict"
+
+
 def test_what_would_be_another_question_is_refused(task):
     model = DocumentModel(**MODEL_ARGUMENTS)
     model.task_dict = {"streamgaze": task.dataset, "other": {"test": [{"question": "?", "video": "v.mp4"}]}}
@@ -159,6 +167,7 @@ def test_what_would_be_another_question_is_refused(task):
         ({"gaze": "none", "dtype": "half"}, "dtype: got 'half'"),
         ({"batch_size": "auto"}, "batch_size: got 'auto'"),
         ({"device": "meta"}, "device: got 'meta', accelerate has cpu"),
+        ({"pretrained": str(BACKBONE)}, "is no GazeQwen adapter and takes no scanpath; choose among none"),
     ],
 )
 def test_arguments_of_the_model_are_checked(change, message):
@@ -269,9 +278,12 @@ def test_the_harness_is_told_what_is_missing(toy_world, tmp_path, monkeypatch):
         model.Run(video, f"the green dot is gaze.\n{prompt}", 0, 3)
     with pytest.raises(ValueError, match="expected 'Question: ...'"):
         model.Run(video, "What is this?", 0, 3)
+    with pytest.raises(ValueError, match=r"toy-test-0000\.mp4: asked at 6000\.000 s, the video ends at"):
+        model.Run(video, prompt, 0, 6000)
     with pytest.raises(ValueError, match=r"other\.mp4: no such video below"):
         model.Run("other.mp4", prompt, 0, 3)
     (tmp_path / "videos").symlink_to(toy_world / "videos")
-    model.release = tmp_path
+    (tmp_path / "qa").symlink_to(toy_world / "qa")
+    model = GazeQwen(str(tmp_path / "qa" / file.name))
     with pytest.raises(ValueError, match=r"toy-test-0000\.mp4: no fixations below .*metadata"):
         model.Run(video, prompt, 0, 3)
