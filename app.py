@@ -28,11 +28,13 @@ with named_extra():
         Explorer,
         GazeRecording,
         answer_html,
-        read_scanpath,
+        player_html,
+        read_gaze,
         snap_html,
         step_frames,
         steps_html,
         table_html,
+        truth_html,
         verdict,
         with_file_names,
     )
@@ -66,6 +68,7 @@ PRIVACY = (
 TOY_INSTRUCTION = "Monitor my gaze and alert me when I gaze on the <jar>."
 ERROR_S = 30  # how long a message stays, unless closed
 _READERS = 8  # files that are read at once, each in a thread
+GAZE_FILES = [".csv", ".tsv", ".txt", ".gz", ".npy"]
 CHECK_S, KEEP_S = 600, 3600  # how often uploads are checked, and how old they become
 
 # Fonts of the reader's machine: none is downloaded.
@@ -75,7 +78,10 @@ THEME = gr.themes.Default(primary_hue="rose", **FONTS).set(body_text_color_subdu
 CSS = """
 .html-container { padding: 0 !important; }
 .verdict { font-size: 1.2em; font-weight: 600; margin: 0; }
-.snap { margin: 4px 0 0; }
+.verdict, .answer p { overflow-wrap: anywhere; white-space: pre-line; }
+.note { margin: 4px 0 0; }
+.upload .icon-wrap { display: none; }
+.player video { width: 100%; height: 300px; }
 .answer { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 12px 16px; }
 .answer h3 { color: var(--body-text-color-subdued); font-weight: 400; margin: 0 !important; }
 .answer p { font-size: 1.25em; font-weight: 600; margin: 4px 0 8px; }
@@ -146,7 +152,8 @@ class Handlers:
                 return _about(_open(video, table))
             if table is not None:
                 checked_size(table)
-                read_scanpath(table)
+                _, notes = read_gaze(table, None)
+                return f"<p>{escape('. '.join(notes))}</p>"
             return ""
 
     def moment(self, video, table, time_s):
@@ -157,8 +164,22 @@ class Handlers:
             picture, caption = _open(video, table).moment(time_s)
             return gr.Image(picture, alt_text=caption), f"<p>{escape(caption)}</p>"
 
-    def answer(self, video, table, question, options, time_s, start_s, snap_s, progress=gr.Progress()):  # noqa: B008
-        """Ask with gaze and without; an empty `snap_s` is what the adapter was trained with."""
+    def answer(
+        self,
+        video,
+        table,
+        question,
+        options,
+        time_s,
+        start_s,
+        snap_s,
+        title=None,
+        progress=gr.Progress(),  # noqa: B008
+    ):
+        """
+        Ask with gaze and without; an empty `snap_s` is what the adapter was trained with. `title`: the example that
+        was chosen, whose right answer is told where its question was asked.
+        """
         with plain_errors(video, table):
             progress(0.1, "Reading the video")
             recording = _open(video, table)
@@ -168,8 +189,11 @@ class Handlers:
             progress(0.8, "Drawing")
             frames = step_frames(recording, comparison)
             answers = (comparison.answers.get(name) for name in ("with gaze", "without gaze"))
+            example = self.examples.get(title)
+            is_its_question = example is not None and example.is_asked(question, options, time_s)
+            truth = truth_html(example.answer) if is_its_question else ""
             return (
-                f'<p class="verdict" role="status">{escape(verdict(comparison))}</p>{snap_html(comparison)}',
+                f'<p class="verdict" role="status">{escape(verdict(comparison))}</p>{truth}{snap_html(comparison)}',
                 gr.Column(visible=True),
                 *map(answer_html, ("With gaze", "Without gaze"), answers),
                 steps_html(comparison, frames),
@@ -224,12 +248,13 @@ class Inputs(NamedTuple):
     summary: gr.HTML
     picture: gr.Image
     looked_at: gr.HTML
+    player: gr.HTML
     time_s: gr.Slider
     question: gr.Textbox
     options: gr.Textbox
+    ask: gr.Button
     start_s: gr.Number
     snap_s: gr.Number
-    ask: gr.Button
 
 
 class Outputs(NamedTuple):
@@ -265,7 +290,7 @@ def build(explorer: Explorer, examples: list[Example], own_pace: bool = True) ->
         family = family_of(explorer.model.backbone.config).name
         gr.Markdown(
             f"# GazeQwen\n{family} that knows where the wearer looked: upload a video from a head camera and the "
-            f"wearer's fixations, and ask about it with gaze and without. Model: {explorer.name}."
+            f"wearer's gaze, and ask about it with gaze and without. Model: {explorer.name}."
         )
         if is_toy(explorer.model):
             gr.Markdown(f"**Mind:** {TOY_NOTE}", container=True)
@@ -284,15 +309,22 @@ def build(explorer: Explorer, examples: list[Example], own_pace: bool = True) ->
 def _build_inputs(titles: list[str], snap_s: float) -> Inputs:
     """Lay out the upper half of the page. `snap_s`: how the adapter was trained to be asked."""
     with gr.Row():
-        with gr.Column(scale=2, min_width=300):
+        with gr.Column(min_width=300):
             example = gr.Radio(titles, value=titles[0], label="Try an example")
             # Not gr.Video: it complains of files that the browser cannot play, which are read here all the same.
-            video = gr.File(label="Video", file_types=["video"], height=150)
-            table = gr.File(label="Fixation table (CSV)", file_types=[".csv"], height=150)
+            video = gr.File(label="Video", file_types=["video"], height=110, elem_classes="upload")
+            table = gr.File(
+                label="Fixation table or raw gaze", file_types=GAZE_FILES, height=110, elem_classes="upload"
+            )
             summary = gr.HTML()
-        with gr.Column(scale=3, min_width=300):
-            picture = gr.Image(label="The moment of the question", interactive=False, height=360, buttons=[])
-            looked_at = gr.HTML()
+        with gr.Column(min_width=300):
+            with gr.Tab("Moment"):
+                picture = gr.Image(
+                    label="The moment of the question", show_label=False, interactive=False, height=300, buttons=[]
+                )
+                looked_at = gr.HTML()
+            with gr.Tab("Video"):
+                player = gr.HTML(elem_classes="player")
             time_s = gr.Slider(
                 0,
                 86400,
@@ -302,13 +334,12 @@ def _build_inputs(titles: list[str], snap_s: float) -> Inputs:
                 info="Nothing after it is seen, unless a fixation is snapped.",
                 buttons=[],
             )
-    with gr.Row():
-        with gr.Column(scale=3, min_width=300):
-            question = gr.Textbox(label="Question", lines=1, info="Enter asks.")
+        with gr.Column(min_width=300):
+            question = gr.Textbox(label="Question", lines=1, max_lines=4, info="Enter asks.")
             options = gr.Textbox(
                 label="Options, one to a line", lines=4, info="None: the model answers freely. Shift+Enter asks."
             )
-        with gr.Column(scale=2, min_width=300):
+            ask = gr.Button("Ask", variant="primary", elem_id="ask")
             start_s = gr.Number(label="The clip begins at, seconds", info="Empty: 60 s before the question.")
             snap = gr.Number(
                 snap_s,
@@ -317,8 +348,8 @@ def _build_inputs(titles: list[str], snap_s: float) -> Inputs:
                 info="Bring a fixation that begins so near to the question into view, for questions about what is "
                 f"looked at now. 0: off, for all others. Empty: as the model was trained, {snap_s:g}.",
             )
-    ask = gr.Button("Ask", variant="primary", elem_id="ask")
-    return Inputs(example, video, table, summary, picture, looked_at, time_s, question, options, start_s, snap, ask)
+    texts, seconds = (question, options), (start_s, snap)
+    return Inputs(example, video, table, summary, picture, looked_at, player, time_s, *texts, ask, *seconds)
 
 
 def _build_outputs(has_attention: bool) -> Outputs:
@@ -376,6 +407,16 @@ def _connect_live(inputs: Inputs, live: Live, handlers: Handlers) -> None:
         show_progress="hidden",
     )
     live.stop.click(None, None, None, cancels=[playing], api_visibility="private")
+    gr.on(  # what was played is not what is chosen now
+        [inputs.video.change, inputs.table.change],
+        lambda: (None, None, "", "", ""),
+        None,
+        [session, live.picture, live.caption, live.alerts, live.answer],
+        cancels=[playing],
+        trigger_mode="multiple",
+        api_visibility="private",
+        show_progress="hidden",
+    )
     gr.on(
         [live.ask.click, live.question.submit],
         handlers.ask_live,
@@ -418,14 +459,26 @@ def _connect(page: gr.Blocks, inputs: Inputs, outputs: Outputs, handlers: Handle
         opened.failure(lambda: None, None, inputs.table, **quiet)
         show_moment(opened)
     inputs.table.upload(lambda: None, None, inputs.example, **quiet)
-    gr.on(
+    inputs.video.change(player_html, inputs.video, inputs.player, **quiet)
+    asked = [*files, *texts, inputs.time_s, *seconds]
+    asking = gr.on(
         [inputs.ask.click, inputs.question.submit, inputs.options.submit],
         handlers.answer,
-        [*files, *texts, inputs.time_s, *seconds],
+        [*asked, inputs.example],
         list(outputs),
         api_name="ask",
         concurrency_limit=MAX_WAITING + 1,  # files are read side by side, the model is asked in turn
         show_progress_on=outputs.verdict,
+    )
+    gr.on(  # an answer is that of the question which is seen: in the browser alone, at once
+        [component.change for component in asked],
+        None,
+        None,
+        [outputs.verdict, outputs.results],
+        js="() => ['', {__type__: 'update', visible: false}]",
+        cancels=[asking],
+        trigger_mode="multiple",
+        show_progress="hidden",
     )
 
 

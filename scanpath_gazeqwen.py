@@ -144,7 +144,8 @@ class Scanpath:
         if missing:
             hint = ", separated by commas" if len(columns) == 1 else ""
             raise ValueError(
-                f"{path}: no column for {', '.join(missing)} among {columns}, expected {_expected_columns()}{hint}"
+                f"{path}: no column for {', '.join(missing)} among {columns}, expected {_expected_columns()}{hint}; "
+                "of raw gaze, `gazeqwen gaze` makes such a table"
             )
 
         def number(line: int, row: dict, column: str) -> float:

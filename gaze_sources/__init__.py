@@ -6,6 +6,7 @@ where the recording of the video `<stem>.mp4` lies below a folder of that source
 """
 
 from . import aria, ego4d, egoexo4d, egoexolearn, egtea, generic, holoassist, pupil_core, pupil_labs, tobii
+from .conversion import guessed_scanpath
 from .fixations import Dropped, checked_scanpath, detect_fixations, scene_consistent, streamgaze_fixations
 from .guess import guess_source
 from .samples import GazeSamples, Status
@@ -31,6 +32,7 @@ __all__ = [
     "checked_scanpath",
     "detect_fixations",
     "guess_source",
+    "guessed_scanpath",
     "scene_consistent",
     "streamgaze_fixations",
 ]

@@ -18,6 +18,7 @@ from gazeqwen.utils.files import write_text
 from gazeqwen.video_gazeqwen import video_info
 
 from . import SOURCES
+from .conversion import MAX_LISTED, check_in_frame, inside_video, largest_gap_s, median_step_s
 from .fixations import (
     DEFAULT_SCENE_THRESHOLD,
     SCENE_THRESHOLDS,
@@ -31,8 +32,7 @@ from .generic import COORDINATES, ORIGINS, TIME_UNITS
 from .guess import guess_source
 from .samples import GazeSamples, Status
 
-_MAX_LISTED = 5  # of a long list, so many are shown
-_CLOCK_SHARE, _FRAME_SHARE = 0.05, 0.5  # warn if more samples than this lie outside the video, or outside its frame
+_FRAME_SHARE = 0.5  # warn if more samples than this lie outside the frame
 
 
 def _parse_size(text: str) -> tuple[int, int]:
@@ -134,10 +134,10 @@ def run(args) -> None:
     _print_samples(samples)
     dropped = []
     if info is not None:
-        samples = _inside_video(samples, info.start_s, info.end_s, args.video)
+        samples = inside_video(samples, info.start_s, info.end_s, args.video, print, _warn)
     if args.algorithm == "dispersion":
         if "max_gap_s" not in detector_options:
-            detector_options["max_gap_s"] = _largest_gap_s(samples)
+            detector_options["max_gap_s"] = largest_gap_s(samples, print)
         scanpath = detect_fixations(samples, **detector_options)
     elif args.algorithm == "streamgaze":
         scanpath, dropped = streamgaze_fixations(samples, args.source)
@@ -159,12 +159,8 @@ def run(args) -> None:
             threshold = SCENE_THRESHOLDS.get(args.source, DEFAULT_SCENE_THRESHOLD)
         scanpath, changing = scene_consistent(scanpath, args.video, threshold)
         dropped += changing
-    if not len(scanpath) and not samples.in_frame.any():
-        counts = f"{samples.count(Status.OUT_OF_FRAME)} out of frame, {samples.count(Status.UNTRACKED)} untracked"
-        raise ValueError(
-            f"{samples.source}: none of {len(samples)} samples lies in the frame ({counts}), so there is no fixation "
-            "to write: are units, origin and frame size right?"
-        )
+    if not len(scanpath):
+        check_in_frame(samples)
     span = (samples.times_s[0], samples.times_s[-1]) if info is None else (info.start_s, info.end_s)
     _print_fixations(samples, scanpath, dropped, span, "recording" if info is None else "video")
 
@@ -177,60 +173,12 @@ def run(args) -> None:
         print(f"written: {args.plot}")
 
 
-def _largest_gap_s(samples: GazeSamples) -> float:
-    """Return the default of `max_gap_s`, or of a slower recording two and a half of its steps, which is said."""
-    default_s = _parameters(detect_fixations)["max_gap_s"].default
-    step_s = _median_step_s(samples)
-    if 1.5 * step_s <= default_s:
-        return default_s
-    print(f"max_gap_s: {2.5 * step_s:.2f} s, two and a half steps of this recording (default {default_s} s)")
-    return 2.5 * step_s
-
-
-def _median_step_s(samples: GazeSamples) -> float:
-    """Return the median time from a sample to the next later one, seconds; 0 without one."""
-    steps = np.diff(samples.times_s)
-    return float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
-
-
-def _inside_video(samples: GazeSamples, start_s: float, end_s: float, video: str) -> GazeSamples:
-    """
-    Return the samples within the video's extent; the others are counted, listed, and warned about if they are many
-    and no tracker that was started before the camera explains them.
-    """
-    inside = samples.within(start_s, end_s)
-    outside = samples.times_s[~inside]
-    if not len(outside):
-        return samples
-    listed = ", ".join(f"{time:.3f}" for time in outside[:_MAX_LISTED])
-    if len(outside) > _MAX_LISTED:
-        listed += ", ..."
-    print(f"outside the video ({start_s:.3f} to {end_s:.3f} s), left out: {len(outside)} samples, at {listed} s")
-    if not inside.any():
-        raise ValueError(
-            f"{samples.source}: no sample lies within {video}, {start_s:.3f} to {end_s:.3f} s: the two clocks are "
-            "likely not the same"
-        )
-    kept, share = samples.keep(inside), len(outside) / len(samples)
-    begin_s, last_s = samples.times_s[[0, -1]]
-    margin_s = _CLOCK_SHARE * (end_s - start_s)
-    is_covered = kept.times_s[0] <= start_s + margin_s and kept.times_s[-1] >= end_s - margin_s
-    if is_covered and (outside > end_s).sum() <= _CLOCK_SHARE * len(samples):
-        if begin_s < start_s:
-            print(f"the tracker was started {start_s - begin_s:.1f} s before the video begins")
-    elif is_covered:
-        _warn(f"the gaze lasts until {last_s:.1f} s, {video} until {end_s:.1f} s: is it this video's, on its clock?")
-    elif share > _CLOCK_SHARE:
-        _warn(f"{100 * share:.1f} % of the samples lie outside {video}: the two clocks are likely not the same")
-    return kept
-
-
 def _print_samples(samples: GazeSamples) -> None:
     """Print number, rate, gaps, states and notes of samples; warn where most lie outside the frame."""
     times, count = samples.times_s, len(samples)
     print(f"{samples.source}")
     print(f"samples: {count} from {times[0]:.3f} to {times[-1]:.3f} s, {samples.repeated_times} repeat a time")
-    step_s = _median_step_s(samples)
+    step_s = median_step_s(samples)
     if step_s:
         steps = np.diff(times)
         gaps = steps[steps > 2.5 * step_s]
@@ -268,10 +216,10 @@ def _print_fixations(
             _warn(f"{unsupported} fixations have no sample in the frame")
     if dropped:
         print(f"left out: {len(dropped)} fixations or parts of them")
-        for entry in dropped[:_MAX_LISTED]:
+        for entry in dropped[:MAX_LISTED]:
             print(f"  {entry}")
-        if len(dropped) > _MAX_LISTED:
-            print(f"  and {len(dropped) - _MAX_LISTED} more")
+        if len(dropped) > MAX_LISTED:
+            print(f"  and {len(dropped) - MAX_LISTED} more")
 
 
 def _warn(text: str) -> None:

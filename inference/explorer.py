@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from html import escape
 from os import PathLike
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
 
+from gazeqwen.gaze_sources import SOURCES, guess_source, guessed_scanpath
 from gazeqwen.inference.answering import Comparison, ask, scanpath_doubts
 from gazeqwen.inference.visitors import MAX_CLIP_S, checked_texts
 from gazeqwen.pipeline.answers import Answer, build_prompt
@@ -23,10 +25,12 @@ from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.utils.adapters import load_model, load_processor
 from gazeqwen.video_gazeqwen import VideoInfo, read_frames, video_info
 
+_SHORT = 120  # characters of an answer that a sentence can repeat
+
 
 @dataclass(frozen=True, eq=False)
 class GazeRecording:
-    """A video file and the wearer's whole scanpath (None: no gaze). `notes`: what is odd about the fixation table."""
+    """A video file and the wearer's whole scanpath (None: no gaze). `notes`: what is to be known about the gaze."""
 
     video: Path
     info: VideoInfo
@@ -35,10 +39,13 @@ class GazeRecording:
 
     @classmethod
     def open(cls, video: str | Path | None, table: str | Path | None = None) -> GazeRecording:
-        """Open a video file and a fixation table (CSV). Raises ValueError or OSError for what is no such thing."""
+        """
+        Open a video file and its fixation table (CSV) or raw gaze. Raises ValueError or OSError for what is no such
+        thing.
+        """
         if video is None:
             raise ValueError("There is no video yet: upload one, or choose an example.")
-        scanpath, notes = (None, ()) if table is None else read_scanpath(table)
+        scanpath, notes = (None, ()) if table is None else read_gaze(table, video)
         info = video_info(video)
         if scanpath is not None:
             notes = (*notes, *scanpath_doubts(scanpath, info.end_s))
@@ -47,8 +54,8 @@ class GazeRecording:
     def __str__(self) -> str:
         text = f"Video: {self.info.end_s:.1f} s, {self.info.width} x {self.info.height} pixels. "
         if self.scanpath is None:
-            return text + "No fixation table: the answer will be the base model's."
-        text += f"Table: {len(self.scanpath)} fixations"
+            return text + "No gaze: the answer will be the base model's."
+        text += f"Gaze: {len(self.scanpath)} fixations"
         if len(self.scanpath):
             text += f", from {self.scanpath.begin_s[0]:.1f} to {self.scanpath.end_s.max():.1f} s"
         return ". ".join([text, *self.notes])
@@ -73,11 +80,33 @@ class GazeRecording:
         return f"At {time_s:.1f} s: fixation {self.scanpath.ids[index]}, from {begin:.1f} to {end:.1f} s"
 
 
-def read_scanpath(table: str | Path) -> tuple[Scanpath, tuple[str, ...]]:
-    """Return a fixation table (CSV), and what is odd about it. Raises as `Scanpath.from_csv`."""
+def read_gaze(table: str | Path, video: str | Path | None) -> tuple[Scanpath | None, tuple[str, ...]]:
+    """
+    Return the scanpath of a fixation table (CSV) or of raw gaze, whose source is guessed, and what is to be known
+    about it. Raw gaze without its video has no scanpath yet. Raises ValueError or OSError naming file, line and value.
+    """
     doubts: list[str] = []
-    scanpath = Scanpath.from_csv(table, doubts.append)
-    return scanpath, tuple(with_file_names(doubt, table) for doubt in doubts)
+    try:
+        source, sign = guess_source(table)
+    except ValueError:  # of no known source: the error of what reads tables says more
+        source, sign = "generic", ""
+    if source == "generic":
+        scanpath = Scanpath.from_csv(table, doubts.append)
+    else:
+        doubts.append(f"Raw gaze of the source {source}, guessed from {sign}")
+        scanpath = None if video is None else _fixations(table, video, source, doubts)
+    return scanpath, tuple(with_file_names(doubt, table, video) for doubt in doubts)
+
+
+def _fixations(table: str | Path, video: str | Path, source: str, doubts: list[str]) -> Scanpath:
+    """Return the fixations in raw gaze. Raises ValueError that says what the file was taken for."""
+    try:
+        return guessed_scanpath(SOURCES[source], table, video, doubts.append)
+    except (ValueError, OSError, ImportError) as error:
+        raise ValueError(
+            f"{error}. It was read as the source {source}; `gazeqwen gaze` takes another, folders, and settings, and "
+            "makes a fixation table to be uploaded here"
+        ) from None
 
 
 class Explorer:
@@ -128,23 +157,40 @@ class Explorer:
 
 
 def verdict(comparison: Comparison) -> str:
-    """Return in a sentence whether gaze changed the answer."""
+    """Return in a sentence whether gaze changed the answer. Long answers in own words are not repeated in it."""
     without = comparison.answers["without gaze"]
+    texts = [answer.text for answer in comparison.answers.values()]
+    is_short = max(map(len, texts)) <= _SHORT
     if "with gaze" not in comparison.answers:
-        return f"No gaze was given. The base model says: {without}"
+        return "No gaze was given. The base model" + (f" says: {without}" if is_short else "'s answer is below")
     with_gaze = comparison.answers["with gaze"]
     if with_gaze.text != without.text:
-        return f"Gaze changed the answer: {with_gaze} instead of {without}"
+        return "Gaze changed the answer" + (f": {with_gaze} instead of {without}" if is_short else "")
     if not with_gaze.probabilities:
         return "Gaze did not change the answer"
     before, now = (f"{100 * answer.probabilities[answer.text]:.1f} %" for answer in (without, with_gaze))
-    return f"Gaze did not change the answer, {with_gaze.text}. Its probability: {before} without gaze, {now} with it"
+    answer = f", {with_gaze.text}" if is_short else ""
+    return f"Gaze did not change the answer{answer}. Its probability: {before} without gaze, {now} with it"
+
+
+def truth_html(answer: str) -> str:
+    """Return the right answer of an example, in a paragraph."""
+    return f'<p class="note">The right answer of this example: <b>{escape(answer)}</b>.</p>'
+
+
+def player_html(video: str | Path | None) -> str:
+    """Return a player for a video that Gradio serves; a browser that cannot play the file says so. None: no player."""
+    if video is None:
+        return ""
+    sorry = "This browser cannot play the file. It is read here all the same."
+    address = f"gradio_api/file={quote(str(video))}"
+    return f'<video controls preload="metadata" src="{address}" onerror="this.outerHTML=\'<p>{sorry}</p>\'"></video>'
 
 
 def answer_html(name: str, answer: Answer | None) -> str:
     """Return an answer under its name, with the probability of each option; None: there is none."""
     if answer is None:
-        return f'<section class="answer"><h3>{name}</h3><p>No fixation table was given.</p></section>'
+        return f'<section class="answer"><h3>{name}</h3><p>No gaze was given.</p></section>'
     rows = []
     for option, probability in answer.probabilities.items():
         percent = f"{100 * probability:.1f}"
@@ -157,7 +203,7 @@ def answer_html(name: str, answer: Answer | None) -> str:
 
 def snap_html(comparison: Comparison) -> str:
     """Return what snapping changed, in a paragraph; empty where it changed nothing."""
-    return "" if comparison.snap is None else f'<p class="snap">Gaze was {escape(str(comparison.snap))}.</p>'
+    return "" if comparison.snap is None else f'<p class="note">Gaze was {escape(str(comparison.snap))}.</p>'
 
 
 def step_frames(recording: GazeRecording, comparison: Comparison) -> np.ndarray:

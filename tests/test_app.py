@@ -63,12 +63,22 @@ def ask(client, example, **changes):
 
 
 def test_a_question_is_answered_over_http(client, examples):
-    said, with_gaze, without_gaze, steps, attention, table = ask(client, examples[0])
+    said, with_gaze, without_gaze, steps, attention, table = ask(client, examples[0], title=examples[0].title)
     assert "Gaze changed the answer" in said
+    assert f"The right answer of this example: <b>{examples[0].answer}</b>" in said
     assert f". {examples[0].answer}</p>" in with_gaze and f". {examples[0].answer}</p>" not in without_gaze
     for html in (with_gaze, without_gaze):
         assert sum(map(float, re.findall(r"([\d.]+) %<", html))) == pytest.approx(100, abs=0.3)
     assert steps.count("<img") == attention.count("<img") == table.count("<tr>") - 1 == 6
+
+
+def test_an_answer_goes_when_anything_of_its_question_changes(page):
+    """As wired; tests/browser sees it."""
+    (ask,) = (f for f in page.fns.values() if f.api_name == "ask")
+    (cancel,) = (f for f in page.fns.values() if ask._id in f.cancels)
+    (clear,) = (f for f in page.fns.values() if f.outputs == ask.outputs[:2])
+    *asked, _ = ask.inputs  # but for the example's title
+    assert set(clear.targets) == set(cancel.targets) == {(block._id, "change") for block in asked}
 
 
 def test_a_moment_is_a_picture_in_words_too(client, examples):
@@ -101,8 +111,10 @@ def test_a_recording_plays_and_is_asked_about_as_far_as_it_was_seen(client, exam
 
 
 def test_without_a_table_the_base_model_answers(client, examples):
-    said, with_gaze, without_gaze, _, attention, _ = ask(client, examples[0], table=None)
-    assert "No gaze was given" in said and "No fixation table was given" in with_gaze and not attention
+    changes = {"title": examples[0].title, "question": "Which object is it?", "table": None}
+    said, with_gaze, without_gaze, _, attention, _ = ask(client, examples[0], **changes)
+    assert "No gaze was given" in said and "right answer" not in said
+    assert "No gaze was given" in with_gaze and not attention
     assert "<table>" in without_gaze
 
 
@@ -187,7 +199,8 @@ def test_while_one_question_is_answered_others_read_their_files_and_are_told_tha
 
     def answer():
         progress = lambda _, text: told.append(text)  # noqa: E731
-        answers.append(handlers.answer(*files, *texts, example.time_s, example.start_s, example.snap_s, progress))
+        seconds = example.time_s, example.start_s, example.snap_s
+        answers.append(handlers.answer(*files, *texts, *seconds, progress=progress))
 
     asking = threading.Thread(target=answer)
     with handlers.turns.take():
@@ -220,6 +233,8 @@ def test_the_page_shows_what_the_model_has(resampler_type, examples, toy_process
     assert tabs == {
         "Ask": True,
         "Live": True,
+        "Moment": True,
+        "Video": True,
         "Scanpath": True,
         "Attention": resampler_type == "attention",
         "Table": True,

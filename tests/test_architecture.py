@@ -22,7 +22,7 @@ ROOMS = {
     "plots": "utils questions gaze_sources",
     "evaluation": "utils questions pipeline plots streaming",
     "training": "utils questions pipeline plots evaluation",
-    "inference": "utils questions pipeline plots streaming",
+    "inference": "utils gaze_sources questions pipeline plots streaming",
     "model_card": "utils questions evaluation",
     "suites": "utils questions pipeline evaluation",
     "toyworld": "utils gaze_sources questions pipeline plots streaming evaluation training inference",

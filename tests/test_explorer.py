@@ -13,6 +13,8 @@ from gazeqwen.inference.explorer import (
     Explorer,
     GazeRecording,
     answer_html,
+    player_html,
+    read_gaze,
     snap_html,
     step_frames,
     steps_html,
@@ -54,6 +56,14 @@ def test_gaze_changes_the_answer_of_each_example_but_of_the_last(explorer, examp
         assert said.startswith("Gaze did not change" if example is examples[-1] else "Gaze changed the answer: ")
 
 
+def test_an_example_knows_its_question(examples):
+    example = examples[0]
+    asked = {"question": example.question, "options": "\n\n".join(example.options), "time_s": example.time_s}
+    assert example.is_asked(**asked)
+    for changes in ({"question": "What?"}, {"options": example.options[0]}, {"time_s": example.time_s + 0.1}):
+        assert not example.is_asked(**asked | changes)
+
+
 # ---------------------------------------------------------------- recordings
 @pytest.fixture
 def video(tmp_path):
@@ -61,7 +71,7 @@ def video(tmp_path):
 
 
 def test_a_recording_says_what_it_holds(video, tmp_path):
-    assert str(GazeRecording.open(video)).startswith("Video: 6.0 s, 160 x 120 pixels. No fixation table")
+    assert str(GazeRecording.open(video)).startswith("Video: 6.0 s, 160 x 120 pixels. No gaze: ")
     table = write_fixations(tmp_path / "fixations.csv", [(3, 4, 0.5, 0.5), (1, 2, 0.1, 0.2)])
     said = str(GazeRecording.open(video, table))
     assert "2 fixations, from 1.0 to 4.0 s" in said
@@ -76,8 +86,32 @@ def test_a_recording_says_what_it_holds(video, tmp_path):
         "of this video?",
     )
     assert str(GazeRecording.open(video, write_fixations(tmp_path / "none.csv", []))).endswith(
-        "Table: 0 fixations. The table has no fixation, so that gaze says nothing"
+        "Gaze: 0 fixations. The table has no fixation, so that gaze says nothing"
     )
+
+
+def test_raw_gaze_becomes_fixations_and_its_source_is_said(video, tmp_path):
+    """Half a second in the middle, half a second at the right, of a camera that outlasts the tracker."""
+    rows = [f"{time},1,{0.5 if time < 2.5 else 0.9},0.25" for time in np.arange(2, 3, 0.02)]
+    raw = tmp_path / "raw.csv"
+    raw.write_text("\n".join(["canonical_timestamp_s,confidence,norm_pos_x,norm_pos_y", *rows]))
+    recording = GazeRecording.open(video, raw)
+    np.testing.assert_allclose(recording.scanpath.table[:, :2], [[0.5, 0.75], [0.9, 0.75]], atol=1e-6)
+    assert "Gaze: 2 fixations, from 2.0 to 3.0 s. Raw gaze of the source ego4d, guessed from the columns" in str(
+        recording
+    )
+    scanpath, (note,) = read_gaze(raw, None)  # its video is not there yet
+    assert scanpath is None and note.startswith("Raw gaze of the source ego4d")
+
+
+def test_raw_gaze_that_cannot_be_read_names_the_converter(video, tmp_path):
+    raw = tmp_path / "gaze.csv"
+    raw.write_text("timestamp,x,y\n1,0.5,0.5\n")
+    with pytest.raises(ValueError, match="no column for start.*; of raw gaze, `gazeqwen gaze`"):
+        GazeRecording.open(video, raw)
+    raw.write_text("canonical_timestamp_s,confidence,norm_pos_x,norm_pos_y\n1,1,here,0.5\n")
+    with pytest.raises(ValueError, match="line 2: norm_pos_x is 'here'.*read as the source ego4d; `gazeqwen gaze`"):
+        GazeRecording.open(video, raw)
 
 
 def test_a_moment_is_a_picture_and_says_what_is_looked_at(video, tmp_path):
@@ -136,7 +170,7 @@ def test_without_a_table_there_is_the_base_models_answer_alone(explorer, example
     assert steps_html(comparison, comparison.clip.frames[1::2]).count("no fixation") == 2 * len(
         comparison.step_spans_s
     )
-    assert "No fixation table" in answer_html("With gaze", comparison.answers.get("with gaze"))
+    assert "No gaze was given" in answer_html("With gaze", comparison.answers.get("with gaze"))
 
 
 def test_without_options_the_model_answers_freely(explorer, examples):
@@ -204,6 +238,13 @@ def test_the_verdict_says_whether_gaze_changed_the_answer():
     assert verdict(comparison_of(surer, box)) == said
     assert verdict(comparison_of(Answer("A box.", {}), Answer("A box.", {}))) == "Gaze did not change the answer"
     assert verdict(comparison_of(Answer("A box.", {}), Answer("Two.", {}))).endswith(": A box. instead of Two.")
+    long = Answer("A box. " * 50, {})
+    assert verdict(comparison_of(long, Answer("Two.", {}))) == "Gaze changed the answer"
+    assert verdict(comparison_of(None, long)) == "No gaze was given. The base model's answer is below"
+
+
+def test_the_player_quotes_the_files_name():
+    assert 'src="gradio_api/file=/tmp/a%20%22b%22.mp4"' in player_html('/tmp/a "b".mp4') and player_html(None) == ""
 
 
 def test_an_answer_shows_all_options_in_their_order_and_runs_no_html():

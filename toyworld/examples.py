@@ -40,6 +40,11 @@ class Example:
     time_s: float
     snap_s: float
 
+    def is_asked(self, question: str, options: str, time_s: float) -> bool:
+        """Return whether a question is this one, at its time. `options`: one to a line."""
+        lines = tuple(line.strip() for line in options.splitlines() if line.strip())
+        return (question.strip(), lines, round(time_s, 1)) == (self.question, self.options, round(self.time_s, 1))
+
 
 def toy_examples(folder: str | Path) -> list[Example]:
     """
