@@ -97,7 +97,7 @@ def _load_rows(data, split: str, config: str):
     if folder.exists():
         if not folder.is_dir():
             raise ValueError(f"{folder}: expected a folder")
-        if (folder / "qa").is_dir():
+        if (folder / "qa").is_dir() or (folder / "qa_pairs").is_dir():
             raise ValueError(f"{folder}: a release; build a dataset: gazeqwen build {folder} OUT")
         if not (folder / "README.md").is_file():
             raise FileNotFoundError(f"{folder}: no dataset here, expected what `gazeqwen build` writes")

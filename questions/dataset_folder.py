@@ -258,6 +258,7 @@ def render_dataset_card(
     report = Report(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
     sources = sorted({video["source"] for video in report.videos.values()})
     own, toy = sources == ["own"], sources == [TOY_SOURCE]
+    egogazevqa = bool(sources) and all(source.startswith("egogazevqa-") for source in sources)
     streamgaze = bool(sources) and set(sources) <= set(VIDEO_SOURCES)
     name, license_data = "Egocentric video questions with scanpaths", {"license": "unknown"}
     if toy:
@@ -266,13 +267,15 @@ def render_dataset_card(
         name = "StreamGaze with scanpaths"
         link = "https://huggingface.co/datasets/danaleee/StreamGaze"
         license_data = {"license": "other", "license_name": "streamgaze-and-its-videos", "license_link": link}
+    elif egogazevqa:
+        name = "EgoGazeVQA with scanpaths"
     data = DatasetCardData(
         pretty_name=name,
         language="en",
         task_categories=["visual-question-answering", "video-text-to-text"],
         tags=["gaze", "eye-tracking", "egocentric-video", *(["synthetic", "toy-world"] if toy else [])],
         size_categories=_size_category(sum(task["kept"] for task in report.tasks.values())),
-        source_datasets="original" if toy else "extended" if streamgaze else None,
+        source_datasets="original" if toy else "extended" if streamgaze or egogazevqa else None,
         **license_data,
         configs=configs,
     )
@@ -290,6 +293,7 @@ def render_dataset_card(
         title=name,
         toy=toy,
         streamgaze=streamgaze,
+        egogazevqa=egogazevqa,
         own=own,
         sources=[VIDEO_SOURCES[source].title if source in VIDEO_SOURCES else source for source in sources],
         source=repository or "path/to/this/folder",

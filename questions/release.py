@@ -11,6 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from gazeqwen.questions.dataset_folder import Report, check_new, write_dataset
+from gazeqwen.questions.raw_gaze import find_raw, fixations_in_video, read_raw
 from gazeqwen.questions.release_clock import Clock, release_clock
 from gazeqwen.questions.release_questions import ReleasedQuestion, read_questions
 from gazeqwen.questions.sources import source_of
@@ -215,7 +216,7 @@ def read_footage(
                 report.notes += [str(warning.message) for warning in caught]
                 scanpath = _in_file_time(table, clock, info.end_s, f"fixations of {name}", report)
                 gaze_origin = "fixation table"
-            elif gaze is not None and (raw := _find_raw(Path(gaze), source, stem)) is not None:
+            elif gaze is not None and (raw := find_raw(Path(gaze), source, stem)) is not None:
                 scanpath, gaze_origin = _detect(raw, source, video, algorithm, report), f"raw gaze, {algorithm}"
         except (ValueError, OSError) as error:
             report.exclude(name, str(error))
@@ -236,33 +237,16 @@ def read_footage(
     return footage
 
 
-def _find_raw(folder: Path, source: str, stem: str) -> Path | None:
-    """Return where the raw recording of a video lies below the folder of its source, or None."""
-    from gazeqwen.gaze_sources import SOURCES
-
-    return SOURCES[source].find(folder / source, stem) if source in SOURCES else None
-
-
 def _detect(raw: Path, source: str, footage: Footage, algorithm: str, report: Report) -> Scanpath:
     """Detect the fixations of a raw recording, in seconds of the video file."""
-    from gazeqwen.gaze_sources import SOURCES
-    from gazeqwen.gaze_sources.fixations import detect_fixations, streamgaze_fixations
+    from gazeqwen.gaze_sources.fixations import streamgaze_fixations
 
-    samples = SOURCES[source].read(raw, footage.path)
-    report.notes += [f"{raw}: {note}" for note in samples.notes]
+    samples = read_raw(raw, source, footage.path, report)
     if algorithm == "streamgaze":  # on the clock of the release, see streamgaze_fixations
         scanpath, dropped = streamgaze_fixations(samples, source)
         report.notes += [f"{raw}: no fixation from {item}" for item in dropped]
         return _in_file_time(scanpath, footage.clock, footage.info.end_s, str(raw), report)
-    gaze_end_s, video_end_s = samples.times_s[-1], footage.info.end_s
-    if abs(gaze_end_s - video_end_s) > 0.02 * video_end_s:
-        report.notes.append(
-            f"{raw}: gaze ends at {gaze_end_s:.2f} s, the video at {video_end_s:.2f} s: are the clocks the same?"
-        )
-    inside = samples.within(footage.info.start_s, footage.info.end_s)
-    if not inside.all():
-        report.notes.append(f"{raw}: {int((~inside).sum())} of {len(samples)} samples lie outside the video")
-    return detect_fixations(samples.keep(inside))
+    return fixations_in_video(raw, samples, footage.info, report)
 
 
 def _row(question: ReleasedQuestion, footage: Footage, origin: tuple, report: Report) -> dict | None:

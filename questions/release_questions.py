@@ -38,7 +38,7 @@ class ReleasedQuestion:
     category: str
 
 
-def _is_text(value) -> bool:
+def is_text(value) -> bool:
     """Return whether a value is a text, not blank, that UTF-8 can store: JSON can hold halves of characters."""
     return isinstance(value, str) and bool(value.strip()) and not re.search("[\ud800-\udfff]", value)
 
@@ -46,7 +46,7 @@ def _is_text(value) -> bool:
 def _text(item: dict, name: str) -> str:
     """Return a text field. Raises ValueError naming it."""
     value = item.get(name)
-    if not _is_text(value):
+    if not is_text(value):
         raise ValueError(f"{name} is {value!r}, expected text")
     return value.strip()
 
@@ -65,7 +65,7 @@ def _video_name(entry: dict) -> str:
 def _options(item: dict) -> tuple[str, ...]:
     """Return the options without their letters. Raises ValueError unless they are some different texts."""
     options = item.get("options")
-    if not isinstance(options, list) or not all(map(_is_text, options)):
+    if not isinstance(options, list) or not all(map(is_text, options)):
         raise ValueError(f"options are {options!r}, expected a list of texts")
     lettered = [re.fullmatch(rf"\s*([{OPTION_LETTERS}])[.)]\s*(.*)", option) for option in options]
     if 0 < len(options) <= len(OPTION_LETTERS) and all(lettered):
