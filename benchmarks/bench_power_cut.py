@@ -28,6 +28,7 @@ import traceback
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from gazeqwen.questions.release import build
 from gazeqwen.toyworld.generate import generate
@@ -167,6 +168,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    tqdm.monitor_interval = 0  # its thread may hold the bars' lock while a run is forked, which then waits for ever
     work, rng = Path(tempfile.mkdtemp(prefix="gazeqwen-power-")), random.Random(arguments.seed)
     try:
         generate(work / "world", train=8, val=4, test=1, seed=3, per_task=1)
