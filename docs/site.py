@@ -61,7 +61,7 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
     def moved(match: re.Match) -> str:
         path = (source.parent / match[1]).resolve()
         uri = _uri_of(path)
-        if uri is None or path.is_dir():
+        if uri is None or not path.is_file():  # a notebook's picture is beside its page already
             return match[0]
         return get_relative_url(uri, page.file.src_uri) + (match[2] or "")
 
