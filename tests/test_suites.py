@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import yaml
 from accelerate import Accelerator
-from support import BACKBONE, ROOT
+from support import BACKBONE, ROOT, index_frames, write_fixations, write_video
 
 from gazeqwen.evaluation.predictions import predict
 from gazeqwen.evaluation.scoring import score
@@ -264,6 +264,24 @@ def test_answers_in_streamgazes_harness_are_those_of_eval(toy_world, predictions
     assert answers == expected and len({answer for row in answers.values() for answer in row}) > 1
 
 
+def test_the_harness_asks_in_seconds_of_the_release(tmp_path, monkeypatch):
+    """EGTEA's are frame numbers at 24 fps; this file of it has 12. Options go by their letters."""
+    monkeypatch.setenv("GAZEQWEN_ADAPTER", str(ADAPTER_DIR))
+    name, folder = "OP01-R01-Toy.mp4", tmp_path / "videos" / "original_video"
+    for path in (folder, tmp_path / "metadata"):
+        path.mkdir(parents=True)
+    write_video(folder / name, index_frames(48), fps=12)
+    write_fixations(tmp_path / "metadata" / "OP01-R01-Toy_fixation_filtered.csv", [(0.25, 0.75, 0.2, 0.4)])
+    model, asked = GazeQwen(str(tmp_path / "qa" / "past_scene_recall.json")), []
+    model.asker.responses = lambda questions: asked.extend(questions) or ["B"]
+    response, _ = model.Run(name, "\nQuestion: Which?\nOptions:\nB. jar\nA. cup\n\nThe best option is:", 0.5, 1.5)
+    (question,) = asked
+    assert response == "B" and question.options == ("cup", "jar") and question.question == "Which?"
+    assert (question.start_s, question.end_s) == pytest.approx((1.0, 3.0))
+    assert question.scanpath.table[0] == pytest.approx([0.2, 0.4, 1.0, 1.0])
+    assert question.snapped and question.video == folder / name
+
+
 def test_the_harness_is_told_what_is_missing(toy_world, tmp_path, monkeypatch):
     file = toy_world / "qa" / "past_scene_recall.json"
     monkeypatch.delenv("GAZEQWEN_ADAPTER", raising=False)
@@ -284,6 +302,6 @@ def test_the_harness_is_told_what_is_missing(toy_world, tmp_path, monkeypatch):
         model.Run("other.mp4", prompt, 0, 3)
     (tmp_path / "videos").symlink_to(toy_world / "videos")
     (tmp_path / "qa").symlink_to(toy_world / "qa")
-    model = GazeQwen(str(tmp_path / "qa" / file.name))
-    with pytest.raises(ValueError, match=r"toy-test-0000\.mp4: no fixations below .*metadata"):
+    model = GazeQwen(str(tmp_path / "qa" / file.name), raw_gaze="recordings")
+    with pytest.raises(ValueError, match=r"toy-test-0000\.mp4: no fixations below .*metadata, nor in .*recordings"):
         model.Run(video, prompt, 0, 3)
