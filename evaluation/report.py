@@ -26,6 +26,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from gazeqwen.evaluation.results import (
+    FEWEST_VIDEOS,
     KINDS,
     OTHER,
     PUBLISHED,
@@ -41,12 +42,17 @@ from gazeqwen.evaluation.results import (
 )
 from gazeqwen.evaluation.scoring import GROUPS, score
 from gazeqwen.evaluation.statistics import calibration, mcnemar, permutation_test
-from gazeqwen.plots.report import draw_accuracies, draw_gains, draw_reliability, series_colors
+from gazeqwen.plots.report import PALETTE, PUBLISHED_COLOR, draw_estimates, draw_reliability
 from gazeqwen.questions.centrality import CENTRALITY_HEADER, EVEN_PLACES, UNITS, centrality_cells
 from gazeqwen.questions.tasks import TASKS, task_info
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import write_json, write_text
 from gazeqwen.utils.tables import NO_VALUE, Table, percent
+
+_INTERVALS_NOTE = "; bars: 95 % intervals by video"
+_FEW_VIDEOS_NOTE = (
+    f"Of fewer than {FEWEST_VIDEOS} videos no interval is given: a bootstrap of so few does not hold what it promises."
+)
 
 
 def _overall(accuracies: dict[str, float], shown: float | None = None) -> str:
@@ -74,7 +80,7 @@ def result_table(results: list[Result], published: dict, beside: bool, mixed: bo
     Return a table with one row for each result and condition, below the published ones if `beside`; with settings that
     may differ in a last column if `mixed`.
     """
-    tasks = task_columns(published, results)
+    tasks = task_columns(published, results, all_of_streamgaze=beside)
     names = [task_info(task).abbreviation for task in tasks]
     header = ["method", "params", "frames", *names, "overall", "source"]
     rows, table = [], published["table_1"]
@@ -118,8 +124,7 @@ def _measured_table(results: list[Result]) -> Table:
 
 
 def _interval_table(results: list[Result], published: dict) -> Table:
-    tasks = [task for task in task_columns(published, results) if any(task in result.tasks for result in results)]
-    rows = []
+    tasks, rows = task_columns(published, results), []
     for result in results:
         for condition, bounds in result.intervals.items():
             scores = result.scores[condition]
@@ -320,6 +325,8 @@ def _details(kind: str, members: list[Result], published: dict, output: Path) ->
     for title, table in sections.items():
         if table.rows:
             parts += [title, table.markdown()]
+    if any(result.has_few_videos for result in members):
+        parts.append(_FEW_VIDEOS_NOTE)
     parts += _centrality_section(members)
     figures = _draw_figures(kind, members, published, output)
     title = _figure_title(kind)
@@ -333,18 +340,18 @@ def _figure_title(kind: str) -> str:
 
 def _draw_figures(kind: str, members: list[Result], published: dict, output: Path) -> dict[str, Path]:
     """Draw what the results have numbers for, as {name: file}; files of an earlier report on other results go."""
-    title, colors = _figure_title(kind), series_colors(label for label, _, _ in _series(members))
-    stem = kind.lower().replace(" ", "_")
+    title, stem = _figure_title(kind), kind.lower().replace(" ", "_")
     paths = {name: output / f"{stem}_{name}.png" for name in ("accuracy", "gain", "reliability")}
-    tasks = [task for task in task_columns(published, members) if any(task in result.tasks for result in members)]
-    draw_accuracies(
-        paths["accuracy"],
-        f"{title}: accuracy",
-        [task_info(task).abbreviation for task in tasks],
-        {label: _accuracies(result, condition) for label, result, condition in _series(members)},
-        colors,
-        published["table_1"]["rows"] if kind == STREAMGAZE else None,
-    )
+    colors = {label: PALETTE[members.index(result) % len(PALETTE)] for label, result, _ in _series(members)}
+    accuracies = {label: _accuracies(result, condition) for label, result, condition in _series(members)}
+    for row in published["table_1"]["rows"] if kind == STREAMGAZE else []:
+        label = f"{row['method']} (published)"
+        accuracies[label] = {name: (accuracy, None) for name, accuracy in row["accuracy"].items()}
+        colors[label] = PUBLISHED_COLOR
+    names = [task_info(task).abbreviation for task in task_columns(published, members)]
+    known = any(interval for estimates in accuracies.values() for _, interval in estimates.values())
+    unit = f"accuracy, %{_INTERVALS_NOTE if known else ''}"
+    draw_estimates(paths["accuracy"], f"{title}: accuracy", names, accuracies, colors, unit, (0, 100))
     gains = {
         label: group_gains(result, condition)
         for label, result, condition in _series(members)
@@ -352,7 +359,9 @@ def _draw_figures(kind: str, members: list[Result], published: dict, output: Pat
     }
     if gains:
         groups = [name for name in (*GROUPS, "own", "overall") if any(name in gain for gain in gains.values())]
-        draw_gains(paths["gain"], f"{title}: gain by gaze", groups, gains, colors)
+        known = any(interval for gain in gains.values() for _, interval in gain.values())
+        unit = f"gain over no gaze, points, scored strict{_INTERVALS_NOTE if known else ''}"
+        draw_estimates(paths["gain"], f"{title}: gain by gaze", groups, gains, colors, unit)
     panels = {
         label: calibration(result.items[condition])
         for label, result, condition in _series(members)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,10 @@ STREAMGAZE, TOY_WORLD, OTHER = KINDS = ("StreamGaze", "Toy world", "Other data")
 
 
 WITHOUT_GAZE = "none"
+
+# Of fewer, a bootstrap's interval is too narrow: one of 95 % holds the mean in half of all cases with two videos, and
+# in nine of ten with ten (simulated, normal values).
+FEWEST_VIDEOS = 10
 CENTRE = "centre"  # the control that holds gaze in the middle of the frame
 
 
@@ -71,8 +76,9 @@ class Result:
     @cached_property
     def intervals(self) -> dict[str, dict]:
         """Return {condition: `statistics.intervals`}, where the file has them or predictions are at hand."""
-        recorded = {name: values["intervals"] for name, values in self.scores.items() if values.get("intervals")}
-        return {name: intervals(items, self.scorer) for name, items in self.items.items()} | recorded
+        bounds = {name: intervals(items, self.scorer) for name, items in self.items.items()}
+        bounds |= {name: values["intervals"] for name, values in self.scores.items() if values.get("intervals")}
+        return {name: _of_enough_videos(values, self.items.get(name, [])) for name, values in bounds.items()}
 
     @cached_property
     def against_none(self) -> dict[str, dict]:
@@ -80,7 +86,18 @@ class Result:
         base = self.items.get(WITHOUT_GAZE)
         if not base:
             return {}
-        return {name: paired_difference(items, base) for name, items in self.items.items() if name != WITHOUT_GAZE}
+        differences = {}
+        for name, items in self.items.items():
+            if name != WITHOUT_GAZE:
+                difference = paired_difference(items, base)
+                differences[name] = difference | {"intervals": _of_enough_videos(difference["intervals"], items)}
+        return differences
+
+    @property
+    def has_few_videos(self) -> bool:
+        """Return whether an interval is left out because too few videos stand behind it."""
+        bounds = [*self.intervals.values(), *(difference["intervals"] for difference in self.against_none.values())]
+        return any(None in (values["macro"], *values["tasks"].values()) for values in bounds)
 
     def is_reached(self, condition: str, accuracy: float) -> bool:
         """
@@ -123,6 +140,28 @@ class Result:
                 totals[f"questions of {task}"] = counts.get("expected", counts["total"]) // seeds
         settings = {"data": self.settings.get("data"), "config": self.settings.get("config", "default")}
         return settings | {"split": self.settings.get("split"), "scorer": self.scorer} | totals
+
+
+def _of_enough_videos(bounds: dict, items: list[GradedAnswer]) -> dict:
+    """
+    Return intervals with None in place of those that fewer than `FEWEST_VIDEOS` videos stand behind, by the answers
+    where they are at hand, else by the number of videos of all tasks, where that is recorded.
+    """
+    videos = defaultdict(set)
+    for item in items:
+        videos[item.task].add(item.video_name)
+
+    def kept(interval: list[float] | None, tasks: Iterable[str]) -> list[float] | None:
+        count = len(set().union(*(videos[task] for task in tasks))) if items else bounds.get("videos", FEWEST_VIDEOS)
+        return interval if count >= FEWEST_VIDEOS else None
+
+    tasks = bounds["tasks"]
+    groups = {
+        group: kept(interval, [task for task in tasks if task_info(task).group == group])
+        for group, interval in bounds.get("groups", {}).items()
+    }
+    means = {name: kept(bounds[name], tasks) for name in ("macro", "micro") if name in bounds}
+    return bounds | {"tasks": {task: kept(tasks[task], [task]) for task in tasks}, "groups": groups} | means
 
 
 def _with_centre(condition: str, conditions: Iterable[str]) -> str | None:
@@ -228,11 +267,15 @@ def differing(results: list[Result]) -> dict[str, list]:
     return {name: values for name, values in values_by_name.items() if len(set(map(repr, values))) > 1}
 
 
-def task_columns(published: dict, results: list[Result]) -> list[str]:
-    """Return the tasks: StreamGaze's in the order of the paper's table, then those of people's own data."""
+def task_columns(published: dict, results: list[Result], all_of_streamgaze: bool = False) -> list[str]:
+    """
+    Return the tasks of some results: StreamGaze's (all of them, if that is asked for) in the order of the paper's
+    table, then those of people's own data.
+    """
     order = list(published["table_1"]["rows"][0]["accuracy"])
     ten = sorted(TASKS, key=lambda task: order.index(TASKS[task].abbreviation))
-    return ten + sorted({task for result in results for task in result.tasks} - set(ten))
+    answered = {task for result in results for task in result.tasks}
+    return [task for task in ten if all_of_streamgaze or task in answered] + sorted(answered - set(ten))
 
 
 def group_gains(result: Result, condition: str) -> dict[str, tuple[float, list[float] | None]]:

@@ -9,7 +9,12 @@ from gazeqwen.plots.style import GAZE_COLOR, save_png
 
 
 def draw_curves(path, log: list[dict]) -> None:
-    """Write a PNG of a run's log: the loss by optimizer step, and validation, stages one after the other."""
+    """Write a PNG of a run's log, see `curves`."""
+    save_png(curves(log), path)
+
+
+def curves(log: list[dict]) -> Figure:
+    """Return a figure of a run's log: the loss by optimizer step, and validation, stages one after the other."""
     steps, losses, stage_begins, scores = 0, [], [], defaultdict(list)
     for line in log:
         if "loss" in line:
@@ -20,8 +25,8 @@ def draw_curves(path, log: list[dict]) -> None:
         for name in ("validation_macro", "validation_text_loss"):
             if name in line:
                 scores[name].append((steps, line[name]))
-    figure = Figure(figsize=(8, 4.2))
-    axis = figure.subplots(gridspec_kw={"left": 0.08, "right": 0.92, "bottom": 0.12, "top": 0.93})
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axis = figure.subplots()
     axis.plot(np.arange(1, steps + 1), losses, color="#9aa0a6", linewidth=0.8, label="loss, each step")
     window = max(1, steps // 50)
     if steps > 2 * window > 2:
@@ -44,6 +49,5 @@ def draw_curves(path, log: list[dict]) -> None:
         right.plot(*zip(*scores["validation_macro"], strict=True), "o-", color=GAZE_COLOR, label="validation accuracy")
         right.set_ylabel("validation accuracy, mean over tasks")
         right.set_ylim(0, 1)
-        right.legend(loc="lower right", frameon=False)
-    axis.legend(loc="lower left", frameon=False)
-    save_png(figure, path)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)  # on no curve
+    return figure

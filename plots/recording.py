@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from gazeqwen.plots.labels import Label, write_labels
 from gazeqwen.plots.style import save_png
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.video_gazeqwen import read_frames
@@ -90,6 +91,5 @@ def _draw_on_frame(axis, samples: GazeSamples, scanpath: Scanpath, video, colors
         x[longest], y[longest], sizes[longest], color=colors[longest], edgecolors="white", alpha=0.8, zorder=2
     )
     if len(scanpath) <= _MAX_NUMBERS:
-        for number, place_x, place_y in zip(scanpath.ids, x, y, strict=True):
-            text = axis.text(place_x, place_y, str(number), ha="center", va="center", fontsize=8, color="white")
-            text.set_path_effects([withStroke(linewidth=2, foreground="black")])
+        longest_first = np.argsort(-duration, kind="stable")
+        write_labels(axis, [Label(x[index], y[index], str(scanpath.ids[index]), 8) for index in longest_first])

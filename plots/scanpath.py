@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from matplotlib.patheffects import withStroke
 
+from gazeqwen.plots.labels import Label, write_labels
 from gazeqwen.plots.style import FONT, GAZE_COLOR, PATH_COLOR, rgb
 from gazeqwen.scanpath_gazeqwen import Scanpath
 
@@ -89,7 +90,7 @@ def draw_moment(frame: np.ndarray, scanpath: Scanpath | None, time_s: float, tra
         if age < min(trail, len(past) - 1):
             _draw_line(axis, frame, scanpath, index, fade)
         if scanpath.end_s[index] > time_s:
-            _draw_disc(axis, frame, scanpath, index, 0.75)
+            write_labels(axis, [_draw_disc(axis, frame, scanpath, index, 0.75)])
         else:
             _draw_ring(axis, frame, scanpath, index, fade)
     return figure
@@ -199,13 +200,15 @@ def _draw_step(
     for index in indices:
         if index > 0:
             _draw_line(axis, frame, scanpath, index, 0.8)
+    labels = []
     for index in sorted(indices, key=lambda index: shares[index]):  # the main fixation last, over the others
         if scanpath.ids[index] == snapped:
-            _draw_ring(axis, frame, scanpath, index, 1.0, label=f"{snapped} snapped", dashed=True)
+            labels.append(_draw_ring(axis, frame, scanpath, index, 1.0, label=f"{snapped} snapped", dashed=True))
         elif index == shares.argmax():
-            _draw_disc(axis, frame, scanpath, index, 0.15 + 0.6 * min(1.0, float(shares[index])))
+            labels.append(_draw_disc(axis, frame, scanpath, index, 0.15 + 0.6 * min(1.0, float(shares[index]))))
         else:
-            _draw_ring(axis, frame, scanpath, index, 1.0, label=str(scanpath.ids[index]))
+            labels.append(_draw_ring(axis, frame, scanpath, index, 1.0, label=str(scanpath.ids[index])))
+    write_labels(axis, labels[::-1])  # the main fixation's number has its place before the others
 
 
 def _place_px(frame: np.ndarray, scanpath: Scanpath, index: int) -> np.ndarray:
@@ -220,12 +223,12 @@ def _draw_line(axis: Axes, frame: np.ndarray, scanpath: Scanpath, index: int, op
     axis.plot([x0, x], [y0, y], color=PATH_COLOR, linewidth=1.2, alpha=opacity)
 
 
-def _draw_disc(axis: Axes, frame: np.ndarray, scanpath: Scanpath, index: int, opacity: float) -> None:
-    """Draw the fixation of the frame's own moment, with its number."""
+def _draw_disc(axis: Axes, frame: np.ndarray, scanpath: Scanpath, index: int, opacity: float) -> Label:
+    """Draw the fixation of the frame's own moment, and return its number, which is to be written."""
     radius = 0.04 * math.hypot(*frame.shape[:2])
     place = _place_px(frame, scanpath, index)
     axis.add_patch(Circle(place, radius, facecolor=(*rgb(GAZE_COLOR), opacity), edgecolor="white"))
-    _write(axis, *place, str(scanpath.ids[index]), 8)
+    return Label(*place, str(scanpath.ids[index]), 8)
 
 
 def _draw_ring(
@@ -234,28 +237,24 @@ def _draw_ring(
     scanpath: Scanpath,
     index: int,
     opacity: float,
-    label: str | None = None,
+    label: str = "",
     dashed: bool = False,
-) -> None:
-    """Draw a fixation of another moment: small and hollow; the dashed ring of a snapped one is as large as a disc."""
+) -> Label:
+    """
+    Draw a fixation of another moment: small and hollow; the dashed ring of a snapped one is as large as a disc. Return
+    its label, which is to be written.
+    """
     radius = (0.04 if dashed else 0.025) * math.hypot(*frame.shape[:2])
     x, y = _place_px(frame, scanpath, index)
     ring = Circle((x, y), radius, fill=False, edgecolor=(*rgb(GAZE_COLOR), opacity), linewidth=1.5)
     ring.set_linestyle("--" if dashed else "-")
-    if label is not None:  # seen on every ground, as it is to be found by its number
+    if label:  # seen on every ground, as it is to be found by its number
         ring.set_path_effects([withStroke(linewidth=3, foreground="white")])
     axis.add_patch(ring)
-    if dashed:  # its words stand below it, or above where there is no room
-        below = y + 1.8 * radius < frame.shape[0]
-        _write(axis, x, y + (1.8 if below else -1.8) * radius, label, 8)
-    elif label is not None:
-        _write(axis, x, y, label, 6)
-
-
-def _write(axis: Axes, x: float, y: float, label: str, size: int) -> None:
-    """Write a label in white with a black edge, which is read on every ground."""
-    text = axis.text(x, y, label, fontsize=size, color="white", ha="center", va="center", **FONT)
-    text.set_path_effects([withStroke(linewidth=2, foreground="black")])
+    if not dashed:
+        return Label(x, y, label, 6)
+    below = y + 1.8 * radius < frame.shape[0]  # else above, where there is room
+    return Label(x, y + (1.8 if below else -1.8) * radius, label, 8)
 
 
 def _darkened(frame: np.ndarray, attention: np.ndarray) -> np.ndarray:

@@ -1,9 +1,12 @@
 """Pictures that show what they say: what is drawn is found again by its colour."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from gazeqwen.plots.curves import curves
 from gazeqwen.plots.scanpath import draw_effect, draw_moment, draw_scanpath, draw_step, shares_text
 from gazeqwen.plots.style import pixels, save_png
 from gazeqwen.scanpath_gazeqwen import as_scanpath
@@ -97,6 +100,32 @@ def test_a_step_fills_its_main_fixation_alone_and_a_snapped_one_is_dashed():
     height, width = snapped.shape[:2]
     below = (slice(int(0.59 * height), int(0.65 * height)), slice(int(0.2 * width), int(0.6 * width)))
     assert (snapped[below].min(-1) > 200).sum() > 30 and not (whole[below].min(-1) > 200).any()  # its words
+
+
+def test_numbers_of_fixations_in_one_place_do_not_cover_each_other():
+    """Of 1 and 0 in one place, 10 would be read. Also where the picture ends, and beside a snapped fixation."""
+    places = [(0.2, 0.15), (0.17, 0.14), (0.22, 0.16), (0.19, 0.15), (0.98, 0.98), (0.97, 0.98), (0.97, 0.97)]
+    scanpath = as_scanpath([[x, y, number, 0.9] for number, (x, y) in enumerate(places, start=1)])
+    shares = np.array([0.4, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1])
+    for snapped in (None, 0):
+        figure = draw_step(BLACK, scanpath, shares, snapped=snapped)
+        pixels(figure)
+        texts = figure.axes[0].texts
+        assert sorted(text.get_text()[0] for text in texts) == list("0123456")
+        boxes = [text.get_window_extent() for text in texts]
+        assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+        assert all(box.x0 >= 0 and box.y0 >= 0 for box in boxes)
+    alone = draw_step(BLACK, scanpath, np.eye(7)[0]).axes[0].texts[0]
+    assert alone.get_position() == (0.2 * 240 - 0.5, 0.15 * 180 - 0.5)  # nothing is in its way
+
+
+def test_the_legend_lies_on_no_curve():
+    line = {"loss": 1.0, "stage": 1, "validation_macro": 0.5, "validation_text_loss": 2.0}
+    figure = curves([line] * 5)
+    pixels(figure)
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == 3 and not any(axis.get_legend() for axis in figure.axes)
+    assert not any(legend.get_window_extent().overlaps(axis.get_tightbbox()) for axis in figure.axes)
 
 
 def test_shares_are_named_and_many_of_them_as_a_range():

@@ -16,6 +16,7 @@ from gazeqwen.evaluation.report import write_report
 from gazeqwen.evaluation.results import Result, differing, read_result
 from gazeqwen.evaluation.scoring import read_predictions, score
 from gazeqwen.evaluation.statistics import intervals, paired_difference
+from gazeqwen.plots.report import draw_estimates
 from gazeqwen.questions.tasks import TASKS
 
 FIXTURES = ROOT / "tests" / "fixtures" / "results"  # of an earlier format, without predictions
@@ -88,24 +89,8 @@ def test_toy_results_stand_in_a_table_of_their_own(tmp_path):
     toy, real = section(report, "## Toy world"), section(report, "## StreamGaze")
     assert "demo" not in real and "published" not in cells(toy)[1][-1] and "not compare with any published row" in toy
     header, *rows = cells(toy)
-    assert header == [
-        "method",
-        "params",
-        "frames",
-        "NFI",
-        "OTP",
-        "SR",
-        "GSM",
-        "OI-E",
-        "OI-H",
-        "OAR",
-        "FAP",
-        "GTA",
-        "OAA",
-        "overall",
-        "source",
-    ]
-    expected = ["demo, gaze", "–", "8", "97.6", "", "", "", "100.0", "100.0", "100.0", "", "", ""]
+    assert header == ["method", "params", "frames", "NFI", "OI-E", "OI-H", "OAR", "overall", "source"]
+    expected = ["demo, gaze", "–", "8", "97.6", "100.0", "100.0", "100.0"]
     assert rows[0] == [*expected, "99.4 (4 tasks)", "measured here"]
     conditions = ("gaze", "none", "shuffled")
     assert [row[0] for row in rows] == [f"{name}, {c}" for name in ("demo", "demo_coord_pe") for c in conditions]
@@ -307,7 +292,8 @@ def test_toy_own_and_streamgaze_results_share_a_report_but_no_table(tmp_path):
         rows = {row[0] for row in cells(section(report, title))}
         assert name in rows and len(rows & {"ours, gaze", "demo, gaze", "own, gaze"}) == 1
         assert ("GPT-4o" in rows) == (title == "## StreamGaze")
-    assert "reading" in cells(section(report, "## Other data"))[0]
+    tasks = cells(section(report, "## Other data"))[0][3:-2]
+    assert tasks == ["SR", "reading"]  # and no empty columns of StreamGaze's other tasks
 
 
 def test_the_toy_world_is_known_by_where_its_videos_come_from(tmp_path):
@@ -441,16 +427,41 @@ def test_latex_has_the_same_cells(tmp_path):
     assert tex.count(r"\begin{tabular}{lllllllllllllll}") == tex.count(r"\end{tabular}") == 1
 
 
-def test_bars_are_as_high_as_accuracies(tmp_path):
-    """The blue bars of the demo's figure reach 97.6, 100, 100 and 100; measured in pixels between 0 and 100."""
-    write_report([DEMO], tmp_path)
-    image = np.asarray(Image.open(tmp_path / "toy_world_accuracy.png").convert("RGB")).astype(int)
-    blue = (np.abs(image - (0x1A, 0x73, 0xE8)).sum(-1) < 40) & (np.arange(len(image)) < 0.8 * len(image))[:, None]
-    heights = blue.sum(0)
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], heights > 20, [0]])))
-    bars = [np.median(heights[start:end]) for start, end in edges.reshape(-1, 2)]
-    assert len(bars) == 4
-    assert bars[0] / bars[1] == pytest.approx(41 / 42, abs=0.01) and bars[1] == bars[2] == bars[3]
+def test_dots_stand_at_values_and_bars_end_at_intervals(tmp_path):
+    """In a picture of one panel the dots' and the bar's columns are found by colour, between dots at 0 and 100 %."""
+    rows = {"none": {"SR": (0.0, None)}, "all": {"SR": (1.0, None)}, "ours": {"SR": (0.5, [0.25, 0.625])}}
+    colors = {"none": "#ff0000", "all": "#00ff00", "ours": "#0000ff"}
+    draw_estimates(tmp_path / "p.png", "", ["SR"], rows, colors, "", (0, 100))
+    red, green, blue = np.moveaxis(np.asarray(Image.open(tmp_path / "p.png").convert("RGB")).astype(int), -1, 0)
+    middle = {
+        name: np.argwhere((one > 200) & (others.max(0) < 60))[:, 1].mean()
+        for name, one, others in (
+            ("none", red, np.stack([green, blue])),
+            ("all", green, np.stack([red, blue])),
+            ("ours", blue, np.stack([red, green])),
+        )
+    }
+    width = middle["all"] - middle["none"]
+    assert width > 50 and (middle["ours"] - middle["none"]) / width == pytest.approx(0.5, abs=0.02)
+    bar = np.argwhere((blue > 240) & (red < 200) & (green < 200))[:, 1]  # the dot's colour, or paler
+    ends = (np.array([bar.min(), bar.max()]) - middle["none"]) / width
+    np.testing.assert_allclose(ends, [0.25, 0.625], atol=0.02)
+
+
+def test_of_few_videos_no_interval_is_given(tmp_path):
+    few = read_result(write_result(tmp_path, "few", tasks=[RECALL, ALERT], videos=9))
+    assert few.has_few_videos and few.intervals["gaze"]["macro"] is few.intervals["gaze"]["tasks"][RECALL] is None
+    assert set(few.against_none["gaze"]["intervals"]["groups"].values()) == {None}
+    enough = read_result(write_result(tmp_path, "enough", tasks=[RECALL], videos=10))
+    assert not enough.has_few_videos and enough.intervals["gaze"]["macro"] is not None
+    (tmp_path / "few.jsonl").unlink()
+    value = json.loads((tmp_path / "few.json").read_text())
+    value["scores"]["gaze"]["intervals"] = {"tasks": {RECALL: [1, 1]}, "macro": [1, 1], "videos": 2}
+    del value["predictions"]
+    (tmp_path / "few.json").write_text(json.dumps(value))
+    write_report([tmp_path / "few.json"], tmp_path / "out")
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "Of fewer than 10 videos no interval is given" in report and "[100.0, 100.0]" not in report
 
 
 def test_the_command(tmp_path):
