@@ -1,6 +1,5 @@
 """GazeQwenConfig: which base model, which video encoder, and how gaze enters."""
 
-import math
 from os import PathLike
 from pathlib import Path
 from typing import ClassVar
@@ -10,6 +9,7 @@ from transformers.utils import logging
 
 from .backbones_gazeqwen import errors_name, refuse_kernels
 from .positions_gazeqwen import POSITION_CONVENTIONS
+from .scanpath_gazeqwen import is_number, is_whole
 from .video_encoders_gazeqwen import load_video_encoder_config, video_encoder_config
 
 logger = logging.get_logger(__name__)
@@ -29,13 +29,9 @@ def _check(condition: bool, name: str, got, expected: str) -> None:
         raise ValueError(f"{name}: got {got!r}, expected {expected}")
 
 
-def _is_whole(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _is_positive(value) -> bool:
     """Return whether a value is a positive, finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    return is_number(value) and value > 0
 
 
 def check_for_hub(name: str, source: str | None) -> None:
@@ -170,9 +166,9 @@ class GazeQwenConfig(PreTrainedConfig):
         )
         for name, most in _LARGEST.items():
             value = getattr(self, name)
-            _check(_is_whole(value) and 0 < value <= most, name, value, f"a positive integer, at most {most:,}")
+            _check(is_whole(value, 1, most), name, value, f"a positive integer, at most {most:,}")
         _check(
-            window is None or (_is_whole(window) and window > 0),
+            window is None or is_whole(window, 1),
             "video_encoder_window",
             window,
             "a positive number of temporal steps, or None",
@@ -190,9 +186,9 @@ class GazeQwenConfig(PreTrainedConfig):
             "a multiple of 4 for coord_pe (a sine and a cosine for x and for y)",
         )
         if layers is not None:
-            whole = isinstance(layers, (list, tuple)) and len(layers) > 0 and all(map(_is_whole, layers))
+            indices = isinstance(layers, (list, tuple)) and all(is_whole(layer, 0) for layer in layers)
             _check(
-                whole and list(layers) == sorted(set(layers)) and layers[0] >= 0,
+                indices and len(layers) > 0 and list(layers) == sorted(set(layers)),
                 "injection_layers",
                 layers,
                 "increasing layer indices from 0, without repeats",

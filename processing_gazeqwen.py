@@ -1,7 +1,5 @@
 """GazeQwenProcessor: text + video + scanpath -> the inputs of GazeQwenForConditionalGeneration."""
 
-import math
-import numbers
 from collections.abc import Sequence
 from os import PathLike
 
@@ -12,7 +10,7 @@ from transformers import AutoConfig, AutoProcessor, BatchFeature, ProcessorMixin
 from transformers.image_utils import load_image
 
 from .backbones_gazeqwen import FAMILIES, Family, errors_name, family_of, unwrap_videos
-from .scanpath_gazeqwen import Scanpath, as_scanpath
+from .scanpath_gazeqwen import Scanpath, as_scanpath, is_number, is_whole
 from .token_selection_gazeqwen import check_keep_settings, choose_tokens, token_changes
 from .video_gazeqwen import MAX_FRAMES, SAMPLINGS, Clip, read_clip
 
@@ -82,17 +80,17 @@ class GazeQwenProcessor(ProcessorMixin):
         if base_model_type not in tuple(FAMILIES):
             raise ValueError(f"base_model_type: got {base_model_type!r}, expected one of {sorted(FAMILIES)}")
         for name, value, is_legal, expected in (
-            ("video_encoder_size", video_encoder_size, _is_whole(video_encoder_size, 1, 4096), "1 to 4,096 pixels"),
-            ("num_frames", num_frames, num_frames is None or _is_whole(num_frames, 1), "a whole number, at least 1"),
+            ("video_encoder_size", video_encoder_size, is_whole(video_encoder_size, 1, 4096), "1 to 4,096 pixels"),
+            ("num_frames", num_frames, num_frames is None or is_whole(num_frames, 1), "a whole number, at least 1"),
             (
                 "max_pixels_per_frame",
                 max_pixels_per_frame,
-                max_pixels_per_frame is None or _is_whole(max_pixels_per_frame, 1),
+                max_pixels_per_frame is None or is_whole(max_pixels_per_frame, 1),
                 "a whole number, at least 1",
             ),
-            ("max_frames", max_frames, _is_whole(max_frames, 2), "a whole number, at least 2"),
-            ("fps", fps, fps is None or (_is_number(fps) and fps > 0), "a positive number"),
-            ("snap_s", snap_s, _is_number(snap_s) and snap_s >= 0, "0 or more seconds"),
+            ("max_frames", max_frames, is_whole(max_frames, 2), "a whole number, at least 2"),
+            ("fps", fps, fps is None or (is_number(fps) and fps > 0), "a positive number"),
+            ("snap_s", snap_s, is_number(snap_s) and snap_s >= 0, "0 or more seconds"),
             ("prompt_style", prompt_style, isinstance(prompt_style, str), "a text"),
         ):
             if not is_legal:
@@ -203,7 +201,7 @@ class GazeQwenProcessor(ProcessorMixin):
         if max_pixels is None:
             return {}
         least = self.family.pixels_per_token**2
-        if not _is_whole(max_pixels, least):
+        if not is_whole(max_pixels, least):
             raise ValueError(f"max_pixels: got {max_pixels!r}, expected a whole number, at least {least} (one token)")
         # Video processors take no less than 1.05 of the shortest edge for the most pixels of a frame.
         shortest = min(processor.size["shortest_edge"], int(max_pixels / 1.05))
@@ -600,20 +598,12 @@ def _max_pixels(item: dict, default: int | None) -> int | None:
     return default if item.get("max_pixels") is None else item["max_pixels"]
 
 
-def _is_number(value) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_whole(value, least: int, most: float = math.inf) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and least <= int(value) <= most
-
-
 def _check_normalization(name: str, part) -> None:
     """Raise ValueError for an image or video processor, called `name`, whose pixels would not be numbers."""
     for setting, positive in (("rescale_factor", True), ("image_mean", False), ("image_std", True)):
         values = getattr(part, setting, None)
         for value in values if isinstance(values, (list, tuple)) else [values]:
-            if value is not None and not (_is_number(value) and (value > 0 or not positive)):
+            if value is not None and not (is_number(value) and (value > 0 or not positive)):
                 expected = "positive numbers" if positive else "numbers"
                 raise ValueError(f"{name}: {setting}: got {values!r}, expected {expected}")
 

@@ -1,7 +1,9 @@
 """Scanpath: the fixation table, its readers, its checks, and its clipping. Times are seconds of the source video."""
 
 import csv
+import math
 import re
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -43,6 +45,16 @@ def whole_number_of(text: str) -> int:
     if not _WHOLE_NUMBER.fullmatch(text.strip()):
         raise ValueError(f"{text!r} is no whole number")
     return int(text)
+
+
+def is_number(value) -> bool:
+    """Return whether a setting is a finite number of Python's own: JSON, where settings are kept, has no others."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def is_whole(value, least: int, most: float = math.inf) -> bool:
+    """Return whether a setting is a whole number of Python's own in a range, its ends included."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _check_rows(table: np.ndarray, source: str, row_names: list[str]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from .resampler_gazeqwen import fixation_shares
+from .scanpath_gazeqwen import is_number
 
 KEEP_RULES = ("gaze", "uniform", "random", "centre", "similarity")
 
@@ -24,8 +25,9 @@ def check_keep_settings(keep_tokens: float | None, keep_by: str, prefix: str = "
         raise ValueError(f"{prefix}keep_by: got {keep_by!r}, expected one of {KEEP_RULES}")
     if keep_tokens is None:
         return
-    is_number = isinstance(keep_tokens, (int, float)) and not isinstance(keep_tokens, bool)
-    if not is_number or not (0 < keep_tokens <= 1 or (keep_tokens > 1 and keep_tokens == int(keep_tokens))):
+    if not is_number(keep_tokens) or not (
+        0 < keep_tokens <= 1 or (keep_tokens > 1 and keep_tokens == int(keep_tokens))
+    ):
         raise ValueError(
             f"{prefix}keep_tokens: got {keep_tokens!r}, expected a share of a step's visual tokens, above 0 and up to "
             "1, or a whole number of them above 1"

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import index_frames, write_fixations, write_video
+from support import BACKBONE, index_frames, write_fixations, write_video
 from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
-from gazeqwen.processing_gazeqwen import GazeQwenInputs
+from gazeqwen.processing_gazeqwen import GazeQwenInputs, GazeQwenProcessor
 from gazeqwen.scanpath_gazeqwen import as_scanpath
 from gazeqwen.video_gazeqwen import Clip, read_clip
 
@@ -55,6 +55,14 @@ def test_both_kinds_of_pixels_show_the_same_moments(files, toy_processor):
     encoder = processed["video_encoder_pixel_values"].mean(dim=(1, 2, 3))
     assert qwen.argmax() == encoder.argmax() == 5
     assert processed["step_spans_s"][2].tolist() == [3.5, 5.5]
+
+
+@pytest.mark.parametrize("settings", [{"num_frames": np.int64(4)}, {"num_frames": None, "fps": np.float32(2)}])
+def test_a_setting_that_cannot_be_saved_is_refused_at_once(settings):
+    """JSON has no NumPy numbers: such a processor could be trained with, and not be stored."""
+    name = list(settings)[-1]
+    with pytest.raises(ValueError, match=rf"{name}: got np\."):
+        GazeQwenProcessor.from_base(str(BACKBONE), video_encoder_size=64, **settings)
 
 
 def test_text_only_and_video_without_gaze(files, toy_processor):
