@@ -23,6 +23,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -76,6 +77,7 @@ def start(recipe: Path, log: Path) -> int:
         with log.open("w") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
+        tqdm.set_lock(threading.RLock())  # the bars' own is shared by all forks, and one that was killed may hold it
         Trainer(read_recipe(Recipe, recipe)).run()
         code = 0
     except BaseException:
@@ -168,7 +170,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    tqdm.monitor_interval = 0  # its thread may hold the bars' lock while a run is forked, which then waits for ever
     work, rng = Path(tempfile.mkdtemp(prefix="gazeqwen-power-")), random.Random(arguments.seed)
     try:
         generate(work / "world", train=8, val=4, test=1, seed=3, per_task=1)
