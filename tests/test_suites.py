@@ -305,3 +305,21 @@ def test_the_harness_is_told_what_is_missing(toy_world, tmp_path, monkeypatch):
     model = GazeQwen(str(tmp_path / "qa" / file.name), raw_gaze="recordings")
     with pytest.raises(ValueError, match=r"toy-test-0000\.mp4: no fixations below .*metadata, nor in .*recordings"):
         model.Run(video, prompt, 0, 3)
+
+
+# ---------------------------------------------------------------- the record
+def test_the_guide_says_what_the_benchmark_recorded():
+    record = json.loads((ROOT / "benchmarks" / "results" / "suites_cpu.json").read_text())
+    versions, harness = record["versions"], record["streamgaze"]
+    suite, rows = f"lmms-eval {versions['lmms_eval']}, its command line", []
+    for name, run in record["lmms_eval"].items():
+        gaze, processes = name.split(", ")
+        gaze = f"`{gaze}`" if processes == "1 process" else f"`{gaze}`, {processes}"
+        rows.append(f"| {suite} | {gaze} | {run['equal_answers']} of 70 | {100 * run['scores']['macro']:.1f} |")
+        suite = ""
+    suite = f"StreamGaze's harness and its scores, commit {versions['StreamGaze'][:7]}"
+    mean = sum(harness["accuracy_in_percent"].values()) / 10
+    rows.append(f"| {suite} | `gaze` | {harness['equal_answers']} of 70 | {mean:.1f} |")
+    guide = (ROOT / "docs" / "guides" / "lmms-eval.md").read_text()
+    assert "\n".join(rows).replace("|  |", "| |") in guide
+    assert f"pip install --no-deps lmms-eval=={versions['lmms_eval']}\n" in guide
