@@ -51,7 +51,9 @@ def test_a_notebook_prints_what_is_kept_in_it(name, tmp_path):
         (text, numbers), (kept, kept_numbers) = comparable(outcome["printed"]), comparable(kept_text(cell))
         assert text == kept, outcome["printed"]
         assert numbers == pytest.approx(kept_numbers, abs=NOTEBOOKS[name]), outcome["printed"]
-        assert outcome["size"] == kept_size(cell), cell["source"]
+        assert outcome["size"] == kept_size(cell), (
+            f"another picture: run the notebook anew (CONTRIBUTING.md), {cell['source']}"
+        )
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
