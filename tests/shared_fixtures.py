@@ -6,7 +6,7 @@ import pytest
 import torch
 from bases import Base
 from hypothesis import HealthCheck, settings
-from support import BACKBONE, FIXTURES, VIDEO_ENCODER
+from support import BACKBONE, FIXTURES, VIDEO_ENCODER, index_frames, write_video
 from test_baselines import folders as foreign_models  # noqa: F401, a fixture: tiny models of other families
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -88,3 +88,22 @@ def bases(tmp_path_factory):
         return made[model_type]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory) -> Path:
+    """Ten frames of 64 x 48, a tenth of a second apart."""
+    return write_video(tmp_path_factory.mktemp("a video") / "vidéo 1.mp4", index_frames(10), fps=10)
+
+
+@pytest.fixture(scope="session")
+def uneven_video(tmp_path_factory) -> Path:
+    """Frames at 0, 0.1, 0.3 and 0.7 seconds."""
+    return write_video(tmp_path_factory.mktemp("video") / "uneven.mp4", index_frames(4), [0.0, 0.1, 0.3, 0.7])
+
+
+@pytest.fixture(scope="session")
+def late_video(tmp_path_factory) -> Path:
+    """Ten frames, the first of which is shown at 0.5 seconds."""
+    times_s = [0.5 + index / 10 for index in range(10)]
+    return write_video(tmp_path_factory.mktemp("video") / "late.mp4", index_frames(10), times_s)
