@@ -56,6 +56,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--video", help="the video that the gaze belongs to: its clock, size and end")
     parser.add_argument("-o", "--output", required=True, help="the fixation table to write (CSV)")
     parser.add_argument("--plot", help="a picture to write (PNG)")
+    parser.add_argument("--overlay", help="a video to write (MP4): --video with the gaze of its time on every frame")
     parser.add_argument(
         "--algorithm",
         choices=("dispersion", "streamgaze", "export"),
@@ -116,7 +117,7 @@ def _flags(names) -> str:
 
 
 def run(args) -> None:
-    """Read a recording, detect or read its fixations, print what there is, write the table and the picture."""
+    """Read a recording, detect or read its fixations, print what there is, write the table and the pictures."""
     if args.source is None:
         args.source, sign = guess_source(args.input)
         print(f"source: {args.source}, guessed from {sign} (--source says another)")
@@ -128,6 +129,8 @@ def run(args) -> None:
         raise ValueError(f"{_flags(detector_options)}: options of --algorithm dispersion, not of {args.algorithm}")
     if (args.scene_filter or args.scene_threshold is not None) and not (args.scene_filter and args.video):
         raise ValueError("--scene_filter needs --video, and --scene_threshold needs --scene_filter")
+    if args.overlay and not (args.video and args.overlay.lower().endswith(".mp4")):
+        raise ValueError(f"--overlay {args.overlay}: expected the name of an .mp4 to write, and --video")
     info = None if args.video is None else video_info(args.video)
 
     samples = source.read(args.input, args.video, **options)
@@ -171,6 +174,11 @@ def run(args) -> None:
 
         draw_recording(args.plot, samples, scanpath, args.video, args.input)
         print(f"written: {args.plot}")
+    if args.overlay:
+        from gazeqwen.plots.overlay import write_overlay
+
+        write_overlay(args.overlay, args.video, samples, scanpath)
+        print(f"written: {args.overlay}")
 
 
 def _print_samples(samples: GazeSamples) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from support import write_video
 
+from gazeqwen.gaze_sources.__main__ import arguments, run
 from gazeqwen.gaze_sources.fixations import (
     checked_scanpath,
     detect_fixations,
@@ -15,8 +16,10 @@ from gazeqwen.gaze_sources.fixations import (
     streamgaze_fixations,
 )
 from gazeqwen.gaze_sources.samples import GazeSamples, Status
+from gazeqwen.plots.overlay import write_overlay
 from gazeqwen.plots.recording import draw_recording
 from gazeqwen.scanpath_gazeqwen import Scanpath, as_scanpath
+from gazeqwen.video_gazeqwen import frame_times_s, read_frames
 
 
 def recorded(times_s, xy, tracked=None, frame_size=(1000, 500), **others) -> GazeSamples:
@@ -432,3 +435,31 @@ def test_a_picture_without_fixations(tmp_path, video):
     draw_recording(tmp_path / "p.png", samples, as_scanpath(np.zeros((0, 4))), path)
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "p.png", *([path] if video else [])])
+
+
+def test_the_overlay_shows_on_every_frame_the_gaze_of_its_own_time(tmp_path):
+    """A late video at an uneven rate; one sample in each frame, 10 ms after it appears, from left to right."""
+    times_s = np.array([0.5, 0.6, 0.9, 1.0])
+    height, width = 121, 481  # odd, which the overlay's pixels can not be
+    frames = np.zeros((4, height, width, 3), np.uint8)
+    video = write_video(tmp_path / "v.mp4", frames, times_s, pix_fmt="yuv444p")
+    places = np.column_stack([[0.2, 0.4, 0.6, 0.8], np.full(4, 0.25)])
+    samples = recorded(times_s + 0.01, places, frame_size=(width, height))
+    write_overlay(tmp_path / "o.mp4", video, samples, Scanpath(np.array([[0.4, 0.25, 0.75, 0.3]]), np.array([7])))
+    np.testing.assert_allclose(frame_times_s(tmp_path / "o.mp4"), times_s)
+    frames, _ = read_frames(tmp_path / "o.mp4", times_s)
+    red, green, blue = np.moveaxis(frames[:, :height, :width].astype(int), -1, 0)
+    for index, (x, y) in enumerate(places):
+        rows, columns = ((green[index] > 120) & (red[index] > 120) & (blue[index] < 90)).nonzero()  # the dot's colour
+        np.testing.assert_allclose([columns.mean() / width, rows.mean() / height], [x, y], atol=0.01)
+    has_ring = ((red > 120) & (green < 90)).any((1, 2))
+    assert has_ring.tolist() == [False, True, False, False]  # it ends as the third frame appears
+    assert (frames[:, height:].max((1, 2, 3)) > 200).all()  # the words
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["o.mp4", "v.mp4"]
+
+
+def test_an_overlay_needs_a_video_and_the_name_of_one(tmp_path):
+    for options in (["--overlay", "o.mp4"], ["--video", "v.mp4", "--overlay", "o.png"]):
+        args = arguments().parse_args(["gaze.txt", "--source", "egtea", "-o", "f.csv", *options])
+        with pytest.raises(ValueError, match=r"--overlay o\..*: expected the name of an .mp4 to write, and --video"):
+            run(args)
