@@ -37,7 +37,7 @@ LONGEST = (
     *("hub", "training_options", "stream", "readme", "evaluation", "resume", "kitchen", "toyworld", "evidence"),
     *("fairness", "training", "planning", "malformed", "controls", "report", "model_uses", "model_transformers"),
     *("toy_backbone", "stream_memory", "adapters", "app", "package", "toy_adapter", "statistics", "model"),
-    *("power_cut", "model_card", "vjepa2_1", "explorer", "streaming_play", "trainer_guide"),
+    *("power_cut", "model_card", "vjepa2_1", "explorer", "streaming_play", "notebooks", "trainer_guide"),
 )
 
 
