@@ -24,13 +24,14 @@ from gazeqwen.toyworld.trained import ADAPTER_DIR
 from gazeqwen.utils.adapters import load_model, load_processor
 
 FOLDER = ROOT / "suites" / "lmms_tasks" / "streamgaze"
+ASKED = ["OTP", "OI-H", "GTA"]  # one task of each group
 MODEL_ARGUMENTS = {"pretrained": str(ADAPTER_DIR), "cache": "none", "num_workers": 0, "batch_size": "16"}
 
 
 @pytest.fixture(scope="module")
 def predictions(toy_data) -> dict[str, list]:
-    """What `gazeqwen eval` predicts for the toy world's test questions, by condition."""
-    questions, accelerator = load_questions(toy_data, "test"), Accelerator()
+    """What `gazeqwen eval` predicts for these tasks' test questions, by condition."""
+    questions, accelerator = load_questions(toy_data, "test", ASKED), Accelerator()
     model, processor = load_model(ADAPTER_DIR, accelerator.device), load_processor(ADAPTER_DIR)
     cache = ClipCache.from_model(model, processor, "none")
     conditions = ("gaze", "shuffled")
@@ -64,7 +65,7 @@ def make_task(data, **config) -> Task:
 
 @pytest.fixture(scope="module")
 def task(toy_data) -> Task:
-    return make_task(toy_data)
+    return make_task(toy_data, dataset_kwargs={"tasks": ASKED})
 
 
 def requests_of(task: Task) -> list[SimpleNamespace]:
@@ -208,8 +209,8 @@ def test_in_lmms_eval_itself(toy_data, task, predictions, tmp_path):
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks import TaskManager
 
-    config = "include: {}\ntask: toy\ndataset_path: {}\n".format(FOLDER / "streamgaze.yaml", toy_data)
-    (tmp_path / "toy.yaml").write_text(config)
+    config = {"include": str(FOLDER / "streamgaze.yaml"), "task": "toy", "dataset_path": str(toy_data)}
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(config | {"dataset_kwargs": {"tasks": ASKED}}))
     arguments = ",".join(f"{name}={value}" for name, value in MODEL_ARGUMENTS.items() if name != "batch_size")
     manager = TaskManager(include_path=str(tmp_path), include_defaults=False, model_name="gazeqwen")
     results = simple_evaluate("gazeqwen", arguments, tasks=["toy"], batch_size=16, task_manager=manager)
