@@ -17,11 +17,10 @@ from html import escape
 from typing import NamedTuple
 
 from gazeqwen.backbones_gazeqwen import family_of
-from gazeqwen.utils.command_line import named_extra, one_line_errors
+from gazeqwen.utils.command_line import add_model_flags, named_extra, one_line_errors
 
 with named_extra():
     import gradio as gr
-    import torch
     from starlette.middleware import Middleware
 
     from gazeqwen.inference.explorer import (
@@ -50,7 +49,6 @@ with named_extra():
     )
     from gazeqwen.toyworld.examples import Example, toy_examples
     from gazeqwen.toyworld.trained import ADAPTER_DIR, TOY_NOTE, is_toy
-    from gazeqwen.utils.adapters import TRUST_REMOTE_CODE_HELP
 
 STEPS_NOTE = (
     "For each temporal step the frame in the middle of the fixation that covers most of it, and the share of the step "
@@ -501,13 +499,11 @@ def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, wai
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="folder or Hub id of a trained adapter (default: the toy world's)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--host", help="0.0.0.0: for others in the network (default: this machine alone)")
     parser.add_argument(
         "--port", type=int, choices=range(1, 2**16), metavar="PORT", help="default: the first free one from 7860 on"
     )
-    parser.add_argument("--trust_remote_code", action="store_true", help=TRUST_REMOTE_CODE_HELP)
+    add_model_flags(parser)
     settings = parser.parse_args(arguments)
     end_on_signals()
     source, name = (settings.model, None) if settings.model else (ADAPTER_DIR, "toy adapter")

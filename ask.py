@@ -9,22 +9,22 @@ whether one was snapped to the question; `--plot out.png` draws the frames with 
 `--options` the model answers freely. With `--json` stdout is one JSON object, and all else goes to stderr.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys
 from contextlib import redirect_stdout
+from typing import TYPE_CHECKING
 
-import torch
-
-from gazeqwen.inference.answering import Comparison, ask, scanpath_doubts
-from gazeqwen.pipeline.answers import build_prompt
 from gazeqwen.questions.tasks import window_start_s
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.toyworld.trained import ADAPTER_DIR, TOY_NOTE, is_toy
-from gazeqwen.utils.adapters import TRUST_REMOTE_CODE_HELP, load_model, load_processor
-from gazeqwen.utils.command_line import one_line_errors
-from gazeqwen.utils.provenance import describe_trained_parameters
+from gazeqwen.utils.command_line import add_model_flags, one_line_errors
 from gazeqwen.video_gazeqwen import read_frames, video_info
+
+if TYPE_CHECKING:
+    from gazeqwen.inference.answering import Comparison
 
 
 def main() -> None:
@@ -44,9 +44,7 @@ def main() -> None:
         help="bring a fixation that begins so near to --time into view, seconds; 0: off (default: as trained)",
     )
     parser.add_argument("--num_frames", type=int, help="default: as the model was trained")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--trust_remote_code", action="store_true", help=TRUST_REMOTE_CODE_HELP)
+    add_model_flags(parser)
     parser.add_argument("--plot", help="draw the frames with the scanpath to this PNG")
     parser.add_argument("--json", action="store_true", help="print one JSON object, and notes to stderr")
     arguments = parser.parse_args()
@@ -61,6 +59,12 @@ def main() -> None:
 
 def compare(arguments: argparse.Namespace) -> Comparison:
     """Ask what the command line says, print how it was asked and what came out, and draw it if that is asked for."""
+    # Seconds, which --help and mistakes in the arguments need not wait for.
+    from gazeqwen.inference.answering import ask, scanpath_doubts
+    from gazeqwen.pipeline.answers import build_prompt
+    from gazeqwen.utils.adapters import load_model, load_processor
+    from gazeqwen.utils.provenance import describe_trained_parameters
+
     # Inputs first: a mistake in them should not cost the loading of a large model.
     scanpath = Scanpath.from_csv(arguments.scanpath) if arguments.scanpath else None
     processor = load_processor(arguments.model, trust_remote_code=arguments.trust_remote_code)

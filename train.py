@@ -15,16 +15,7 @@ import argparse
 import os
 from pathlib import Path
 
-from gazeqwen.utils.command_line import end_with_launcher, named_extra, one_line_errors
-
-with named_extra():
-    from gazeqwen.model_card.card import render_model_card
-    from gazeqwen.training.planning import plan
-    from gazeqwen.training.recipe import Recipe
-    from gazeqwen.training.trainer import Trainer, describe_score
-    from gazeqwen.utils.files import write_text
-    from gazeqwen.utils.hub import open_repository, publish
-    from gazeqwen.utils.settings import read_recipe
+from gazeqwen.utils.command_line import end_with_launcher, one_line_errors
 
 
 def main() -> None:
@@ -41,6 +32,14 @@ def main() -> None:
         "--restart", action="store_true", help="remove what a run wrote into output_dir, and start anew"
     )
     arguments = parser.parse_intermixed_args()
+
+    # Seconds, which --help and mistakes in the arguments need not wait for.
+    from gazeqwen.training.planning import plan
+    from gazeqwen.training.recipe import Recipe
+    from gazeqwen.training.trainer import Trainer, describe_score
+    from gazeqwen.utils.hub import open_repository
+    from gazeqwen.utils.settings import read_recipe
+
     overrides = [*arguments.overrides, *(["data.cache=none"] if arguments.no_cache else [])]
     recipe = read_recipe(Recipe, find_recipe(arguments.recipe), overrides)
     if arguments.dry_run:
@@ -78,6 +77,10 @@ def find_recipe(name: str) -> Path:
 
 def publish_adapter(folder: Path, repository: str) -> str:
     """Upload an adapter with its card to a repository on the Hub. Return the address."""
+    from gazeqwen.model_card.card import render_model_card
+    from gazeqwen.utils.files import write_text
+    from gazeqwen.utils.hub import publish
+
     card = folder / "README.md"
     if not card.exists():  # or one with results was written since
         write_text(card, str(render_model_card(folder, repository=repository)))

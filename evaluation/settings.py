@@ -7,7 +7,7 @@ from gazeqwen.pipeline.clip_cache import CACHE_KINDS
 from gazeqwen.pipeline.conditions import Condition
 from gazeqwen.questions.prompts import PROMPT_STYLES
 from gazeqwen.token_selection_gazeqwen import KEEP_RULES, check_keep_settings
-from gazeqwen.utils.adapters import TRUST_REMOTE_CODE_HELP
+from gazeqwen.utils.command_line import TRUST_REMOTE_CODE_HELP
 from gazeqwen.video_gazeqwen import SAMPLINGS
 
 WITHOUT_GAZE = ("error", "keep", "drop")

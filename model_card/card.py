@@ -1,12 +1,4 @@
-"""
-Cards for the Hub, of what is known and no more: an adapter's from its files and results, a dataset's from its report.
-
-    gazeqwen card runs/x/best --results runs/x/results.json
-    gazeqwen card data/streamgaze --push user/name
-
-Every number comes from a file that `eval.py`, `train.py` or a benchmark wrote. A result stands beside its controls (no
-gaze, another video's gaze, gaze held in the middle of the frame), or beside the sentence that they were not run.
-"""
+"""Write cards for the Hub: an adapter's from its files and results, a dataset's from its report."""
 
 import json
 from collections.abc import Sequence

@@ -17,8 +17,6 @@ import math
 import statistics
 import time
 
-import torch
-
 from gazeqwen.gaze_sources.generic import COORDINATES, ORIGINS, TIME_UNITS, Columns
 from gazeqwen.scanpath_gazeqwen import Scanpath, checked_file
 from gazeqwen.streaming.alerts import Alert, Watcher
@@ -29,8 +27,8 @@ from gazeqwen.streaming.play import FPS, WINDOW, Moment, TimedQuestion, play, st
 from gazeqwen.streaming.stream import GazeStream
 from gazeqwen.streaming.video import VideoSource
 from gazeqwen.toyworld.trained import ADAPTER_DIR, TOY_NOTE, is_toy
-from gazeqwen.utils.adapters import TRUST_REMOTE_CODE_HELP, load_model, load_processor
-from gazeqwen.utils.command_line import one_line_errors
+from gazeqwen.utils.adapters import load_model, load_processor
+from gazeqwen.utils.command_line import add_model_flags, one_line_errors
 from gazeqwen.video_gazeqwen import video_info
 
 
@@ -66,9 +64,7 @@ def arguments() -> argparse.ArgumentParser:
     raw.add_argument("--frame_size", nargs=2, type=int, metavar=("WIDTH", "HEIGHT"), help="of a live video, pixels")
     for name in ("time_column", "x_column", "y_column", "confidence_column"):
         raw.add_argument(f"--{name}")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--trust_remote_code", action="store_true", help=TRUST_REMOTE_CODE_HELP)
+    add_model_flags(parser)
     return parser
 
 

@@ -109,23 +109,41 @@ import runpy
 from gazeqwen.utils.command_line import main
 
 for name in {named!r}:
-    sys.argv = ["gazeqwen", name, "--help"]
+    sys.argv = ["gazeqwen", name, *{some!r}.get(name, ["--help"])]
     try:
         main()
     except SystemExit as end:
         print(end.code)
 for script in ("train.py", "eval.py", "app.py"):
-    sys.argv = [script]
+    sys.argv = [script, "recipes/demo.yaml"]
     try:
         runpy.run_path(script, run_name="__main__")
     except SystemExit as end:
         print(end.code)
 """
     named = {"app": "app", "build": "data", "train": "train", "eval": "eval", "report": "eval", "card": "eval"}
-    result = run_without(OPTIONAL, code.format(named=list(named)))
+    some = {"train": ["demo"], "card": ["runs/x/best"]}  # arguments of those that need nothing for --help
+    result = run_without(OPTIONAL, code.format(named=list(named), some=some))
     expected = [f"gazeqwen {name} needs: pip install gazeqwen[{extra}]" for name, extra in named.items()]
     expected += [f"{name}.py needs: pip install gazeqwen[{name}]" for name in ("train", "eval", "app")]
     assert result.stdout.splitlines() == expected, result.stderr
+
+
+def test_help_does_not_wait_for_torch():
+    code = """
+import sys
+from gazeqwen.utils.command_line import main
+
+for name in ("example", "ask", "gaze", "train", "space", "card"):
+    sys.argv = ["gazeqwen", name, "--help"]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, name
+print([name for name in ("torch", "transformers", "accelerate", "gradio") if name in sys.modules])
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "[]", result.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -10,11 +10,6 @@ from gazeqwen.configuration_gazeqwen import GazeQwenConfig
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 
-# What the flag of the commands says.
-TRUST_REMOTE_CODE_HELP = (
-    "run the Python files stored with the model, an adapter's in place of this package's (default: never)"
-)
-
 
 def load_processor(
     source: str | PathLike, revision: str | None = None, trust_remote_code: bool = False
@@ -40,7 +35,11 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> GazeQwenForConditionalGeneration:
-    """Return the model of an adapter as `load_processor` does its processor, on `device`, in evaluation mode."""
+    """
+    Return the model of an adapter as `load_processor` does its processor, in evaluation mode, on `device`; None: on
+    CUDA where there is one.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     revision = revision or "main"
     kind: type[PreTrainedModel] = GazeQwenForConditionalGeneration
     if trust_remote_code:

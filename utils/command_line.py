@@ -1,5 +1,6 @@
 """Run the command `gazeqwen`, and end what every command may fail at in one line."""
 
+import argparse
 import ctypes
 import os
 import signal
@@ -31,6 +32,11 @@ COMMANDS = {
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 OPTIONAL = {"accelerate", "datasets", "evaluate", "gradio", "matplotlib", "scipy", "statsmodels", "tensorboard"}
 
+# What the flag of the commands says.
+TRUST_REMOTE_CODE_HELP = (
+    "run the Python files stored with the model, an adapter's in place of this package's (default: never)"
+)
+
 
 @contextmanager
 def named_extra():
@@ -54,6 +60,13 @@ def one_line_errors():
             yield
         except (ValueError, OSError, FloatingPointError) as error:
             raise SystemExit(f"{Path(sys.argv[0]).name}: {error}") from None
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what every command takes that loads an adapter to ask it, see `utils.adapters.load_model`."""
+    parser.add_argument("--device", help="such as cuda:1 or cpu (default: cuda where there is one)")
+    parser.add_argument("--dtype", default="auto", help="of the base model (default: as it was saved)")
+    parser.add_argument("--trust_remote_code", action="store_true", help=TRUST_REMOTE_CODE_HELP)
 
 
 def end_with_launcher() -> None:
