@@ -105,7 +105,7 @@ def recordings(draw) -> GazeSamples:
     return recorded(np.cumsum(steps), xy, rng.random(count) > 0.1)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(recordings(), st.floats(0.5, 10), st.floats(0.02, 0.3), st.floats(0.01, 0.2))
 def test_what_every_fixation_is(samples, dispersion, duration, gap):
     scanpath = detect_fixations(samples, dispersion, duration, gap)

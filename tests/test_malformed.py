@@ -1413,7 +1413,7 @@ def test_the_recipes_here_are_legal():
 
 
 # ================================================================ anything
-KEPT = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+KEPT = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @st.composite

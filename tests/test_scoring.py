@@ -192,7 +192,7 @@ def test_an_options_text_goes_before_what_its_words_could_mean():
     assert named_choice("C pan", ("pan", "lid", "Pan")) == 2
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 3), st.sampled_from([form for form in NAMES_B if "pan" not in form.lower()]))
 def test_every_letter_is_read_as_b_is(index, form):
     letter = "ABCD"[index]
@@ -407,7 +407,7 @@ def built(rows) -> list[GradedAnswer]:
     ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(RUNS)
 def test_compat_is_the_slow_reading(rows):
     items = built(rows)
@@ -440,7 +440,7 @@ SIMPLE = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([RECALL, ALERT]), st.integers(0, 3), st.none() | SIMPLE, st.just("v"))))
 def test_strict_is_the_slow_reading(rows):
     items = built([(RECALL, 0, "A", "v"), *rows])
