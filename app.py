@@ -507,7 +507,8 @@ def main(arguments: list[str] | None = None) -> None:
     settings = parser.parse_args(arguments)
     end_on_signals()
     source, name = (settings.model, None) if settings.model else (ADAPTER_DIR, "toy adapter")
-    explorer = Explorer(source, settings.device, settings.dtype, name, settings.trust_remote_code)
+    loaded = (settings.device, settings.dtype, name, settings.trust_remote_code, settings.load_in_4bit)
+    explorer = Explorer(source, *loaded)
     with uploads_folder(), tempfile.TemporaryDirectory(prefix="gazeqwen-examples-") as folder:
         serve(build(explorer, toy_examples(folder)), settings.host, settings.port)
 

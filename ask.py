@@ -62,7 +62,7 @@ def compare(arguments: argparse.Namespace) -> Comparison:
     # Seconds, which --help and mistakes in the arguments need not wait for.
     from gazeqwen.inference.answering import ask, scanpath_doubts
     from gazeqwen.pipeline.answers import build_prompt
-    from gazeqwen.utils.adapters import load_model, load_processor
+    from gazeqwen.utils.adapters import is_in_4bit, load_model, load_processor
     from gazeqwen.utils.provenance import describe_trained_parameters
 
     # Inputs first: a mistake in them should not cost the loading of a large model.
@@ -77,11 +77,17 @@ def compare(arguments: argparse.Namespace) -> Comparison:
             print(f"warning: {arguments.scanpath}: {doubt}", file=sys.stderr)
     clip = processor.read_clip(arguments.video, start_s, arguments.time, num_frames=arguments.num_frames)
     model = load_model(
-        arguments.model, arguments.device, arguments.dtype, trust_remote_code=arguments.trust_remote_code
+        arguments.model,
+        arguments.device,
+        arguments.dtype,
+        trust_remote_code=arguments.trust_remote_code,
+        load_in_4bit=arguments.load_in_4bit,
     )
     if is_toy(model):
         print(f"warning: {TOY_NOTE}")
     print(f"adapter: {describe_trained_parameters(model)}")
+    if is_in_4bit(model):
+        print("base model: in 4 bits")
     print(f"{clip.source}: {clip.start_s:g} to {clip.end_s:g} s, {len(clip.frames)} frames")
 
     snap_s = processor.snap_s if arguments.snap_s is None else arguments.snap_s

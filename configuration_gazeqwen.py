@@ -88,6 +88,8 @@ class GazeQwenConfig(PreTrainedConfig):
             before there was a choice were trained with the library's, and keep them.
         has_lora: whether the saved adapter has LoRA in `lora/`; written by `save_pretrained`, so that files which do
             not arrive are noticed, and those of an earlier push are not loaded.
+        load_in_4bit: whether the base model was in 4 bits in training. `gazeqwen` then asks it so; `from_pretrained`
+            does with a `quantization_config` alone.
         backbone_config, video_encoder_config: the configs themselves, for models built without a Hub id or folder.
     """
 
@@ -113,6 +115,7 @@ class GazeQwenConfig(PreTrainedConfig):
     video_encoder_window: int | None = None
     position_convention: str | None = None
     has_lora: bool | None = None
+    load_in_4bit: bool = False
     backbone_config: dict | PreTrainedConfig | None = None
     video_encoder_config: dict | PreTrainedConfig | None = None
 
@@ -150,7 +153,8 @@ class GazeQwenConfig(PreTrainedConfig):
             for name in (f"{model}_name_or_path", f"{model}_revision"):
                 value = getattr(self, name)
                 _check(value is None or isinstance(value, (str, PathLike)), name, value, "a text or None")
-        _check(isinstance(self.share_resampler, bool), "share_resampler", self.share_resampler, "True or False")
+        for name in ("share_resampler", "load_in_4bit"):
+            _check(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
         _check(self.has_lora in (None, True, False), "has_lora", self.has_lora, "True, False or None")
 
     def _check_numbers(self) -> None:

@@ -90,20 +90,21 @@ class Baseline:
         model_id: str | PathLike,
         revision: str | None = None,
         dtype: str | torch.dtype = "auto",
-        device_map=None,
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
+        **placement,
     ) -> "Baseline":
         """
-        Return the model of a folder or an id on the Hub. Raises ValueError, before any weights are read, for what is
-        no video-text model that transformers knows, or cannot take video.
+        Return the model of a folder or an id on the Hub. `placement`: `device_map` and `quantization_config`. Raises
+        ValueError, before any weights are read, for what is no video-text model that transformers knows, or cannot
+        take video.
         """
         code = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
         auto_class = _auto_class(model_id, **code)
         processor = AutoProcessor.from_pretrained(model_id, **code)
         _check_takes_video(model_id, processor)
         model = auto_class.from_pretrained(
-            model_id, dtype=dtype, device_map=device_map, attn_implementation=attn_implementation, **code
+            model_id, dtype=dtype, attn_implementation=attn_implementation, **placement, **code
         )
         return cls(model, processor)
 

@@ -18,7 +18,7 @@ from gazeqwen.pipeline.conditions import Condition, assign_scanpaths
 from gazeqwen.pipeline.overlays import draw_gaze
 from gazeqwen.questions.digest import digest_of_data
 from gazeqwen.questions.question import Question, sources_of
-from gazeqwen.utils.adapters import load_model, load_processor
+from gazeqwen.utils.adapters import check_4bit, four_bit_arguments, is_in_4bit, load_model, load_processor
 from gazeqwen.utils.hub import digest_of_adapter
 from gazeqwen.video_gazeqwen import MAX_FRAMES, check_sampling, read_clip
 
@@ -31,7 +31,8 @@ class AdapterEvaluator:
     def __init__(self, settings: EvaluationSettings, accelerator: Accelerator):
         self.settings, self.accelerator = settings, accelerator
         code = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-        self.model = load_model(settings.model, accelerator.device, settings.dtype, **code)
+        placed = (accelerator.device, settings.dtype)
+        self.model = load_model(settings.model, *placed, **code, load_in_4bit=settings.load_in_4bit)
         self.processor = load_processor(settings.model, **code)
         for name in ("snap_s", "prompt_style", "max_frames", "sampling", "keep_tokens", "keep_by"):
             if getattr(settings, name) is not None:
@@ -66,6 +67,8 @@ class AdapterEvaluator:
         }
         if processor.keep_tokens is not None:
             own |= {"keep_tokens": processor.keep_tokens, "keep_by": processor.keep_by}
+        if is_in_4bit(self.model):
+            own |= {"base_model_in_4bit": True}
         if self.settings.stream:
             own |= {"streamed": True, "max_frames": None}
         return _recorded_settings(self.settings, questions, self.model.dtype, processor, processor) | own
@@ -132,12 +135,16 @@ class BaselineEvaluator:
 
     def __init__(self, settings: EvaluationSettings, accelerator: Accelerator):
         self.settings, self.accelerator = settings, accelerator
+        device, placement = accelerator.device, {"device_map": {"": accelerator.device}}
+        if settings.load_in_4bit:
+            check_4bit(device)
+            placement = four_bit_arguments(device)
         self.baseline = Baseline.from_pretrained(
             settings.model,
             settings.revision,
             settings.dtype,
-            device_map={"": accelerator.device},
             trust_remote_code=settings.trust_remote_code,
+            **placement,
         )
         self.inputs = InputSettings.from_settings(settings)
 
@@ -160,6 +167,8 @@ class BaselineEvaluator:
             "snap_s": self.inputs.snap_s,
             "position_convention": self.baseline.position_convention,
         }
+        if self.settings.load_in_4bit:
+            own |= {"base_model_in_4bit": True}
         return _recorded_settings(self.settings, questions, model.dtype, self.inputs, processor) | own
 
     def prepare(self, conditions: list[Condition], questions: list[Question]) -> None:

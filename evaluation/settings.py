@@ -7,7 +7,7 @@ from gazeqwen.pipeline.clip_cache import CACHE_KINDS
 from gazeqwen.pipeline.conditions import Condition
 from gazeqwen.questions.prompts import PROMPT_STYLES
 from gazeqwen.token_selection_gazeqwen import KEEP_RULES, check_keep_settings
-from gazeqwen.utils.command_line import TRUST_REMOTE_CODE_HELP
+from gazeqwen.utils.command_line import LOAD_IN_4BIT_HELP, TRUST_REMOTE_CODE_HELP
 from gazeqwen.video_gazeqwen import SAMPLINGS
 
 WITHOUT_GAZE = ("error", "keep", "drop")
@@ -72,6 +72,7 @@ class EvaluationSettings:
     cache: str = field(default="features", metadata=_about("what is kept of the frozen networks", CACHE_KINDS))
     cache_dir: str | None = field(default=None, metadata=_about("where it is kept (default: ~/.cache/gazeqwen)"))
     dtype: str = field(default="auto", metadata=_about("of the model", DTYPES))
+    load_in_4bit: bool | None = field(default=None, metadata=_about(LOAD_IN_4BIT_HELP))
     seed: int = field(default=0, metadata=_about("of the shuffling, the noise and the bootstrap"))
     trust_remote_code: bool = field(default=False, metadata=_about(TRUST_REMOTE_CODE_HELP))
     name: str | None = field(default=None, metadata=_about("what reports call the run (default: the model)"))

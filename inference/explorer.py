@@ -22,7 +22,7 @@ from gazeqwen.plots.scanpath import draw_moment, draw_step, shares_text, span_te
 from gazeqwen.plots.style import pixels
 from gazeqwen.questions.tasks import window_start_s
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.utils.adapters import load_model, load_processor
+from gazeqwen.utils.adapters import is_in_4bit, load_model, load_processor
 from gazeqwen.video_gazeqwen import VideoInfo, read_frames, video_info
 
 _SHORT = 120  # characters of an answer that a sentence can repeat
@@ -118,14 +118,15 @@ class Explorer:
     def __init__(
         self,
         source: str | PathLike,
-        device: str = "cpu",
+        device: str | None = "cpu",
         dtype: str = "auto",
         name: str | None = None,
         trust_remote_code: bool = False,
+        load_in_4bit: bool | None = None,
     ):
         self.processor = load_processor(source, trust_remote_code=trust_remote_code)
-        self.model = load_model(source, device, dtype, trust_remote_code=trust_remote_code)
-        self.name = name or str(source)
+        self.model = load_model(source, device, dtype, trust_remote_code=trust_remote_code, load_in_4bit=load_in_4bit)
+        self.name = (name or str(source)) + (", its base model in 4 bits" if is_in_4bit(self.model) else "")
         self.has_attention = self.model.config.resampler_type == "attention"
 
     def ask(

@@ -27,7 +27,7 @@ from gazeqwen.streaming.play import FPS, WINDOW, Moment, TimedQuestion, play, st
 from gazeqwen.streaming.stream import GazeStream
 from gazeqwen.streaming.video import VideoSource
 from gazeqwen.toyworld.trained import ADAPTER_DIR, TOY_NOTE, is_toy
-from gazeqwen.utils.adapters import load_model, load_processor
+from gazeqwen.utils.adapters import is_in_4bit, load_model, load_processor
 from gazeqwen.utils.command_line import add_model_flags, one_line_errors
 from gazeqwen.video_gazeqwen import video_info
 
@@ -129,7 +129,15 @@ def run(args) -> None:
             if question.time_s > end_s:
                 raise ValueError(f"{args.video}: ends at {end_s:.3f} s, before the question at {question.time_s:g} s")
     processor = load_processor(args.model, trust_remote_code=args.trust_remote_code)
-    model = load_model(args.model, args.device, args.dtype, trust_remote_code=args.trust_remote_code)
+    model = load_model(
+        args.model,
+        args.device,
+        args.dtype,
+        trust_remote_code=args.trust_remote_code,
+        load_in_4bit=args.load_in_4bit,
+    )
+    if is_in_4bit(model):
+        print("base model: in 4 bits")
     if is_toy(model):
         print(f"warning: {TOY_NOTE}")
     settings, note = stream_settings(model, processor, args.fps, args.video_encoder_window)

@@ -11,7 +11,7 @@ import pytest
 from accelerate import Accelerator
 from forked import LIBRARIES_PYTHON, PYTHON
 from support import BACKBONE, VIDEO_ENCODER, index_frames, run_here, write_fixations, write_video
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 
 import gazeqwen
 from gazeqwen.adapter_files_gazeqwen import AUTO_CLASSES
@@ -23,7 +23,8 @@ from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.toyworld.trained import ADAPTER_DIR
-from gazeqwen.utils.adapters import load_model, load_processor
+from gazeqwen.utils import adapters
+from gazeqwen.utils.adapters import is_in_4bit, load_model, load_processor
 from gazeqwen.video_gazeqwen import Clip
 
 
@@ -142,7 +143,8 @@ LOAD_WITH_CODE = """
 import sys
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
-from gazeqwen.utils.adapters import load_model, load_processor
+from gazeqwen.utils import adapters
+from gazeqwen.utils.adapters import is_in_4bit, load_model, load_processor
 stored, *others = sys.argv[1:]
 for load, own in ((load_model, GazeQwenForConditionalGeneration), (load_processor, GazeQwenProcessor)):
     kind = type(load(stored, trust_remote_code=True))
@@ -241,6 +243,37 @@ def test_attention_that_is_code_of_a_repository_is_refused(tmp_path, name, key):
     if name == "backbone":
         with pytest.raises(ValueError, match="user/kernel"):
             Baseline.from_pretrained(str(tmp_path / name))
+
+
+def test_an_adapter_trained_on_four_bits_is_asked_on_four_bits(tmp_path, monkeypatch):
+    """The base model's class is told so, which is as far as this goes without bitsandbytes and a GPU."""
+    for source in (ADAPTER_DIR, BACKBONE, VIDEO_ENCODER):
+        shutil.copytree(source, tmp_path / source.name)
+    adapter, told = tmp_path / "adapter", []
+    assert not is_in_4bit(load_model(adapter))
+    change_json(adapter / "config.json", lambda config: config.update(load_in_4bit=True))
+    with pytest.raises(
+        ValueError, match="load_in_4bit: got the device 'cpu', expected one of CUDA; --no-load_in_4bit"
+    ):
+        load_model(adapter)
+    monkeypatch.setattr(adapters, "find_spec", lambda _: None)
+    with pytest.raises(ValueError, match="load_in_4bit needs: pip install bitsandbytes; --no-load_in_4bit"):
+        adapters.check_4bit("cuda")
+    monkeypatch.setattr(adapters, "check_4bit", lambda _: None)
+    kind = type(load_model(adapter, load_in_4bit=False).backbone)
+    load = kind.from_pretrained.__func__
+
+    def spy(cls, *args, **kwargs):
+        told.append((kwargs.pop("quantization_config", None), kwargs.get("device_map")))
+        return load(cls, *args, **kwargs)
+
+    monkeypatch.setattr(kind, "from_pretrained", classmethod(spy))
+    load_model(adapter)
+    load_model(adapter, load_in_4bit=False)
+    Explorer(adapter, load_in_4bit=None)
+    (trained, placed), told_not, page = told
+    assert isinstance(trained, BitsAndBytesConfig) and trained.load_in_4bit and trained.bnb_4bit_quant_type == "nf4"
+    assert placed == {"": "cpu"} and told_not == (None, None) and page[0].load_in_4bit
 
 
 def test_an_unknown_name_is_refused():

@@ -117,6 +117,8 @@ def test_a_file_overrides_and_flags_set_the_same_fields(tmp_path, monkeypatch):
     assert by_flags == by_file and by_flags.gaze == ["none", "gaze"] and by_flags.snap_s == 1.0
     assert (by_flags.cache, by_flags.restart, by_flags.revision, by_flags.max_frames) == ("none", True, "12e5", None)
     assert settings("--model", "m", "--data", "d") == EvaluationSettings(model="m", data="d")
+    in_4bit = [settings(*flags, *more).load_in_4bit for more in ([], ["--load_in_4bit"], ["--no-load_in_4bit"])]
+    assert in_4bit == [None, True, False]
     with pytest.raises(ValueError, match="expected one file of settings"):
         settings("a.yaml", "b.yaml")
     with pytest.raises(ValueError, match=r"e.yaml: batch_size: got 0, expected at least 1"):

@@ -30,7 +30,8 @@ def imports_of(module: str) -> set[str]:
     imported = {module}
     for name in re.findall(r"^(?:from|import) (\S+)", file.read_text(), flags=re.MULTILINE):
         if name.startswith("."):
-            name = module.rpartition(".")[0] + name
+            name = (module if file.name == "__init__.py" else module.rpartition(".")[0]) + name
+        name = name.rstrip(".")  # `from . import module`
         if name not in imported:
             imported |= imports_of(name) if name.startswith("gazeqwen.") else {name}
     return imported

@@ -24,6 +24,7 @@ from gazeqwen.pipeline.batches import Augmentation, MicroBatchSampler, QuestionD
 from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.dataset_folder import COLUMNS
+from gazeqwen.training import setup
 from gazeqwen.training.recipe import ModelSettings, Recipe
 from gazeqwen.training.setup import base_arguments, build_model, checkpoint_activations
 from gazeqwen.training.trainer import Trainer
@@ -318,6 +319,17 @@ def test_four_bits_and_attention_reach_the_base_model():
     assert quantization.load_in_4bit and quantization.bnb_4bit_quant_type == "nf4"
     assert quantization.bnb_4bit_compute_dtype == torch.bfloat16
     assert base_arguments(ModelSettings(), "cpu") == {}
+
+
+def test_the_config_records_that_the_base_model_was_in_four_bits(toy_data, tmp_path, monkeypatch):
+    """Without bitsandbytes, which would refuse the CPU, all but the quantization itself."""
+    (tmp_path / "r.yaml").write_text(recipe_text(toy_data, tmp_path / "out"))
+    recipe = read_recipe(Recipe, tmp_path / "r.yaml", ["model.load_in_4bit=true"])
+    monkeypatch.setattr(setup, "four_bit_arguments", lambda device: {})
+    model = build_model(recipe, torch.device("cpu"))
+    assert model.config.load_in_4bit
+    model.save_pretrained(tmp_path / "adapter")
+    assert json.loads((tmp_path / "adapter" / "config.json").read_text())["load_in_4bit"] is True
 
 
 def test_the_tracker_writes_what_happened(toy_data, tmp_path):

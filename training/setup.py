@@ -8,13 +8,14 @@ from collections import defaultdict
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.question import Question
 from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe
+from gazeqwen.utils.adapters import four_bit_arguments
 
 
 def build_accelerator(recipe: Recipe) -> Accelerator:
@@ -92,6 +93,7 @@ def build_model(recipe: Recipe, device: torch.device) -> GazeQwenForConditionalG
         settings.video_encoder_revision,
         dtype=settings.dtype,
         base_kwargs=base_arguments(settings, device),
+        load_in_4bit=settings.load_in_4bit,
         **dataclasses.asdict(recipe.adapter),
     )
     place(model, recipe, device)
@@ -118,13 +120,7 @@ def base_arguments(model: ModelSettings, device) -> dict:
     if model.attn_implementation is not None:
         arguments["attn_implementation"] = model.attn_implementation
     if model.load_in_4bit:
-        arguments["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
-        arguments["device_map"] = {"": device}
+        arguments |= four_bit_arguments(device)
     return arguments
 
 

@@ -1,9 +1,10 @@
 """Load adapters with this package's own classes; the code that is stored with them runs only when asked for."""
 
+from importlib.util import find_spec
 from os import PathLike
 
 import torch
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import BitsAndBytesConfig, PreTrainedModel, ProcessorMixin
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
@@ -34,10 +35,12 @@ def load_model(
     dtype: str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    load_in_4bit: bool | None = None,
 ) -> GazeQwenForConditionalGeneration:
     """
     Return the model of an adapter as `load_processor` does its processor, in evaluation mode, on `device`; None: on
-    CUDA where there is one.
+    CUDA where there is one. `load_in_4bit`: its base model; None: as it was trained. Raises ValueError where that
+    cannot be.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     revision = revision or "main"
@@ -49,7 +52,37 @@ def load_model(
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # before anything large is loaded
         raise ValueError(f"device: got {str(device)!r}, which torch has not: {error}") from None
+    if load_in_4bit is None:
+        load_in_4bit = GazeQwenConfig.from_pretrained(source, revision=revision).load_in_4bit
+    if load_in_4bit:  # which places the model, and may not be moved
+        check_4bit(device)
+        return kind.from_pretrained(source, dtype=dtype, revision=revision, **four_bit_arguments(device)).eval()
     return kind.from_pretrained(source, dtype=dtype, revision=revision).to(device).eval()
+
+
+def four_bit_arguments(device) -> dict:
+    """Return the arguments of `from_pretrained` that load a base model in 4 bits (NF4, double) onto a device."""
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"quantization_config": quantization, "device_map": {"": device}}
+
+
+def check_4bit(device) -> None:
+    """Raise ValueError where a base model cannot be loaded in 4 bits: without CUDA, or without bitsandbytes."""
+    otherwise = "--no-load_in_4bit asks the base model as it was saved, which gives other numbers"
+    if torch.device(device).type != "cuda":
+        raise ValueError(f"load_in_4bit: got the device {str(device)!r}, expected one of CUDA; {otherwise}")
+    if find_spec("bitsandbytes") is None:
+        raise ValueError(f"load_in_4bit needs: pip install bitsandbytes; {otherwise}")
+
+
+def is_in_4bit(model: PreTrainedModel) -> bool:
+    """Return whether the base model of an adapter is in 4 bits."""
+    return bool(getattr(model.backbone, "is_loaded_in_4bit", False))
 
 
 def _stored_class(source: str | PathLike, reference: str | None, revision: str) -> type | None:

@@ -32,7 +32,8 @@ COMMANDS = {
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 OPTIONAL = {"accelerate", "datasets", "evaluate", "gradio", "matplotlib", "scipy", "statsmodels", "tensorboard"}
 
-# What the flag of the commands says.
+# What flags of several commands say.
+LOAD_IN_4BIT_HELP = "the base model in 4 bits, which needs bitsandbytes and CUDA (default: as the adapter was trained)"
 TRUST_REMOTE_CODE_HELP = (
     "run the Python files stored with the model, an adapter's in place of this package's (default: never)"
 )
@@ -66,6 +67,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Add what every command takes that loads an adapter to ask it, see `utils.adapters.load_model`."""
     parser.add_argument("--device", help="such as cuda:1 or cpu (default: cuda where there is one)")
     parser.add_argument("--dtype", default="auto", help="of the base model (default: as it was saved)")
+    parser.add_argument("--load_in_4bit", action=argparse.BooleanOptionalAction, help=LOAD_IN_4BIT_HELP)
     parser.add_argument("--trust_remote_code", action="store_true", help=TRUST_REMOTE_CODE_HELP)
 
 

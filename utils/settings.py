@@ -26,7 +26,7 @@ def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
         kind = _plain_types(hints[field.name])[0]
         options: dict[str, typing.Any]
         if kind is bool:
-            options = {"action": "store_true"}
+            options = {"action": "store_true" if field.default is False else argparse.BooleanOptionalAction}
         elif kind is list:
             options = {"nargs": "+"}
         else:
