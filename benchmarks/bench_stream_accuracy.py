@@ -28,7 +28,7 @@ from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.prompts import chat_message
 from gazeqwen.questions.question import Question
 from gazeqwen.questions.release import build
-from gazeqwen.streaming.context import POLICIES
+from gazeqwen.streaming import POLICIES
 from gazeqwen.streaming.stream import GazeStream
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.utils.adapters import load_model, load_processor

@@ -11,25 +11,28 @@ on the gaze's own clock is measured as its first frame comes, or given by --offs
 each alert that is raised or lowered and for each answer: the time of the video, and how long the answer took.
 """
 
+from __future__ import annotations
+
 import argparse
 import dataclasses
 import math
 import statistics
 import time
+from typing import TYPE_CHECKING
 
 from gazeqwen.gaze_sources.generic import COORDINATES, ORIGINS, TIME_UNITS, Columns
 from gazeqwen.scanpath_gazeqwen import Scanpath, checked_file
-from gazeqwen.streaming.alerts import Alert, Watcher
-from gazeqwen.streaming.context import POLICIES
+from gazeqwen.streaming import FPS, POLICIES, WINDOW
 from gazeqwen.streaming.gaze import GazeSource, GrowingTable, LslGaze
 from gazeqwen.streaming.neon import NeonGaze
-from gazeqwen.streaming.play import FPS, WINDOW, Moment, TimedQuestion, play, stream_settings
-from gazeqwen.streaming.stream import GazeStream
 from gazeqwen.streaming.video import VideoSource
 from gazeqwen.toyworld.trained import ADAPTER_DIR, TOY_NOTE, is_toy
-from gazeqwen.utils.adapters import is_in_4bit, load_model, load_processor
 from gazeqwen.utils.command_line import add_model_flags, one_line_errors
 from gazeqwen.video_gazeqwen import video_info
+
+if TYPE_CHECKING:
+    from gazeqwen.streaming.play import Moment
+    from gazeqwen.streaming.stream import GazeStream
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -119,6 +122,12 @@ def neon_of(args) -> NeonGaze:
 
 def run(args) -> None:
     """Stream a video with its gaze, and print what happens."""
+    # Seconds, which --help and mistakes in the arguments need not wait for.
+    from gazeqwen.streaming.alerts import Alert, Watcher
+    from gazeqwen.streaming.play import TimedQuestion, play, stream_settings
+    from gazeqwen.streaming.stream import GazeStream
+    from gazeqwen.utils.adapters import is_in_4bit, load_model, load_processor
+
     questions = [TimedQuestion.parse(text) for text in args.ask]
     alerts = [Alert(text, args.every_s) for text in args.watch]
     gaze = gaze_of(args)

@@ -10,8 +10,6 @@ from transformers import DynamicCache
 from gazeqwen.backbones_gazeqwen import decoder_of, family_of, token_types, trained_positions
 from gazeqwen.positions_gazeqwen import time_offsets
 
-POLICIES = ("recent", "gaze", "taper")
-
 # Positions that are left for a question and its answer, of large ranges.
 _RESERVE = 1024
 
@@ -343,4 +341,4 @@ def split_last(cache: DynamicCache, contexts: list[Context], count: int) -> None
             context.cache.update(layer.keys[own], layer.values[own], index)
 
 
-__all__ = ["POLICIES", "Context", "Place", "Tokens", "merged", "split_last"]
+__all__ = ["Context", "Place", "Tokens", "merged", "split_last"]

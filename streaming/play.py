@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gazeqwen.streaming import FPS, WINDOW
 from gazeqwen.streaming.alerts import Alert, Watcher
 from gazeqwen.streaming.gaze import GazeSource
 from gazeqwen.streaming.stream import GazeStream, StreamAnswer
 from gazeqwen.video_gazeqwen import QUESTION_ROUNDING_S
-
-# Of the grid, and of the video encoder in temporal steps, for adapters that were trained on whole clips.
-FPS, WINDOW = 1.0, 4
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from gazeqwen.pipeline.answers import (
 )
 from gazeqwen.questions.prompts import chat_message
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.streaming.context import POLICIES, Context, Tokens
+from gazeqwen.streaming import POLICIES
+from gazeqwen.streaming.context import Context, Tokens
 from gazeqwen.streaming.fixations import OnlineFixations, PushedFixations
 from gazeqwen.streaming.frame_grid import FrameGrid
 from gazeqwen.streaming.steps import PlacedStep, Step, append_steps, encode_steps, note_fixated_places, place_steps

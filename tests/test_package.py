@@ -134,7 +134,7 @@ def test_help_does_not_wait_for_torch():
 import sys
 from gazeqwen.utils.command_line import main
 
-for name in ("example", "ask", "gaze", "train", "space", "card"):
+for name in ("example", "ask", "stream", "gaze", "train", "space", "card"):
     sys.argv = ["gazeqwen", name, "--help"]
     try:
         main()

@@ -20,7 +20,8 @@ from gazeqwen.backbones_gazeqwen import positions_of
 from gazeqwen.pipeline.answers import answer_tokens, option_logits
 from gazeqwen.questions.prompts import chat_message
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.streaming.context import POLICIES, Context, Tokens
+from gazeqwen.streaming import POLICIES
+from gazeqwen.streaming.context import Context, Tokens
 from gazeqwen.streaming.stream import GazeStream, run_due
 
 STEP_TOKENS = 4  # 2x2
