@@ -62,7 +62,7 @@ def compare(arguments: argparse.Namespace) -> Comparison:
     # Seconds, which --help and mistakes in the arguments need not wait for.
     from gazeqwen.inference.answering import ask, scanpath_doubts
     from gazeqwen.pipeline.answers import build_prompt
-    from gazeqwen.utils.adapters import is_in_4bit, load_model, load_processor
+    from gazeqwen.utils.adapters import is_in_4bit, load_model_by_flags, load_processor
     from gazeqwen.utils.provenance import describe_trained_parameters
 
     # Inputs first: a mistake in them should not cost the loading of a large model.
@@ -76,13 +76,7 @@ def compare(arguments: argparse.Namespace) -> Comparison:
         for doubt in scanpath_doubts(scanpath, video_info(arguments.video).end_s):
             print(f"warning: {arguments.scanpath}: {doubt}", file=sys.stderr)
     clip = processor.read_clip(arguments.video, start_s, arguments.time, num_frames=arguments.num_frames)
-    model = load_model(
-        arguments.model,
-        arguments.device,
-        arguments.dtype,
-        trust_remote_code=arguments.trust_remote_code,
-        load_in_4bit=arguments.load_in_4bit,
-    )
+    model = load_model_by_flags(arguments)
     if is_toy(model):
         print(f"warning: {TOY_NOTE}")
     print(f"adapter: {describe_trained_parameters(model)}")

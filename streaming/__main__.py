@@ -126,7 +126,7 @@ def run(args) -> None:
     from gazeqwen.streaming.alerts import Alert, Watcher
     from gazeqwen.streaming.play import TimedQuestion, play, stream_settings
     from gazeqwen.streaming.stream import GazeStream
-    from gazeqwen.utils.adapters import is_in_4bit, load_model, load_processor
+    from gazeqwen.utils.adapters import is_in_4bit, load_model_by_flags, load_processor
 
     questions = [TimedQuestion.parse(text) for text in args.ask]
     alerts = [Alert(text, args.every_s) for text in args.watch]
@@ -138,13 +138,7 @@ def run(args) -> None:
             if question.time_s > end_s:
                 raise ValueError(f"{args.video}: ends at {end_s:.3f} s, before the question at {question.time_s:g} s")
     processor = load_processor(args.model, trust_remote_code=args.trust_remote_code)
-    model = load_model(
-        args.model,
-        args.device,
-        args.dtype,
-        trust_remote_code=args.trust_remote_code,
-        load_in_4bit=args.load_in_4bit,
-    )
+    model = load_model_by_flags(args)
     if is_in_4bit(model):
         print("base model: in 4 bits")
     if is_toy(model):

@@ -1,5 +1,6 @@
 """Load adapters with this package's own classes; the code that is stored with them runs only when asked for."""
 
+from argparse import Namespace
 from importlib.util import find_spec
 from os import PathLike
 
@@ -58,6 +59,12 @@ def load_model(
         check_4bit(device)
         return kind.from_pretrained(source, dtype=dtype, revision=revision, **four_bit_arguments(device)).eval()
     return kind.from_pretrained(source, dtype=dtype, revision=revision).to(device).eval()
+
+
+def load_model_by_flags(flags: Namespace) -> GazeQwenForConditionalGeneration:
+    """Return the model that a command's `--model` and the flags of `add_model_flags` name."""
+    settings = {"trust_remote_code": flags.trust_remote_code, "load_in_4bit": flags.load_in_4bit}
+    return load_model(flags.model, flags.device, flags.dtype, **settings)
 
 
 def four_bit_arguments(device) -> dict:
