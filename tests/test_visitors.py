@@ -9,7 +9,7 @@ import time
 import pytest
 from support import write_fixations
 
-from gazeqwen.inference.explorer import read_scanpath
+from gazeqwen.inference.explorer import read_gaze
 from gazeqwen.inference.visitors import MAX_WAITING, Turns
 from gazeqwen.scanpath_gazeqwen import Scanpath
 
@@ -110,10 +110,10 @@ def test_too_many_do_not_wait():
 def test_a_large_table_does_not_keep_others_from_reading_theirs(tmp_path):
     large = write_fixations(tmp_path / "large.csv", [(k, k + 0.5, 0.5, 0.5) for k in range(40_000)])
     small = write_fixations(tmp_path / "small.csv", [(2, 3, 0.5, 0.5), (0, 1, 0.5, 0.5)])
-    reading = threading.Thread(target=read_scanpath, args=(large,))
+    reading = threading.Thread(target=read_gaze, args=(large, None))
     reading.start()
     time.sleep(0.05)
-    _, doubts = read_scanpath(small)
+    _, doubts = read_gaze(small, None)
     assert reading.is_alive() and doubts == ("small.csv: 2 of 2 fixations are out of order, sorted by time",)
     reading.join()
 
