@@ -266,6 +266,7 @@ def tables() -> dict[str, Table]:
         "accuracy": accuracy_table(rows_of("keep_accuracy.json")),
         "trained": accuracy_table(rows_of("keep_accuracy_trained.json")),
         "prefill": prefill_table(rows_of("keep_prefill_3b_cpu.json")),
+        "prefill 7b": prefill_table(rows_of("keep_prefill_7b_cpu.json")),
     }
 
 

@@ -16,7 +16,7 @@ from test_stream import FPS, OPTIONS, QUESTION, TABLE, clip_at, logits, offline,
 from test_training_options import OAR, OI_E, trainer_of
 
 from gazeqwen.backbones_gazeqwen import FAMILIES
-from gazeqwen.benchmarks.bench_keep_tokens import DOCUMENT, RESULTS, draw_accuracy, measure_accuracy, tables
+from gazeqwen.benchmarks.bench_keep_tokens import DOCUMENT, draw_accuracy, measure_accuracy, rows_of, tables
 from gazeqwen.evaluation.scoring import read_predictions
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
@@ -309,21 +309,26 @@ def test_what_does_not_fit_is_refused(bases):
 # ------------------------------------------------------------------ what was measured
 def test_the_document_holds_the_committed_results():
     assert fill(DOCUMENT.read_text(), tables()) == DOCUMENT.read_text()
-    rows = json.loads((RESULTS / "keep_accuracy.json").read_text())["rows"]
+    rows = rows_of("keep_accuracy.json")
     accuracy = {row["name"]: row for row in rows}
     for group, points in (("what is looked at", 0.2), ("where gaze moved", 0.3)):
         for rule in ("uniform", "random", "centre", "similarity"):
             gain = accuracy["gaze 0.25"][group]["accuracy"] - accuracy[f"{rule} 0.25"][group]["accuracy"]
             assert gain > points, (rule, group)
     assert accuracy["gaze 0.5"]["what is looked at"]["difference"] > -0.05
-    trained = {row["name"]: row for row in json.loads((RESULTS / "keep_accuracy_trained.json").read_text())["rows"]}
+    trained = {row["name"]: row for row in rows_of("keep_accuracy_trained.json")}
     quarter = trained["gaze 0.25"]["what is looked at"]
     for rule in ("uniform", "random"):
         assert quarter["accuracy"] - trained[f"{rule} 0.25"]["what is looked at"]["accuracy"] > 0.4
-    low, high = quarter["difference_interval"]
-    lost = f"{-100 * quarter['difference']:.1f} points below all tokens [{-100 * high:.1f}, {-100 * low:.1f}]"
-    assert f"{100 * quarter['accuracy']:.1f} %**, {lost}" in " ".join(DOCUMENT.read_text().split())
-    for row in json.loads((RESULTS / "keep_prefill_3b_cpu.json").read_text())["rows"]:
+    own = {row["name"]: row for row in rows_of("keep_accuracy_own.json")}["gaze 0.25"]["what is looked at"]
+    assert own["accuracy"] == quarter["accuracy"] and own["difference"] > -0.02
+    for which, against in ((quarter, "adapters that were trained with all"), (own, "the same adapters")):
+        low, high = which["difference_interval"]
+        lost = f"{-100 * which['difference']:.1f} points below all tokens [{-100 * high:.1f}, {-100 * low:.1f}]"
+        assert f"{lost} with {against}" in " ".join(DOCUMENT.read_text().split())
+    assert f"comes to {100 * quarter['accuracy']:.1f} %**" in DOCUMENT.read_text()
+    rows = [row for scale in ("3b", "7b") for row in rows_of(f"keep_prefill_{scale}_cpu.json")]
+    for row in rows:
         assert row["of_all"] <= 1.3 * row["share"]
 
 
