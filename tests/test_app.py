@@ -12,10 +12,10 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from support import VIDEO_ENCODER, another_backbone, index_frames, write_fixations, write_video
 
-from gazeqwen.app import build, plain_errors, serve
 from gazeqwen.inference.explorer import Explorer
 from gazeqwen.inference.visitors import MAX_UPLOAD_BYTES
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
+from gazeqwen.page.page import build, plain_errors, serve
 from gazeqwen.toyworld.examples import toy_examples
 from gazeqwen.toyworld.trained import ADAPTER_DIR
 from gazeqwen.video_gazeqwen import read_frames

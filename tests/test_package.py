@@ -115,14 +115,14 @@ for name in {named!r}:
     except SystemExit as end:
         print(end.code)
 for script in ("train.py", "eval.py", "app.py"):
-    sys.argv = [script, "recipes/demo.yaml"]
+    sys.argv = [script] if script == "app.py" else [script, "recipes/demo.yaml"]
     try:
         runpy.run_path(script, run_name="__main__")
     except SystemExit as end:
         print(end.code)
 """
     named = {"app": "app", "build": "data", "train": "train", "eval": "eval", "report": "eval", "card": "eval"}
-    some = {"train": ["demo"], "card": ["runs/x/best"]}  # arguments of those that need nothing for --help
+    some = {"app": [], "train": ["demo"], "card": ["runs/x/best"]}  # arguments of those that need nothing for --help
     result = run_without(OPTIONAL, code.format(named=list(named), some=some))
     expected = [f"gazeqwen {name} needs: pip install gazeqwen[{extra}]" for name, extra in named.items()]
     expected += [f"{name}.py needs: pip install gazeqwen[{name}]" for name in ("train", "eval", "app")]
@@ -134,7 +134,7 @@ def test_help_does_not_wait_for_torch():
 import sys
 from gazeqwen.utils.command_line import main
 
-for name in ("example", "ask", "stream", "gaze", "train", "space", "card"):
+for name in ("example", "ask", "app", "stream", "gaze", "train", "space", "card"):
     sys.argv = ["gazeqwen", name, "--help"]
     try:
         main()
