@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +14,7 @@ from tqdm.auto import tqdm
 
 from gazeqwen.plots.style import GAZE_COLOR, PATH_COLOR
 from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.utils.files import atomic_file
 from gazeqwen.video_gazeqwen import each_frame, video_info
 
 if TYPE_CHECKING:
@@ -32,27 +32,21 @@ def write_overlay(path, video, samples: GazeSamples, scanpath: Scanpath) -> None
     of the frame, and both in words. One frame is in memory at a time; a reader sees no file or the whole file.
     """
     path, info = Path(path), video_info(video)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     seconds = info.end_s - info.start_s
     layout = "{desc}: {percentage:3.0f}% |{bar}| {n:.1f} of {total:.1f} s [{elapsed}<{remaining}]"
     bar = tqdm(total=seconds, desc=path.name, bar_format=layout)
-    try:
-        with bar, av.open(str(temporary), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", options={"crf": "20", "preset": "veryfast"})
-            stream.pix_fmt, stream.codec_context.time_base = "yuv420p", _UNIT_S
-            for number, (time_s, until_s, pixels) in enumerate(_shown(video, info.end_s)):
-                picture = draw_gaze_of(pixels, time_s, until_s, number, samples, scanpath)
-                if number == 0:
-                    stream.width, stream.height = picture.size
-                frame = av.VideoFrame.from_image(picture)
-                frame.pts, frame.time_base = round(time_s / _UNIT_S), _UNIT_S
-                container.mux(stream.encode(frame))
-                bar.update(min(until_s - info.start_s, seconds) - bar.n)
-            container.mux(stream.encode())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with bar, atomic_file(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", options={"crf": "20", "preset": "veryfast"})
+        stream.pix_fmt, stream.codec_context.time_base = "yuv420p", _UNIT_S
+        for number, (time_s, until_s, pixels) in enumerate(_shown(video, info.end_s)):
+            picture = draw_gaze_of(pixels, time_s, until_s, number, samples, scanpath)
+            if number == 0:
+                stream.width, stream.height = picture.size
+            frame = av.VideoFrame.from_image(picture)
+            frame.pts, frame.time_base = round(time_s / _UNIT_S), _UNIT_S
+            container.mux(stream.encode(frame))
+            bar.update(min(until_s - info.start_s, seconds) - bar.n)
+        container.mux(stream.encode())
 
 
 def _shown(video, end_s: float) -> Iterator[tuple[float, float, np.ndarray]]:

@@ -1,12 +1,11 @@
 """Hold what all pictures share: colours, font, and writing a PNG."""
 
-import os
-from pathlib import Path
-
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from gazeqwen.utils.files import atomic_file
 
 GAZE_COLOR, PATH_COLOR = "#ff2d55", "#ffd60a"
 FONT = {"fontfamily": "DejaVu Sans"}
@@ -15,11 +14,8 @@ DPI = 110
 
 def save_png(figure: Figure, path) -> None:
     """Write the figure so that a reader sees no file or the whole file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, format="png", dpi=DPI)
-    temporary.replace(path)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI)
 
 
 def pixels(figure: Figure, dpi: int = DPI) -> np.ndarray:

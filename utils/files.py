@@ -56,19 +56,26 @@ def errors_with_path(path: str | os.PathLike):
         raise
 
 
-def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the whole new one."""
+@contextmanager
+def atomic_file(path: str | os.PathLike):
+    """Yield where to write a file: a reader of `path` sees the old one or, after the block, the whole new one."""
     path = Path(path)
     make_folder(path.parent)
     temporary = _beside(path, "tmp")
     try:
+        yield temporary
         with errors_with_path(path):
-            temporary.write_bytes(content)
             sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Write a file so that a reader sees the old one or the whole new one."""
+    with atomic_file(path) as temporary, errors_with_path(path):
+        temporary.write_bytes(content)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
