@@ -275,6 +275,8 @@ def _read_footage(
                 scanpath, origin = fixations_in_video(raw, samples, info, report), "raw gaze, dispersion"
             elif video_id in narrated[source]:
                 scanpath, origin = key_frame_scanpath(video_gaze, times_s, info), "the release's, at narrated frames"
+                if beyond := sum(frame >= len(times_s) for frame in video_gaze.places):
+                    report.notes.append(f"{path.name}: gaze left out: {beyond} beyond its {len(times_s)} frames")
             else:
                 scanpath, origin = None, None
         except (ValueError, OSError) as error:

@@ -180,8 +180,12 @@ def test_what_cannot_be_used_is_listed(tmp_path):
     """A question twice, one beyond a video that is cut, one of a video that is not there, one that is none."""
     others = [question(), question(frames=["20.jpg", "100.jpg"]), question(correct_answer="F")]
     files = {"temporal_egtea": {COOKING: [question(), *others], "P01-R01-Soup": [question()]}}
-    report = build(release(tmp_path / "release", files), tmp_path / "data", progress=False)
+    folder = release(tmp_path / "release", files)
+    narrated = {COOKING: {"narrations": [narration(frame, 0.5, 0.5) for frame in (20, 99, 100, 150)]}}
+    (folder / "narrations" / "egtea.json").write_text(json.dumps(narrated))
+    report = build(folder, tmp_path / "data", progress=False)
     assert len(load_questions(tmp_path / "data", "test")) == 1
+    assert f"{COOKING}.mp4: gaze left out: 2 beyond its 100 frames" in report.notes
     assert report.missing_videos == ["P01-R01-Soup"] and report.tasks["temporal"]["found"] == 5
     reasons = {item["where"]: item["reason"] for item in report.excluded}
     assert reasons == {
