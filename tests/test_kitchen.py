@@ -1,7 +1,9 @@
 """The kitchen: its pictures, heads, eye tracker and questions, and the pretraining of its backbone."""
 
+import json
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,13 +15,13 @@ from gazeqwen.questions.release import build
 from gazeqwen.toyworld.backbone import make_backbone
 from gazeqwen.toyworld.generate import generate, make_video
 from gazeqwen.toyworld.highlights import make_clip
-from gazeqwen.toyworld.kitchen import pretrain
+from gazeqwen.toyworld.kitchen import pretrain, sight
 from gazeqwen.toyworld.kitchen.marks import KINDS, Mark, draw_mark, marked_frame, words
 from gazeqwen.toyworld.kitchen.scene import FRAME_PX, KitchenScene, make_scene
 from gazeqwen.toyworld.kitchen.things import CATEGORIES, COLORS, SPRITES, THINGS, build_atlas, sprite
 from gazeqwen.toyworld.kitchen.tracker import raw_gaze, record_viewer
 from gazeqwen.toyworld.measure import marked, measure
-from gazeqwen.toyworld.packing import patches_of
+from gazeqwen.toyworld.packing import Packer, packed_forward, patches_of, thinned
 from gazeqwen.toyworld.questions import FAP, FRAMES, GSM, GTA, HARD, STEPS, TASK_NAMES
 from gazeqwen.toyworld.viewer import NOTHING, make_viewer, simulate_viewer
 from gazeqwen.video_gazeqwen import read_frames
@@ -199,6 +201,9 @@ def test_the_kitchen_is_written_and_read_like_the_first_world(tmp_path):
 
 
 # ------------------------------------------------------------------ pretraining
+CLIPS = 12  # of which some are marked in words, and some on the picture
+
+
 @pytest.fixture(scope="module")
 def clips():
     rng = np.random.default_rng(4)
@@ -269,19 +274,117 @@ def test_labels_name_the_thing_at_each_token(clips):
     assert told[True] > 5 * told[False] and told[True] > 100  # what lies behind another thing is not told
 
 
-READ, NOW, ALL = (tuple(kinds.items()) for kinds in (pretrain.READ_KINDS, pretrain.NOW_KINDS, pretrain.ALL_KINDS))
+def test_a_token_of_a_full_table_shows_the_thing_that_lies_there():
+    """At the middle of a thing lies its label; marks are told as drawn, and change the frames of no unmarked table."""
+    told, marked_tables = Counter(), 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        scene = sight.draw_table(rng)
+        frames, labels = sight.marked_pair(rng, scene, 2.0)
+        things = labels[:, 0].reshape(sight.GRID, sight.GRID)
+        assert frames.shape == (2, FRAME_PX, FRAME_PX, 3) and labels.shape == (sight.STEP_TOKENS, 3)
+        for thing in scene.objects:
+            column, row = (thing.position_px(np.array([2.0, 3.0])).mean(axis=0) // 28).astype(int).clip(0, 7)
+            told[things[row, column] == thing.number] += 1
+        of_marked = set(labels[labels[:, 1] > 0, 0]) - {sight.UNCLEAR}
+        assert of_marked <= {thing.number for thing in scene.objects} and len(of_marked) <= sight.MOST_MARKS
+        assert not (labels[:, 1].any() and not labels[:, 2].all())  # of a heat map no mark is told
+        marked_tables += bool(of_marked)
+    assert told[True] > 5 * told[False] and told[True] > 100 and marked_tables > 5
+
+
+def test_things_are_chosen_before_the_ground():
+    labels = np.full((2, STEPS * 64, 2), sight.NO_THING)
+    shows = np.random.default_rng(0).random((2, STEPS * 64)) < 0.15
+    labels[shows, 0] = 7
+    for count in (20, 5, 64):
+        chosen = pretrain.chosen_tokens(labels, count, np.random.default_rng(1))
+        by_step, shown = chosen.reshape(2, STEPS, 64), shows.reshape(2, STEPS, 64)
+        assert (by_step.sum(-1) == count).all()
+        assert ((by_step & shown).sum(-1) == np.minimum(shown.sum(-1), count)).all()
+
+
+def test_left_out_tokens_are_as_if_masked(tiny_batch):
+    """The answers with some video tokens left out equal those with all, where nobody may attend to the others."""
+    model, batch, embeddings = tiny_batch
+    chosen = torch.rand(2, pretrain.VIDEO_TOKENS, generator=torch.Generator().manual_seed(0)).argsort(dim=1) < 90
+    thin = thinned(batch, chosen, model.config) | {"visual": embeddings[chosen]}
+    masked = batch | {"prefix_mask": batch["prefix_mask"].clone(), "visual": embeddings.flatten(0, 1)}
+    is_video = batch["prefix_ids"] == model.config.video_token_id
+    masked["prefix_mask"][is_video] = chosen.flatten().to(masked["prefix_mask"].dtype)
+    with torch.no_grad():
+        of_thin, of_masked, of_all = (
+            packed_forward(model, b)[0] for b in (thin, masked, masked | {"prefix_mask": batch["prefix_mask"]})
+        )
+    assert (of_thin - of_masked).abs().max() < 1e-4 < (of_thin - of_all).abs().max()
+
+
+def test_the_tower_is_fitted_to_name_things():
+    """
+    Of an untrained tower, too, the last layer explains something of the embeddings that it is fitted to: a token that
+    shows a thing is nearer to the thing's noun than to others, and a marked one further along the mark.
+    """
+    model, processor = make_backbone(0, "kitchen")
+    tower, pixels = model.model.visual, pretrain.ClipEmbeddings(0, 3, processor.video_processor)
+    things = torch.from_numpy(np.concatenate([pretrain.labels_of(0, n)[:, 0] for n in range(3)])).long()
+    nouns = model.get_input_embeddings().weight[[processor.tokenizer.encode(f" {t.noun}")[0] for t in THINGS]]
+
+    def names() -> float:
+        with torch.no_grad():
+            grid = torch.tensor([pretrain.GRID_THW])
+            visual = torch.cat([tower(pixels[n], grid_thw=grid).pooler_output for n in range(3)])
+            shown = (things != sight.NO_THING) & (things != sight.UNCLEAR)
+            scores = visual[shown] @ nouns.T
+            return (scores.argsort(dim=1, descending=True)[:, :5] == things[shown, None]).any(1).float().mean().item()
+
+    before, explained = names(), pretrain.fit_tower(model, processor, seed=0, clips=3)
+    assert 0.05 < explained < 1
+    assert names() > before + 0.2, (before, names(), explained)
+
+
+def test_heat_grows_with_attention(clips):
+    """A heat map is hottest at the thing that attention has been on longest, and only where it has been."""
+    hot = 0
+    for view in clips:
+        heat = pretrain.heat_of_tokens(view, Mark("heat")).reshape(STEPS, 64)
+        things = pretrain.token_labels(view, Mark("heat"))[:, 0].reshape(STEPS, 64)
+        ever = {view.scene.objects[i].number for i in view.ever}
+        assert set(things[heat > 0]) <= ever and heat.max() <= 1
+        assert not pretrain.heat_of_tokens(view, Mark("ring")).any()
+        hot += (heat == 1).any()
+    assert hot >= len(clips) - 1
+
+
+@pytest.fixture
+def tiny_batch():
+    """A backbone, a batch of two clips with two questions each, and embeddings of all their visual tokens."""
+    model, processor = make_backbone(0, "kitchen")
+    rng = np.random.default_rng(0)
+    clips = [pretrain.clip_of(0, number) for number in range(2)]
+    questions = [pretrain.Drawer(rng, view).question(pretrain.SHORT_KINDS) for view, _ in clips for _ in range(2)]
+    packer = Packer(model.config, processor, KitchenScene, pretrain.GRID_THW)
+    batch = packer.pack([view for view, _ in clips], questions, rng)
+    hidden = model.config.text_config.hidden_size
+    return model, batch, torch.randn(2, pretrain.VIDEO_TOKENS, hidden, generator=torch.Generator().manual_seed(1))
+
+
 TINY = (
-    pretrain.Phase("vision", 2, clips=1, lr=2.0, decay=True),
-    pretrain.Phase("reading", 1, (pretrain.Lesson(READ, clips=2, questions=2),)),
-    pretrain.Phase("few steps", 2, tuple(pretrain.Lesson(NOW, 3, 2, temporal_steps=steps) for steps in (1, 2))),
-    pretrain.Phase("everything", 1, (pretrain.Lesson(ALL, clips=2, questions=2),), decay=True),
+    pretrain.Phase("looking", 1, (pretrain.Lesson((), 2, 0, 10),)),
+    pretrain.Phase("questions", 2, tuple(pretrain.Lesson(k, 2, 2, 30) for k in (pretrain.TEXT, pretrain.LONG))),
+    pretrain.Phase("everything", 1, (pretrain.Lesson(pretrain.SHORT, 2, 2),), decay=True),
 )
+TINY_SIGHT = pretrain.Sight(2, tables=1)
 
 
 def test_pretraining_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     """Stopped in phases, and between two embeddings: the weights are those of one go, and nearly all learn."""
     monkeypatch.setattr(pretrain.Run.train, "__defaults__", (1,))  # keep every step
-    whole = pretrain.pretrain(tmp_path / "whole", 0, 3, 1, TINY, workers=0)
+    monkeypatch.setattr(pretrain.fit_tower.__wrapped__, "__defaults__", (3, 1e-3))  # fitted on three clips
+
+    def pretrained(out: Path, seed: int = 0):
+        return pretrain.pretrain(out, seed, CLIPS, 1, TINY, TINY_SIGHT, workers=0)
+
+    whole = pretrained(tmp_path / "whole")
     before, _ = make_backbone(0, "kitchen")
     stopped = tmp_path / "stopped"
 
@@ -291,35 +394,41 @@ def test_pretraining_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     embed, embedded = pretrain.ClipEmbeddings.__getitem__, []
 
     def stopping_once(pixels, number):
-        embedded.append(number)
-        if len(embedded) == 3:
-            raise Stop
+        if pixels.count == CLIPS:  # not those that the tower is fitted on
+            embedded.append(number)
+            if len(embedded) == 3:
+                raise Stop
         return embed(pixels, number)
 
     monkeypatch.setattr(pretrain.ClipEmbeddings, "__getitem__", stopping_once)
     save = pretrain.Run.save
-    for steps in (1, 3, 3, 4):  # the first of the two is stopped at the third clip's embedding
+    for half, steps in (("sight", 1), ("sight", 2), ("reading", 2), ("reading", 3)):
 
-        def stopping(run, steps=steps):
+        def stopping(run, half=half, steps=steps):
             save(run)
-            if sum(phase["steps"] for phase in run.record["phases"].values()) == steps:
+            if run.folder.name == half and sum(phase["steps"] for phase in run.record["phases"].values()) == steps:
                 raise Stop
 
         monkeypatch.setattr(pretrain.Run, "save", stopping)
         with pytest.raises(Stop):
-            pretrain.pretrain(stopped, 0, 3, 1, TINY, workers=0)
-    assert embedded == [0, 1, 2, 2]
+            pretrained(stopped)
+        if (half, steps) == ("sight", 2):  # and then at the third clip's embedding
+            monkeypatch.setattr(pretrain.Run, "save", save)
+            with pytest.raises(Stop):
+                pretrained(stopped)
+    assert embedded == [0, 1, 2, *range(2, CLIPS)]
     monkeypatch.setattr(pretrain.Run, "save", save)
-    resumed = pretrain.pretrain(stopped, 0, 3, 1, TINY, workers=0)
-    for (name, one), other in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
+    resumed = pretrained(stopped)
+    for (name, one), other in zip(whole.named_parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other), name
-    changed = {name for name, p in before.named_parameters() if not torch.equal(p, whole.model.get_parameter(name))}
+    changed = {name for name, p in before.named_parameters() if not torch.equal(p, whole.get_parameter(name))}
     assert len(changed) > 0.9 * len(list(before.named_parameters()))
-    assert {name: phase["steps"] for name, phase in resumed.record["phases"].items()} == {
-        p.name: p.steps for p in TINY
+    record = json.loads((stopped / "backbone" / "pretraining.json").read_text())
+    assert {name: phase["steps"] for name, phase in record["phases"].items()} == {
+        phase.name: phase.steps for phase in (TINY_SIGHT, *TINY)
     }
     with pytest.raises(ValueError, match="begun with seed 0, not 1"):
-        pretrain.pretrain(stopped, 1, 3, 1, TINY, workers=0)
+        pretrained(stopped, seed=1)
 
 
 def test_a_backbone_is_measured_under_every_mark(clips):

@@ -91,7 +91,7 @@ class Packer:
                     noun_facts.append(known[noun])
             kinds.append(q.kind)
         answers = [OPTION_LETTERS[q.options.index(q.answer)] if q.options else q.answer for q in questions]
-        prefix = self._prefix(clips, notes or [""] * len(clips))
+        prefix = self.prefix(clips, notes or [""] * len(clips))
         start = prefix.pop("tail_start").repeat_interleave(per_clip)
         return {
             **prefix,
@@ -138,7 +138,7 @@ class Packer:
                 places.append(len(ids) - 1)
         return ids + self._ids("<|im_end|>\n<|im_start|>assistant\n"), places
 
-    def _prefix(self, clips: list[View], notes: list[str]) -> dict[str, torch.Tensor]:
+    def prefix(self, clips: list[View], notes: list[str]) -> dict[str, torch.Tensor]:
         """
         Return the clips' prefixes, see `pack`, and the position `tail_start` (C,) of each one's first tail token, as
         the family was trained.
@@ -276,6 +276,19 @@ class Batches(IterableDataset):
         return (stacked + flat).clip(0, 255).astype(np.uint8).reshape(frames.shape)
 
 
+def thinned(batch: dict, chosen: torch.Tensor, config) -> dict:
+    """Return what `Packer.pack` made with some of each clip's video tokens alone, `chosen` (C, V), as many in each."""
+    is_video = batch["prefix_ids"] == config.video_token_id
+    kept = ~is_video
+    kept[is_video] = chosen.flatten()
+    shape = (len(kept), -1)
+    return batch | {
+        "prefix_ids": batch["prefix_ids"][kept].view(shape),
+        "prefix_mask": batch["prefix_mask"][kept].view(shape),
+        "prefix_position": batch["prefix_position"][:, kept].view(3, *shape),
+    }
+
+
 class SharedPrefix:
     """Keys and values of the visual prefixes, recorded once and then put before every tail of their clip."""
 
@@ -293,42 +306,21 @@ class SharedPrefix:
 
 def packed_forward(
     model, batch: dict, blind_layers: int = 0, highlights: dict[int, torch.Tensor] | None = None
-) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
     """Run every question of every clip, computing a clip's visual prefix once: equal to plain forwards.
 
-    A batch holds `pixels`, or the video embeddings `visual` (C*V, hidden) of a vision tower that stays as it is.
-
-    Args:
-        blind_layers: in this many first layers the tails may not attend to video tokens.
-        highlights: decoder layer -> vector (96,): `heat * vector` is added to the video tokens after that layer.
+    A batch is what `prefix_forward` takes, and the tails. In the first `blind_layers` these may not attend to video
+    tokens. `highlights`: see there.
 
     Returns logits at each tail's last token (C*Q, vocabulary), video embeddings (C*V, hidden), and the hidden states
-    after each layer of the tails, (C*Q, L, hidden) each, and of the video tokens, (C, V, hidden) each.
+    after each layer: of the tails, (C*Q, L, hidden) each, of the video tokens, (C, V, hidden), and of the prefixes'
+    last tokens, (C, hidden).
     """
     decoder, embed = decoder_of(model), model.get_input_embeddings()
-    visual, deepstack = batch.get("visual"), []
-    if visual is None:
-        vision = model.model.visual(batch["pixels"], grid_thw=batch["grid_thw"])
-        visual, deepstack = vision.pooler_output, getattr(vision, "deepstack_features", None) or []
-    clips, width = batch["prefix_ids"].shape
+    prefix, visual, video_states, ends = prefix_forward(model, batch, highlights)
     is_video, is_token = batch["prefix_ids"] == model.config.video_token_id, batch["prefix_mask"]
-    hidden = embed(batch["prefix_ids"]).masked_scatter(is_video[..., None], visual)
-    causal = torch.ones(width, width, dtype=torch.bool).tril()
-    mask = causal & (is_token[:, None, :] | torch.eye(width, dtype=torch.bool))  # padding sees itself: no row is empty
-    prefix, video_states = SharedPrefix(), []
-    rope = decoder.rotary_emb(hidden, batch["prefix_position"])
-    for i, layer in enumerate(decoder.layers):
-        hidden = layer(
-            hidden, attention_mask=mask[:, None], position_embeddings=rope, past_key_values=prefix, use_cache=True
-        )
-        video_states.append(hidden[is_video].view(clips, -1, hidden.shape[-1]))
-        added = [batch["heat"][..., None] * highlights[i]] if highlights and i in highlights else []
-        added += [deepstack[i].view(clips, -1, hidden.shape[-1])] if i < len(deepstack) else []
-        if added:
-            hidden = hidden + torch.zeros_like(hidden).masked_scatter(is_video[..., None], sum(added))
-
     tails, length = batch["tail_ids"].shape
-    prefix.copies = tails // clips
+    prefix.copies = tails // len(is_token)
     hidden = embed(batch["tail_ids"])
     rope = decoder.rotary_emb(hidden, batch["tail_position"].expand(3, -1, -1))
     causal = torch.ones(length, length, dtype=torch.bool).tril().expand(tails, 1, -1, -1)
@@ -347,4 +339,40 @@ def packed_forward(
         )
         states.append(hidden)
     last = decoder.norm(hidden[torch.arange(tails), batch["last"]])
-    return model.lm_head(last), visual, states, video_states
+    return model.lm_head(last), visual, states, video_states, ends
+
+
+def prefix_forward(
+    model, batch: dict, highlights: dict[int, torch.Tensor] | None = None
+) -> tuple[SharedPrefix, torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+    """
+    Run the prefixes of clips alone. A batch holds `pixels`, or the video embeddings `visual` (C*V, hidden) of a vision
+    tower that stays as it is. `highlights`: decoder layer -> vector (96,): `heat * vector` is added to the video
+    tokens after that layer.
+
+    Returns their keys and values, the video embeddings, and hidden states after each layer of the video tokens and of
+    the last tokens, see `packed_forward`.
+    """
+    decoder, embed = decoder_of(model), model.get_input_embeddings()
+    visual, deepstack = batch.get("visual"), []
+    if visual is None:
+        vision = model.model.visual(batch["pixels"], grid_thw=batch["grid_thw"])
+        visual, deepstack = vision.pooler_output, getattr(vision, "deepstack_features", None) or []
+    clips, width = batch["prefix_ids"].shape
+    is_video, is_token = batch["prefix_ids"] == model.config.video_token_id, batch["prefix_mask"]
+    hidden = embed(batch["prefix_ids"]).masked_scatter(is_video[..., None], visual)
+    causal = torch.ones(width, width, dtype=torch.bool).tril()
+    mask = causal & (is_token[:, None, :] | torch.eye(width, dtype=torch.bool))  # padding sees itself: no row is empty
+    prefix, video_states, ends = SharedPrefix(), [], []
+    rope = decoder.rotary_emb(hidden, batch["prefix_position"])
+    for i, layer in enumerate(decoder.layers):
+        hidden = layer(
+            hidden, attention_mask=mask[:, None], position_embeddings=rope, past_key_values=prefix, use_cache=True
+        )
+        video_states.append(hidden[is_video].view(clips, -1, hidden.shape[-1]))
+        ends.append(hidden[:, -1])
+        added = [batch["heat"][..., None] * highlights[i]] if highlights and i in highlights else []
+        added += [deepstack[i].view(clips, -1, hidden.shape[-1])] if i < len(deepstack) else []
+        if added:
+            hidden = hidden + torch.zeros_like(hidden).masked_scatter(is_video[..., None], sum(added))
+    return prefix, visual, video_states, ends

@@ -193,7 +193,7 @@ def question_loss(model, heads: Heads, batch: dict, phase: Phase, rng: np.random
     layers = rng.permutation(len(heads.vectors))[: int(rng.integers(1, 4))]
     highlights = {int(layer): heads.vectors[int(layer)] for layer in layers}
     blind_layers = int(rng.integers(1, 3)) if rng.random() < phase.blind_share else 0
-    logits, visual, states, video_states = packed_forward(model, batch, blind_layers, highlights)
+    logits, visual, states, video_states, _ = packed_forward(model, batch, blind_layers, highlights)
     loudness = torch.stack([state.square().mean() for state in video_states]).mean()
     when_loss, when_right = when_losses(heads, video_states, batch["token_labels"][..., 1].bool())
     loss = F.cross_entropy(logits, batch["target"]) + phase.quiet * loudness + when_loss

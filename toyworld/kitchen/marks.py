@@ -53,13 +53,18 @@ def marked_frame(view: View, mark: Mark, frame_index: int) -> np.ndarray:
         weights = np.array([begun[k][1] - begun[k][0] for k in kept])
         return with_heat(frame, np.array([places_px[k] for k in kept]).reshape(-1, 2), weights)
     for thing in view.marked[frame_index]:
-        place_px, size_px = _place_px(view, mark, time_s, thing), scene.objects[thing].size_px
-        if mark.kind == "ring":
-            frame = with_rings(frame, place_px[None], size_px / 2 + 5 if mark.fitted else None, mark.rgb)
-        elif mark.kind == "cross":
-            frame = with_crosses(frame, place_px[None], size_px / 3 if mark.fitted else None, mark.rgb)
-        elif mark.kind == "arrow":
-            frame = _with_arrow(frame, place_px, mark)
+        frame = with_mark(frame, _place_px(view, mark, time_s, thing), scene.objects[thing].size_px, mark)
+    return frame
+
+
+def with_mark(frame: np.ndarray, place_px: np.ndarray, size_px: int, mark: Mark) -> np.ndarray:
+    """Return the frame with a ring, cross or arrow at a place, on a thing of that size; other marks draw nothing."""
+    if mark.kind == "ring":
+        return with_rings(frame, place_px[None], size_px / 2 + 5 if mark.fitted else None, mark.rgb)
+    if mark.kind == "cross":
+        return with_crosses(frame, place_px[None], size_px / 3 if mark.fitted else None, mark.rgb)
+    if mark.kind == "arrow":
+        return _with_arrow(frame, place_px, mark)
     return frame
 
 

@@ -5,12 +5,16 @@ the things, and questions about what is marked, in the words of StreamGaze's tas
 (`highlights.py`). Unlike in the first world, nothing is ever added to hidden states, and nothing is done to make the
 model hear what might be added.
 
-Phases: (1) the vision tower, with auxiliary heads that are thrown away: which thing a visual token shows, and whether
-that is marked; a token's embedding is trained towards the embedding of the thing's noun. (2) The tower's embeddings of
-`--clips` clips are kept on disk: it stays as it is from here on. (3) Reading: words for answers, and letters by
-matching options. (4) What is marked in a single temporal step, the clip's last; then in one to three of them: shown
-six from the beginning, or right after one, it never learned it (docs/log.md). (5) Every kind of question about six
-steps, and in every third batch what is marked in the last one to three; the learning rate decays over the second half.
+First the vision tower learns to see (`sight.py`). Its last linear layer is then fitted by least squares, so that a
+visual token's embedding is near that of the noun of the thing that it shows, and off it in one direction where that is
+marked; from there on the tower stays as it is, and its embeddings of `--clips` clips are kept on disk. Then the
+decoder learns to read: first to look (below), then to match options in text, then every kind of question; until the
+last phase most tokens of empty ground are left out, at the positions of the others. The learning rate decays over the
+last phase.
+
+What made six temporal steps readable (docs/log.md): video tokens are asked, by heads that are thrown away, which thing
+was marked in the temporal step before their own, and the prompt's last token before the question, which was in each of
+the six; and options and nouns of a question are asked what is true of them.
 Training goes on where it was stopped, with the same numbers as in one go.
 """
 
@@ -33,97 +37,102 @@ from tqdm import tqdm
 
 from gazeqwen.toyworld.backbone import make_backbone, save_backbone
 from gazeqwen.toyworld.highlights import FACTS, Drawer, make_clip
-from gazeqwen.toyworld.kitchen.marks import Mark, draw_mark, marked_frame, words
-from gazeqwen.toyworld.kitchen.scene import FRAME_PX, TOKEN_PX, KitchenScene, make_scene
+from gazeqwen.toyworld.kitchen.marks import KINDS, Mark, draw_mark, marked_frame, words
+from gazeqwen.toyworld.kitchen.scene import KitchenScene, make_scene
+from gazeqwen.toyworld.kitchen.sight import (
+    GRID,
+    NO_THING,
+    STEP_TOKENS,
+    UNCLEAR,
+    SightBatches,
+    SightHeads,
+    cell_labels,
+    filmed,
+    sight_loss,
+)
 from gazeqwen.toyworld.kitchen.things import THINGS
-from gazeqwen.toyworld.packing import Packer, packed_forward, patches_of
+from gazeqwen.toyworld.packing import Packer, packed_forward, patches_of, prefix_forward, thinned
 from gazeqwen.toyworld.pretrain import Muon, environment, option_losses, split_parameters, when_losses
 from gazeqwen.toyworld.questions import FRAMES, STEPS, View
+from gazeqwen.toyworld.viewer import NOTHING
 from gazeqwen.utils.files import write_json
 
-GRID = FRAME_PX // TOKEN_PX
-STEP_TOKENS = GRID * GRID
 GRID_THW = (STEPS, 2 * GRID, 2 * GRID)
-FACTS_OF_ONE_STEP = 2  # the first of FACTS: what earlier steps tell, a clip of the last ones alone does not
-NO_THING, UNCLEAR = len(THINGS), -1
+VIDEO_TOKENS = STEPS * STEP_TOKENS
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a batch holds: clips, of each its last `temporal_steps`, and questions of some kinds about each."""
+    """
+    What a batch holds: clips, `tokens` of each temporal step, and questions of some kinds about each. Batches of
+    short questions pad less.
+    """
 
     kinds: tuple[tuple[str, float], ...]
-    clips: int = 8
-    questions: int = 8
-    temporal_steps: int = STEPS
+    clips: int
+    questions: int
+    tokens: int = STEP_TOKENS
 
 
 @dataclass(frozen=True)
 class Phase:
     """
-    One phase of pretraining: for how many batches, how fast, and what is asked: each batch draws one of the `lessons`.
-    Without any, the vision tower learns from `clips` clips a batch.
+    One phase of reading: for how many batches, how fast, and what is asked: each batch draws one of the `lessons`.
     """
 
     name: str
     steps: int
-    lessons: tuple[Lesson, ...] = ()
-    clips: int = 8
+    lessons: tuple[Lesson, ...]
     decay: bool = False  # the learning rate goes to zero over the second half
     lr: float = 1.0
 
 
-READ_KINDS = {
-    "match": 2.0,
+@dataclass(frozen=True)
+class Sight:
+    """How the vision tower learns: for how many batches of so many tables, how fast."""
+
+    steps: int = 1600
+    tables: int = 6
+    name: str = "sight"
+    decay: bool = True
+    lr: float = 2.0
+
+
+TEXT_KINDS = {"match": 3.0, "of noun": 1.0, "word which": 0.1}
+FIRST_KINDS = {
     "word which": 1.5,
     "word color": 0.7,
     "word category": 0.7,
     "which": 1.5,
+    "color": 0.5,
+    "category": 0.5,
     "visible": 0.7,
-    "not visible": 0.7,
     "alert visible": 0.7,
     "alert now": 0.7,
-    "of noun": 0.7,
 }
-NOW_KINDS = {
-    "word which": 2.0,
-    "which": 2.0,
-    "word color": 0.5,
-    "color": 0.5,
-    "word category": 0.5,
-    "category": 0.5,
-    "alert now": 1.0,
-    "visible": 0.5,
-    "of noun": 0.5,
-    "match": 0.3,
-}
-ALL_KINDS = {
-    "which": 1.2,
-    "color": 0.7,
-    "category": 0.7,
-    "never": 1.1,
-    "next": 0.8,
-    "order": 2.0,
-    "longest": 1.5,
-    "alert now": 1.6,
-    "alert visible": 1.4,
-    "not visible": 0.9,
+SHORT_KINDS = {
+    "which": 1.5,
+    "color": 0.9,
+    "category": 0.9,
+    "alert now": 1.4,
+    "alert visible": 1.2,
     "visible": 0.3,
-    "match": 0.15,
+    "match": 0.2,
     "of noun": 0.3,
 }
-NOW = tuple(
-    Lesson(tuple(NOW_KINDS.items()), clips, questions=4, temporal_steps=steps)
-    for steps, clips in ((1, 16), (2, 12), (3, 12))
-)
+# "visible" can be asked of every clip.
+LONG_KINDS = {"never": 1.1, "next": 0.8, "order": 1.8, "longest": 1.5, "not visible": 0.9, "visible": 0.1}
+TEXT, FIRST, SHORT, LONG = (tuple(k.items()) for k in (TEXT_KINDS, FIRST_KINDS, SHORT_KINDS, LONG_KINDS))
+SIGHT = Sight()
+LOOK, MATCH = Lesson((), 32, 0, 12), Lesson(TEXT, 8, 12, 1)
+QUESTIONS = (Lesson(SHORT, 16, 4, 20), Lesson(LONG, 10, 4, 20))
 PHASES = (
-    Phase("vision", 2500, lr=2.0, decay=True),
-    Phase("reading", 1000, (Lesson(tuple(READ_KINDS.items())),)),
-    Phase("one step", 1000, NOW[:1]),
-    Phase("few steps", 1200, NOW, lr=0.5),
-    Phase("everything", 3500, (*[Lesson(tuple(ALL_KINDS.items()))] * 6, *NOW), lr=0.5, decay=True),
+    Phase("looking", 300, (LOOK,)),
+    Phase("first words", 300, (LOOK, MATCH, MATCH)),
+    Phase("first questions", 300, (LOOK, MATCH, Lesson(FIRST, 16, 4, 20), Lesson(FIRST, 16, 4, 20))),
+    Phase("questions", 400, (MATCH, *QUESTIONS * 2), lr=0.7),
+    Phase("everything", 300, (Lesson(SHORT, 8, 6), Lesson(LONG, 6, 6)), lr=0.6, decay=True),
 )
-VISION_STEPS = 4  # temporal steps of a clip that the vision phase is shown
 
 
 class Heads(nn.Module):
@@ -131,8 +140,8 @@ class Heads(nn.Module):
 
     def __init__(self, hidden: int):
         super().__init__()
-        self.nothing = nn.Parameter(torch.zeros(hidden))
-        self.marked = nn.Linear(hidden, 1)
+        self.before = nn.Sequential(nn.RMSNorm(hidden), nn.Linear(hidden, len(THINGS) + 1))
+        self.summary = nn.Sequential(nn.RMSNorm(hidden), nn.Linear(hidden, STEPS * (len(THINGS) + 1)))
         self.right = nn.ModuleList(nn.Linear(hidden, 1) for _ in range(2))
         self.facts = nn.ModuleList(nn.Linear(hidden, len(FACTS)) for _ in range(2))
         self.step = nn.ModuleList(nn.Linear(hidden, STEPS + 1) for _ in range(2))
@@ -147,64 +156,41 @@ def clip_of(seed: int, number: int) -> tuple[View, Mark]:
     return make_clip(rng, make_scene), draw_mark(rng)
 
 
-def filmed(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Do roughly what a camera and a video file do to frames: brightness, contrast, and noise."""
-    gain, offset = rng.uniform(0.85, 1.15), rng.uniform(-12, 12)
-    noise = rng.normal(0, rng.uniform(0, 4), size=4096).astype(np.float32)
-    spread = np.resize(np.roll(noise, rng.integers(4096)), frames.size).reshape(frames.shape)
-    return (frames * np.float32(gain) + np.float32(offset) + spread).clip(0, 255).astype(np.uint8)
-
-
 def token_labels(view: View, mark: Mark) -> np.ndarray:
     """
     Return, for each visual token (STEPS * 64, 2): the number of the thing that it shows (NO_THING, UNCLEAR), and
     whether that is marked in one of the step's frames, other than in words.
     """
-    labels = np.zeros((STEPS, GRID, GRID, 2), np.int64)
-    labels[..., 0] = NO_THING
-    centres = (np.arange(GRID) + 0.5) * TOKEN_PX
-    nearest = np.full((STEPS, GRID, GRID), np.inf)
-    for index, thing in enumerate(view.scene.objects):
-        places = thing.position_px(view.frame_times_s)
-        drawn = np.array([thing.visible(float(s)) for s in view.frame_times_s])
-        for step in range(STEPS):
-            pair = slice(2 * step, 2 * step + 2)
-            if not drawn[pair].any():
-                continue
-            x, y = places[pair].mean(axis=0)
-            away = np.maximum(abs(centres[None, :] - x), abs(centres[:, None] - y))
-            shows = away <= max(thing.size_px * 0.42, TOKEN_PX / 2)
-            distance = np.hypot(centres[None, :] - x, centres[:, None] - y)
-            closer = shows & (distance < nearest[step])
-            moved = not drawn[pair].all() or np.ptp(places[pair], axis=0).max() > TOKEN_PX / 2
-            labels[step][closer, 0] = UNCLEAR if moved else thing.number
-            drawn_on = mark.kind != "words" and any(index in view.marked[k] for k in (2 * step, 2 * step + 1))
-            labels[step][closer, 1] = drawn_on
-            nearest[step][closer] = distance[closer]
-    return labels.reshape(STEPS * STEP_TOKENS, 2)
+    things, times = view.scene.objects, view.frame_times_s
+    places = np.stack([thing.position_px(times) for thing in things], axis=1)  # (frames, things, 2)
+    drawn = np.array([[thing.visible(float(s)) for thing in things] for s in times])
+    sizes, numbers = [thing.size_px for thing in things], [thing.number for thing in things]
+    labels = []
+    for step in range(STEPS):
+        pair = slice(2 * step, 2 * step + 2)
+        drawn_on = {i for k in (2 * step, 2 * step + 1) for i in view.marked[k]} if mark.kind != "words" else set()
+        marked = [i in drawn_on for i in range(len(things))]
+        labels.append(cell_labels(places[pair], sizes, numbers, drawn[pair], marked))
+    return np.concatenate(labels)
 
 
-class VisionBatches(Dataset):
-    """Step number -> pixels (clips * VISION_STEPS * 256, 1176) and labels (clips * VISION_STEPS * 64, 3)."""
+@cache
+def labels_of(seed: int, number: int) -> np.ndarray:
+    return token_labels(*clip_of(seed, number)).astype(np.int8)
 
-    def __init__(self, seed: int, phase: Phase, images):
-        self.seed, self.phase, self.images = seed, phase, images
 
-    def __len__(self) -> int:
-        return self.phase.steps
-
-    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
-        pixels, labels = [], []
-        for clip in range(self.phase.clips):
-            rng = np.random.default_rng([self.seed, 92, number, clip])
-            view, mark = make_clip(rng, make_scene), draw_mark(rng)
-            steps = np.sort(rng.permutation(STEPS)[:VISION_STEPS])
-            frames = np.stack([marked_frame(view, mark, 2 * step + k) for step in steps for k in (0, 1)])
-            pixels.append(patches_of(filmed(frames, rng), self.images))
-            known = np.full((VISION_STEPS, STEP_TOKENS, 1), mark.kind not in ("heat", "words"))
-            of_steps = token_labels(view, mark).reshape(STEPS, STEP_TOKENS, 2)[steps]
-            labels.append(np.concatenate([of_steps, known], axis=-1).reshape(-1, 3))
-        return {"pixels": torch.cat(pixels), "labels": torch.from_numpy(np.concatenate(labels))}
+def things_of_steps(view: View) -> list[int]:
+    """
+    Return the number of the thing that each temporal step is about, if a frame shows that; NO_THING where none is
+    shown, UNCLEAR otherwise.
+    """
+    numbers = []
+    for step, thing in enumerate(view.main):
+        shown = {*view.marked[2 * step], *view.marked[2 * step + 1]}
+        clear = thing in shown if thing != NOTHING else not shown
+        number = NO_THING if thing == NOTHING else view.scene.objects[thing].number
+        numbers.append(number if clear else UNCLEAR)
+    return numbers
 
 
 class ClipEmbeddings(Dataset):
@@ -223,15 +209,16 @@ class ClipEmbeddings(Dataset):
 
 
 class QuestionBatches(Dataset):
-    """Step number -> questions about clips drawn at random, packed, with the tower's embeddings of the clips."""
+    """Step number -> questions about clips drawn at random, packed, with embeddings of the clips' visual tokens."""
 
-    def __init__(self, seed: int, number: int, phase: Phase, config, processor, embeddings: Path):
-        self.seed, self.number, self.phase = seed, number, phase
+    def __init__(self, seed: int, number: int, phase: Phase, config, processor, clips: int, embeddings: Path):
+        self.seed, self.number, self.phase, self.config = seed, number, phase, config
+        self.clips = clips
+        kinds = np.array([clip_of(seed, number)[1].kind for number in range(clips)])
         self.embeddings = np.load(embeddings, mmap_mode="r")
-        self.packers = {
-            steps: Packer(config, processor, KitchenScene, (steps, *GRID_THW[1:]), STEPS)
-            for steps in {lesson.temporal_steps for lesson in phase.lessons}
-        }
+        self.in_words = np.flatnonzero(kinds == "words")
+        self.drawn = np.flatnonzero(kinds != "words")
+        self.packer = Packer(config, processor, KitchenScene, GRID_THW)
 
     def __len__(self) -> int:
         return self.phase.steps
@@ -240,135 +227,148 @@ class QuestionBatches(Dataset):
         rng = np.random.default_rng([self.seed, 94, self.number, step])
         lessons = self.phase.lessons
         lesson = lessons[int(rng.integers(len(lessons)))]
-        numbers = rng.permutation(len(self.embeddings))[: lesson.clips]
+        told = rng.random() < KINDS["words"] and len(self.in_words) > 0  # long prompts come together, fewer at a time
+        numbers, count = (self.in_words, max(1, lesson.clips // 2)) if told else (self.drawn, lesson.clips)
+        numbers = numbers[rng.permutation(len(numbers))[:count]]
         clips = [clip_of(self.seed, int(number)) for number in numbers]
-        questions = []
-        for view, _ in clips:
-            drawer = Drawer(rng, view)
-            questions += [drawer.question(dict(lesson.kinds)) for _ in range(lesson.questions)]
-        packer = self.packers[lesson.temporal_steps]
-        batch = packer.pack([view for view, _ in clips], questions, rng, [words(*clip) for clip in clips])
-        tokens = lesson.temporal_steps * STEP_TOKENS
-        labels = np.stack([token_labels(*clip) for clip in clips])[:, -tokens:]
-        marks = [mark.kind for _, mark in clips for _ in range(lesson.questions)]
-        visual = torch.from_numpy(self.embeddings[numbers, -tokens:].astype(np.float32)).flatten(0, 1)
-        return batch | {"visual": visual, "token_labels": torch.from_numpy(labels), "marks": marks}
+        views, notes = [view for view, _ in clips], [words(*clip) for clip in clips]
+        if lesson.questions:
+            drawers = [Drawer(rng, view) for view in views]
+            questions = [drawer.question(dict(lesson.kinds)) for drawer in drawers for _ in range(lesson.questions)]
+            batch = self.packer.pack(views, questions, rng, notes)
+        else:
+            batch = self.packer.prefix(views, notes)
+        labels = np.stack([labels_of(self.seed, int(number)) for number in numbers]).astype(np.int64)
+        chosen = chosen_tokens(labels, lesson.tokens, rng)
+        batch = thinned(batch, torch.from_numpy(chosen), self.config)
+        cells = np.broadcast_to(np.arange(VIDEO_TOKENS) % STEP_TOKENS, chosen.shape)[chosen]
+        batch |= {
+            "token_labels": torch.from_numpy(labels[chosen].reshape(len(clips), -1, 2)),
+            "cells": torch.from_numpy(cells.reshape(len(clips), -1)),
+            "marks": [mark.kind for _, mark in clips],
+            "steps_show": torch.tensor([things_of_steps(view) for view in views]),
+        }
+        visual = torch.from_numpy(self.embeddings[np.sort(numbers)][np.argsort(np.argsort(numbers))])
+        batch["visual"] = visual.float()[torch.from_numpy(chosen)]
+        return batch
+
+
+def chosen_tokens(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Choose `count` visual tokens of each step, those that show things first: labels (C, V, 2) -> bool (C, V)."""
+    shows = labels[..., 0].reshape(-1, STEP_TOKENS) != NO_THING
+    order = np.argsort(rng.random(shows.shape) - shows, axis=1)
+    chosen = np.zeros(shows.shape, bool)
+    np.put_along_axis(chosen, order[:, :count], True, axis=1)
+    return chosen.reshape(len(labels), VIDEO_TOKENS)
 
 
 # ------------------------------------------------------------------ losses
-def vision_loss(model, heads: Heads, noun_ids: torch.Tensor, batch: dict) -> tuple[torch.Tensor, dict[str, float]]:
-    """What thing does each visual token show, by the embedding of its noun, and is it marked?"""
-    steps = len(batch["labels"]) // STEP_TOKENS
-    grid = torch.tensor([[1, 2 * GRID, 2 * GRID]] * steps)
-    visual = model.model.visual(batch["pixels"], grid_thw=grid).pooler_output
-    thing, marked, known = batch["labels"].unbind(-1)
-    clear = thing != UNCLEAR
-    nouns = torch.cat([model.get_input_embeddings().weight[noun_ids], heads.nothing[None]])
-    scores = visual[clear] @ nouns.T / visual.shape[-1] ** 0.5
-    full = thing[clear] != NO_THING
-    weight = torch.ones(len(nouns))
-    weight[-1] = 0.2
-    loss = F.cross_entropy(scores, thing[clear], weight=weight)
-    of_mark = clear & (known > 0) & (thing != NO_THING)
-    guess = heads.marked(visual)[of_mark, 0]
-    loss = loss + F.binary_cross_entropy_with_logits(guess, marked[of_mark].float(), pos_weight=torch.tensor(3.0))
-    right, truth = scores.argmax(-1) == thing[clear], marked[of_mark] > 0
-    return loss, {
-        "thing": right[full].float().mean().item(),
-        "nothing": right[~full].float().mean().item(),
-        "marked": ((guess > 0) == truth)[truth].float().mean().item() if truth.any() else 1.0,
-        "not marked": ((guess > 0) == truth)[~truth].float().mean().item() if not truth.all() else 1.0,
-    }
-
-
-def place_loss(heads: Heads, video_states: list[torch.Tensor]) -> torch.Tensor:
-    """Do video tokens know their column and row? From the second layer on: places in words ask for it."""
-    cells = torch.arange(STEP_TOKENS).repeat(video_states[0].shape[1] // STEP_TOKENS)
+def place_loss(heads: Heads, video_states: list[torch.Tensor], cells: torch.Tensor) -> torch.Tensor:
+    """Do video tokens know their column and row? From the second layer on; places in words ask for it."""
     loss = torch.zeros(())
     for head, state in zip(heads.place, video_states[1:], strict=False):
         guess = head(state)
         for part, truth in ((guess[..., :GRID], cells % GRID), (guess[..., GRID:], cells // GRID)):
-            loss = loss + 0.1 * F.cross_entropy(part.flatten(0, 1), truth.repeat(len(guess)))
+            loss = loss + 0.05 * F.cross_entropy(part.flatten(0, 1), truth.flatten())
     return loss
 
 
+def thing_losses(
+    heads: Heads, video_states: list[torch.Tensor], ends: list[torch.Tensor], batch: dict
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """
+    Does each video token know what the temporal step before its own was about, and the prompt's last token before the
+    question what each step was? Hidden states of video tokens (C, V, hidden) and of those last tokens (C, hidden).
+    """
+    wanted = batch["steps_show"]  # (C, STEPS)
+    of_steps = video_states[-3].unflatten(1, (STEPS, -1))[:, 1:]  # (C, STEPS - 1, tokens, hidden)
+    before = heads.before(torch.cat([of_steps.flatten(1, 2), ends[-3][:, None]], dim=1))
+    tokens = of_steps.shape[2]
+    truth = torch.cat([wanted[:, :-1].repeat_interleave(tokens, dim=1), wanted[:, -1:]], dim=1)
+    summary = heads.summary(ends[-2]).unflatten(1, (STEPS, -1))
+    loss, scores = torch.zeros(()), {}
+    told = (("the step before", before, truth), ("summary", summary, wanted), ("last", summary[:, -1], wanted[:, -1]))
+    for name, guess, answer in told:
+        if name != "last":
+            loss = loss + F.cross_entropy(guess.flatten(0, 1), answer.flatten(), ignore_index=UNCLEAR)
+        shown = (answer != NO_THING) & (answer != UNCLEAR)
+        if shown.any():
+            scores[f"{name}, {'words' if batch['marks'][0] == 'words' else 'drawn'}"] = (
+                (guess.argmax(-1) == answer)[shown].float().mean().item()
+            )
+    return loss, scores
+
+
 def question_loss(model, heads: Heads, batch: dict) -> tuple[torch.Tensor, dict[str, float]]:
-    """Return a batch's loss and accuracies: the answers, which options are right, and what the video tokens know."""
-    logits, _, states, video_states = packed_forward(model, batch)
-    marked = batch["token_labels"][..., 1].bool()
-    steps = marked.shape[1] // STEP_TOKENS
-    when_loss, right = when_losses(heads, video_states, marked, steps)
-    known = len(FACTS) if steps == STEPS else FACTS_OF_ONE_STEP
-    option_loss, scores = option_losses(heads, states, batch, known)
-    loss = F.cross_entropy(logits, batch["target"]) + when_loss + option_loss + place_loss(heads, video_states)
+    """Return a batch's loss and accuracies: the answers, which options are right, what the prompt's tokens know."""
+    asked = "tail_ids" in batch
+    if asked:
+        logits, _, states, video_states, ends = packed_forward(model, batch)
+    else:
+        _, _, video_states, ends = prefix_forward(model, batch)
+    when_loss, right = when_losses(heads, video_states, batch["token_labels"][..., 1].bool())
+    thing_loss, things_right = thing_losses(heads, video_states, ends, batch)
+    loss = 0.5 * when_loss + thing_loss + place_loss(heads, video_states, batch["cells"])
+    if batch["cells"].shape[1] == STEPS:  # a lesson about text alone
+        loss, right, things_right = torch.zeros(()), {}, {}
+    if not asked:
+        return loss, right | things_right
+    option_loss, scores = option_losses(heads, states, batch)
     hits = (logits.argmax(-1) == batch["target"]).float().tolist()
-    for kind, mark, hit in zip(batch["kinds"], batch["marks"], hits, strict=True):
+    marks = [mark for mark in batch["marks"] for _ in range(len(hits) // len(batch["marks"]))]
+    for kind, mark, hit in zip(batch["kinds"], marks, hits, strict=True):
         scores[kind].append(hit)
         if kind == "which":
             scores[f"which, {mark}"].append(hit)
-    right |= {kind: float(np.mean(values)) for kind, values in scores.items()}
-    return loss, {f"{key} ({steps})": value for key, value in right.items()}
+    right |= things_right | {kind: float(np.mean(values)) for kind, values in scores.items()}
+    return loss + F.cross_entropy(logits, batch["target"]) + option_loss, right
 
 
 # ------------------------------------------------------------------ training
 class Run:
-    """A pretraining under way: the model, what trains it, and what is known of it; kept in a folder."""
+    """
+    A half's training under way: the modules (the one that learns, then its helpers), what trains them, and what is
+    known of it; kept in `folder`.
+    """
 
-    def __init__(self, out: Path, seed: int, threads: int, workers: int = 1):
-        self.out, self.seed, self.workers = out, seed, workers
-        torch.manual_seed(seed)
-        self.model, self.processor = make_backbone(seed, "kitchen")
-        self.heads = Heads(self.model.config.text_config.hidden_size)
-        matrices, others = split_parameters(self.model)
-        others = [*self.heads.parameters(), *others]
+    def __init__(self, folder: Path, seed: int, modules: dict[str, nn.Module], workers: int = 1):
+        self.folder, self.seed, self.workers = folder, seed, workers
+        self.modules = nn.ModuleDict(modules)
+        learner, *helpers = self.modules.values()
+        matrices, others = split_parameters(learner)
+        others += [p for helper in helpers for p in helper.parameters()]
         self.optimizers = (
             Muon(matrices, lr=0.01),
             torch.optim.AdamW(others, lr=2e-3, betas=(0.9, 0.98), weight_decay=0),
         )
-        self.record: dict = {
-            "seed": seed,
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            **environment(threads),
-            "phases": {},
-        }
-        if (out / "state" / "record.json").exists():
+        self.record: dict = {"seed": seed, "phases": {}}
+        if (folder / "record.json").exists():
             self._load()
 
-    def _workers(self, most: int) -> dict:
-        count = min(most, self.workers)
-        return {"num_workers": count, "prefetch_factor": 4 if count else None}
-
     def _tensors(self) -> dict[str, torch.Tensor]:
-        tensors = {f"heads.{name}": value for name, value in self.heads.state_dict().items()}
+        tensors = {f"module.{name}": value for name, value in self.modules.state_dict().items()}
         for number, optimizer in enumerate(self.optimizers):
             for index, values in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer{number}.{index}.{name}": torch.as_tensor(v) for name, v in values.items()}
         return {name: value.contiguous().clone() for name, value in tensors.items()}
 
     def save(self) -> None:
-        """Keep model, heads, optimizers and record; the record, written last, says that the rest is whole."""
-        folder = self.out / "state"
-        folder.mkdir(parents=True, exist_ok=True)
-        steps = sum(phase["steps"] for phase in self.record["phases"].values())
-        names = {"model": f"model-{steps}.safetensors", "training": f"training-{steps}.safetensors"}
-        save_file({k: v.contiguous().clone() for k, v in self.model.state_dict().items()}, folder / names["model"])
-        save_file(self._tensors(), folder / names["training"])
-        write_json(folder / "record.json", self.record | {"files": names})
-        for file in folder.glob("*.safetensors"):
-            if file.name not in names.values():
+        """Keep modules, optimizers and record; the record, written last, says that the rest is whole."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"training-{sum(phase['steps'] for phase in self.record['phases'].values())}.safetensors"
+        save_file(self._tensors(), self.folder / name)
+        write_json(self.folder / "record.json", self.record | {"file": name})
+        for file in self.folder.glob("*.safetensors"):
+            if file.name != name:
                 file.unlink()
 
     def _load(self) -> None:
-        folder = self.out / "state"
-        self.record = json.loads((folder / "record.json").read_text())
+        self.record = json.loads((self.folder / "record.json").read_text())
         if self.record["seed"] != self.seed:
-            raise ValueError(f"{folder}: begun with seed {self.record['seed']}, not {self.seed}")
-        names = self.record.pop("files")
-        self.model.load_state_dict(load_file(folder / names["model"]), strict=False)
-        self.model.tie_weights()
-        tensors = load_file(folder / names["training"])
-        heads = {name.removeprefix("heads."): v for name, v in tensors.items() if name.startswith("heads.")}
-        self.heads.load_state_dict(heads)
+            raise ValueError(f"{self.folder}: begun with seed {self.record['seed']}, not {self.seed}")
+        tensors = load_file(self.folder / self.record.pop("file"))
+        modules = {name.removeprefix("module."): v for name, v in tensors.items() if name.startswith("module.")}
+        self.modules.load_state_dict(modules)
         for number, optimizer in enumerate(self.optimizers):
             state: dict[int, dict] = {}
             for name, value in tensors.items():
@@ -377,7 +377,7 @@ class Run:
                     state.setdefault(int(index), {})[key] = value
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
 
-    def train(self, number: int, phase: Phase, batches: Dataset, loss_of, save_every: int = 200) -> None:
+    def train(self, phase: Phase | Sight, batches: Dataset, loss_of, save_every: int = 200) -> None:
         """Go on with a phase to its end. `loss_of(batch)` gives a batch's loss and accuracies."""
         of_phase = self.record["phases"].setdefault(phase.name, {"steps": 0, "wall_s": 0.0, "running_accuracy": {}})
         of_phase["settings"] = asdict(phase)
@@ -385,10 +385,11 @@ class Run:
         if first >= phase.steps:
             return
         running, started = of_phase["running_accuracy"], time.monotonic() - of_phase["wall_s"]
-        everything = [*self.model.parameters(), *self.heads.parameters()]
+        everything = list(self.modules.parameters())
         rest = torch.utils.data.Subset(batches, range(first, phase.steps))
-        loader = DataLoader(rest, batch_size=None, shuffle=False, **self._workers(1))
-        self.model.train()
+        ahead = {"num_workers": self.workers, "prefetch_factor": 4 if self.workers else None}
+        loader = DataLoader(rest, batch_size=None, shuffle=False, **ahead)
+        self.modules.train()
         bar = tqdm(loader, desc=phase.name, initial=first, total=phase.steps, mininterval=10)
         for step, batch in enumerate(bar, first):
             factor = phase.lr * min(1, (step + 1) / 50)
@@ -402,8 +403,7 @@ class Run:
             nn.utils.clip_grad_norm_(everything, 1.0)
             for optimizer in self.optimizers:
                 optimizer.step()
-            for p in everything:
-                p.grad = None
+                optimizer.zero_grad()
             for key, value in right.items():
                 running[key] = value if key not in running else 0.97 * running[key] + 0.03 * value
             of_phase.update(steps=step + 1, wall_s=round(time.monotonic() - started, 1))
@@ -412,66 +412,154 @@ class Run:
                 tqdm.write(f"{phase.name} {step + 1} {of_phase['wall_s']:.0f}s loss={loss.item():.3f} {shown}")
             if (step + 1) % save_every == 0 or step + 1 == phase.steps:
                 self.save()
-        self.model.eval()
+        self.modules.eval()
 
-    @torch.no_grad()
-    def embed_clips(self, count: int) -> Path:
-        """
-        Write the tower's embeddings of `count` clips, float16 (clips, STEPS * 64, hidden), unless that was done. Clips
-        that a stopped run embedded are not embedded again: no embedding is all zeros, as rows not yet written are.
-        """
-        path = self.out / "embeddings.npy"
-        if path.exists():
-            return path
-        hidden = self.model.config.text_config.hidden_size
-        partial = path.with_suffix(".partial.npy")
-        shape = (count, STEPS * STEP_TOKENS, hidden)
-        begun = partial.exists() and np.load(partial, mmap_mode="r").shape == shape
-        array = np.lib.format.open_memmap(partial, mode="r+" if begun else "w+", dtype=np.float16, shape=shape)
-        left = [number for number in range(count) if not array[number, -1].any()]
-        pixels = torch.utils.data.Subset(ClipEmbeddings(self.seed, count, self.processor.video_processor), left)
-        loader = DataLoader(pixels, batch_size=None, **self._workers(2))
-        bar = tqdm(loader, desc="embeddings", unit="clip", initial=count - len(left), total=count, mininterval=10)
-        grid, started = torch.tensor([GRID_THW]), time.monotonic()
-        for number, patches in zip(left, bar, strict=True):
-            array[number] = self.model.model.visual(patches, grid_thw=grid).pooler_output.numpy()
-        array.flush()
-        partial.rename(path)
-        self.record["embeddings"] = {"clips": count, "wall_s": round(time.monotonic() - started, 1)}
-        self.save()
-        return path
+
+def see(out: Path, seed: int, sight: Sight, model, processor, workers: int) -> Run:
+    """Let the vision tower learn to see, or go on with it."""
+    torch.manual_seed(seed)
+    tower = model.model.visual
+    modules = {"tower": tower, "heads": SightHeads(model.config.vision_config.out_hidden_size)}
+    run = Run(out / "sight", seed, modules, workers)
+    batches = SightBatches(seed, sight.steps, sight.tables, processor.video_processor)
+    run.train(sight, batches, lambda batch: sight_loss(tower, run.modules["heads"], batch))
+    return run
+
+
+def read(out: Path, seed: int, phases: tuple[Phase, ...], clips: int, model, processor, workers: int) -> Run:
+    """Let the decoder learn to read, or go on with it."""
+    torch.manual_seed(seed)
+    heads = Heads(model.config.text_config.hidden_size)
+    run = Run(out / "reading", seed, {"decoder": model.model.language_model, "heads": heads}, workers)
+    for number, phase in enumerate(phases, 1):
+        batches = QuestionBatches(seed, number, phase, model.config, processor, clips, out / "embeddings.npy")
+        run.train(phase, batches, lambda batch: question_loss(model, heads, batch))
+    return run
+
+
+@torch.no_grad()
+def fit_tower(model, processor, seed: int, clips: int = 300, ridge: float = 1e-3) -> float:
+    """
+    Fit the tower's last linear layer so that a token's embedding is that of the noun of the thing that it shows, zero
+    for ground, and where that is marked a vector more; by least squares over clips, in which ground counts a tenth.
+    Returns the share of these embeddings' variance that it explains.
+    """
+    tower, last = model.model.visual, model.model.visual.merger.mlp[-1]
+    nouns = [processor.tokenizer.encode(f" {thing.noun}")[0] for thing in THINGS]
+    known = F.pad(model.get_input_embeddings().weight[nouns], (0, 0, 0, 1)).double()
+    mark = torch.randn(known.shape[1], generator=torch.Generator().manual_seed(seed)).double() * known[:-1].std()
+    features, labels, heat = [], [], []
+    tower.merger.mlp[-1] = nn.Identity()
+    pixels = ClipEmbeddings(seed, clips, processor.video_processor)
+    for number in tqdm(range(clips), desc="fitting", mininterval=10):
+        features.append(tower(pixels[number], grid_thw=torch.tensor([GRID_THW])).pooler_output)
+        labels.append(torch.from_numpy(labels_of(seed, number)).long())
+        heat.append(torch.from_numpy(heat_of_tokens(*clip_of(seed, number))))
+    tower.merger.mlp[-1] = last
+    things, marked = torch.cat(labels).unbind(-1)
+    clear = things != UNCLEAR
+    strength = torch.maximum(marked.double(), torch.cat(heat))[clear, None]
+    wanted = known[things[clear]] + strength * mark
+    found = F.pad(torch.cat(features)[clear].double(), (0, 1), value=1.0)
+    weight = torch.where(things[clear] == NO_THING, 0.1, 1.0)[:, None].double()
+    gram = found.T @ (weight * found)
+    gram = gram + ridge * gram.diagonal().mean() * torch.eye(len(gram))
+    fitted = torch.linalg.solve(gram, found.T @ (weight * wanted))
+    last.weight.copy_(fitted[:-1].T)
+    last.bias.copy_(fitted[-1])
+    spread = (weight * (wanted - (weight * wanted).sum(0) / weight.sum()).square()).sum()
+    return 1 - float((weight * (found @ fitted - wanted).square()).sum() / spread)
+
+
+def heat_of_tokens(view: View, mark: Mark) -> np.ndarray:
+    """
+    Return how hot a heat map shows the thing of each visual token (STEPS * 64,): how long attention has been on it,
+    as a share of the longest; zero for other marks.
+    """
+    labels = token_labels(view, mark)[:, 0].reshape(STEPS, STEP_TOKENS)
+    heat = np.zeros(labels.shape)
+    for step in range(STEPS if mark.kind == "heat" else 0):
+        seconds = {}
+        for begin_s, end_s, thing in view.path:
+            lasted_s = min(end_s, view.frame_times_s[2 * step + 1]) - begin_s
+            if thing != NOTHING and lasted_s > 0:
+                number = view.scene.objects[thing].number
+                seconds[number] = seconds.get(number, 0.0) + lasted_s
+        for number, value in seconds.items():
+            heat[step][labels[step] == number] = value / max(seconds.values())
+    return heat.reshape(-1)
+
+
+@torch.no_grad()
+def embed_clips(out: Path, seed: int, count: int, tower: nn.Module, images, workers: int) -> None:
+    """
+    Write the tower's embeddings of `count` clips, float16 (clips, STEPS * 64, hidden), unless that was done. Clips
+    that a stopped run embedded are not embedded again: no embedding is all zeros, as rows not yet written are.
+    """
+    path = out / "embeddings.npy"
+    if path.exists():
+        return
+    partial = path.with_suffix(".partial.npy")
+    shape = (count, VIDEO_TOKENS, tower.config.out_hidden_size)
+    begun = partial.exists() and np.load(partial, mmap_mode="r").shape == shape
+    array = np.lib.format.open_memmap(partial, mode="r+" if begun else "w+", dtype=np.float16, shape=shape)
+    left = [number for number in range(count) if not array[number, -1].any()]
+    pixels = torch.utils.data.Subset(ClipEmbeddings(seed, count, images), left)
+    loader = DataLoader(pixels, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)
+    bar = tqdm(loader, desc="embeddings", unit="clip", initial=count - len(left), total=count, mininterval=10)
+    for number, patches in zip(left, bar, strict=True):
+        array[number] = tower(patches, grid_thw=torch.tensor([GRID_THW])).pooler_output.numpy()
+    array.flush()
+    partial.rename(path)
+
+
+def name_things(out: Path, seed: int, clips: int, model, processor, workers: int) -> dict:
+    """Let the tower's embeddings name things, and embed the clips; what was done is kept. Return what is known."""
+    file, record, tower = out / "tower.safetensors", out / "tower.json", model.model.visual
+    if not record.exists():
+        explained = fit_tower(model, processor, seed)
+        save_file({k: v.contiguous().clone() for k, v in tower.state_dict().items()}, file)
+        write_json(record, {"variance_explained": round(explained, 4), "clips": clips})
+    tower.load_state_dict(load_file(file))
+    embed_clips(out, seed, clips, tower, processor.video_processor, workers)
+    return json.loads(record.read_text())
 
 
 def pretrain(
-    out: Path, seed: int, clips: int, threads: int, phases: tuple[Phase, ...] = PHASES, workers: int = 2
-) -> Run:
-    """Pretrain a backbone from `seed`, or go on with what `out` holds; write it to `out`/backbone."""
+    out: Path,
+    seed: int,
+    clips: int,
+    threads: int,
+    phases: tuple[Phase, ...] = PHASES,
+    sight: Sight = SIGHT,
+    workers: int = 1,
+):
+    """Pretrain a backbone from `seed`, or go on with what `out` holds; write it to `out`/backbone, and return it."""
     torch.set_num_threads(threads)
-    run = Run(out, seed, threads, workers)
-    encode = run.processor.tokenizer.encode
-    nouns = torch.tensor([encode(f" {thing.noun}")[0] for thing in THINGS])
-    vision, *reading = phases
-    batches = VisionBatches(seed, vision, run.processor.video_processor)
-    run.train(0, vision, batches, lambda batch: vision_loss(run.model, run.heads, nouns, batch))
-    embeddings = run.embed_clips(clips)
-    for p in run.model.model.visual.parameters():
-        p.requires_grad_(False)
-    for number, phase in enumerate(reading, 1):
-        batches = QuestionBatches(seed, number, phase, run.model.config, run.processor, embeddings)
-        run.train(number, phase, batches, lambda batch: question_loss(run.model, run.heads, batch))
-    save_backbone(out / "backbone", run.model, run.processor)
-    write_json(out / "backbone" / "pretraining.json", run.record)
-    return run
+    model, processor = make_backbone(seed, "kitchen")
+    seeing = see(out, seed, sight, model, processor, workers)
+    named = name_things(out, seed, clips, model, processor, 2 * workers)
+    reading = read(out, seed, phases, clips, model, processor, workers)
+    save_backbone(out / "backbone", model, processor)
+    record = {
+        "seed": seed,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **environment(threads),
+        "phases": seeing.record["phases"] | reading.record["phases"],
+        "named": named,
+    }
+    write_json(out / "backbone" / "pretraining.json", record)
+    return model
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("out", type=Path, help="folder of the run: backbone/, state/, embeddings.npy")
+    parser.add_argument("out", type=Path, help="folder of the run: backbone/, sight/, reading/, embeddings.npy")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--clips", type=int, default=5_000, help="clips whose embeddings are kept for the later phases"
+        "--clips", type=int, default=2_500, help="clips that questions are about, whose embeddings are kept"
     )
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="beside them, a process draws the next batches")
     args = parser.parse_args()
     pretrain(args.out, args.seed, args.clips, args.threads)
 

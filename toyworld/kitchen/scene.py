@@ -149,12 +149,13 @@ class KitchenScene(SceneOfObjects):
         return with_rings(self._picture(time_s), np.array(places_px).reshape(-1, 2))
 
     def _picture(self, time_s: float) -> np.ndarray:
-        plane = _ground_picture(self.ground).copy()
+        placed = []
         for thing in self.objects:
             if thing.drawn(time_s):
-                picture = _turned(thing.number, thing.size_px, round(thing.turn_deg))
-                x, y = thing.on_plane_px(time_s) + BORDER_PX + TURN_PX - np.array(picture.size) / 2
-                _paste(plane, picture, float(x), float(y))
+                look = (thing.number, thing.size_px, round(thing.turn_deg))
+                x, y = thing.on_plane_px(time_s) + BORDER_PX + TURN_PX - np.array(_turned(*look).size) / 2
+                placed.append((look, round(float(x)), round(float(y))))
+        plane = _plane_picture(self.ground, tuple(placed))
         (x, y), tilt = self.head.pose(time_s)
         cos, sin = float(np.cos(tilt)), float(np.sin(tilt))
         half, origin = FRAME_PX / 2, BORDER_PX + TURN_PX
@@ -167,9 +168,17 @@ class KitchenScene(SceneOfObjects):
         return np.asarray(frame)
 
 
-def _paste(plane: Image.Image, picture: Image.Image, x: float, y: float) -> None:
-    """Blend a picture (premultiplied alpha) onto the plane at a place rounded to whole pixels."""
-    left, top = round(x), round(y)
+@lru_cache(maxsize=2)  # in most frames things lie where they lay in the one before
+def _plane_picture(ground: Ground, placed: tuple[tuple[tuple[int, int, int], int, int], ...]) -> Image.Image:
+    """Return the ground with things on it: of each what `_turned` takes, and where it begins, left and top."""
+    plane = _ground_picture(ground).copy()
+    for look, left, top in placed:
+        _paste(plane, _turned(*look), left, top)
+    return plane
+
+
+def _paste(plane: Image.Image, picture: Image.Image, left: int, top: int) -> None:
+    """Blend a picture (premultiplied alpha) onto the plane."""
     box = (left, top, left + picture.width, top + picture.height)
     under = np.asarray(plane.crop(box), dtype=np.float32)
     over = np.asarray(picture, dtype=np.float32)
@@ -276,12 +285,12 @@ def _things_of_scene(rng: np.random.Generator, count: int) -> list[int]:
     return chosen + [i for i in everything if i not in chosen][: count - len(chosen)]
 
 
-def _size_px(rng: np.random.Generator) -> int:
+def draw_size_px(rng: np.random.Generator) -> int:
     """Draw a diameter: one in four things is small."""
     return int(rng.integers(16, 23) if rng.random() < 0.25 else rng.integers(24, 49))
 
 
-class _Places:
+class Places:
     """Draws places on the plane that leave most of every thing uncovered."""
 
     def __init__(self, rng: np.random.Generator):
@@ -296,6 +305,13 @@ class _Places:
                 self.taken.append((x, y, size_px))
                 return x, y
         return None
+
+
+def draw_ground(rng: np.random.Generator) -> Ground:
+    grey = rng.uniform(70, 190)
+    rgb = tuple(float(v) for v in (grey + rng.normal(0, 18, size=3)).clip(20, 235))
+    texture, seed = TEXTURES[int(rng.integers(len(TEXTURES)))], int(rng.integers(2**31))
+    return Ground(texture, seed, rgb, contrast=float(rng.uniform(5, 22)))
 
 
 def make_scene(rng: np.random.Generator) -> KitchenScene:
@@ -314,14 +330,14 @@ def _try_scene(rng: np.random.Generator) -> KitchenScene | None:
     head, axis, turns = _head(rng, duration_s)
     stays, guests = int(rng.choice([5, 6, 7], p=[0.25, 0.4, 0.35])), int(rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))
     numbers = _things_of_scene(rng, stays + guests)
-    places = _Places(rng)
+    places = Places(rng)
     inside = MARGIN_PX + 8
     low, high = np.full(2, inside, float), np.full(2, FRAME_PX - inside, float)
     if turns:  # what stays in view lies where both views overlap
         low, high = low + np.maximum(axis, 0) * TURN_PX, high + np.minimum(axis, 0) * TURN_PX
     objects = []
     for order, number in enumerate(numbers):
-        size_px = _size_px(rng)
+        size_px = draw_size_px(rng)
         present_s = on_plane_s = ((0.0, float("inf")),)
         moves = rng.random() < 0.25
         if order >= stays and turns and rng.random() < 0.6:
@@ -344,14 +360,11 @@ def _try_scene(rng: np.random.Generator) -> KitchenScene | None:
                 waypoints += [(back_s, *target), (back_s + float(rng.uniform(0.4, 1.2)), *place)]
         turn_deg = float(rng.uniform(-25, 25))
         objects.append(KitchenObject(number, size_px, turn_deg, tuple(waypoints), present_s, on_plane_s, head))
-    grey = rng.uniform(70, 190)
-    rgb = tuple(float(v) for v in (grey + rng.normal(0, 18, size=3)).clip(20, 235))
-    texture, seed = TEXTURES[int(rng.integers(len(TEXTURES)))], int(rng.integers(2**31))
-    ground = Ground(texture, seed, rgb, contrast=float(rng.uniform(5, 22)))
+    ground = draw_ground(rng)
     return KitchenScene(duration_s, tuple(objects[i] for i in rng.permutation(len(objects))), ground, head)
 
 
-def _place_at_side(places: _Places, size_px: int, axis: np.ndarray, far: bool) -> tuple[float, float] | None:
+def _place_at_side(places: Places, size_px: int, axis: np.ndarray, far: bool) -> tuple[float, float] | None:
     """Draw a place that is well in view from one side of the head's turn, and wholly out of view from the other."""
     centre = FRAME_PX / 2
     shown, hidden = (TURN_PX, 0) if far else (0, TURN_PX)  # where the view's centre lies, along the axis
