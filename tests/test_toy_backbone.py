@@ -156,7 +156,7 @@ def test_tails_are_the_chat_template(backbone):
     packer = Packer(model.config, processor, Scene, GRID_THW, word_dropout=0.0)
     rng = np.random.default_rng(0)
     view, kinds = make_clip(rng), set()
-    drawer, prefix = Drawer(rng, view), packer._prefix([view], ["These places are marked: (0.25, 0.50).\n"])
+    drawer, prefix = Drawer(rng, view), packer.prefix([view], ["These places are marked: (0.25, 0.50).\n"])
     frames = np.zeros((FRAMES, FRAME_PX, FRAME_PX, 3), np.uint8)
     clip = Clip(frames, view.frame_times_s, view.start_s, view.time_s)
     prompts = gazeqwen_processor(model.config, processor)
