@@ -274,20 +274,23 @@ def test_labels_name_the_thing_at_each_token(clips):
     assert told[True] > 5 * told[False] and told[True] > 100  # what lies behind another thing is not told
 
 
+FULL = pretrain.SIGHT[-1]
+
+
 def test_a_token_of_a_full_table_shows_the_thing_that_lies_there():
     """At the middle of a thing lies its label; marks are told as drawn, and change the frames of no unmarked table."""
     told, marked_tables = Counter(), 0
     for seed in range(12):
         rng = np.random.default_rng(seed)
-        scene = sight.draw_table(rng)
-        frames, labels = sight.marked_pair(rng, scene, 2.0)
+        scene = sight.draw_table(rng, FULL)
+        frames, labels = sight.marked_pair(rng, scene, 2.0, FULL.most_marks)
         things = labels[:, 0].reshape(sight.GRID, sight.GRID)
         assert frames.shape == (2, FRAME_PX, FRAME_PX, 3) and labels.shape == (sight.STEP_TOKENS, 3)
         for thing in scene.objects:
             column, row = (thing.position_px(np.array([2.0, 3.0])).mean(axis=0) // 28).astype(int).clip(0, 7)
             told[things[row, column] == thing.number] += 1
         of_marked = set(labels[labels[:, 1] > 0, 0]) - {sight.UNCLEAR}
-        assert of_marked <= {thing.number for thing in scene.objects} and len(of_marked) <= sight.MOST_MARKS
+        assert of_marked <= {thing.number for thing in scene.objects} and len(of_marked) <= FULL.most_marks
         assert not (labels[:, 1].any() and not labels[:, 2].all())  # of a heat map no mark is told
         marked_tables += bool(of_marked)
     assert told[True] > 5 * told[False] and told[True] > 100 and marked_tables > 5
@@ -373,7 +376,7 @@ TINY = (
     pretrain.Phase("questions", 2, tuple(pretrain.Lesson(k, 2, 2, 30) for k in (pretrain.TEXT, pretrain.LONG))),
     pretrain.Phase("everything", 1, (pretrain.Lesson(pretrain.SHORT, 2, 2),), decay=True),
 )
-TINY_SIGHT = pretrain.Sight(2, tables=1)
+TINY_SIGHT = (sight.Sight("sight", 2, tables=1, pairs=1, most_things=5, most_marks=2, decay=True),)
 
 
 def test_pretraining_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
@@ -425,7 +428,7 @@ def test_pretraining_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert len(changed) > 0.9 * len(list(before.named_parameters()))
     record = json.loads((stopped / "backbone" / "pretraining.json").read_text())
     assert {name: phase["steps"] for name, phase in record["phases"].items()} == {
-        phase.name: phase.steps for phase in (TINY_SIGHT, *TINY)
+        phase.name: phase.steps for phase in (*TINY_SIGHT, *TINY)
     }
     with pytest.raises(ValueError, match="begun with seed 0, not 1"):
         pretrained(stopped, seed=1)

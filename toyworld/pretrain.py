@@ -179,7 +179,8 @@ def option_losses(
         loss = loss + 0.4 * F.binary_cross_entropy_with_logits(guess, batch["option_right"], pos_weight=weight)
         facts = facts_head(state[batch["noun_rows"], batch["noun_places"]])[:, :facts_known]
         truths = batch["noun_facts"][:, :facts_known]
-        loss = loss + 0.4 * F.binary_cross_entropy_with_logits(facts, truths, pos_weight=weight)
+        if facts_known:
+            loss = loss + 0.4 * F.binary_cross_entropy_with_logits(facts, truths, pos_weight=weight)
     names = FACTS[:facts_known]
     for name, guess, truth in zip(names, (facts > 0).float().unbind(1), truths.unbind(1), strict=True):
         if 0 < truth.sum() < len(truth):  # mean over both classes

@@ -44,6 +44,7 @@ from gazeqwen.toyworld.kitchen.sight import (
     NO_THING,
     STEP_TOKENS,
     UNCLEAR,
+    Sight,
     SightBatches,
     SightHeads,
     cell_labels,
@@ -87,17 +88,6 @@ class Phase:
     lr: float = 1.0
 
 
-@dataclass(frozen=True)
-class Sight:
-    """How the vision tower learns: for how many batches of so many tables, how fast."""
-
-    steps: int = 1600
-    tables: int = 6
-    name: str = "sight"
-    decay: bool = True
-    lr: float = 2.0
-
-
 TEXT_KINDS = {"match": 3.0, "of noun": 1.0, "word which": 0.1}
 FIRST_KINDS = {
     "word which": 1.5,
@@ -123,16 +113,31 @@ SHORT_KINDS = {
 # "visible" can be asked of every clip.
 LONG_KINDS = {"never": 1.1, "next": 0.8, "order": 1.8, "longest": 1.5, "not visible": 0.9, "visible": 0.1}
 TEXT, FIRST, SHORT, LONG = (tuple(k.items()) for k in (TEXT_KINDS, FIRST_KINDS, SHORT_KINDS, LONG_KINDS))
-SIGHT = Sight()
+SIGHT = (
+    Sight("sight", 1200, tables=12, pairs=2, most_things=14, most_marks=4, lr=2.0),
+    Sight("full tables", 400, tables=6, pairs=4, most_things=20, most_marks=6, decay=True),
+)
 LOOK, MATCH = Lesson((), 32, 0, 12), Lesson(TEXT, 8, 12, 1)
 QUESTIONS = (Lesson(SHORT, 16, 4, 20), Lesson(LONG, 10, 4, 20))
 PHASES = (
-    Phase("looking", 300, (LOOK,)),
-    Phase("first words", 300, (LOOK, MATCH, MATCH)),
-    Phase("first questions", 300, (LOOK, MATCH, Lesson(FIRST, 16, 4, 20), Lesson(FIRST, 16, 4, 20))),
-    Phase("questions", 400, (MATCH, *QUESTIONS * 2), lr=0.7),
-    Phase("everything", 300, (Lesson(SHORT, 8, 6), Lesson(LONG, 6, 6)), lr=0.6, decay=True),
+    Phase("looking", 250, (LOOK,)),
+    Phase("first words", 250, (LOOK, MATCH, MATCH)),
+    Phase("first questions", 500, (MATCH, *[Lesson(FIRST, 16, 4, 20)] * 3)),
+    Phase("questions", 900, (MATCH, *QUESTIONS * 2), lr=0.7),
+    Phase("everything", 500, (Lesson(SHORT, 8, 6), Lesson(LONG, 6, 6)), lr=0.6, decay=True),
 )
+
+
+class NounHead(nn.Module):
+    """Which noun's embedding a hidden state points to, or none's: (..., hidden) -> (..., things + 1)."""
+
+    def __init__(self, hidden: int):
+        super().__init__()
+        self.nothing, self.scale = nn.Parameter(torch.randn(hidden)), nn.Parameter(torch.tensor(12.0))
+
+    def forward(self, states: torch.Tensor, nouns: torch.Tensor) -> torch.Tensor:
+        known = F.normalize(torch.cat([nouns, self.nothing[None]]), dim=-1)
+        return self.scale * F.normalize(states, dim=-1) @ known.T
 
 
 class Heads(nn.Module):
@@ -140,7 +145,7 @@ class Heads(nn.Module):
 
     def __init__(self, hidden: int):
         super().__init__()
-        self.before = nn.Sequential(nn.RMSNorm(hidden), nn.Linear(hidden, len(THINGS) + 1))
+        self.before, self.now = NounHead(hidden), NounHead(hidden)
         self.summary = nn.Sequential(nn.RMSNorm(hidden), nn.Linear(hidden, STEPS * (len(THINGS) + 1)))
         self.right = nn.ModuleList(nn.Linear(hidden, 1) for _ in range(2))
         self.facts = nn.ModuleList(nn.Linear(hidden, len(FACTS)) for _ in range(2))
@@ -227,7 +232,9 @@ class QuestionBatches(Dataset):
         rng = np.random.default_rng([self.seed, 94, self.number, step])
         lessons = self.phase.lessons
         lesson = lessons[int(rng.integers(len(lessons)))]
-        told = rng.random() < KINDS["words"] and len(self.in_words) > 0  # long prompts come together, fewer at a time
+        told = (
+            rng.random() < KINDS["words"] and lesson.questions and len(self.in_words)
+        )  # long prompts come together, fewer at a time
         numbers, count = (self.in_words, max(1, lesson.clips // 2)) if told else (self.drawn, lesson.clips)
         numbers = numbers[rng.permutation(len(numbers))[:count]]
         clips = [clip_of(self.seed, int(number)) for number in numbers]
@@ -274,53 +281,66 @@ def place_loss(heads: Heads, video_states: list[torch.Tensor], cells: torch.Tens
 
 
 def thing_losses(
-    heads: Heads, video_states: list[torch.Tensor], ends: list[torch.Tensor], batch: dict
+    heads: Heads, nouns: torch.Tensor, video_states: list[torch.Tensor], ends: list[torch.Tensor], batch: dict
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """
     Does each video token know what the temporal step before its own was about, and the prompt's last token before the
-    question what each step was? Hidden states of video tokens (C, V, hidden) and of those last tokens (C, hidden).
+    question what each step was? Hidden states of video tokens (C, V, hidden) and of those last tokens (C, hidden):
+    the former after the third layer, so that there are layers left to make something of it.
     """
     wanted = batch["steps_show"]  # (C, STEPS)
-    of_steps = video_states[-3].unflatten(1, (STEPS, -1))[:, 1:]  # (C, STEPS - 1, tokens, hidden)
-    before = heads.before(torch.cat([of_steps.flatten(1, 2), ends[-3][:, None]], dim=1))
+    of_steps = video_states[2].unflatten(1, (STEPS, -1))[:, 1:]  # (C, STEPS - 1, tokens, hidden)
+    before = heads.before(torch.cat([of_steps.flatten(1, 2), ends[2][:, None]], dim=1), nouns)
     tokens = of_steps.shape[2]
     truth = torch.cat([wanted[:, :-1].repeat_interleave(tokens, dim=1), wanted[:, -1:]], dim=1)
-    summary = heads.summary(ends[-2]).unflatten(1, (STEPS, -1))
+    summary = heads.summary(ends[3]).unflatten(1, (STEPS, -1))
+    told = (("the step before", before, truth), ("last", before[:, -1], truth[:, -1]), ("summary", summary, wanted))
+    in_words = batch["marks"][0] == "words"
+    if in_words:  # of these no video token can know
+        told = told[1:]
     loss, scores = torch.zeros(()), {}
-    told = (("the step before", before, truth), ("summary", summary, wanted), ("last", summary[:, -1], wanted[:, -1]))
     for name, guess, answer in told:
-        if name != "last":
-            loss = loss + F.cross_entropy(guess.flatten(0, 1), answer.flatten(), ignore_index=UNCLEAR)
+        loss = loss + F.cross_entropy(guess.flatten(0, -2), answer.flatten(), ignore_index=UNCLEAR)
         shown = (answer != NO_THING) & (answer != UNCLEAR)
         if shown.any():
-            scores[f"{name}, {'words' if batch['marks'][0] == 'words' else 'drawn'}"] = (
-                (guess.argmax(-1) == answer)[shown].float().mean().item()
-            )
+            right = (guess.argmax(-1) == answer)[shown].float().mean().item()
+            scores[f"{name}, {'words' if in_words else 'drawn'}"] = right
     return loss, scores
 
 
-def question_loss(model, heads: Heads, batch: dict) -> tuple[torch.Tensor, dict[str, float]]:
+def now_loss(heads: Heads, nouns: torch.Tensor, states: list[torch.Tensor], batch: dict) -> torch.Tensor:
+    """Does each token of a question know what the last temporal step is about? After the fourth layer."""
+    wanted = batch["steps_show"][:, -1].repeat_interleave(len(states[0]) // len(batch["marks"]))
+    guess = heads.now(states[3], nouns)  # (C*Q, L, things)
+    return F.cross_entropy(guess.flatten(0, 1), wanted.repeat_interleave(guess.shape[1]), ignore_index=UNCLEAR)
+
+
+def question_loss(model, heads: Heads, noun_ids: torch.Tensor, batch: dict) -> tuple[torch.Tensor, dict[str, float]]:
     """Return a batch's loss and accuracies: the answers, which options are right, what the prompt's tokens know."""
-    asked = "tail_ids" in batch
+    nouns, asked = model.get_input_embeddings().weight[noun_ids], "tail_ids" in batch
     if asked:
         logits, _, states, video_states, ends = packed_forward(model, batch)
     else:
         _, _, video_states, ends = prefix_forward(model, batch)
-    when_loss, right = when_losses(heads, video_states, batch["token_labels"][..., 1].bool())
-    thing_loss, things_right = thing_losses(heads, video_states, ends, batch)
-    loss = 0.5 * when_loss + thing_loss + place_loss(heads, video_states, batch["cells"])
-    if batch["cells"].shape[1] == STEPS:  # a lesson about text alone
-        loss, right, things_right = torch.zeros(()), {}, {}
+    of_text_alone = batch["cells"].shape[1] == STEPS
+    loss, right = torch.zeros(()), {}
+    if not of_text_alone:
+        when_loss, when_right = when_losses(heads, video_states, batch["token_labels"][..., 1].bool())
+        thing_loss, things_right = thing_losses(heads, nouns, video_states, ends, batch)
+        loss, right = 0.5 * when_loss + thing_loss, when_right | things_right
+        loss = loss + place_loss(heads, video_states, batch["cells"])
     if not asked:
-        return loss, right | things_right
-    option_loss, scores = option_losses(heads, states, batch)
+        return loss, right
+    option_loss, scores = option_losses(heads, states, batch, 0 if of_text_alone else len(FACTS))
+    if not of_text_alone:
+        loss = loss + now_loss(heads, nouns, states, batch)
     hits = (logits.argmax(-1) == batch["target"]).float().tolist()
     marks = [mark for mark in batch["marks"] for _ in range(len(hits) // len(batch["marks"]))]
     for kind, mark, hit in zip(batch["kinds"], marks, hits, strict=True):
         scores[kind].append(hit)
         if kind == "which":
             scores[f"which, {mark}"].append(hit)
-    right |= things_right | {kind: float(np.mean(values)) for kind, values in scores.items()}
+    right |= {kind: float(np.mean(values)) for kind, values in scores.items()}
     return loss + F.cross_entropy(logits, batch["target"]) + option_loss, right
 
 
@@ -415,25 +435,25 @@ class Run:
         self.modules.eval()
 
 
-def see(out: Path, seed: int, sight: Sight, model, processor, workers: int) -> Run:
+def see(out: Path, seed: int, phases: tuple[Sight, ...], model, processor, workers: int) -> None:
     """Let the vision tower learn to see, or go on with it."""
     torch.manual_seed(seed)
-    tower = model.model.visual
-    modules = {"tower": tower, "heads": SightHeads(model.config.vision_config.out_hidden_size)}
-    run = Run(out / "sight", seed, modules, workers)
-    batches = SightBatches(seed, sight.steps, sight.tables, processor.video_processor)
-    run.train(sight, batches, lambda batch: sight_loss(tower, run.modules["heads"], batch))
-    return run
+    tower, heads = model.model.visual, SightHeads(model.config.vision_config.out_hidden_size)
+    run = Run(out / "sight", seed, {"tower": tower, "heads": heads}, workers)
+    for number, phase in enumerate(phases):
+        batches = SightBatches(seed, number, phase, processor.video_processor)
+        run.train(phase, batches, lambda batch: sight_loss(tower, heads, batch))
 
 
 def read(out: Path, seed: int, phases: tuple[Phase, ...], clips: int, model, processor, workers: int) -> Run:
     """Let the decoder learn to read, or go on with it."""
     torch.manual_seed(seed)
     heads = Heads(model.config.text_config.hidden_size)
+    nouns = torch.tensor([processor.tokenizer.encode(f" {thing.noun}")[0] for thing in THINGS])
     run = Run(out / "reading", seed, {"decoder": model.model.language_model, "heads": heads}, workers)
     for number, phase in enumerate(phases, 1):
         batches = QuestionBatches(seed, number, phase, model.config, processor, clips, out / "embeddings.npy")
-        run.train(phase, batches, lambda batch: question_loss(model, heads, batch))
+        run.train(phase, batches, lambda batch: question_loss(model, heads, nouns, batch))
     return run
 
 
@@ -513,40 +533,37 @@ def embed_clips(out: Path, seed: int, count: int, tower: nn.Module, images, work
     partial.rename(path)
 
 
-def name_things(out: Path, seed: int, clips: int, model, processor, workers: int) -> dict:
-    """Let the tower's embeddings name things, and embed the clips; what was done is kept. Return what is known."""
-    file, record, tower = out / "tower.safetensors", out / "tower.json", model.model.visual
-    if not record.exists():
-        explained = fit_tower(model, processor, seed)
-        save_file({k: v.contiguous().clone() for k, v in tower.state_dict().items()}, file)
-        write_json(record, {"variance_explained": round(explained, 4), "clips": clips})
-    tower.load_state_dict(load_file(file))
-    embed_clips(out, seed, clips, tower, processor.video_processor, workers)
-    return json.loads(record.read_text())
-
-
 def pretrain(
     out: Path,
     seed: int,
     clips: int,
     threads: int,
     phases: tuple[Phase, ...] = PHASES,
-    sight: Sight = SIGHT,
+    sight: tuple[Sight, ...] = SIGHT,
     workers: int = 1,
 ):
     """Pretrain a backbone from `seed`, or go on with what `out` holds; write it to `out`/backbone, and return it."""
     torch.set_num_threads(threads)
     model, processor = make_backbone(seed, "kitchen")
-    seeing = see(out, seed, sight, model, processor, workers)
-    named = name_things(out, seed, clips, model, processor, 2 * workers)
+    tower, file, named = model.model.visual, out / "tower.safetensors", out / "tower.json"
+    if not named.exists():
+        see(out, seed, sight, model, processor, workers)
+        explained = fit_tower(model, processor, seed)
+        save_file({k: v.contiguous().clone() for k, v in tower.state_dict().items()}, file)
+        of_sight = json.loads((out / "sight" / "record.json").read_text())["phases"]
+        write_json(named, {"phases": of_sight, "variance_explained": round(explained, 4)})
+    tower.load_state_dict(load_file(file))
+    embed_clips(out, seed, clips, tower, processor.video_processor, 2 * workers)
     reading = read(out, seed, phases, clips, model, processor, workers)
     save_backbone(out / "backbone", model, processor)
+    seen = json.loads(named.read_text())
     record = {
         "seed": seed,
         "parameters": sum(p.numel() for p in model.parameters()),
         **environment(threads),
-        "phases": seeing.record["phases"] | reading.record["phases"],
-        "named": named,
+        "clips": clips,
+        **seen,
+        "phases": seen["phases"] | reading.record["phases"],
     }
     write_json(out / "backbone" / "pretraining.json", record)
     return model

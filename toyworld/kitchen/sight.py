@@ -5,6 +5,8 @@ them marked; at each visual token, which thing it shows and whether that is mark
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import nn
@@ -32,8 +34,23 @@ from gazeqwen.toyworld.packing import patches_of
 GRID = FRAME_PX // TOKEN_PX
 STEP_TOKENS = GRID * GRID
 NO_THING, UNCLEAR = len(THINGS), -1
-MOST_THINGS, MOST_MARKS = 20, 6
-PAIRS = 4  # temporal steps of a table
+
+
+@dataclass(frozen=True)
+class Sight:
+    """
+    A phase in which the vision tower learns: for how many batches, of how many tables and temporal steps of each, how
+    full these are, and how fast it learns.
+    """
+
+    name: str
+    steps: int
+    tables: int
+    pairs: int
+    most_things: int
+    most_marks: int
+    decay: bool = False  # the learning rate goes to zero over the second half
+    lr: float = 1.0
 
 
 def cell_labels(places_px: np.ndarray, sizes_px, numbers, drawn: np.ndarray, marked) -> np.ndarray:
@@ -66,30 +83,32 @@ def filmed(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (frames * np.float32(gain) + np.float32(offset) + spread).clip(0, 255).astype(np.uint8)
 
 
-def draw_table(rng: np.random.Generator) -> KitchenScene:
-    """Draw a scene with up to MOST_THINGS things at rest; only the head moves a little, at 0, 1, ... s."""
-    sways = FRAME_PX / 2 + rng.uniform(-SWAY_PX, SWAY_PX, size=(2 * PAIRS, 2)) * rng.choice([0.2, 1.0])
+def draw_table(rng: np.random.Generator, sight: Sight) -> KitchenScene:
+    """Draw a scene of things at rest; only the head moves a little, at 0, 1, ... s."""
+    sways = FRAME_PX / 2 + rng.uniform(-SWAY_PX, SWAY_PX, size=(2 * sight.pairs, 2)) * rng.choice([0.2, 1.0])
     tilts = tuple((float(s), float(rng.uniform(-TILT_DEG, TILT_DEG))) for s in (0, 5))
     head = Head(tuple((float(s), float(x), float(y)) for s, (x, y) in enumerate(sways)), tilts)
     places, objects = Places(rng), []
     low, high = np.full(2, MARGIN_PX - 8.0), np.full(2, FRAME_PX - MARGIN_PX + 8.0)
-    for number in rng.permutation(len(THINGS))[:MOST_THINGS]:
+    for number in rng.permutation(len(THINGS))[: sight.most_things]:
         size_px = draw_size_px(rng)
         place = places.draw(size_px, low, high)
         if place is not None:
             turn_deg = float(rng.uniform(-25, 25))
             objects.append(KitchenObject(int(number), size_px, turn_deg, ((0.0, *place),), head=head))
-    return KitchenScene(2.0 * PAIRS, tuple(objects), draw_ground(rng), head)
+    return KitchenScene(2.0 * sight.pairs, tuple(objects), draw_ground(rng), head)
 
 
-def marked_pair(rng: np.random.Generator, scene: KitchenScene, start_s: float) -> tuple[np.ndarray, np.ndarray]:
+def marked_pair(
+    rng: np.random.Generator, scene: KitchenScene, start_s: float, most_marks: int
+) -> tuple[np.ndarray, np.ndarray]:
     """
     Draw a temporal step of a table: frames, uint8 (2, 224, 224, 3), and labels (64, 3), `cell_labels` and whether the
     mark is to be told: of a heat map nobody could say where it ends.
     """
     times_s = (start_s, start_s + 1)
     frames = [scene.draw(s) for s in times_s]
-    things = rng.permutation(len(scene.objects))[: int(rng.integers(MOST_MARKS + 1))]
+    things = rng.permutation(len(scene.objects))[: int(rng.integers(most_marks + 1))]
     marked = np.zeros(len(scene.objects), bool)
     heated = bool(len(things)) and rng.random() < 0.15
     weights = rng.exponential(size=len(things)) + 0.05
@@ -117,20 +136,20 @@ def marked_pair(rng: np.random.Generator, scene: KitchenScene, start_s: float) -
 
 
 class SightBatches(Dataset):
-    """Step number -> pixels (tables * PAIRS * 256, 1176) and labels (tables * PAIRS * 64, 3)."""
+    """Step number -> pixels (tables * pairs * 256, 1176) and labels (tables * pairs * 64, 3)."""
 
-    def __init__(self, seed: int, steps: int, tables: int, images):
-        self.seed, self.steps, self.tables, self.images = seed, steps, tables, images
+    def __init__(self, seed: int, number: int, sight: Sight, images):
+        self.seed, self.number, self.sight, self.images = seed, number, sight, images
 
     def __len__(self) -> int:
-        return self.steps
+        return self.sight.steps
 
-    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
-        drawn = []
-        for table in range(self.tables):
-            rng = np.random.default_rng([self.seed, 92, number, table])
-            scene = draw_table(rng)
-            drawn += [marked_pair(rng, scene, 2.0 * pair) for pair in range(PAIRS)]
+    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
+        drawn, sight = [], self.sight
+        for table in range(sight.tables):
+            rng = np.random.default_rng([self.seed, 92, self.number, step, table])
+            scene = draw_table(rng, sight)
+            drawn += [marked_pair(rng, scene, 2.0 * pair, sight.most_marks) for pair in range(sight.pairs)]
         pixels = patches_of(np.concatenate([frames for frames, _ in drawn]), self.images)
         return {"pixels": pixels, "labels": torch.from_numpy(np.concatenate([labels for _, labels in drawn]))}
 
