@@ -6,7 +6,7 @@ DEMO := runs/demo
 # The oldest transformers that pyproject.toml admits.
 OLDEST := 5.17
 
-.PHONY: install demo evidence app docs test test-oldest test-app quality style
+.PHONY: install demo evidence kitchen app docs test test-oldest test-app quality style
 
 install: .venv/installed
 
@@ -36,6 +36,10 @@ evidence: install
 	$(BIN)/python -m gazeqwen.toyworld.evidence
 	$(BIN)/python -m gazeqwen.toyworld.video_encoder_controls
 	$(BIN)/python -m gazeqwen.toyworld.evidence_report
+
+# The same of the kitchen.
+kitchen: install
+	$(BIN)/python -m gazeqwen.toyworld.evidence --study kitchen
 
 # The page with the toy model, offline.
 app: install

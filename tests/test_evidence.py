@@ -22,6 +22,7 @@ from gazeqwen.pipeline.conditions import Condition
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.release import build
 from gazeqwen.questions.tasks import TASKS
+from gazeqwen.toyworld.backbone import TOY_BACKBONES, make_config, make_processor
 from gazeqwen.toyworld.evidence import pool, pooled, run
 from gazeqwen.toyworld.evidence_report import (
     DOCUMENT,
@@ -38,7 +39,7 @@ from gazeqwen.toyworld.evidence_report import (
 )
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.questions import SCENE_TASKS
-from gazeqwen.toyworld.studies import DEPTH, SEEDS, SHAPES
+from gazeqwen.toyworld.studies import DEPTH, KITCHEN, SEEDS, SHAPES
 from gazeqwen.training.recipe import Recipe
 from gazeqwen.training.setup import build_processor
 from gazeqwen.utils.settings import read_recipe
@@ -60,18 +61,21 @@ def evidence() -> Evidence:
 
 
 # ------------------------------------------------------------------ the rows
-def test_every_row_can_be_run():
-    names = [row.name for row in SHAPES.rows]
+@pytest.mark.parametrize("study, backbone", [(SHAPES, "qwen2_5_vl"), (KITCHEN, "kitchen")])
+def test_every_row_can_be_run(study, backbone):
+    names = [row.name for row in study.rows]
     assert len(set(names)) == len(names)
-    default = read_recipe(Recipe, SHAPES.recipe, [])
-    assert (
-        json.loads((ROOT / "toyworld/backbone/config.json").read_text())["text_config"]["num_hidden_layers"] == DEPTH
-    )
-    for row in SHAPES.rows:
+    default = read_recipe(Recipe, study.recipe, [])
+    assert ROOT / default.model.base_model == TOY_BACKBONES[backbone].folder
+    assert make_config(make_processor(backbone).tokenizer, backbone).text_config.num_hidden_layers == DEPTH
+    for row in study.rows:
         for condition in row.conditions:
             Condition.parse(condition)
-        changed = read_recipe(Recipe, SHAPES.recipe, list(row.overrides or ()))
+        changed = read_recipe(Recipe, study.recipe, list(row.overrides or ()))
         assert (changed == default) == (row.overrides in (None, ())), row.name
+
+
+def test_the_tables_ask_for_conditions_that_rows_have():
     for name, condition in [*MAIN, *SECOND_FAMILY]:
         assert condition in SHAPES.row(name).conditions
 

@@ -5,7 +5,7 @@ Trains and evaluates every row of the table with train.py and eval.py, several a
 the seeds' answers. Where a row names learning rates, each is tried first with the first seed, and the one that is best
 on the validation split is used for all seeds. A run that was stopped goes on when the same command is given again:
 what has been done is kept in `runs/evidence`. Results are written to `results/toyworld`, one file for each row as soon
-as its seeds are done.
+as its seeds are done. `--study kitchen` does the same for the kitchen, in `runs/kitchen` and `results/kitchen`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gazeqwen.evaluation.statistics import intervals_over_seeds, paired_differen
 from gazeqwen.questions.release import build
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.random_video_encoder import random_dinov2
-from gazeqwen.toyworld.studies import ROOT, SHAPES, Row, Study
+from gazeqwen.toyworld.studies import ROOT, STUDIES, Row, Study
 from gazeqwen.training.recipe import Recipe
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import atomic_folder, write_bytes, write_json
@@ -287,17 +287,18 @@ def run(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--rows", nargs="+", choices=[row.name for row in SHAPES.rows], metavar="ROW", help="default: all"
-    )
-    parser.add_argument("--work", type=Path, default=SHAPES.work, help="where runs are kept")
-    parser.add_argument("--results", type=Path, default=SHAPES.results)
+    parser.add_argument("--study", choices=list(STUDIES), default="shapes", help="of which world")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="default: all")
+    parser.add_argument("--work", type=Path, help="where runs are kept (default: the study's)")
+    parser.add_argument("--results", type=Path, help="default: the study's")
     parser.add_argument("--workers", type=int, default=1 if torch.cuda.is_available() else os.cpu_count())
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each run")
     parser.add_argument("overrides", nargs="*", help="of the recipe, for all rows, such as stage1.epochs=1")
     args = parser.parse_intermixed_args()
-    rows = [row for row in SHAPES.rows if args.rows is None or row.name in args.rows]
-    run(SHAPES, rows, args.work, args.results, args.overrides, args.workers, args.threads)
+    study = STUDIES[args.study]
+    rows = list(study.rows) if args.rows is None else [study.row(name) for name in args.rows]
+    work, results = args.work or study.work, args.results or study.results
+    run(study, rows, work, results, args.overrides, args.workers, args.threads)
 
 
 if __name__ == "__main__":

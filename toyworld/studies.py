@@ -168,6 +168,61 @@ class Study:
         raise ValueError(f"row: got {name!r}, expected one of {[row.name for row in self.rows]}")
 
 
+# The kitchen's rivals are drawn as its backbone was pretrained on: ring, cross, heat map, places in words.
+KITCHEN_ROWS = (
+    Row(
+        "frozen",
+        "Frozen backbone",
+        "main",
+        None,
+        ("text_only", "none", "ring", "cross", "saliency", "text"),
+        (0,),
+    ),
+    Row(
+        "frozen-controls",
+        "Frozen backbone, gaze drawn, controls",
+        "main",
+        None,
+        ("ring+shuffled", "ring+centre", "cross+shuffled", "saliency+shuffled", "text+shuffled"),
+        (0,),
+    ),
+    Row("frozen-noise", "Frozen backbone, ring at noisy gaze", "main", None, ("ring+noise5", "ring+noise10"), (0,)),
+    Row("gazeqwen", "GazeQwen", "main", conditions=("gaze", "zero", "shuffled", "centre", "noise5", "noise10")),
+    Row(
+        "gazeqwen-controls",
+        "GazeQwen, further controls",
+        "main",
+        conditions=("random_place", "permuted_times", "shifted"),
+        adapter_of="gazeqwen",
+    ),
+    Row(
+        "heatmap-vector",
+        "Heatmap times one vector per layer",
+        "main",
+        ("adapter.resampler_type=heatmap_vector",),
+        ("gaze", "shuffled", "centre", "noise5", "noise10"),
+        rates=(3e-3, 3e-2, 1e-1, 3e-1),
+    ),
+    Row("lora", "LoRA alone, no gaze", "main", LORA_ALONE),
+    Row(
+        "lora-ring",
+        "LoRA, gaze drawn as a ring",
+        "main",
+        (*LORA_ALONE, "data.gaze=ring+model"),
+        ("ring+model", "ring+model+shuffled", "ring+model+noise5", "ring+model+noise10"),
+        rates=(2e-4, 5e-4, 2e-3),
+        rate_key="stage2.lora_learning_rate",
+    ),
+    Row("shuffled", "GazeQwen trained on shuffled gaze", "main", ("data.gaze=shuffled",), ("gaze", "shuffled")),
+    Row(
+        "paper",
+        "Paper: coord_pe after the paper's layers",
+        "main",
+        ("adapter.gaze_encoding=coord_pe", f"adapter.injection_layers={PAPER_LAYERS}"),
+        ("gaze", "shuffled"),
+    ),
+)
+
 SHAPES = Study(
     recipe=ROOT / "recipes" / "toyworld.yaml",
     world={"train": 600, "val": 80, "test": 240, "seed": 0, "per_task": 2, "most": (220, 40, 100)},
@@ -175,3 +230,11 @@ SHAPES = Study(
     results=ROOT / "results" / "toyworld",
     rows=SHAPES_ROWS,
 )
+KITCHEN = Study(
+    recipe=ROOT / "recipes" / "kitchen.yaml",
+    world={"train": 300, "val": 40, "test": 120, "seed": 0, "per_task": 2, "most": (150, 30, 60), "kind": "kitchen"},
+    work=Path("runs/kitchen"),
+    results=ROOT / "results" / "kitchen",
+    rows=KITCHEN_ROWS,
+)
+STUDIES = {"shapes": SHAPES, "kitchen": KITCHEN}
