@@ -28,7 +28,9 @@ from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe, StageS
 from gazeqwen.training.setup import build_processor, checkpoint_activations
 from gazeqwen.utils.settings import read_recipe
 
-RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if path.stem not in ("demo", "toyworld"))
+RECIPES = sorted(
+    path for path in (ROOT / "recipes").glob("*.yaml") if path.stem not in ("demo", "toyworld", "kitchen")
+)
 GUIDE = (ROOT / "docs" / "guides" / "train.md").read_text()
 TASK = "present_object_identification_easy"
 CARDS = {"24gb": 24, "12gb": 12}  # GB
