@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from gazeqwen.gaze_sources.samples import Status
 from gazeqwen.questions.dataset import load_questions
@@ -330,7 +331,7 @@ def test_the_tower_is_fitted_to_name_things():
     model, processor = make_backbone(0, "kitchen")
     tower, pixels = model.model.visual, pretrain.ClipEmbeddings(0, 3, processor.video_processor)
     things = torch.from_numpy(np.concatenate([pretrain.labels_of(0, n)[:, 0] for n in range(3)])).long()
-    nouns = model.get_input_embeddings().weight[[processor.tokenizer.encode(f" {t.noun}")[0] for t in THINGS]]
+    nouns = model.get_input_embeddings().weight[pretrain.noun_ids(processor)]
 
     def names() -> float:
         with torch.no_grad():
@@ -343,6 +344,20 @@ def test_the_tower_is_fitted_to_name_things():
     before, explained = names(), pretrain.fit_tower(model, processor, seed=0, clips=3)
     assert 0.05 < explained < 1
     assert names() > before + 0.2, (before, names(), explained)
+
+
+def test_the_kept_tower_names_what_tables_show():
+    """The embeddings of most tokens that show a thing are nearest to its noun's, on tables drawn here."""
+    model, processor = make_backbone(0, "kitchen")
+    tower, nouns = model.model.visual, model.get_input_embeddings().weight[pretrain.noun_ids(processor)]
+    tower.load_state_dict(load_file(Path(pretrain.__file__).parent / "state" / "tower.safetensors"))
+    batch = sight.SightBatches(7, 0, replace(FULL, tables=2), processor.video_processor)[0]
+    grid = torch.tensor([[1, 2 * sight.GRID, 2 * sight.GRID]] * (2 * FULL.pairs))
+    with torch.no_grad():
+        scores = tower(batch["pixels"], grid_thw=grid).pooler_output @ nouns.T
+    things = batch["labels"][:, 0]
+    shown = (things != sight.NO_THING) & (things != sight.UNCLEAR)
+    assert (scores.argmax(-1) == things)[shown].float().mean() > 0.6 and shown.sum() > 100
 
 
 def test_heat_grows_with_attention(clips):

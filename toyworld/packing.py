@@ -36,8 +36,7 @@ def patches_of(frames: np.ndarray, images) -> torch.Tensor:
 class Packer:
     """
     Make tensors of clips and their questions. `scene` is the class of the world's scenes, `grid_thw` what the vision
-    tower makes of a clip, or of the last of its `steps`. `word_dropout`: the share of a question's words that are
-    replaced by others.
+    tower makes of a clip. `word_dropout`: the share of a question's words that are replaced by others.
     """
 
     def __init__(
@@ -46,12 +45,11 @@ class Packer:
         processor,
         scene,
         grid_thw: tuple[int, int, int],
-        steps: int | None = None,
         word_dropout: float = 0.1,
     ):
         self.config, self.tokenizer = config, processor.tokenizer
         self.prompts = gazeqwen_processor(config, processor)
-        self.grid_thw, self.steps, self.word_dropout = grid_thw, steps or grid_thw[0], word_dropout
+        self.grid_thw, self.word_dropout = grid_thw, word_dropout
         encode = self.tokenizer.encode
         self.spare_ids = [encode(f" {word}")[0] for word in PROMPT_WORDS]
         self.noun_of = {encode(f"{space}{noun}")[0]: noun for noun in scene.nouns for space in ("", " ")}
@@ -143,14 +141,14 @@ class Packer:
         Return the clips' prefixes, see `pack`, and the position `tail_start` (C,) of each one's first tail token, as
         the family was trained.
         """
-        seconds_per_step = torch.tensor([(clip.time_s - clip.start_s) / self.steps for clip in clips])
+        seconds_per_step = torch.tensor([(clip.time_s - clip.start_s) / self.grid_thw[0] for clip in clips])
         grids = torch.tensor([self.grid_thw] * len(clips))
         processed = [
             {
                 "pixel_values_videos": torch.empty(0),
                 "video_grid_thw": grid,
                 "second_per_grid_ts": seconds,
-                "step_times_s": self.prompts.step_times_s(clip.frame_times_s - clip.start_s)[-self.grid_thw[0] :],
+                "step_times_s": self.prompts.step_times_s(clip.frame_times_s - clip.start_s),
             }
             for clip, grid, seconds in zip(clips, grids, seconds_per_step, strict=True)
         ]

@@ -145,12 +145,11 @@ def vision_loss(heads: Heads, visual: torch.Tensor, labels: torch.Tensor) -> tup
     return loss, right
 
 
-def when_losses(heads: Heads, video_states: list[torch.Tensor], marked: torch.Tensor, steps: int = STEPS):
+def when_losses(heads: Heads, video_states: list[torch.Tensor], marked: torch.Tensor):
     """Do video tokens know which temporal step they are of, and whether they are marked in the last one? From the
-    second layer on; without this, what is marked *now* was never told from what was marked before. Clips hold their
-    last `steps`."""
+    second layer on; without this, what is marked *now* was never told from what was marked before."""
     clips, tokens = marked.shape
-    step = torch.arange(STEPS - steps, STEPS).repeat_interleave(tokens // steps).expand(clips, -1)
+    step = torch.arange(STEPS).repeat_interleave(tokens // STEPS).expand(clips, -1)
     now = (marked & (step == STEPS - 1)).float()
     loss, weight = 0.0, torch.tensor(8.0)
     for head, state in zip(heads.step, video_states[1:], strict=False):
@@ -164,11 +163,11 @@ def when_losses(heads: Heads, video_states: list[torch.Tensor], marked: torch.Te
 
 
 def option_losses(
-    heads: Heads, states: list[torch.Tensor], batch: dict, facts_known: int = len(FACTS)
+    heads: Heads, states: list[torch.Tensor], batch: dict, facts_known: bool = True
 ) -> tuple[torch.Tensor, dict[str, list[float]]]:
     """
-    Return the losses of what auxiliary heads say of options and nouns, and, per fact, how often that is right; of the
-    first `facts_known` facts.
+    Return the losses of what auxiliary heads say of options and, where the video tells (`facts_known`), of nouns, and,
+    per fact, how often that is right.
     """
     loss, scores = torch.zeros(()), defaultdict(list)
     if not len(batch["option_rows"]):
@@ -177,12 +176,12 @@ def option_losses(
     for right_head, facts_head, state in zip(heads.right, heads.facts, states[-3:-1], strict=True):
         guess = right_head(state[batch["option_rows"], batch["option_places"]])[:, 0]
         loss = loss + 0.4 * F.binary_cross_entropy_with_logits(guess, batch["option_right"], pos_weight=weight)
-        facts = facts_head(state[batch["noun_rows"], batch["noun_places"]])[:, :facts_known]
-        truths = batch["noun_facts"][:, :facts_known]
         if facts_known:
+            facts, truths = facts_head(state[batch["noun_rows"], batch["noun_places"]]), batch["noun_facts"]
             loss = loss + 0.4 * F.binary_cross_entropy_with_logits(facts, truths, pos_weight=weight)
-    names = FACTS[:facts_known]
-    for name, guess, truth in zip(names, (facts > 0).float().unbind(1), truths.unbind(1), strict=True):
+    if not facts_known:
+        return loss, scores
+    for name, guess, truth in zip(FACTS, (facts > 0).float().unbind(1), truths.unbind(1), strict=True):
         if 0 < truth.sum() < len(truth):  # mean over both classes
             of_class = [(guess == truth)[truth == v].float().mean().item() for v in (0, 1)]
             scores[f"fact: {name}"].append(np.mean(of_class))

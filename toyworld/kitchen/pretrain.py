@@ -222,7 +222,6 @@ class QuestionBatches(Dataset):
 
     def __init__(self, seed: int, number: int, phase: Phase, config, processor, clips: int, embeddings: Path):
         self.seed, self.number, self.phase, self.config = seed, number, phase, config
-        self.clips = clips
         kinds = np.array([clip_of(seed, number)[1].kind for number in range(clips)])
         self.embeddings = np.load(embeddings, mmap_mode="r")
         self.in_words = np.flatnonzero(kinds == "words")
@@ -257,8 +256,7 @@ class QuestionBatches(Dataset):
             "marks": [mark.kind for _, mark in clips],
             "steps_show": torch.tensor([things_of_steps(view) for view in views]),
         }
-        visual = torch.from_numpy(self.embeddings[np.sort(numbers)][np.argsort(np.argsort(numbers))])
-        batch["visual"] = visual.float()[torch.from_numpy(chosen)]
+        batch["visual"] = torch.from_numpy(self.embeddings[numbers][chosen]).float()
         return batch
 
 
@@ -333,7 +331,7 @@ def question_loss(model, heads: Heads, noun_ids: torch.Tensor, batch: dict) -> t
         loss = loss + place_loss(heads, video_states, batch["cells"])
     if not asked:
         return loss, right
-    option_loss, scores = option_losses(heads, states, batch, 0 if of_text_alone else len(FACTS))
+    option_loss, scores = option_losses(heads, states, batch, facts_known=not of_text_alone)
     if not of_text_alone:
         loss = loss + now_loss(heads, nouns, states, batch)
     hits = (logits.argmax(-1) == batch["target"]).float().tolist()
@@ -447,11 +445,16 @@ def see(out: Path, seed: int, phases: tuple[Sight, ...], model, processor, worke
         run.train(phase, batches, lambda batch: sight_loss(tower, heads, batch))
 
 
+def noun_ids(processor) -> torch.Tensor:
+    """Return the token of each thing's noun, as it follows another word: (things,)."""
+    return torch.tensor([processor.tokenizer.encode(f" {thing.noun}")[0] for thing in THINGS])
+
+
 def read(out: Path, seed: int, phases: tuple[Phase, ...], clips: int, model, processor, workers: int) -> Run:
     """Let the decoder learn to read, or go on with it."""
     torch.manual_seed(seed)
     heads = Heads(model.config.text_config.hidden_size)
-    nouns = torch.tensor([processor.tokenizer.encode(f" {thing.noun}")[0] for thing in THINGS])
+    nouns = noun_ids(processor)
     run = Run(out / "reading", seed, {"decoder": model.model.language_model, "heads": heads}, workers)
     for number, phase in enumerate(phases, 1):
         batches = QuestionBatches(seed, number, phase, model.config, processor, clips, out / "embeddings.npy")
@@ -467,8 +470,7 @@ def fit_tower(model, processor, seed: int, clips: int = 300, ridge: float = 1e-3
     Returns the share of these embeddings' variance that it explains.
     """
     tower, last = model.model.visual, model.model.visual.merger.mlp[-1]
-    nouns = [processor.tokenizer.encode(f" {thing.noun}")[0] for thing in THINGS]
-    known = F.pad(model.get_input_embeddings().weight[nouns], (0, 0, 0, 1)).double()
+    known = F.pad(model.get_input_embeddings().weight[noun_ids(processor)], (0, 0, 0, 1)).double()
     mark = torch.randn(known.shape[1], generator=torch.Generator().manual_seed(seed)).double() * known[:-1].std()
     features, labels, heat = [], [], []
     tower.merger.mlp[-1] = nn.Identity()
@@ -498,9 +500,11 @@ def heat_of_tokens(view: View, mark: Mark) -> np.ndarray:
     Return how hot a heat map shows the thing of each visual token (STEPS * 64,): how long attention has been on it,
     as a share of the longest; zero for other marks.
     """
-    labels = token_labels(view, mark)[:, 0].reshape(STEPS, STEP_TOKENS)
-    heat = np.zeros(labels.shape)
-    for step in range(STEPS if mark.kind == "heat" else 0):
+    heat = np.zeros((STEPS, STEP_TOKENS))
+    if mark.kind != "heat":
+        return heat.reshape(-1)
+    labels = token_labels(view, mark)[:, 0].reshape(heat.shape)
+    for step in range(STEPS):
         seconds = {}
         for begin_s, end_s, thing in view.path:
             lasted_s = min(end_s, view.frame_times_s[2 * step + 1]) - begin_s
