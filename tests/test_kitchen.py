@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from gazeqwen.gaze_sources.samples import Status
@@ -17,6 +19,18 @@ from gazeqwen.toyworld.backbone import make_backbone
 from gazeqwen.toyworld.generate import generate, make_video
 from gazeqwen.toyworld.highlights import make_clip
 from gazeqwen.toyworld.kitchen import pretrain, sight
+from gazeqwen.toyworld.kitchen.clips import (
+    VIDEO_TOKENS,
+    ClipEmbeddings,
+    TokensByThing,
+    chosen_tokens,
+    clip_of,
+    heat_of_tokens,
+    labels_of,
+    renamed,
+    things_of_steps,
+    token_labels,
+)
 from gazeqwen.toyworld.kitchen.marks import KINDS, Mark, draw_mark, marked_frame, words
 from gazeqwen.toyworld.kitchen.scene import FRAME_PX, KitchenScene, make_scene
 from gazeqwen.toyworld.kitchen.things import CATEGORIES, COLORS, SPRITES, THINGS, build_atlas, sprite
@@ -261,7 +275,7 @@ def test_patches_equal_the_processors():
 def test_labels_name_the_thing_at_each_token(clips):
     told = Counter()
     for view in clips:
-        labels = pretrain.token_labels(view, Mark("ring")).reshape(STEPS, pretrain.GRID, pretrain.GRID, 2)
+        labels = token_labels(view, Mark("ring")).reshape(STEPS, pretrain.GRID, pretrain.GRID, 2)
         for step in range(STEPS):
             for index, thing in enumerate(view.scene.objects):
                 places = thing.position_px(view.frame_times_s[2 * step : 2 * step + 2])
@@ -302,7 +316,7 @@ def test_things_are_chosen_before_the_ground():
     shows = np.random.default_rng(0).random((2, STEPS * 64)) < 0.15
     labels[shows, 0] = 7
     for count in (20, 5, 64):
-        chosen = pretrain.chosen_tokens(labels, count, np.random.default_rng(1))
+        chosen = chosen_tokens(labels, count, np.random.default_rng(1))
         by_step, shown = chosen.reshape(2, STEPS, 64), shows.reshape(2, STEPS, 64)
         assert (by_step.sum(-1) == count).all()
         assert ((by_step & shown).sum(-1) == np.minimum(shown.sum(-1), count)).all()
@@ -311,7 +325,7 @@ def test_things_are_chosen_before_the_ground():
 def test_left_out_tokens_are_as_if_masked(tiny_batch):
     """The answers with some video tokens left out equal those with all, where nobody may attend to the others."""
     model, batch, embeddings = tiny_batch
-    chosen = torch.rand(2, pretrain.VIDEO_TOKENS, generator=torch.Generator().manual_seed(0)).argsort(dim=1) < 90
+    chosen = torch.rand(2, VIDEO_TOKENS, generator=torch.Generator().manual_seed(0)).argsort(dim=1) < 90
     thin = thinned(batch, chosen, model.config) | {"visual": embeddings[chosen]}
     masked = batch | {"prefix_mask": batch["prefix_mask"].clone(), "visual": embeddings.flatten(0, 1)}
     is_video = batch["prefix_ids"] == model.config.video_token_id
@@ -329,8 +343,8 @@ def test_the_tower_is_fitted_to_name_things():
     shows a thing is nearer to the thing's noun than to others, and a marked one further along the mark.
     """
     model, processor = make_backbone(0, "kitchen")
-    tower, pixels = model.model.visual, pretrain.ClipEmbeddings(0, 3, processor.video_processor)
-    things = torch.from_numpy(np.concatenate([pretrain.labels_of(0, n)[:, 0] for n in range(3)])).long()
+    tower, pixels = model.model.visual, ClipEmbeddings(0, 3, processor.video_processor)
+    things = torch.from_numpy(np.concatenate([labels_of(0, n)[:, 0] for n in range(3)])).long()
     nouns = model.get_input_embeddings().weight[pretrain.noun_ids(processor)]
 
     def names() -> float:
@@ -364,13 +378,71 @@ def test_heat_grows_with_attention(clips):
     """A heat map is hottest at the thing that attention has been on longest, and only where it has been."""
     hot = 0
     for view in clips:
-        heat = pretrain.heat_of_tokens(view, Mark("heat")).reshape(STEPS, 64)
-        things = pretrain.token_labels(view, Mark("heat"))[:, 0].reshape(STEPS, 64)
+        heat = heat_of_tokens(view, Mark("heat")).reshape(STEPS, 64)
+        things = token_labels(view, Mark("heat"))[:, 0].reshape(STEPS, 64)
         ever = {view.scene.objects[i].number for i in view.ever}
         assert set(things[heat > 0]) <= ever and heat.max() <= 1
-        assert not pretrain.heat_of_tokens(view, Mark("ring")).any()
+        assert not heat_of_tokens(view, Mark("ring")).any()
         hot += (heat == 1).any()
     assert hot >= len(clips) - 1
+
+
+def test_a_renamed_clip_holds_other_things_at_the_same_places_and_times(clips):
+    """Labels, and what each step is about, follow the names; all else of the clip stays as it is."""
+    new = np.random.default_rng(3).permutation(len(THINGS))
+    names = np.array([*new, sight.NO_THING, sight.UNCLEAR])
+    for view in clips:
+        other = renamed(view, new)
+        before, after = token_labels(view, Mark("ring")), token_labels(other, Mark("ring"))
+        assert np.array_equal(after[:, 0], names[before[:, 0]]) and np.array_equal(after[:, 1], before[:, 1])
+        assert things_of_steps(other) == names[things_of_steps(view)].tolist()
+        assert {thing.noun for thing in other.scene.objects} != {thing.noun for thing in view.scene.objects}
+        assert (other.marked, other.path) == (view.marked, view.path)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_drawn_tokens_show_what_they_are_drawn_for(seed):
+    """The same thing, marked or not; as strongly and by the same sort of mark where a token is."""
+    rng = np.random.default_rng(seed)
+    labels = np.stack([rng.integers(-1, 5, 400), rng.integers(0, 2, 400)], axis=1)
+    heated, heat = rng.random(400) < 0.3, rng.random(400) * rng.integers(0, 2, 400)
+    tokens = TokensByThing(labels, heat, heated)
+    rows = tokens.draw(labels, heat, heated, rng)
+    strength = np.where(heated, heat, labels[:, 1])
+    assert np.array_equal(labels[rows, 0], labels[:, 0])
+    assert np.array_equal(np.ceil(3 * strength[rows]), np.ceil(3 * strength))
+    assert np.array_equal(heated[rows], heated)
+    few = labels[:, 1] == 0
+    only_unmarked = TokensByThing(labels[few], np.zeros(few.sum()), np.zeros(few.sum(), bool))
+    with pytest.raises(ValueError, match="none shows them marked"):
+        only_unmarked.draw(labels, np.zeros(400), np.zeros(400, bool), rng)
+
+
+def test_a_batch_asks_about_the_things_that_its_tokens_show(tmp_path):
+    """
+    Embeddings that say which token they are of: each is of a token that shows what the batch's label says, under new
+    names in every batch; as they are where clips are not renamed.
+    """
+    count, (model, processor) = 400, make_backbone(0, "kitchen")
+    np.save(tmp_path / "embeddings.npy", np.arange(count * VIDEO_TOKENS, dtype=np.float32).reshape(count, -1, 1))
+    shown = np.concatenate([labels_of(0, number) for number in range(count)])[:, 0]
+    about = {}
+    for is_renamed in (True, False):
+        lessons = (pretrain.Lesson((("visible", 1.0),), 60, 1, 20),)
+        phase = pretrain.Phase("asked", 2, lessons, renamed=is_renamed)
+        path = tmp_path / "embeddings.npy"
+        batches = pretrain.QuestionBatches(0, 1, phase, model.config, processor, count, path)
+        for step in range(2):
+            batch = batches[step]
+            sources = batch["visual"][:, 0].long().numpy()
+            assert np.array_equal(shown[sources], batch["token_labels"][..., 0].flatten())
+            clips_of_tokens = sources.reshape(60, -1) // VIDEO_TOKENS
+            of_one_clip = (clips_of_tokens == clips_of_tokens[:, :1]).all(axis=1)
+            assert of_one_clip.all() != is_renamed
+        about[is_renamed] = batch["steps_show"]
+    own = {tuple(things_of_steps(clip_of(0, number)[0])) for number in range(count)}
+    assert {tuple(row) for row in about[False].tolist()} <= own
+    assert sum(tuple(row) in own for row in about[True].tolist()) < 10  # steps about nothing stay so
 
 
 @pytest.fixture
@@ -378,18 +450,19 @@ def tiny_batch():
     """A backbone, a batch of two clips with two questions each, and embeddings of all their visual tokens."""
     model, processor = make_backbone(0, "kitchen")
     rng = np.random.default_rng(0)
-    clips = [pretrain.clip_of(0, number) for number in range(2)]
+    clips = [clip_of(0, number) for number in range(2)]
     questions = [pretrain.Drawer(rng, view).question(pretrain.SHORT_KINDS) for view, _ in clips for _ in range(2)]
     packer = Packer(model.config, processor, KitchenScene, pretrain.GRID_THW)
     batch = packer.pack([view for view, _ in clips], questions, rng)
     hidden = model.config.text_config.hidden_size
-    return model, batch, torch.randn(2, pretrain.VIDEO_TOKENS, hidden, generator=torch.Generator().manual_seed(1))
+    return model, batch, torch.randn(2, VIDEO_TOKENS, hidden, generator=torch.Generator().manual_seed(1))
 
 
-TINY = (
-    pretrain.Phase("looking", 1, (pretrain.Lesson((), 2, 0, 10),)),
-    pretrain.Phase("questions", 2, tuple(pretrain.Lesson(k, 2, 2, 30) for k in (pretrain.TEXT, pretrain.LONG))),
-    pretrain.Phase("everything", 1, (pretrain.Lesson(pretrain.SHORT, 2, 2),), decay=True),
+LESSONS = tuple(pretrain.Lesson(k, 2, 2, 30) for k in (pretrain.TEXT, pretrain.LONG))
+TINY = (  # so few clips show too few things to be renamed
+    pretrain.Phase("looking", 1, (pretrain.Lesson((), 2, 0, 10),), renamed=False),
+    pretrain.Phase("questions", 2, LESSONS, renamed=False),
+    pretrain.Phase("everything", 1, (pretrain.Lesson(pretrain.SHORT, 2, 2),), decay=True, renamed=False),
 )
 TINY_SIGHT = (sight.Sight("sight", 2, tables=1, pairs=1, most_things=5, most_marks=2, decay=True),)
 
@@ -400,7 +473,7 @@ def test_pretraining_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain.fit_tower.__wrapped__, "__defaults__", (3, 1e-3))  # fitted on three clips
 
     def pretrained(out: Path, seed: int = 0):
-        return pretrain.pretrain(out, seed, CLIPS, 1, TINY, TINY_SIGHT, workers=0)
+        return pretrain.pretrain(out, seed, CLIPS, 1, TINY, TINY_SIGHT, workers=0, held_out=CLIPS - 2)
 
     whole = pretrained(tmp_path / "whole")
     before, _ = make_backbone(0, "kitchen")
@@ -409,7 +482,7 @@ def test_pretraining_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     class Stop(Exception):
         pass
 
-    embed, embedded = pretrain.ClipEmbeddings.__getitem__, []
+    embed, embedded = ClipEmbeddings.__getitem__, []
 
     def stopping_once(pixels, number):
         if pixels.count == CLIPS:  # not those that the tower is fitted on
@@ -418,7 +491,7 @@ def test_pretraining_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
                 raise Stop
         return embed(pixels, number)
 
-    monkeypatch.setattr(pretrain.ClipEmbeddings, "__getitem__", stopping_once)
+    monkeypatch.setattr(ClipEmbeddings, "__getitem__", stopping_once)
     save = pretrain.Run.save
     for half, steps in (("sight", 1), ("sight", 2), ("reading", 2), ("reading", 3)):
 
@@ -445,6 +518,7 @@ def test_pretraining_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert {name: phase["steps"] for name, phase in record["phases"].items()} == {
         phase.name: phase.steps for phase in (*TINY_SIGHT, *TINY)
     }
+    assert all(set(record["phases"][phase.name]["held_out"]) >= {"summary, drawn", "last, drawn"} for phase in TINY)
     with pytest.raises(ValueError, match="begun with seed 0, not 1"):
         pretrained(stopped, seed=1)
 

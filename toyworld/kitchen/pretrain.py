@@ -12,10 +12,13 @@ decoder learns to read: first to look (below), then to match options in text, th
 last phase most tokens of empty ground are left out, at the positions of the others. The learning rate decays over the
 last phase.
 
+So many clips can be learned by heart. Until the last phase a clip therefore shows other things each time that it is
+drawn (`clips.renamed`), by tokens of other clips that show these.
+
 Looking is taught early: video tokens are asked, by heads that are thrown away, which thing was marked in the temporal
 step before their own, and the prompt's last token before the question, which was in each of the six; and options and
-nouns of a question are asked what is true of them. What is printed is of clips that were seen before; so far they are
-learned by heart, and other clips are not read (docs/log.md).
+nouns of a question are asked what is true of them. What is printed is of clips that were seen before, under other
+names; after each phase the same is asked of clips of another seed, as they are (`held_out`).
 Training goes on where it was stopped, with the same numbers as in one go.
 """
 
@@ -25,7 +28,6 @@ import argparse
 import json
 import time
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +39,20 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from gazeqwen.toyworld.backbone import make_backbone, save_backbone
-from gazeqwen.toyworld.highlights import FACTS, Drawer, make_clip
-from gazeqwen.toyworld.kitchen.marks import KINDS, Mark, draw_mark, marked_frame, words
-from gazeqwen.toyworld.kitchen.scene import KitchenScene, make_scene
+from gazeqwen.toyworld.highlights import FACTS, Drawer
+from gazeqwen.toyworld.kitchen.clips import (
+    VIDEO_TOKENS,
+    ClipEmbeddings,
+    TokensByThing,
+    chosen_tokens,
+    clip_of,
+    heat_of,
+    labels_of,
+    renamed,
+    things_of_steps,
+)
+from gazeqwen.toyworld.kitchen.marks import KINDS, words
+from gazeqwen.toyworld.kitchen.scene import KitchenScene
 from gazeqwen.toyworld.kitchen.sight import (
     GRID,
     NO_THING,
@@ -48,19 +61,15 @@ from gazeqwen.toyworld.kitchen.sight import (
     Sight,
     SightBatches,
     SightHeads,
-    cell_labels,
-    filmed,
     sight_loss,
 )
 from gazeqwen.toyworld.kitchen.things import THINGS
-from gazeqwen.toyworld.packing import Packer, packed_forward, patches_of, prefix_forward, thinned
+from gazeqwen.toyworld.packing import Packer, packed_forward, prefix_forward, thinned
 from gazeqwen.toyworld.pretrain import Muon, environment, option_losses, split_parameters, when_losses
-from gazeqwen.toyworld.questions import FRAMES, STEPS, View
-from gazeqwen.toyworld.viewer import NOTHING
+from gazeqwen.toyworld.questions import STEPS
 from gazeqwen.utils.files import write_json
 
 GRID_THW = (STEPS, 2 * GRID, 2 * GRID)
-VIDEO_TOKENS = STEPS * STEP_TOKENS
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,8 @@ class Phase:
     steps: int
     lessons: tuple[Lesson, ...]
     decay: bool = False  # the learning rate goes to zero over the second half
-    lr: float = 1.0
+    lr: float = 0.5
+    renamed: bool = True  # clips show other things each time
 
 
 TEXT_KINDS = {"match": 3.0, "of noun": 1.0, "word which": 0.1}
@@ -121,15 +131,15 @@ SIGHT = (
 )
 LOOK, MATCH = Lesson((), 32, 0, 12), Lesson(TEXT, 8, 12, 1)
 QUESTIONS = (Lesson(SHORT, 16, 4, 20), Lesson(LONG, 10, 4, 20))
+LAST = (Lesson(SHORT, 8, 6, in_words=True), Lesson(LONG, 6, 6, in_words=True))
 PHASES = (
-    Phase("looking", 250, (LOOK,)),
-    Phase("first words", 250, (LOOK, MATCH, MATCH)),
-    Phase("first questions", 800, (LOOK, MATCH, *[Lesson(FIRST, 16, 4, 20)] * 3), lr=0.4),
-    Phase("questions", 900, (LOOK, MATCH, *QUESTIONS * 2), lr=0.4),
-    Phase(
-        "everything", 500, (Lesson(SHORT, 8, 6, in_words=True), Lesson(LONG, 6, 6, in_words=True)), lr=0.4, decay=True
-    ),
+    Phase("looking", 500, (LOOK,)),
+    Phase("first words", 300, (LOOK, MATCH, MATCH)),
+    Phase("first questions", 700, (LOOK, MATCH, *[Lesson(FIRST, 16, 4, 20)] * 3)),
+    Phase("questions", 900, (LOOK, MATCH, *QUESTIONS * 2)),
+    Phase("everything", 400, LAST, decay=True, renamed=False),
 )
+HELD_OUT = 160  # clips
 
 
 class NounHead(nn.Module):
@@ -157,76 +167,27 @@ class Heads(nn.Module):
         self.place = nn.ModuleList(nn.Linear(hidden, 2 * GRID) for _ in range(2))
 
 
-# ------------------------------------------------------------------ clips
-@cache
-def clip_of(seed: int, number: int) -> tuple[View, Mark]:
-    """Return clip `number` of a seed, and how its things are marked: always the same."""
-    rng = np.random.default_rng([seed, 91, number])
-    return make_clip(rng, make_scene), draw_mark(rng)
-
-
-def token_labels(view: View, mark: Mark) -> np.ndarray:
-    """
-    Return, for each visual token (STEPS * 64, 2): the number of the thing that it shows (NO_THING, UNCLEAR), and
-    whether that is marked in one of the step's frames, other than in words.
-    """
-    things, times = view.scene.objects, view.frame_times_s
-    places = np.stack([thing.position_px(times) for thing in things], axis=1)  # (frames, things, 2)
-    drawn = np.array([[thing.visible(float(s)) for thing in things] for s in times])
-    sizes, numbers = [thing.size_px for thing in things], [thing.number for thing in things]
-    labels = []
-    for step in range(STEPS):
-        pair = slice(2 * step, 2 * step + 2)
-        drawn_on = {i for k in (2 * step, 2 * step + 1) for i in view.marked[k]} if mark.kind != "words" else set()
-        marked = [i in drawn_on for i in range(len(things))]
-        labels.append(cell_labels(places[pair], sizes, numbers, drawn[pair], marked))
-    return np.concatenate(labels)
-
-
-@cache
-def labels_of(seed: int, number: int) -> np.ndarray:
-    return token_labels(*clip_of(seed, number)).astype(np.int8)
-
-
-def things_of_steps(view: View) -> list[int]:
-    """
-    Return the number of the thing that each temporal step is about, if a frame shows that; NO_THING where none is
-    shown, UNCLEAR otherwise.
-    """
-    numbers = []
-    for step, thing in enumerate(view.main):
-        shown = {*view.marked[2 * step], *view.marked[2 * step + 1]}
-        clear = thing in shown if thing != NOTHING else not shown
-        number = NO_THING if thing == NOTHING else view.scene.objects[thing].number
-        numbers.append(number if clear else UNCLEAR)
-    return numbers
-
-
-class ClipEmbeddings(Dataset):
-    """Clip number -> the pixels of a whole clip, for the tower to embed."""
-
-    def __init__(self, seed: int, count: int, images):
-        self.seed, self.count, self.images = seed, count, images
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, number: int) -> torch.Tensor:
-        view, mark = clip_of(self.seed, number)
-        frames = np.stack([marked_frame(view, mark, k) for k in range(FRAMES)])
-        return patches_of(filmed(frames, np.random.default_rng([self.seed, 93, number])), self.images)
-
-
+# ------------------------------------------------------------------ batches
 class QuestionBatches(Dataset):
-    """Step number -> questions about clips drawn at random, packed, with embeddings of the clips' visual tokens."""
+    """
+    Step number -> questions about clips drawn at random, packed, with embeddings of visual tokens: the clips' own, or
+    those of tokens that show what they are renamed to.
+    """
 
     def __init__(self, seed: int, number: int, phase: Phase, config, processor, clips: int, embeddings: Path):
         self.seed, self.number, self.phase, self.config = seed, number, phase, config
         kinds = np.array([clip_of(seed, number)[1].kind for number in range(clips)])
         self.embeddings = np.load(embeddings, mmap_mode="r")
+        self.labels = np.stack([labels_of(seed, number) for number in range(clips)]).astype(np.int64)
+        self.heat = np.stack([heat_of(seed, number) for number in range(clips)])
+        self.heated = np.broadcast_to((kinds == "heat")[:, None], self.heat.shape)
+        self.tokens = TokensByThing(*(part.reshape(-1, *part.shape[2:]) for part in self._shown(slice(None))))
         self.in_words = np.flatnonzero(kinds == "words")
         self.drawn = np.flatnonzero(kinds != "words")
         self.packer = Packer(config, processor, KitchenScene, GRID_THW)
+
+    def _shown(self, numbers) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.labels[numbers], self.heat[numbers], self.heated[numbers]
 
     def __len__(self) -> int:
         return self.phase.steps
@@ -240,13 +201,19 @@ class QuestionBatches(Dataset):
         numbers = numbers[rng.permutation(len(numbers))[:count]]
         clips = [clip_of(self.seed, int(number)) for number in numbers]
         views, notes = [view for view, _ in clips], [words(*clip) for clip in clips]
+        labels, heat, heated = self._shown(numbers)
+        rows = numbers[:, None] * VIDEO_TOKENS + np.arange(VIDEO_TOKENS)
+        if self.phase.renamed:
+            new = np.stack([[*rng.permutation(len(THINGS)), NO_THING, UNCLEAR] for _ in clips])
+            views = [renamed(view, names) for view, names in zip(views, new, strict=True)]
+            labels[..., 0] = np.take_along_axis(new, labels[..., 0] % new.shape[1], axis=1)
+            rows = self.tokens.draw(labels, heat, heated, rng)
         if lesson.questions:
             drawers = [Drawer(rng, view) for view in views]
             questions = [drawer.question(dict(lesson.kinds)) for drawer in drawers for _ in range(lesson.questions)]
             batch = self.packer.pack(views, questions, rng, notes)
         else:
             batch = self.packer.prefix(views, notes)
-        labels = np.stack([labels_of(self.seed, int(number)) for number in numbers]).astype(np.int64)
         chosen = chosen_tokens(labels, lesson.tokens, rng)
         batch = thinned(batch, torch.from_numpy(chosen), self.config)
         cells = np.broadcast_to(np.arange(VIDEO_TOKENS) % STEP_TOKENS, chosen.shape)[chosen]
@@ -256,17 +223,9 @@ class QuestionBatches(Dataset):
             "marks": [mark.kind for _, mark in clips],
             "steps_show": torch.tensor([things_of_steps(view) for view in views]),
         }
-        batch["visual"] = torch.from_numpy(self.embeddings[numbers][chosen]).float()
+        embeddings = self.embeddings.reshape(-1, self.embeddings.shape[-1])
+        batch["visual"] = torch.from_numpy(embeddings[rows[chosen]]).float()
         return batch
-
-
-def chosen_tokens(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Choose `count` visual tokens of each step, those that show things first: labels (C, V, 2) -> bool (C, V)."""
-    shows = labels[..., 0].reshape(-1, STEP_TOKENS) != NO_THING
-    order = np.argsort(rng.random(shows.shape) - shows, axis=1)
-    chosen = np.zeros(shows.shape, bool)
-    np.put_along_axis(chosen, order[:, :count], True, axis=1)
-    return chosen.reshape(len(labels), VIDEO_TOKENS)
 
 
 # ------------------------------------------------------------------ losses
@@ -450,8 +409,10 @@ def noun_ids(processor) -> torch.Tensor:
     return torch.tensor([processor.tokenizer.encode(f" {thing.noun}")[0] for thing in THINGS])
 
 
-def read(out: Path, seed: int, phases: tuple[Phase, ...], clips: int, model, processor, workers: int) -> Run:
-    """Let the decoder learn to read, or go on with it."""
+def read(
+    out: Path, seed: int, phases: tuple[Phase, ...], clips: int, held_out: int, model, processor, workers: int
+) -> Run:
+    """Let the decoder learn to read, or go on with it; it is also asked about `held_out` clips of another seed."""
     torch.manual_seed(seed)
     heads = Heads(model.config.text_config.hidden_size)
     nouns = noun_ids(processor)
@@ -459,7 +420,24 @@ def read(out: Path, seed: int, phases: tuple[Phase, ...], clips: int, model, pro
     for number, phase in enumerate(phases, 1):
         batches = QuestionBatches(seed, number, phase, model.config, processor, clips, out / "embeddings.npy")
         run.train(phase, batches, lambda batch: question_loss(model, heads, nouns, batch))
+        of_phase = run.record["phases"][phase.name]
+        if "held_out" not in of_phase:
+            asked = Phase("held out", 6 * len(phases[-1].lessons), phases[-1].lessons, renamed=False)
+            others = QuestionBatches(seed + 1, 0, asked, model.config, processor, held_out, out / "held_out.npy")
+            of_phase["held_out"] = accuracies(others, lambda batch: question_loss(model, heads, nouns, batch))
+            run.save()
+            tqdm.write(f"{phase.name} held out {of_phase['held_out']}")
     return run
+
+
+@torch.no_grad()
+def accuracies(batches: Dataset, loss_of) -> dict[str, float]:
+    """Return what `loss_of` says of batches, each of its accuracies averaged over those that have it."""
+    found: dict[str, list[float]] = {}
+    for number in range(len(batches)):
+        for name, value in loss_of(batches[number])[1].items():
+            found.setdefault(name, []).append(value)
+    return {name: round(float(np.mean(values)), 4) for name, values in sorted(found.items())}
 
 
 @torch.no_grad()
@@ -478,7 +456,7 @@ def fit_tower(model, processor, seed: int, clips: int = 300, ridge: float = 1e-3
     for number in tqdm(range(clips), desc="fitting", mininterval=10):
         features.append(tower(pixels[number], grid_thw=torch.tensor([GRID_THW])).pooler_output)
         labels.append(torch.from_numpy(labels_of(seed, number)).long())
-        heat.append(torch.from_numpy(heat_of_tokens(*clip_of(seed, number))))
+        heat.append(torch.from_numpy(heat_of(seed, number)))
     tower.merger.mlp[-1] = last
     things, marked = torch.cat(labels).unbind(-1)
     clear = things != UNCLEAR
@@ -495,34 +473,12 @@ def fit_tower(model, processor, seed: int, clips: int = 300, ridge: float = 1e-3
     return 1 - float((weight * (found @ fitted - wanted).square()).sum() / spread)
 
 
-def heat_of_tokens(view: View, mark: Mark) -> np.ndarray:
-    """
-    Return how hot a heat map shows the thing of each visual token (STEPS * 64,): how long attention has been on it,
-    as a share of the longest; zero for other marks.
-    """
-    heat = np.zeros((STEPS, STEP_TOKENS))
-    if mark.kind != "heat":
-        return heat.reshape(-1)
-    labels = token_labels(view, mark)[:, 0].reshape(heat.shape)
-    for step in range(STEPS):
-        seconds = {}
-        for begin_s, end_s, thing in view.path:
-            lasted_s = min(end_s, view.frame_times_s[2 * step + 1]) - begin_s
-            if thing != NOTHING and lasted_s > 0:
-                number = view.scene.objects[thing].number
-                seconds[number] = seconds.get(number, 0.0) + lasted_s
-        for number, value in seconds.items():
-            heat[step][labels[step] == number] = value / max(seconds.values())
-    return heat.reshape(-1)
-
-
 @torch.no_grad()
-def embed_clips(out: Path, seed: int, count: int, tower: nn.Module, images, workers: int) -> None:
+def embed_clips(path: Path, seed: int, count: int, tower: nn.Module, images, workers: int) -> None:
     """
-    Write the tower's embeddings of `count` clips, float16 (clips, STEPS * 64, hidden), unless that was done. Clips
-    that a stopped run embedded are not embedded again: no embedding is all zeros, as rows not yet written are.
+    Write to `path` the tower's embeddings of `count` clips, float16 (clips, STEPS * 64, hidden), unless that was done.
+    Clips that a stopped run embedded are not embedded again: no embedding is all zeros, as rows not yet written are.
     """
-    path = out / "embeddings.npy"
     if path.exists():
         return
     partial = path.with_suffix(".partial.npy")
@@ -547,6 +503,7 @@ def pretrain(
     phases: tuple[Phase, ...] = PHASES,
     sight: tuple[Sight, ...] = SIGHT,
     workers: int = 1,
+    held_out: int = HELD_OUT,
 ):
     """Pretrain a backbone from `seed`, or go on with what `out` holds; write it to `out`/backbone, and return it."""
     torch.set_num_threads(threads)
@@ -559,8 +516,9 @@ def pretrain(
         of_sight = json.loads((out / "sight" / "record.json").read_text())["phases"]
         write_json(named, {"phases": of_sight, "variance_explained": round(explained, 4)})
     tower.load_state_dict(load_file(file))
-    embed_clips(out, seed, clips, tower, processor.video_processor, 2 * workers)
-    reading = read(out, seed, phases, clips, model, processor, workers)
+    embed_clips(out / "embeddings.npy", seed, clips, tower, processor.video_processor, 2 * workers)
+    embed_clips(out / "held_out.npy", seed + 1, held_out, tower, processor.video_processor, 2 * workers)
+    reading = read(out, seed, phases, clips, held_out, model, processor, workers)
     save_backbone(out / "backbone", model, processor)
     seen = json.loads(named.read_text())
     record = {
