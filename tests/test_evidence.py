@@ -26,6 +26,8 @@ from gazeqwen.toyworld.backbone import TOY_BACKBONES, make_config, make_processo
 from gazeqwen.toyworld.evidence import pool, pooled, run
 from gazeqwen.toyworld.evidence_report import (
     DOCUMENT,
+    KITCHEN_MAIN,
+    KITCHEN_NOISE,
     MAIN,
     README,
     SECOND_FAMILY,
@@ -78,6 +80,8 @@ def test_every_row_can_be_run(study, backbone):
 def test_the_tables_ask_for_conditions_that_rows_have():
     for name, condition in [*MAIN, *SECOND_FAMILY]:
         assert condition in SHAPES.row(name).conditions
+    for name, condition in [*KITCHEN_MAIN, *(cell for cells in KITCHEN_NOISE.values() for cell in cells.values())]:
+        assert condition in KITCHEN.row(name).conditions
 
 
 def test_rows_run_are_pooled_and_not_run_again(tmp_path):
@@ -130,7 +134,7 @@ def test_a_failing_run_says_what_failed(tmp_path):
 
 # ------------------------------------------------------------------ the document
 def test_the_document_holds_the_committed_results(evidence):
-    assert fill(DOCUMENT.read_text(), tables(evidence)) == DOCUMENT.read_text()
+    assert fill(DOCUMENT.read_text(), tables(evidence, Evidence.of_kitchen())) == DOCUMENT.read_text()
     assert fill(README.read_text(), {"summary": summary_table(evidence)}) == README.read_text()
 
 
@@ -147,7 +151,7 @@ def test_sentences_of_the_document_say_what_the_results_say(evidence):
 
 def test_a_document_without_a_place_for_a_table_is_refused(evidence):
     with pytest.raises(ValueError, match="no place for the table 'main'"):
-        fill("# nothing", tables(evidence))
+        fill("# nothing", tables(evidence, Evidence.of_kitchen()))
 
 
 def test_figures_are_drawn(evidence, tmp_path):

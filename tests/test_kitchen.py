@@ -289,7 +289,7 @@ def test_labels_name_the_thing_at_each_token(clips):
     assert told[True] > 5 * told[False] and told[True] > 100  # what lies behind another thing is not told
 
 
-FULL = pretrain.SIGHT[-1]
+FULL = pretrain.SIGHT[1]
 
 
 def test_a_token_of_a_full_table_shows_the_thing_that_lies_there():
@@ -298,7 +298,7 @@ def test_a_token_of_a_full_table_shows_the_thing_that_lies_there():
     for seed in range(12):
         rng = np.random.default_rng(seed)
         scene = sight.draw_table(rng, FULL)
-        frames, labels = sight.marked_pair(rng, scene, 2.0, FULL.most_marks)
+        frames, labels = sight.marked_pair(rng, scene, 2.0, FULL.most_marks, FULL.heated)
         things = labels[:, 0].reshape(sight.GRID, sight.GRID)
         assert frames.shape == (2, FRAME_PX, FRAME_PX, 3) and labels.shape == (sight.STEP_TOKENS, 3)
         for thing in scene.objects:
@@ -426,12 +426,12 @@ def test_a_batch_asks_about_the_things_that_its_tokens_show(tmp_path):
     count, (model, processor) = 400, make_backbone(0, "kitchen")
     np.save(tmp_path / "embeddings.npy", np.arange(count * VIDEO_TOKENS, dtype=np.float32).reshape(count, -1, 1))
     shown = np.concatenate([labels_of(0, number) for number in range(count)])[:, 0]
-    about = {}
+    about, symbols = {}, pretrain.symbols_of(0, processor)
     for is_renamed in (True, False):
-        lessons = (pretrain.Lesson((("visible", 1.0),), 60, 1, 20),)
-        phase = pretrain.Phase("asked", 2, lessons, renamed=is_renamed)
+        lessons = (pretrain.Lesson((("visible", 1.0),), 60, 1, (20, 20)),)
+        phase = pretrain.Phase("asked", 2, lessons, shown="other" if is_renamed else "own")
         path = tmp_path / "embeddings.npy"
-        batches = pretrain.QuestionBatches(0, 1, phase, model.config, processor, count, path)
+        batches = pretrain.QuestionBatches(0, 1, phase, model.config, processor, count, path, symbols)
         for step in range(2):
             batch = batches[step]
             sources = batch["visual"][:, 0].long().numpy()
@@ -458,11 +458,11 @@ def tiny_batch():
     return model, batch, torch.randn(2, VIDEO_TOKENS, hidden, generator=torch.Generator().manual_seed(1))
 
 
-LESSONS = tuple(pretrain.Lesson(k, 2, 2, 30) for k in (pretrain.TEXT, pretrain.LONG))
-TINY = (  # so few clips show too few things to be renamed
-    pretrain.Phase("looking", 1, (pretrain.Lesson((), 2, 0, 10),), renamed=False),
-    pretrain.Phase("questions", 2, LESSONS, renamed=False),
-    pretrain.Phase("everything", 1, (pretrain.Lesson(pretrain.SHORT, 2, 2),), decay=True, renamed=False),
+LESSONS = tuple(pretrain.Lesson(k, 2, 2, (30, 30)) for k in (pretrain.TEXT, pretrain.LONG))
+TINY = (  # so few clips show too few things to stand for others
+    pretrain.Phase("looking", 1, (pretrain.Lesson((), 2, 0, (8, 12)),)),
+    pretrain.Phase("questions", 2, LESSONS, shown="own"),
+    pretrain.Phase("everything", 1, (pretrain.Lesson(pretrain.SHORT, 2, 2),), decay=True, shown="own"),
 )
 TINY_SIGHT = (sight.Sight("sight", 2, tables=1, pairs=1, most_things=5, most_marks=2, decay=True),)
 

@@ -20,7 +20,7 @@ from gazeqwen.plots.style import save_png
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.question import Question
 from gazeqwen.questions.tasks import TASKS, task_info
-from gazeqwen.toyworld.studies import NOISE, ROOT, SHAPES
+from gazeqwen.toyworld.studies import KITCHEN, NOISE, ROOT, SHAPES, Study
 from gazeqwen.utils.adapters import load_model, load_processor
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import write_text
@@ -69,6 +69,36 @@ SECOND_FAMILY = {
     ("qwen3-vl-frozen", "none"): "Frozen, no gaze",
 }
 
+# The kitchen's; `SUMMARY` and noise have their own tables of it.
+KITCHEN_MAIN = {
+    ("gazeqwen", "gaze"): "**GazeQwen**",
+    ("heatmap-vector", "gaze"): "Heatmap times one vector per layer, no resampler",
+    ("lora-ring", "ring+model"): "LoRA, gaze drawn as a ring",
+    ("frozen", "ring"): "Frozen, gaze drawn as a ring",
+    ("frozen", "cross"): "Frozen, gaze drawn as a cross",
+    ("frozen", "saliency"): "Frozen, gaze as a heat map",
+    ("frozen", "text"): "Frozen, gaze as places in words",
+    ("paper", "gaze"): "Paper's formula after the paper's layers (`coord_pe`)",
+    ("gazeqwen", "shuffled"): "GazeQwen, another video's gaze at test",
+    ("gazeqwen", "centre"): "GazeQwen, gaze in the middle of the frame at test",
+    ("gazeqwen", "zero"): "GazeQwen, no fixation at test",
+    ("gazeqwen-controls", "random_place"): "GazeQwen, fixations at random places at test",
+    ("gazeqwen-controls", "permuted_times"): "GazeQwen, its places in another order at test",
+    ("gazeqwen-controls", "shifted"): "GazeQwen, gaze moved by half the clip at test",
+    ("heatmap-vector", "shuffled"): "Heatmap times one vector, another video's gaze at test",
+    ("heatmap-vector", "centre"): "Heatmap times one vector, gaze in the middle of the frame at test",
+    ("lora-ring", "ring+model+shuffled"): "LoRA, that ring at another video's gaze",
+    ("frozen-controls", "ring+shuffled"): "Frozen, that ring at another video's gaze",
+    ("frozen-controls", "ring+centre"): "Frozen, that ring in the middle of the frame",
+    ("frozen-controls", "cross+shuffled"): "Frozen, that cross at another video's gaze",
+    ("frozen-controls", "saliency+shuffled"): "Frozen, that heat map of another video's gaze",
+    ("frozen-controls", "text+shuffled"): "Frozen, places of another video's gaze in words",
+    ("shuffled", "gaze"): "GazeQwen trained on shuffled gaze",
+    ("lora", "gaze"): "LoRA alone, no gaze",
+    ("frozen", "none"): "Frozen, no gaze",
+    ("frozen", "text_only"): "Frozen, the text alone",
+}
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -79,6 +109,10 @@ class Evidence:
     @classmethod
     def read(cls, folder: Path = SHAPES.results) -> Evidence:
         return cls({path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")})
+
+    @classmethod
+    def of_kitchen(cls) -> Evidence:
+        return cls.read(KITCHEN.results)
 
     def score(self, row: str, condition: str) -> dict | None:
         return self.results.get(row, {}).get("scores", {}).get(condition)
@@ -161,10 +195,10 @@ def _gain(gain: dict) -> str:
     return f"{100 * gain['macro']:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def rate_table(evidence: Evidence) -> Table:
+def rate_table(evidence: Evidence, study: Study = SHAPES) -> Table:
     """Show each learning rate's validation accuracy of the rows that name several, and the best one on the test."""
     rows = []
-    for row in SHAPES.rows:
+    for row in study.rows:
         search = evidence.results.get(row.name, {}).get("rate_search")
         if search:
             tried = ", ".join(f"{rate}: {percent(accuracy)}" for rate, accuracy in search["validation"].items())
@@ -198,16 +232,34 @@ def video_encoder_table(evidence: Evidence) -> Table:
 # {noise in percent of the frame: the (row, condition) with it}.
 NOISY = {0: ("gazeqwen", "gaze")} | {noise: ("gazeqwen", f"noise{noise}") for noise in NOISE}
 NOISY_RING = {0: ("ring", "ring")} | {noise: ("ring-noise", f"ring+noise{noise}") for noise in (5, 10)}
+KITCHEN_NOISE = {
+    "GazeQwen": {0: ("gazeqwen", "gaze"), 5: ("gazeqwen", "noise5"), 10: ("gazeqwen", "noise10")},
+    "heatmap times one vector": {
+        0: ("heatmap-vector", "gaze"),
+        5: ("heatmap-vector", "noise5"),
+        10: ("heatmap-vector", "noise10"),
+    },
+    "LoRA, the ring": {
+        0: ("lora-ring", "ring+model"),
+        5: ("lora-ring", "ring+model+noise5"),
+        10: ("lora-ring", "ring+model+noise10"),
+    },
+    "frozen, the ring": {
+        0: ("frozen", "ring"),
+        5: ("frozen-noise", "ring+noise5"),
+        10: ("frozen-noise", "ring+noise10"),
+    },
+}
 
 
-def noise_table(evidence: Evidence) -> Table:
-    rows = []
-    for title, cells in (("GazeQwen", NOISY), ("frozen, the ring", NOISY_RING)):
-        scores = [evidence.score(*cells[noise]) if noise in cells else None for noise in NOISY]
-        rows.append(
-            [title, *(percent(score["macro"], score["intervals"]["macro"]) if score else "" for score in scores)]
-        )
-    return Table(["noise, % of the frame", *map(str, NOISY)], rows)
+def noise_table(evidence: Evidence, lines: dict[str, dict[int, tuple[str, str]]]) -> Table:
+    """Show accuracies by the noise of the scanpath: `lines`, title -> noise in % of the frame -> (row, condition)."""
+    levels, rows = sorted({noise for cells in lines.values() for noise in cells}), []
+    for title, cells in lines.items():
+        scores = [evidence.score(*cells[noise]) if noise in cells else None for noise in levels]
+        if any(scores):
+            rows.append([title, *(percent(s["macro"], s["intervals"]["macro"]) if s else "" for s in scores)])
+    return Table(["noise, % of the frame", *map(str, levels)], rows)
 
 
 # ------------------------------------------------------------------ figures
@@ -382,21 +434,24 @@ def summary_table(evidence: Evidence) -> Table:
     return Table(["gaze is given as", *columns], rows)
 
 
-def tables(evidence: Evidence) -> dict[str, Table]:
+def tables(evidence: Evidence, kitchen: Evidence) -> dict[str, Table]:
     return {
+        "kitchen": condition_table(kitchen, KITCHEN_MAIN),
+        "kitchen-rates": rate_table(kitchen, KITCHEN),
+        "kitchen-noise": noise_table(kitchen, KITCHEN_NOISE),
         "main": condition_table(evidence, MAIN),
         "second-family": condition_table(evidence, SECOND_FAMILY),
         "rates": rate_table(evidence),
         "video-encoder": video_encoder_table(evidence),
         "tasks": task_table(evidence),
         "ablations": ablation_table(evidence),
-        "noise": noise_table(evidence),
+        "noise": noise_table(evidence, {"GazeQwen": NOISY, "frozen, the ring": NOISY_RING}),
     }
 
 
 def main() -> None:
     evidence = Evidence.read()
-    write_text(DOCUMENT, fill(DOCUMENT.read_text(), tables(evidence)))
+    write_text(DOCUMENT, fill(DOCUMENT.read_text(), tables(evidence, Evidence.of_kitchen())))
     write_text(README, fill(README.read_text(), {"summary": summary_table(evidence)}))
     draw_conditions(DOCUMENT.parent / "images" / "evidence_conditions.png", evidence)
     draw_noise(DOCUMENT.parent / "images" / "evidence_noise.png", evidence)

@@ -5,7 +5,7 @@ clips with other things in them, so that no answer can be learned by heart.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -122,6 +122,30 @@ def renamed(view: View, new: np.ndarray) -> View:
     """Return the same clip of other things: where thing i lay, `new[i]` lies, in its size and at the same times."""
     things = tuple(replace(thing, number=int(new[thing.number])) for thing in view.scene.objects)
     return replace(view, scene=replace(view.scene, objects=things))
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """What stands for a visual token: its thing's row of `nouns` (things, hidden), and `mark` where that is marked."""
+
+    nouns: np.ndarray
+    mark: np.ndarray
+
+    def of(self, things: np.ndarray, strength: np.ndarray) -> np.ndarray:
+        """Return the symbols (..., hidden) of things (...); zero for ground; plus `strength` (...) times the mark."""
+        known = np.concatenate([self.nouns, np.zeros_like(self.nouns[:1])])
+        return known[things] + strength[..., None] * self.mark
+
+    def draw(self, labels: np.ndarray, heat: np.ndarray, heated: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """
+        Return symbols (N, hidden) of what labels (N, 2) show, not quite alike, with a tenth of things and of marks
+        left out, and those of UNCLEAR ones.
+        """
+        seen, noticed, size = rng.random((3, len(labels)))
+        things = np.where((labels[:, 0] == UNCLEAR) | (seen < 0.1), NO_THING, labels[:, 0])
+        strength = np.where(noticed < 0.1, 0, np.where(heated, heat, labels[:, 1]))
+        symbols = (0.8 + 0.4 * size)[:, None] * self.of(things, np.zeros(len(things))) + strength[:, None] * self.mark
+        return (symbols + 0.02 * rng.normal(size=symbols.shape)).astype(np.float32)
 
 
 class TokensByThing:

@@ -9,11 +9,12 @@ First the vision tower learns to see (`sight.py`). Its last linear layer is then
 visual token's embedding is near that of the noun of the thing that it shows, and off it in one direction where that is
 marked; from there on the tower stays as it is, and its embeddings of `--clips` clips are kept on disk. Then the
 decoder learns to read: first to look (below), then to match options in text, then every kind of question; until the
-last phase most tokens of empty ground are left out, at the positions of the others. The learning rate decays over the
+last phase some tokens of empty ground are left out, at the positions of the others. The learning rate decays over the
 last phase.
 
 So many clips can be learned by heart. Until the last phase a clip therefore shows other things each time that it is
-drawn (`clips.renamed`), by tokens of other clips that show these.
+drawn (`clips.renamed`): by symbols at first, which are what the tower was fitted to, then by tokens of other clips
+that show these.
 
 Looking is taught early: video tokens are asked, by heads that are thrown away, which thing was marked in the temporal
 step before their own, and the prompt's last token before the question, which was in each of the six; and options and
@@ -43,6 +44,7 @@ from gazeqwen.toyworld.highlights import FACTS, Drawer
 from gazeqwen.toyworld.kitchen.clips import (
     VIDEO_TOKENS,
     ClipEmbeddings,
+    Symbols,
     TokensByThing,
     chosen_tokens,
     clip_of,
@@ -75,14 +77,14 @@ GRID_THW = (STEPS, 2 * GRID, 2 * GRID)
 @dataclass(frozen=True)
 class Lesson:
     """
-    What a batch holds: clips, `tokens` of each temporal step, and questions of some kinds about each. Batches of
-    short questions pad less.
+    What a batch holds: clips, at least and at most so many `tokens` of each temporal step, and questions of some kinds
+    about each. Batches of short questions pad less.
     """
 
     kinds: tuple[tuple[str, float], ...]
     clips: int
     questions: int
-    tokens: int = STEP_TOKENS
+    tokens: tuple[int, int] = (STEP_TOKENS, STEP_TOKENS)
     in_words: bool = False  # some batches are of clips that are marked in words; their prompts are long
 
 
@@ -90,6 +92,7 @@ class Lesson:
 class Phase:
     """
     One phase of reading: for how many batches, how fast, and what is asked: each batch draws one of the `lessons`.
+    `shown`: "symbols" of other things, "other" things by tokens of other clips, or the clips as they are, "own".
     """
 
     name: str
@@ -97,7 +100,7 @@ class Phase:
     lessons: tuple[Lesson, ...]
     decay: bool = False  # the learning rate goes to zero over the second half
     lr: float = 0.5
-    renamed: bool = True  # clips show other things each time
+    shown: str = "symbols"
 
 
 TEXT_KINDS = {"match": 3.0, "of noun": 1.0, "word which": 0.1}
@@ -128,16 +131,18 @@ TEXT, FIRST, SHORT, LONG = (tuple(k.items()) for k in (TEXT_KINDS, FIRST_KINDS, 
 SIGHT = (
     Sight("sight", 1200, tables=12, pairs=2, most_things=14, most_marks=4, lr=2.0),
     Sight("full tables", 400, tables=6, pairs=4, most_things=20, most_marks=6, decay=True),
+    Sight("many marks", 500, tables=10, pairs=2, most_things=16, most_marks=16, heated=0.3, decay=True),
 )
-LOOK, MATCH = Lesson((), 32, 0, 12), Lesson(TEXT, 8, 12, 1)
-QUESTIONS = (Lesson(SHORT, 16, 4, 20), Lesson(LONG, 10, 4, 20))
+LOOK, MATCH = Lesson((), 24, 0, (8, 40)), Lesson(TEXT, 8, 12, (1, 1))
+QUESTIONS = (Lesson(SHORT, 16, 4, (10, 40), in_words=True), Lesson(LONG, 10, 4, (10, 40), in_words=True))
 LAST = (Lesson(SHORT, 8, 6, in_words=True), Lesson(LONG, 6, 6, in_words=True))
 PHASES = (
-    Phase("looking", 500, (LOOK,)),
+    Phase("looking", 400, (LOOK,)),
     Phase("first words", 300, (LOOK, MATCH, MATCH)),
-    Phase("first questions", 700, (LOOK, MATCH, *[Lesson(FIRST, 16, 4, 20)] * 3)),
-    Phase("questions", 900, (LOOK, MATCH, *QUESTIONS * 2)),
-    Phase("everything", 400, LAST, decay=True, renamed=False),
+    Phase("first questions", 600, (LOOK, MATCH, *[Lesson(FIRST, 16, 4, (10, 40))] * 3)),
+    Phase("questions", 700, (LOOK, MATCH, *QUESTIONS * 2)),
+    Phase("pictures", 400, (LOOK, MATCH, *QUESTIONS * 2), shown="other"),
+    Phase("everything", 300, LAST, decay=True, shown="own"),
 )
 HELD_OUT = 160  # clips
 
@@ -171,11 +176,13 @@ class Heads(nn.Module):
 class QuestionBatches(Dataset):
     """
     Step number -> questions about clips drawn at random, packed, with embeddings of visual tokens: the clips' own, or
-    those of tokens that show what they are renamed to.
+    of what their things are renamed to.
     """
 
-    def __init__(self, seed: int, number: int, phase: Phase, config, processor, clips: int, embeddings: Path):
-        self.seed, self.number, self.phase, self.config = seed, number, phase, config
+    def __init__(
+        self, seed: int, number: int, phase: Phase, config, processor, clips: int, embeddings: Path, symbols: Symbols
+    ):
+        self.seed, self.number, self.phase, self.config, self.symbols = seed, number, phase, config, symbols
         kinds = np.array([clip_of(seed, number)[1].kind for number in range(clips)])
         self.embeddings = np.load(embeddings, mmap_mode="r")
         self.labels = np.stack([labels_of(seed, number) for number in range(clips)]).astype(np.int64)
@@ -202,19 +209,18 @@ class QuestionBatches(Dataset):
         clips = [clip_of(self.seed, int(number)) for number in numbers]
         views, notes = [view for view, _ in clips], [words(*clip) for clip in clips]
         labels, heat, heated = self._shown(numbers)
-        rows = numbers[:, None] * VIDEO_TOKENS + np.arange(VIDEO_TOKENS)
-        if self.phase.renamed:
+        if self.phase.shown != "own":
             new = np.stack([[*rng.permutation(len(THINGS)), NO_THING, UNCLEAR] for _ in clips])
             views = [renamed(view, names) for view, names in zip(views, new, strict=True)]
             labels[..., 0] = np.take_along_axis(new, labels[..., 0] % new.shape[1], axis=1)
-            rows = self.tokens.draw(labels, heat, heated, rng)
         if lesson.questions:
             drawers = [Drawer(rng, view) for view in views]
             questions = [drawer.question(dict(lesson.kinds)) for drawer in drawers for _ in range(lesson.questions)]
             batch = self.packer.pack(views, questions, rng, notes)
         else:
             batch = self.packer.prefix(views, notes)
-        chosen = chosen_tokens(labels, lesson.tokens, rng)
+        low, high = lesson.tokens
+        chosen = chosen_tokens(labels, int(np.exp(rng.uniform(np.log(low), np.log(high + 1)))), rng)
         batch = thinned(batch, torch.from_numpy(chosen), self.config)
         cells = np.broadcast_to(np.arange(VIDEO_TOKENS) % STEP_TOKENS, chosen.shape)[chosen]
         batch |= {
@@ -223,9 +229,14 @@ class QuestionBatches(Dataset):
             "marks": [mark.kind for _, mark in clips],
             "steps_show": torch.tensor([things_of_steps(view) for view in views]),
         }
-        embeddings = self.embeddings.reshape(-1, self.embeddings.shape[-1])
-        batch["visual"] = torch.from_numpy(embeddings[rows[chosen]]).float()
-        return batch
+        shown = (labels[chosen], heat[chosen], heated[chosen])
+        if self.phase.shown == "symbols":
+            visual = self.symbols.draw(*shown, rng)
+        elif self.phase.shown == "other":
+            visual = self.embeddings.reshape(-1, self.embeddings.shape[-1])[self.tokens.draw(*shown, rng)]
+        else:
+            visual = self.embeddings[numbers][chosen]
+        return batch | {"visual": torch.from_numpy(visual).float()}
 
 
 # ------------------------------------------------------------------ losses
@@ -415,15 +426,17 @@ def read(
     """Let the decoder learn to read, or go on with it; it is also asked about `held_out` clips of another seed."""
     torch.manual_seed(seed)
     heads = Heads(model.config.text_config.hidden_size)
-    nouns = noun_ids(processor)
+    nouns, symbols = noun_ids(processor), symbols_of(seed, processor)
     run = Run(out / "reading", seed, {"decoder": model.model.language_model, "heads": heads}, workers)
     for number, phase in enumerate(phases, 1):
-        batches = QuestionBatches(seed, number, phase, model.config, processor, clips, out / "embeddings.npy")
+        batches = QuestionBatches(seed, number, phase, model.config, processor, clips, out / "embeddings.npy", symbols)
         run.train(phase, batches, lambda batch: question_loss(model, heads, nouns, batch))
         of_phase = run.record["phases"][phase.name]
         if "held_out" not in of_phase:
-            asked = Phase("held out", 6 * len(phases[-1].lessons), phases[-1].lessons, renamed=False)
-            others = QuestionBatches(seed + 1, 0, asked, model.config, processor, held_out, out / "held_out.npy")
+            asked = Phase("held out", 6 * len(phases[-1].lessons), phases[-1].lessons, shown="own")
+            others = QuestionBatches(
+                seed + 1, 0, asked, model.config, processor, held_out, out / "held_out.npy", symbols
+            )
             of_phase["held_out"] = accuracies(others, lambda batch: question_loss(model, heads, nouns, batch))
             run.save()
             tqdm.write(f"{phase.name} held out {of_phase['held_out']}")
@@ -441,6 +454,14 @@ def accuracies(batches: Dataset, loss_of) -> dict[str, float]:
 
 
 @torch.no_grad()
+def symbols_of(seed: int, processor) -> Symbols:
+    """Return what tokens of a seed's backbone are fitted to: the nouns as they are at the beginning, and a mark."""
+    nouns = make_backbone(seed, "kitchen")[0].get_input_embeddings().weight[noun_ids(processor)].numpy()
+    mark = torch.randn(nouns.shape[1], generator=torch.Generator().manual_seed(seed)).numpy() * nouns.std(ddof=1)
+    return Symbols(nouns, mark)
+
+
+@torch.no_grad()
 def fit_tower(model, processor, seed: int, clips: int = 300, ridge: float = 1e-3) -> float:
     """
     Fit the tower's last linear layer so that a token's embedding is that of the noun of the thing that it shows, zero
@@ -448,8 +469,7 @@ def fit_tower(model, processor, seed: int, clips: int = 300, ridge: float = 1e-3
     Returns the share of these embeddings' variance that it explains.
     """
     tower, last = model.model.visual, model.model.visual.merger.mlp[-1]
-    known = F.pad(model.get_input_embeddings().weight[noun_ids(processor)], (0, 0, 0, 1)).double()
-    mark = torch.randn(known.shape[1], generator=torch.Generator().manual_seed(seed)).double() * known[:-1].std()
+    symbols = symbols_of(seed, processor)
     features, labels, heat = [], [], []
     tower.merger.mlp[-1] = nn.Identity()
     pixels = ClipEmbeddings(seed, clips, processor.video_processor)
@@ -460,8 +480,8 @@ def fit_tower(model, processor, seed: int, clips: int = 300, ridge: float = 1e-3
     tower.merger.mlp[-1] = last
     things, marked = torch.cat(labels).unbind(-1)
     clear = things != UNCLEAR
-    strength = torch.maximum(marked.double(), torch.cat(heat))[clear, None]
-    wanted = known[things[clear]] + strength * mark
+    strength = torch.maximum(marked.double(), torch.cat(heat))[clear]
+    wanted = torch.from_numpy(symbols.of(things[clear].numpy(), strength.numpy())).double()
     found = F.pad(torch.cat(features)[clear].double(), (0, 1), value=1.0)
     weight = torch.where(things[clear] == NO_THING, 0.1, 1.0)[:, None].double()
     gram = found.T @ (weight * found)

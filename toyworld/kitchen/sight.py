@@ -40,7 +40,7 @@ NO_THING, UNCLEAR = len(THINGS), -1
 class Sight:
     """
     A phase in which the vision tower learns: for how many batches, of how many tables and temporal steps of each, how
-    full these are, and how fast it learns.
+    full these are, in what share of the steps a heat map marks things, and how fast it learns.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Sight:
     pairs: int
     most_things: int
     most_marks: int
+    heated: float = 0.15
     decay: bool = False  # the learning rate goes to zero over the second half
     lr: float = 1.0
 
@@ -100,7 +101,7 @@ def draw_table(rng: np.random.Generator, sight: Sight) -> KitchenScene:
 
 
 def marked_pair(
-    rng: np.random.Generator, scene: KitchenScene, start_s: float, most_marks: int
+    rng: np.random.Generator, scene: KitchenScene, start_s: float, most_marks: int, heated_share: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     Draw a temporal step of a table: frames, uint8 (2, 224, 224, 3), and labels (64, 3), `cell_labels` and whether the
@@ -110,7 +111,7 @@ def marked_pair(
     frames = [scene.draw(s) for s in times_s]
     things = rng.permutation(len(scene.objects))[: int(rng.integers(most_marks + 1))]
     marked = np.zeros(len(scene.objects), bool)
-    heated = bool(len(things)) and rng.random() < 0.15
+    heated = bool(len(things)) and rng.random() < heated_share
     weights = rng.exponential(size=len(things)) + 0.05
     for k, time_s in enumerate(times_s):
         if heated:
@@ -149,7 +150,8 @@ class SightBatches(Dataset):
         for table in range(sight.tables):
             rng = np.random.default_rng([self.seed, 92, self.number, step, table])
             scene = draw_table(rng, sight)
-            drawn += [marked_pair(rng, scene, 2.0 * pair, sight.most_marks) for pair in range(sight.pairs)]
+            for pair in range(sight.pairs):
+                drawn.append(marked_pair(rng, scene, 2.0 * pair, sight.most_marks, sight.heated))
         pixels = patches_of(np.concatenate([frames for frames, _ in drawn]), self.images)
         return {"pixels": pixels, "labels": torch.from_numpy(np.concatenate([labels for _, labels in drawn]))}
 
