@@ -87,7 +87,7 @@ TOY_BACKBONES = {
         Qwen2_5_VLConfig,
         Qwen2_5_VLProcessor,
         Qwen2VLVideoProcessor,
-        rope={"mrope_section": [4, 6, 6]},
+        rope={"mrope_section": [4, 6, 6], "rope_theta": 1e6},  # both as Qwen2.5-VL has them, of 16 frequencies
         text={"hidden_size": 160, "intermediate_size": 432, "num_attention_heads": 5, "num_key_value_heads": 5},
         vision={
             "depth": 4,

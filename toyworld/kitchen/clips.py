@@ -138,13 +138,14 @@ class Symbols:
 
     def draw(self, labels: np.ndarray, heat: np.ndarray, heated: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """
-        Return symbols (N, hidden) of what labels (N, 2) show, not quite alike, with a tenth of things and of marks
-        left out, and those of UNCLEAR ones.
+        Return symbols (N, hidden) of what labels (N, 2) show, as unlike each other as a tower's embeddings are: weaker
+        and stronger, with a tenth of things and of marks left out, and those of UNCLEAR ones.
         """
-        seen, noticed, size = rng.random((3, len(labels)))
+        seen, noticed, size, contrast = rng.random((4, len(labels)))
         things = np.where((labels[:, 0] == UNCLEAR) | (seen < 0.1), NO_THING, labels[:, 0])
-        strength = np.where(noticed < 0.1, 0, np.where(heated, heat, labels[:, 1]))
-        symbols = (0.8 + 0.4 * size)[:, None] * self.of(things, np.zeros(len(things))) + strength[:, None] * self.mark
+        marked = np.where(noticed < 0.1, 0, np.where(heated, heat, labels[:, 1]))
+        strength = (0.35 + 0.75 * contrast) * marked + 0.12 * (things != NO_THING) * rng.normal(size=len(labels))
+        symbols = (0.5 + 0.6 * size)[:, None] * self.of(things, np.zeros(len(things))) + strength[:, None] * self.mark
         return (symbols + 0.02 * rng.normal(size=symbols.shape)).astype(np.float32)
 
 

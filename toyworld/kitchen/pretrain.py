@@ -134,17 +134,18 @@ SIGHT = (
     Sight("many marks", 500, tables=10, pairs=2, most_things=16, most_marks=16, heated=0.3, decay=True),
 )
 LOOK, MATCH = Lesson((), 24, 0, (8, 40)), Lesson(TEXT, 8, 12, (1, 1))
-QUESTIONS = (Lesson(SHORT, 16, 4, (10, 40), in_words=True), Lesson(LONG, 10, 4, (10, 40), in_words=True))
+QUESTIONS = (Lesson(SHORT, 12, 8, (10, 30), in_words=True), Lesson(LONG, 10, 6, (10, 30), in_words=True))
 LAST = (Lesson(SHORT, 8, 6, in_words=True), Lesson(LONG, 6, 6, in_words=True))
 PHASES = (
     Phase("looking", 400, (LOOK,)),
     Phase("first words", 300, (LOOK, MATCH, MATCH)),
-    Phase("first questions", 600, (LOOK, MATCH, *[Lesson(FIRST, 16, 4, (10, 40))] * 3)),
-    Phase("questions", 700, (LOOK, MATCH, *QUESTIONS * 2)),
+    Phase("first questions", 600, (LOOK, MATCH, *[Lesson(FIRST, 12, 6, (10, 30))] * 4)),
+    Phase("questions", 500, (MATCH, *QUESTIONS * 2)),
     Phase("pictures", 400, (LOOK, MATCH, *QUESTIONS * 2), shown="other"),
     Phase("everything", 300, LAST, decay=True, shown="own"),
 )
 HELD_OUT = 160  # clips
+LOOKING_WEIGHT, OPTION_WEIGHT = 0.2, 2.0  # of the losses of looking and of options beside those of answers
 
 
 class NounHead(nn.Module):
@@ -293,12 +294,12 @@ def question_loss(model, heads: Heads, noun_ids: torch.Tensor, batch: dict) -> t
     else:
         _, _, video_states, ends = prefix_forward(model, batch)
     of_text_alone = batch["cells"].shape[1] == STEPS
-    loss, right = torch.zeros(()), {}
+    loss, right, weight = torch.zeros(()), {}, LOOKING_WEIGHT if asked else 1.0
     if not of_text_alone:
         when_loss, when_right = when_losses(heads, video_states, batch["token_labels"][..., 1].bool())
         thing_loss, things_right = thing_losses(heads, nouns, video_states, ends, batch)
-        loss, right = 0.5 * when_loss + thing_loss, when_right | things_right
-        loss = loss + place_loss(heads, video_states, batch["cells"])
+        looking = 0.5 * when_loss + thing_loss + place_loss(heads, video_states, batch["cells"])
+        loss, right = weight * looking, when_right | things_right
     if not asked:
         return loss, right
     option_loss, scores = option_losses(heads, states, batch, facts_known=not of_text_alone)
@@ -311,7 +312,7 @@ def question_loss(model, heads: Heads, noun_ids: torch.Tensor, batch: dict) -> t
         if kind == "which":
             scores[f"which, {mark}"].append(hit)
     right |= {kind: float(np.mean(values)) for kind, values in scores.items()}
-    return loss + F.cross_entropy(logits, batch["target"]) + option_loss, right
+    return loss + F.cross_entropy(logits, batch["target"]) + OPTION_WEIGHT * option_loss, right
 
 
 # ------------------------------------------------------------------ training
