@@ -72,6 +72,7 @@ SECOND_FAMILY = {
 # The kitchen's; `SUMMARY` and noise have their own tables of it.
 KITCHEN_MAIN = {
     ("gazeqwen", "gaze"): "**GazeQwen**",
+    ("own-embeddings", "gaze"): "GazeQwen on the base model's own embeddings, no video encoder",
     ("heatmap-vector", "gaze"): "Heatmap times one vector per layer, no resampler",
     ("lora-ring", "ring+model"): "LoRA, gaze drawn as a ring",
     ("frozen", "ring"): "Frozen, gaze drawn as a ring",
@@ -87,6 +88,7 @@ KITCHEN_MAIN = {
     ("gazeqwen-controls", "shifted"): "GazeQwen, gaze moved by half the clip at test",
     ("heatmap-vector", "shuffled"): "Heatmap times one vector, another video's gaze at test",
     ("heatmap-vector", "centre"): "Heatmap times one vector, gaze in the middle of the frame at test",
+    ("own-embeddings", "shuffled"): "GazeQwen on own embeddings, another video's gaze at test",
     ("lora-ring", "ring+model+shuffled"): "LoRA, that ring at another video's gaze",
     ("frozen-controls", "ring+shuffled"): "Frozen, that ring at another video's gaze",
     ("frozen-controls", "ring+centre"): "Frozen, that ring in the middle of the frame",
@@ -435,10 +437,13 @@ def summary_table(evidence: Evidence) -> Table:
 
 
 def tables(evidence: Evidence, kitchen: Evidence) -> dict[str, Table]:
-    return {
+    """Return the document's tables; the kitchen's as soon as there are results for them."""
+    of_kitchen = {
         "kitchen": condition_table(kitchen, KITCHEN_MAIN),
         "kitchen-rates": rate_table(kitchen, KITCHEN),
         "kitchen-noise": noise_table(kitchen, KITCHEN_NOISE),
+    }
+    return {name: table for name, table in of_kitchen.items() if table.rows} | {
         "main": condition_table(evidence, MAIN),
         "second-family": condition_table(evidence, SECOND_FAMILY),
         "rates": rate_table(evidence),

@@ -196,6 +196,13 @@ KITCHEN_ROWS = (
         adapter_of="gazeqwen",
     ),
     Row(
+        "own-embeddings",
+        "GazeQwen on the base model's own embeddings, no video encoder",
+        "main",
+        ("adapter.resampler_features=base_model", "model.video_encoder=''"),
+        ("gaze", "shuffled"),
+    ),
+    Row(
         "heatmap-vector",
         "Heatmap times one vector per layer",
         "main",

@@ -140,12 +140,12 @@ PHASES = (
     Phase("looking", 400, (LOOK,)),
     Phase("first words", 300, (LOOK, MATCH, MATCH)),
     Phase("first questions", 600, (LOOK, MATCH, *[Lesson(FIRST, 12, 6, (10, 30))] * 4)),
-    Phase("questions", 500, (MATCH, *QUESTIONS * 2)),
-    Phase("pictures", 400, (LOOK, MATCH, *QUESTIONS * 2), shown="other"),
-    Phase("everything", 300, LAST, decay=True, shown="own"),
+    Phase("questions", 400, (MATCH, *QUESTIONS * 3)),
+    Phase("pictures", 250, (LOOK, MATCH, *QUESTIONS * 2), shown="other"),
+    Phase("everything", 250, LAST, decay=True, shown="own"),
 )
 HELD_OUT = 160  # clips
-LOOKING_WEIGHT, OPTION_WEIGHT = 0.2, 2.0  # of the losses of looking and of options beside those of answers
+LOOKING_WEIGHT, OPTION_WEIGHT = 0.2, 5.0  # of the losses of looking and of options beside those of answers
 
 
 class NounHead(nn.Module):
