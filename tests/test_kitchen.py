@@ -1,6 +1,7 @@
 """The kitchen: its pictures, heads, eye tracker and questions, and the pretraining of its backbone."""
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -372,6 +373,28 @@ def test_the_kept_tower_names_what_tables_show():
     things = batch["labels"][:, 0]
     shown = (things != sight.NO_THING) & (things != sight.UNCLEAR)
     assert (scores.argmax(-1) == things)[shown].float().mean() > 0.6 and shown.sum() > 100
+
+
+def test_the_kept_decoder_reads_what_is_visible(tmp_path):
+    """Symbols of clips that it has not seen: which of four objects is visible, and what a noun's thing is."""
+    model, processor = make_backbone(0, "kitchen")
+    shutil.copytree(Path(pretrain.__file__).parent / "state" / "reading", tmp_path / "reading")
+    heads = pretrain.Heads(model.config.text_config.hidden_size)
+    modules = {"decoder": model.model.language_model, "heads": heads}
+    before, after = {}, {}
+    np.save(tmp_path / "no_embeddings.npy", np.zeros((30, VIDEO_TOKENS, 1), np.float32))
+    phase = pretrain.Phase("asked", 1, (pretrain.Lesson((("visible", 1.0),), 16, 4),))
+    symbols, nouns = pretrain.symbols_of(0, processor), pretrain.noun_ids(processor)
+    batches = pretrain.QuestionBatches(
+        8, 0, phase, model.config, processor, 30, tmp_path / "no_embeddings.npy", symbols
+    )
+    for found in (before, after):
+        found |= pretrain.accuracies(batches, lambda batch: pretrain.question_loss(model, heads, nouns, batch))
+        run = pretrain.Run(tmp_path / "reading", 0, modules)
+    assert before["visible"] < 0.5 < 0.8 < after["visible"] and after["fact: visible"] > 0.8
+    assert run.record["phases"]["all tokens"]["steps"] > 0
+    with pytest.raises(ValueError, match="begun with seed 0, not 1"):
+        pretrain.Run(tmp_path / "reading", 1, modules)
 
 
 def test_heat_grows_with_attention(clips):

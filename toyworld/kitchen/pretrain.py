@@ -134,15 +134,17 @@ SIGHT = (
     Sight("many marks", 500, tables=10, pairs=2, most_things=16, most_marks=16, heated=0.3, decay=True),
 )
 LOOK, MATCH = Lesson((), 24, 0, (8, 40)), Lesson(TEXT, 8, 12, (1, 1))
-QUESTIONS = (Lesson(SHORT, 12, 8, (10, 30), in_words=True), Lesson(LONG, 10, 6, (10, 30), in_words=True))
+LOOKING_AT_ALL = Lesson((), 8, 0)
+QUESTIONS = (Lesson(SHORT, 10, 8, in_words=True), Lesson(LONG, 8, 8, in_words=True))
 LAST = (Lesson(SHORT, 8, 6, in_words=True), Lesson(LONG, 6, 6, in_words=True))
 PHASES = (
     Phase("looking", 400, (LOOK,)),
     Phase("first words", 300, (LOOK, MATCH, MATCH)),
     Phase("first questions", 600, (LOOK, MATCH, *[Lesson(FIRST, 12, 6, (10, 30))] * 4)),
-    Phase("questions", 400, (MATCH, *QUESTIONS * 3)),
-    Phase("pictures", 250, (LOOK, MATCH, *QUESTIONS * 2), shown="other"),
-    Phase("everything", 250, LAST, decay=True, shown="own"),
+    Phase("all tokens", 600, (LOOKING_AT_ALL, MATCH, *[Lesson(FIRST, 10, 8)] * 4), lr=0.15),
+    Phase("questions", 600, (MATCH, *QUESTIONS * 3), lr=0.15),
+    Phase("pictures", 400, (LOOKING_AT_ALL, MATCH, *QUESTIONS * 2), lr=0.15, shown="other"),
+    Phase("everything", 400, LAST, decay=True, lr=0.15, shown="own"),
 )
 HELD_OUT = 160  # clips
 LOOKING_WEIGHT, OPTION_WEIGHT = 0.2, 5.0  # of the losses of looking and of options beside those of answers
