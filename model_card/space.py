@@ -34,7 +34,7 @@ def write_space(folder: str | Path, model: str | None = None) -> None:
         package.mkdir()
         for module in _ROOT.glob("*.py"):
             shutil.copy(module, package)
-        ignored = shutil.ignore_patterns("__pycache__", ".*")
+        ignored = shutil.ignore_patterns("__pycache__", ".*", "state")  # of a pretraining under way
         for room in _ROOT.glob("*/__init__.py"):
             shutil.copytree(room.parent, package / room.parent.name, ignore=ignored)
 
