@@ -134,7 +134,7 @@ def test_a_failing_run_says_what_failed(tmp_path):
 
 # ------------------------------------------------------------------ the document
 def test_the_document_holds_the_committed_results(evidence):
-    assert fill(DOCUMENT.read_text(), tables(evidence, Evidence.of_kitchen())) == DOCUMENT.read_text()
+    assert fill(DOCUMENT.read_text(), tables(evidence, Evidence.read(KITCHEN.results))) == DOCUMENT.read_text()
     assert fill(README.read_text(), {"summary": summary_table(evidence)}) == README.read_text()
 
 
@@ -151,7 +151,7 @@ def test_sentences_of_the_document_say_what_the_results_say(evidence):
 
 def test_a_document_without_a_place_for_a_table_is_refused(evidence):
     with pytest.raises(ValueError, match="no place for the table 'main'"):
-        fill("# nothing", tables(evidence, Evidence.of_kitchen()))
+        fill("# nothing", tables(evidence, Evidence.read(KITCHEN.results)))
 
 
 def test_figures_are_drawn(evidence, tmp_path):

@@ -299,7 +299,7 @@ def test_a_token_of_a_full_table_shows_the_thing_that_lies_there():
     for seed in range(12):
         rng = np.random.default_rng(seed)
         scene = sight.draw_table(rng, FULL)
-        frames, labels = sight.marked_pair(rng, scene, 2.0, FULL.most_marks, FULL.heated)
+        frames, labels = sight.marked_pair(rng, scene, 2.0, FULL)
         things = labels[:, 0].reshape(sight.GRID, sight.GRID)
         assert frames.shape == (2, FRAME_PX, FRAME_PX, 3) and labels.shape == (sight.STEP_TOKENS, 3)
         for thing in scene.objects:
@@ -381,16 +381,18 @@ def test_the_kept_decoder_reads_what_is_visible(tmp_path):
     shutil.copytree(Path(pretrain.__file__).parent / "state" / "reading", tmp_path / "reading")
     heads = pretrain.Heads(model.config.text_config.hidden_size)
     modules = {"decoder": model.model.language_model, "heads": heads}
-    before, after = {}, {}
     np.save(tmp_path / "no_embeddings.npy", np.zeros((30, VIDEO_TOKENS, 1), np.float32))
     phase = pretrain.Phase("asked", 1, (pretrain.Lesson((("visible", 1.0),), 16, 4),))
     symbols, nouns = pretrain.symbols_of(0, processor), pretrain.noun_ids(processor)
     batches = pretrain.QuestionBatches(
         8, 0, phase, model.config, processor, 30, tmp_path / "no_embeddings.npy", symbols
     )
-    for found in (before, after):
-        found |= pretrain.accuracies(batches, lambda batch: pretrain.question_loss(model, heads, nouns, batch))
-        run = pretrain.Run(tmp_path / "reading", 0, modules)
+
+    def asked() -> dict[str, float]:
+        return pretrain.accuracies(batches, lambda batch: pretrain.question_loss(model, heads, nouns, batch))
+
+    before, run = asked(), pretrain.Run(tmp_path / "reading", 0, modules)
+    after = asked()
     assert before["visible"] < 0.5 < 0.8 < after["visible"] and after["fact: visible"] > 0.8
     assert run.record["phases"]["all tokens"]["steps"] > 0
     with pytest.raises(ValueError, match="begun with seed 0, not 1"):

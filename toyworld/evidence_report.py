@@ -69,7 +69,7 @@ SECOND_FAMILY = {
     ("qwen3-vl-frozen", "none"): "Frozen, no gaze",
 }
 
-# The kitchen's; `SUMMARY` and noise have their own tables of it.
+# The same for the kitchen.
 KITCHEN_MAIN = {
     ("gazeqwen", "gaze"): "**GazeQwen**",
     ("own-embeddings", "gaze"): "GazeQwen on the base model's own embeddings, no video encoder",
@@ -111,10 +111,6 @@ class Evidence:
     @classmethod
     def read(cls, folder: Path = SHAPES.results) -> Evidence:
         return cls({path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")})
-
-    @classmethod
-    def of_kitchen(cls) -> Evidence:
-        return cls.read(KITCHEN.results)
 
     def score(self, row: str, condition: str) -> dict | None:
         return self.results.get(row, {}).get("scores", {}).get(condition)
@@ -231,26 +227,21 @@ def video_encoder_table(evidence: Evidence) -> Table:
     return Table(["video encoder's features", "past", "present", "proactive", "mean [95 %]", "against its own"], rows)
 
 
-# {noise in percent of the frame: the (row, condition) with it}.
-NOISY = {0: ("gazeqwen", "gaze")} | {noise: ("gazeqwen", f"noise{noise}") for noise in NOISE}
-NOISY_RING = {0: ("ring", "ring")} | {noise: ("ring-noise", f"ring+noise{noise}") for noise in (5, 10)}
+def _with_noise(
+    row: str, condition: str, noisy_row: str | None = None, levels: tuple[int, ...] = (5, 10)
+) -> dict[int, tuple[str, str]]:
+    """Return {noise in percent of the frame: the (row, condition) with it}; noise may stand in a row of its own."""
+    prefix = "" if condition == "gaze" else f"{condition}+"
+    return {0: (row, condition)} | {level: (noisy_row or row, f"{prefix}noise{level}") for level in levels}
+
+
+NOISY = _with_noise("gazeqwen", "gaze", levels=NOISE)
+NOISY_RING = _with_noise("ring", "ring", "ring-noise")
 KITCHEN_NOISE = {
-    "GazeQwen": {0: ("gazeqwen", "gaze"), 5: ("gazeqwen", "noise5"), 10: ("gazeqwen", "noise10")},
-    "heatmap times one vector": {
-        0: ("heatmap-vector", "gaze"),
-        5: ("heatmap-vector", "noise5"),
-        10: ("heatmap-vector", "noise10"),
-    },
-    "LoRA, the ring": {
-        0: ("lora-ring", "ring+model"),
-        5: ("lora-ring", "ring+model+noise5"),
-        10: ("lora-ring", "ring+model+noise10"),
-    },
-    "frozen, the ring": {
-        0: ("frozen", "ring"),
-        5: ("frozen-noise", "ring+noise5"),
-        10: ("frozen-noise", "ring+noise10"),
-    },
+    "GazeQwen": _with_noise("gazeqwen", "gaze"),
+    "heatmap times one vector": _with_noise("heatmap-vector", "gaze"),
+    "LoRA, the ring": _with_noise("lora-ring", "ring+model"),
+    "frozen, the ring": _with_noise("frozen", "ring", "frozen-noise"),
 }
 
 
@@ -456,7 +447,7 @@ def tables(evidence: Evidence, kitchen: Evidence) -> dict[str, Table]:
 
 def main() -> None:
     evidence = Evidence.read()
-    write_text(DOCUMENT, fill(DOCUMENT.read_text(), tables(evidence, Evidence.of_kitchen())))
+    write_text(DOCUMENT, fill(DOCUMENT.read_text(), tables(evidence, Evidence.read(KITCHEN.results))))
     write_text(README, fill(README.read_text(), {"summary": summary_table(evidence)}))
     draw_conditions(DOCUMENT.parent / "images" / "evidence_conditions.png", evidence)
     draw_noise(DOCUMENT.parent / "images" / "evidence_noise.png", evidence)

@@ -8,9 +8,9 @@ model hear what might be added.
 First the vision tower learns to see (`sight.py`). Its last linear layer is then fitted by least squares, so that a
 visual token's embedding is near that of the noun of the thing that it shows, and off it in one direction where that is
 marked; from there on the tower stays as it is, and its embeddings of `--clips` clips are kept on disk. Then the
-decoder learns to read: first to look (below), then to match options in text, then every kind of question; until the
-last phase some tokens of empty ground are left out, at the positions of the others. The learning rate decays over the
-last phase.
+decoder learns to read: first to look (below), then to match options in text, then every kind of question; in the first
+phases some tokens of empty ground are left out, at the positions of the others. The learning rate decays over the last
+phase.
 
 So many clips can be learned by heart. Until the last phase a clip therefore shows other things each time that it is
 drawn (`clips.renamed`): by symbols at first, which are what the tower was fitted to, then by tokens of other clips

@@ -101,7 +101,7 @@ def draw_table(rng: np.random.Generator, sight: Sight) -> KitchenScene:
 
 
 def marked_pair(
-    rng: np.random.Generator, scene: KitchenScene, start_s: float, most_marks: int, heated_share: float
+    rng: np.random.Generator, scene: KitchenScene, start_s: float, sight: Sight
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     Draw a temporal step of a table: frames, uint8 (2, 224, 224, 3), and labels (64, 3), `cell_labels` and whether the
@@ -109,9 +109,9 @@ def marked_pair(
     """
     times_s = (start_s, start_s + 1)
     frames = [scene.draw(s) for s in times_s]
-    things = rng.permutation(len(scene.objects))[: int(rng.integers(most_marks + 1))]
+    things = rng.permutation(len(scene.objects))[: int(rng.integers(sight.most_marks + 1))]
     marked = np.zeros(len(scene.objects), bool)
-    heated = bool(len(things)) and rng.random() < heated_share
+    heated = bool(len(things)) and rng.random() < sight.heated
     weights = rng.exponential(size=len(things)) + 0.05
     for k, time_s in enumerate(times_s):
         if heated:
@@ -150,8 +150,7 @@ class SightBatches(Dataset):
         for table in range(sight.tables):
             rng = np.random.default_rng([self.seed, 92, self.number, step, table])
             scene = draw_table(rng, sight)
-            for pair in range(sight.pairs):
-                drawn.append(marked_pair(rng, scene, 2.0 * pair, sight.most_marks, sight.heated))
+            drawn += [marked_pair(rng, scene, 2.0 * pair, sight) for pair in range(sight.pairs)]
         pixels = patches_of(np.concatenate([frames for frames, _ in drawn]), self.images)
         return {"pixels": pixels, "labels": torch.from_numpy(np.concatenate([labels for _, labels in drawn]))}
 
