@@ -454,7 +454,7 @@ def test_a_batch_asks_about_the_things_that_its_tokens_show(tmp_path):
     about, symbols = {}, pretrain.symbols_of(0, processor)
     for is_renamed in (True, False):
         lessons = (pretrain.Lesson((("visible", 1.0),), 60, 1, (20, 20)),)
-        phase = pretrain.Phase("asked", 2, lessons, shown="other" if is_renamed else "own")
+        phase = pretrain.Phase("asked", 2, lessons, shown=("other",) if is_renamed else ("own",))
         path = tmp_path / "embeddings.npy"
         batches = pretrain.QuestionBatches(0, 1, phase, model.config, processor, count, path, symbols)
         for step in range(2):
@@ -486,8 +486,8 @@ def tiny_batch():
 LESSONS = tuple(pretrain.Lesson(k, 2, 2, (30, 30)) for k in (pretrain.TEXT, pretrain.LONG))
 TINY = (  # so few clips show too few things to stand for others
     pretrain.Phase("looking", 1, (pretrain.Lesson((), 2, 0, (8, 12)),)),
-    pretrain.Phase("questions", 2, LESSONS, shown="own"),
-    pretrain.Phase("everything", 1, (pretrain.Lesson(pretrain.SHORT, 2, 2),), decay=True, shown="own"),
+    pretrain.Phase("questions", 2, LESSONS, shown=("own",)),
+    pretrain.Phase("everything", 1, (pretrain.Lesson(pretrain.SHORT, 2, 2),), decay=True, shown=("own",)),
 )
 TINY_SIGHT = (sight.Sight("sight", 2, tables=1, pairs=1, most_things=5, most_marks=2, decay=True),)
 

@@ -321,7 +321,7 @@ def packed_forward(
     prefix.copies = tails // len(is_token)
     hidden = embed(batch["tail_ids"])
     rope = decoder.rotary_emb(hidden, batch["tail_position"].expand(3, -1, -1))
-    causal = torch.ones(length, length, dtype=torch.bool).tril().expand(tails, 1, -1, -1)
+    causal = torch.ones(length, length, dtype=torch.bool, device=hidden.device).tril().expand(tails, 1, -1, -1)
     mask, blind = (
         torch.cat([seen.repeat_interleave(prefix.copies, 0)[:, None, None].expand(-1, 1, length, -1), causal], dim=-1)
         for seen in (is_token, is_token & ~is_video)
@@ -336,7 +336,7 @@ def packed_forward(
             use_cache=True,
         )
         states.append(hidden)
-    last = decoder.norm(hidden[torch.arange(tails), batch["last"]])
+    last = decoder.norm(hidden[torch.arange(tails, device=hidden.device), batch["last"]])
     return model.lm_head(last), visual, states, video_states, ends
 
 
@@ -359,8 +359,8 @@ def prefix_forward(
     clips, width = batch["prefix_ids"].shape
     is_video, is_token = batch["prefix_ids"] == model.config.video_token_id, batch["prefix_mask"]
     hidden = embed(batch["prefix_ids"]).masked_scatter(is_video[..., None], visual)
-    causal = torch.ones(width, width, dtype=torch.bool).tril()
-    mask = causal & (is_token[:, None, :] | torch.eye(width, dtype=torch.bool))  # padding sees itself: no row is empty
+    itself = torch.eye(width, dtype=torch.bool, device=hidden.device)  # padding sees itself: no row is empty
+    mask = torch.ones_like(itself).tril() & (is_token[:, None, :] | itself)
     prefix, video_states, ends = SharedPrefix(), [], []
     rope = decoder.rotary_emb(hidden, batch["prefix_position"])
     for i, layer in enumerate(decoder.layers):

@@ -149,9 +149,9 @@ def when_losses(heads: Heads, video_states: list[torch.Tensor], marked: torch.Te
     """Do video tokens know which temporal step they are of, and whether they are marked in the last one? From the
     second layer on; without this, what is marked *now* was never told from what was marked before."""
     clips, tokens = marked.shape
-    step = torch.arange(STEPS).repeat_interleave(tokens // STEPS).expand(clips, -1)
+    step = torch.arange(STEPS, device=marked.device).repeat_interleave(tokens // STEPS).expand(clips, -1)
     now = (marked & (step == STEPS - 1)).float()
-    loss, weight = 0.0, torch.tensor(8.0)
+    loss, weight = 0.0, torch.tensor(8.0, device=marked.device)
     for head, state in zip(heads.step, video_states[1:], strict=False):
         guess = head(state)
         loss = loss + 0.3 * F.cross_entropy(guess[..., :STEPS].flatten(0, 1), step.flatten())
@@ -169,10 +169,10 @@ def option_losses(
     Return the losses of what auxiliary heads say of options and, where the video tells (`facts_known`), of nouns, and,
     per fact, how often that is right.
     """
-    loss, scores = torch.zeros(()), defaultdict(list)
+    device = states[0].device
+    loss, weight, scores = torch.zeros((), device=device), torch.tensor(2.0, device=device), defaultdict(list)
     if not len(batch["option_rows"]):
         return loss, scores
-    weight = torch.tensor(2.0)
     for right_head, facts_head, state in zip(heads.right, heads.facts, states[-3:-1], strict=True):
         guess = right_head(state[batch["option_rows"], batch["option_places"]])[:, 0]
         loss = loss + 0.4 * F.binary_cross_entropy_with_logits(guess, batch["option_right"], pos_weight=weight)
@@ -329,10 +329,11 @@ def train(
     return record
 
 
-def environment(threads: int) -> dict:
+def environment(threads: int, device: str = "cpu") -> dict:
     """Return what a pretraining's record says of the machine and the versions that it ran with."""
+    processor = f"{platform.processor() or platform.machine()} CPU, {threads} thread(s)"
     return {
-        "device": f"{platform.processor() or platform.machine()} CPU, {threads} thread(s)",
+        "device": processor if device == "cpu" else torch.cuda.get_device_name(device),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

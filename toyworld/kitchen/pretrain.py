@@ -33,6 +33,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
@@ -92,7 +93,8 @@ class Lesson:
 class Phase:
     """
     One phase of reading: for how many batches, how fast, and what is asked: each batch draws one of the `lessons`.
-    `shown`: "symbols" of other things, "other" things by tokens of other clips, or the clips as they are, "own".
+    `shown`, of which each batch draws one: "symbols" of other things, "other" things by tokens of other clips, or the
+    clips as they are, "own".
     """
 
     name: str
@@ -100,7 +102,7 @@ class Phase:
     lessons: tuple[Lesson, ...]
     decay: bool = False  # the learning rate goes to zero over the second half
     lr: float = 0.5
-    shown: str = "symbols"
+    shown: tuple[str, ...] = ("symbols",)
 
 
 TEXT_KINDS = {"match": 3.0, "of noun": 1.0, "word which": 0.1}
@@ -143,8 +145,8 @@ PHASES = (
     Phase("first questions", 600, (LOOK, MATCH, *[Lesson(FIRST, 12, 6, (10, 30))] * 4)),
     Phase("all tokens", 600, (LOOKING_AT_ALL, MATCH, *[Lesson(FIRST, 10, 8)] * 4), lr=0.15),
     Phase("questions", 600, (MATCH, *QUESTIONS * 3), lr=0.15),
-    Phase("pictures", 400, (LOOKING_AT_ALL, MATCH, *QUESTIONS * 2), lr=0.15, shown="other"),
-    Phase("everything", 400, LAST, decay=True, lr=0.15, shown="own"),
+    Phase("pictures", 400, (LOOKING_AT_ALL, MATCH, *QUESTIONS * 2), lr=0.15, shown=("other",)),
+    Phase("everything", 400, LAST, decay=True, lr=0.15, shown=("own",)),
 )
 HELD_OUT = 160  # clips
 LOOKING_WEIGHT, OPTION_WEIGHT = 0.2, 5.0  # of the losses of looking and of options beside those of answers
@@ -206,13 +208,14 @@ class QuestionBatches(Dataset):
         rng = np.random.default_rng([self.seed, 94, self.number, step])
         lessons = self.phase.lessons
         lesson = lessons[int(rng.integers(len(lessons)))]
+        show = self.phase.shown[int(rng.integers(len(self.phase.shown)))]
         told = lesson.in_words and rng.random() < KINDS["words"] and len(self.in_words) > 0
         numbers, count = (self.in_words, max(1, lesson.clips // 2)) if told else (self.drawn, lesson.clips)
         numbers = numbers[rng.permutation(len(numbers))[:count]]
         clips = [clip_of(self.seed, int(number)) for number in numbers]
         views, notes = [view for view, _ in clips], [words(*clip) for clip in clips]
         labels, heat, heated = self._shown(numbers)
-        if self.phase.shown != "own":
+        if show != "own":
             new = np.stack([[*rng.permutation(len(THINGS)), NO_THING, UNCLEAR] for _ in clips])
             views = [renamed(view, names) for view, names in zip(views, new, strict=True)]
             labels[..., 0] = np.take_along_axis(new, labels[..., 0] % new.shape[1], axis=1)
@@ -233,9 +236,9 @@ class QuestionBatches(Dataset):
             "steps_show": torch.tensor([things_of_steps(view) for view in views]),
         }
         shown = (labels[chosen], heat[chosen], heated[chosen])
-        if self.phase.shown == "symbols":
+        if show == "symbols":
             visual = self.symbols.draw(*shown, rng)
-        elif self.phase.shown == "other":
+        elif show == "other":
             visual = self.embeddings.reshape(-1, self.embeddings.shape[-1])[self.tokens.draw(*shown, rng)]
         else:
             visual = self.embeddings[numbers][chosen]
@@ -245,7 +248,7 @@ class QuestionBatches(Dataset):
 # ------------------------------------------------------------------ losses
 def place_loss(heads: Heads, video_states: list[torch.Tensor], cells: torch.Tensor) -> torch.Tensor:
     """Do video tokens know their column and row? From the second layer on; places in words ask for it."""
-    loss = torch.zeros(())
+    loss = torch.zeros((), device=cells.device)
     for head, state in zip(heads.place, video_states[1:], strict=False):
         guess = head(state)
         for part, truth in ((guess[..., :GRID], cells % GRID), (guess[..., GRID:], cells // GRID)):
@@ -271,7 +274,7 @@ def thing_losses(
     in_words = batch["marks"][0] == "words"
     if in_words:  # of these no video token can know
         told = told[1:]
-    loss, scores = torch.zeros(()), {}
+    loss, scores = torch.zeros((), device=wanted.device), {}
     for name, guess, answer in told:
         loss = loss + F.cross_entropy(guess.flatten(0, -2), answer.flatten(), ignore_index=UNCLEAR)
         shown = (answer != NO_THING) & (answer != UNCLEAR)
@@ -296,7 +299,8 @@ def question_loss(model, heads: Heads, noun_ids: torch.Tensor, batch: dict) -> t
     else:
         _, _, video_states, ends = prefix_forward(model, batch)
     of_text_alone = batch["cells"].shape[1] == STEPS
-    loss, right, weight = torch.zeros(()), {}, LOOKING_WEIGHT if asked else 1.0
+    loss, right = torch.zeros((), device=nouns.device), {}
+    weight = LOOKING_WEIGHT if asked else 1.0
     if not of_text_alone:
         when_loss, when_right = when_losses(heads, video_states, batch["token_labels"][..., 1].bool())
         thing_loss, things_right = thing_losses(heads, nouns, video_states, ends, batch)
@@ -327,6 +331,7 @@ class Run:
     def __init__(self, folder: Path, seed: int, modules: dict[str, nn.Module], workers: int = 1):
         self.folder, self.seed, self.workers = folder, seed, workers
         self.modules = nn.ModuleDict(modules)
+        self.device = next(self.modules.parameters()).device
         learner, *helpers = self.modules.values()
         matrices, others = split_parameters(learner)
         others += [p for helper in helpers for p in helper.parameters()]
@@ -391,7 +396,7 @@ class Run:
             for optimizer, lr in zip(self.optimizers, (0.01, 2e-3), strict=True):
                 for group in optimizer.param_groups:
                     group["lr"] = lr * factor
-            loss, right = loss_of(batch)
+            loss, right = loss_of(send_to_device(batch, self.device))
             loss.backward()
             nn.utils.clip_grad_norm_(everything, 1.0)
             for optimizer in self.optimizers:
@@ -411,7 +416,7 @@ class Run:
 def see(out: Path, seed: int, phases: tuple[Sight, ...], model, processor, workers: int) -> None:
     """Let the vision tower learn to see, or go on with it."""
     torch.manual_seed(seed)
-    tower, heads = model.model.visual, SightHeads(model.config.vision_config.out_hidden_size)
+    tower, heads = model.model.visual, SightHeads(model.config.vision_config.out_hidden_size).to(model.device)
     run = Run(out / "sight", seed, {"tower": tower, "heads": heads}, workers)
     for number, phase in enumerate(phases):
         batches = SightBatches(seed, number, phase, processor.video_processor)
@@ -428,19 +433,21 @@ def read(
 ) -> Run:
     """Let the decoder learn to read, or go on with it; it is also asked about `held_out` clips of another seed."""
     torch.manual_seed(seed)
-    heads = Heads(model.config.text_config.hidden_size)
-    nouns, symbols = noun_ids(processor), symbols_of(seed, processor)
+    heads = Heads(model.config.text_config.hidden_size).to(model.device)
+    nouns, symbols = noun_ids(processor).to(model.device), symbols_of(seed, processor)
     run = Run(out / "reading", seed, {"decoder": model.model.language_model, "heads": heads}, workers)
     for number, phase in enumerate(phases, 1):
         batches = QuestionBatches(seed, number, phase, model.config, processor, clips, out / "embeddings.npy", symbols)
         run.train(phase, batches, lambda batch: question_loss(model, heads, nouns, batch))
         of_phase = run.record["phases"][phase.name]
         if "held_out" not in of_phase:
-            asked = Phase("held out", 6 * len(phases[-1].lessons), phases[-1].lessons, shown="own")
+            asked = Phase("held out", 6 * len(phases[-1].lessons), phases[-1].lessons, shown=("own",))
             others = QuestionBatches(
                 seed + 1, 0, asked, model.config, processor, held_out, out / "held_out.npy", symbols
             )
-            of_phase["held_out"] = accuracies(others, lambda batch: question_loss(model, heads, nouns, batch))
+            of_phase["held_out"] = accuracies(
+                others, lambda batch: question_loss(model, heads, nouns, send_to_device(batch, model.device))
+            )
             run.save()
             tqdm.write(f"{phase.name} held out {of_phase['held_out']}")
     return run
@@ -477,7 +484,7 @@ def fit_tower(model, processor, seed: int, clips: int = 300, ridge: float = 1e-3
     tower.merger.mlp[-1] = nn.Identity()
     pixels = ClipEmbeddings(seed, clips, processor.video_processor)
     for number in tqdm(range(clips), desc="fitting", mininterval=10):
-        features.append(tower(pixels[number], grid_thw=torch.tensor([GRID_THW])).pooler_output)
+        features.append(embedded(tower, pixels[number]))
         labels.append(torch.from_numpy(labels_of(seed, number)).long())
         heat.append(torch.from_numpy(heat_of(seed, number)))
     tower.merger.mlp[-1] = last
@@ -494,6 +501,12 @@ def fit_tower(model, processor, seed: int, clips: int = 300, ridge: float = 1e-3
     last.bias.copy_(fitted[-1])
     spread = (weight * (wanted - (weight * wanted).sum(0) / weight.sum()).square()).sum()
     return 1 - float((weight * (found @ fitted - wanted).square()).sum() / spread)
+
+
+def embedded(tower: nn.Module, patches: torch.Tensor) -> torch.Tensor:
+    """Return the embeddings (STEPS * 64, hidden) of a clip's patches, on the CPU."""
+    grid = torch.tensor([GRID_THW], device=tower.device)
+    return tower(patches.to(tower.device), grid_thw=grid).pooler_output.cpu()
 
 
 @torch.no_grad()
@@ -513,7 +526,7 @@ def embed_clips(path: Path, seed: int, count: int, tower: nn.Module, images, wor
     loader = DataLoader(pixels, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)
     bar = tqdm(loader, desc="embeddings", unit="clip", initial=count - len(left), total=count, mininterval=10)
     for number, patches in zip(left, bar, strict=True):
-        array[number] = tower(patches, grid_thw=torch.tensor([GRID_THW])).pooler_output.numpy()
+        array[number] = embedded(tower, patches).numpy()
     array.flush()
     partial.rename(path)
 
@@ -527,10 +540,12 @@ def pretrain(
     sight: tuple[Sight, ...] = SIGHT,
     workers: int = 1,
     held_out: int = HELD_OUT,
+    device: str = "cpu",
 ):
     """Pretrain a backbone from `seed`, or go on with what `out` holds; write it to `out`/backbone, and return it."""
     torch.set_num_threads(threads)
     model, processor = make_backbone(seed, "kitchen")
+    model.to(device)
     tower, file, named = model.model.visual, out / "tower.safetensors", out / "tower.json"
     if not named.exists():
         see(out, seed, sight, model, processor, workers)
@@ -547,7 +562,7 @@ def pretrain(
     record = {
         "seed": seed,
         "parameters": sum(p.numel() for p in model.parameters()),
-        **environment(threads),
+        **environment(threads, device),
         "clips": clips,
         **seen,
         "phases": seen["phases"] | reading.record["phases"],
@@ -563,9 +578,11 @@ def main() -> None:
     parser.add_argument(
         "--clips", type=int, default=2_500, help="clips that questions are about, whose embeddings are kept"
     )
-    parser.add_argument("--threads", type=int, default=1, help="beside them, a process draws the next batches")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw the next batches")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    pretrain(args.out, args.seed, args.clips, args.threads)
+    pretrain(args.out, args.seed, args.clips, args.threads, workers=args.workers, device=args.device)
 
 
 if __name__ == "__main__":

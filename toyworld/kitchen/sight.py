@@ -167,18 +167,18 @@ class SightHeads(nn.Module):
 def sight_loss(tower: nn.Module, heads: SightHeads, batch: dict) -> tuple[torch.Tensor, dict[str, float]]:
     """What thing does each visual token show, and is it marked? Returns the loss and accuracies."""
     steps = len(batch["labels"]) // STEP_TOKENS
-    grid = torch.tensor([[1, 2 * GRID, 2 * GRID]] * steps)
+    grid = torch.tensor([[1, 2 * GRID, 2 * GRID]] * steps, device=batch["pixels"].device)
     visual = tower(batch["pixels"], grid_thw=grid).pooler_output
     thing, marked, known = batch["labels"].unbind(-1)
     clear = thing != UNCLEAR
     scores = heads.thing(visual[clear])
     full = thing[clear] != NO_THING
-    weight = torch.ones(len(THINGS) + 1)
+    weight = scores.new_ones(len(THINGS) + 1)
     weight[-1] = 0.3
     loss = F.cross_entropy(scores, thing[clear], weight=weight)
     of_mark = clear & (known > 0) & (thing != NO_THING)
     guess = heads.marked(visual)[of_mark, 0]
-    loss = loss + F.binary_cross_entropy_with_logits(guess, marked[of_mark].float(), pos_weight=torch.tensor(2.0))
+    loss = loss + F.binary_cross_entropy_with_logits(guess, marked[of_mark].float(), pos_weight=scores.new_tensor(2.0))
     right, truth = scores.argmax(-1) == thing[clear], marked[of_mark] > 0
     return loss, {
         "thing": right[full].float().mean().item(),
