@@ -91,6 +91,11 @@ def build(scale: str, device: str, dtype: torch.dtype) -> GazeQwenForConditional
         video_encoder_config=VJEPA21Config(**encoder),
         latent_dim=48 if scale == "tiny" else 256,
     )
+    return random_model(config, device, dtype)
+
+
+def random_model(config: GazeQwenConfig, device: str, dtype: torch.dtype) -> GazeQwenForConditionalGeneration:
+    """Return a model with random weights that are made on the device, where gaze adds something."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

@@ -3,14 +3,19 @@ A stream beside re-encoding the clip: time of a temporal step and of a question,
 
     python benchmarks/bench_stream.py --scale toy --output benchmarks/results/stream_toy_cpu.json
     python benchmarks/bench_stream.py --scale 3b --output benchmarks/results/stream_3b_cpu.json
-    python benchmarks/bench_stream.py --draw benchmarks/results/stream_*_cpu.json --figure docs/images/stream.png
+    python benchmarks/bench_stream.py --scale 7b --threads 8 --output benchmarks/results/stream_7b_h100.json
+    python benchmarks/bench_stream.py --draw benchmarks/results/stream_{toy_cpu,3b_cpu,7b_h100}.json \\
+        --figure docs/images/stream.png
 
 `toy` is the toy adapter; `3b` has the widths of Qwen2.5-VL-3B and of V-JEPA 2.1's, random weights, and two layers
-each of decoder, vision tower and video encoder, so that these weigh as they do in the real model. Frames are noise, a
-step has two of them. For each history: the stream's last steps and a question at its end (medians); the same question
-asked anew, from decoded frames (`again`) and from embeddings and features that are kept (`decoder`); and, of the toy
-adapter, a stream that forgets beyond `--budget`. All of a history is measured in one run, one after the other. Memory
-is the cache's keys and values, and the process's resident set.
+each of decoder, vision tower and video encoder, so that these weigh as they do in the real model; `7b` is the whole
+shape of Qwen2.5-VL-7B and V-JEPA 2.1's, random weights in bfloat16, for a GPU of 80 GB. Frames are noise, a step has
+two of them. For each history: the stream's last steps and a question at its end (medians); the same question asked
+anew, from decoded frames (`again`) and from embeddings and features that are kept (`decoder`); and, of the toy
+adapter, a stream that forgets beyond `--budget`. All of a history is measured in one run, one after the other; steps
+that are not timed run several at once. Memory is the cache's keys and values, the process's resident set, and on CUDA
+the most that tensors took, weights included: in the last steps and questions, and in asking anew. cuDNN's attention is
+off there: it plans anew for each length of the cache.
 """
 
 import argparse
@@ -25,15 +30,14 @@ import torch
 from matplotlib.figure import Figure
 from transformers import Qwen2_5_VLConfig
 
-from gazeqwen.benchmarks.bench_model import SCALES
+from gazeqwen.benchmarks.bench_model import SCALES, random_model
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig
-from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.modeling_vjepa2_1 import VJEPA21Config
 from gazeqwen.pipeline.answers import answer_tokens, build_prompt, option_logits
 from gazeqwen.plots.style import FONT, save_png
 from gazeqwen.questions.prompts import chat_message
 from gazeqwen.scanpath_gazeqwen import Scanpath
-from gazeqwen.streaming.stream import GazeStream
+from gazeqwen.streaming.stream import GazeStream, run_due
 from gazeqwen.utils.adapters import load_model, load_processor
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import write_json
@@ -43,26 +47,29 @@ from gazeqwen.video_gazeqwen import Clip, sample_times
 ADAPTER = Path(__file__).parent.parent / "toyworld" / "adapter"
 QUESTION, OPTIONS = "What is the wearer looking at?", ["tomato", "knife", "bowl", "pan"]
 # Per scale: pixels of a frame's side, and the histories in minutes.
-HISTORIES = {"toy": (112, (1, 2, 5, 10, 20, 40, 60)), "3b": (448, (0.25, 0.5, 1))}
+HISTORIES = {"toy": (112, (1, 2, 5, 10, 20, 40, 60)), "3b": (448, (0.25, 0.5, 1)), "7b": (448, (0.5, 1, 2, 5, 10))}
+TIMED_STEPS = 9  # the last of each history
+STEPS_AT_ONCE = 16  # of the others
 
 
-def build(scale: str, window: int):
+def build(scale: str, window: int, device: str):
     """Return model and processor; positions of an hour fit in their range."""
     processor = load_processor(ADAPTER)
     if scale == "toy":
-        model = load_model(ADAPTER)
+        model = load_model(ADAPTER, device)
     else:
-        text, vision, _, _ = copy.deepcopy(SCALES[scale])
-        text |= {"num_hidden_layers": 2, "vocab_size": 1000, "bos_token_id": 1, "eos_token_id": 2}
-        vision |= {"depth": 2, "fullatt_block_indexes": [1]}
+        text, vision, encoder, _ = copy.deepcopy(SCALES[scale])
+        if scale == "3b":
+            text |= {"num_hidden_layers": 2, "vocab_size": 1000, "bos_token_id": 1, "eos_token_id": 2}
+            vision |= {"depth": 2, "fullatt_block_indexes": [1]}
+            encoder |= {"num_hidden_layers": 2}
         tokens = {"video_token_id": processor.video_token_id, "image_token_id": processor.image_token_id}
         torch.manual_seed(0)
         config = GazeQwenConfig(
             backbone_config=Qwen2_5_VLConfig(text_config=text, vision_config=vision, **tokens),
-            video_encoder_config=VJEPA21Config(num_hidden_layers=2),
+            video_encoder_config=VJEPA21Config(**encoder),
         )
-        model = GazeQwenForConditionalGeneration(config).eval()
-        torch.nn.init.normal_(model.resampler.proj_out.weight, std=0.02)
+        model = random_model(config, device, torch.bfloat16 if scale == "7b" else torch.float32)
         processor.video_encoder_size = 384
         side = HISTORIES[scale][0]
         processor.video_processor.size = {"shortest_edge": side**2, "longest_edge": side**2}
@@ -71,11 +78,27 @@ def build(scale: str, window: int):
     return model, processor
 
 
-def timed(call) -> float:
+def now(device: str) -> float:
+    """Return the time, seconds, once the device has done all that it was given."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def timed(call, device: str) -> float:
     """Return the seconds that a call takes."""
-    began = time.perf_counter()
+    began = now(device)
     call()
-    return time.perf_counter() - began
+    return now(device) - began
+
+
+def peak_mb(device: str) -> float | None:
+    """Return the most memory, MB, that tensors took on CUDA since this was last asked; None on the CPU."""
+    if not device.startswith("cuda"):
+        return None
+    peak = torch.cuda.max_memory_allocated(device) / 1e6
+    torch.cuda.reset_peak_memory_stats(device)
+    return peak
 
 
 def resident_mb() -> float:
@@ -112,29 +135,31 @@ class Recording:
 
 
 @torch.no_grad()
-def asked_anew(model, processor, recording: Recording, seconds: int) -> tuple[float, float, list[float]]:
+def asked_anew(model, processor, recording: Recording, seconds: int, device: str) -> tuple[float, float, list[float]]:
     """Return how long a question takes from decoded frames, and from what is kept of them, and its logits."""
     prompt, answers = build_prompt(QUESTION, OPTIONS, processor.prompt_style)
     tokens = [answer_tokens(processor.tokenizer, list(answers))]
     text = processor.apply_chat_template(chat_message(prompt), add_generation_prompt=True)
     scanpath, clip = recording.scanpath(seconds), recording.clip(seconds)
-    began = time.perf_counter()
+    began = now(device)
     processed = processor.process_clip(clip)
-    grid = processed["video_grid_thw"][None]
-    pixels = processed.pop("video_encoder_pixel_values")[None]
+    grid = processed["video_grid_thw"][None].to(device)
+    pixels = processed.pop("video_encoder_pixel_values")[None].to(device)
     processed["video_encoder_features"] = model.encode_video(pixels, grid)[0]
-    processed["video_embeds"] = model.embed_video(processed.pop("pixel_values_videos"), grid)
-    kept = time.perf_counter()
-    inputs = processor.collate([text], [processed], [scanpath])
+    processed["video_embeds"] = model.embed_video(processed.pop("pixel_values_videos").to(device), grid)
+    kept = now(device)
+    inputs = processor.collate([text], [processed], [scanpath]).to(device)
     logits = option_logits(model, inputs, tokens)[0].tolist()
-    ended = time.perf_counter()
+    ended = now(device)
     return ended - began, ended - kept, logits
 
 
 def measure(scale: str, arguments) -> None:
     """Measure and write a row for each history of a scale."""
-    side, minutes = HISTORIES[scale]
-    model, processor = build(scale, arguments.window)
+    (side, minutes), device = HISTORIES[scale], arguments.device
+    began = now(device)
+    model, processor = build(scale, arguments.window, device)
+    print(f"{scale}: built on {device} in {now(device) - began:.1f} s", flush=True)
     recording, rows = Recording(side), []
     streams = {"stream": GazeStream(model, processor, fps=1.0)}
     if scale == "toy":
@@ -148,8 +173,12 @@ def measure(scale: str, arguments) -> None:
         f"{scale}: {'minutes':>7} {'tokens':>7} {'step':>8} {'question':>9} {'again':>8} {'decoder':>8} seconds, times"
     )
     for second in range(1, max(marks) + 1):
+        is_timed = any(0 <= mark - second < 2 * TIMED_STEPS for mark in marks)
         for name, stream in streams.items():
-            taken = timed(lambda: stream.push(recording.frame(second), float(second)))  # noqa: B023
+            stream.runs_steps = is_timed
+            while is_timed and run_due([stream], STEPS_AT_ONCE):
+                peak_mb(device)  # what follows is that of the timed steps alone
+            taken = timed(lambda: stream.push(recording.frame(second), float(second)), device)  # noqa: B023
             if second % 2 == 0:
                 times[name].append(taken)
         if second not in marks:
@@ -158,14 +187,15 @@ def measure(scale: str, arguments) -> None:
         for name, stream in streams.items():
             answers = [stream.ask(QUESTION, OPTIONS) for _ in range(arguments.repeats)]
             row[name] = {
-                "step_s": statistics.median(times[name][-9:]),
+                "step_s": statistics.median(times[name][-TIMED_STEPS:]),
                 "question_s": statistics.median(answer.seconds for answer in answers),
                 "questions_s": [answer.seconds for answer in answers],
                 "cache_mb": cache_mb(stream),
             }
-        row["resident_mb"] = resident_mb()
+        row["resident_mb"], row["stream_peak_mb"] = resident_mb(), peak_mb(device)
         repeats = 3 if row["tokens"] < 6000 else 1
-        anew = [asked_anew(model, processor, recording, second) for _ in range(repeats)]
+        anew = [asked_anew(model, processor, recording, second, device) for _ in range(repeats)]
+        row["again_peak_mb"] = peak_mb(device)
         row["again_s"], row["decoder_s"] = (
             statistics.median(times_s) for times_s in list(zip(*anew, strict=True))[:2]
         )
@@ -192,7 +222,11 @@ def figure_of(rows: list[dict]) -> Figure:
     scales = list(dict.fromkeys(row["scale"] for row in rows))
     figure = Figure(figsize=(4.6 * len(scales), 6.4), layout="constrained")
     axes = figure.subplots(2, len(scales), squeeze=False, height_ratios=(3, 2))
-    titles = {"toy": "toy adapter, 16 tokens a step", "3b": "widths of 3B, two layers, 256 tokens a step"}
+    titles = {
+        "toy": "toy adapter, 16 tokens a step",
+        "3b": "widths of 3B, two layers, 256 tokens a step",
+        "7b": "7B on a GPU, 256 tokens a step",
+    }
     for column, scale in enumerate(scales):
         own = [row for row in rows if row["scale"] == scale]
         minutes = [row["minutes"] for row in own]
@@ -230,6 +264,7 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=4, help="temporal steps that the video encoder sees")
     parser.add_argument("--budget", type=int, default=1024, help="visual tokens of the toy stream that forgets")
     parser.add_argument("--repeats", type=int, default=7, help="questions at each history")
+    parser.add_argument("--device", help="default: cuda for 7b where there is one, else cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output")
     parser.add_argument("--draw", nargs="+", help="measure nothing, draw these results")
@@ -237,9 +272,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if not arguments.draw:
+        on_gpu = arguments.scale == "7b" and torch.cuda.is_available()
+        arguments.device = arguments.device or ("cuda" if on_gpu else "cpu")
+        torch.backends.cuda.enable_cudnn_sdp(False)
         measure(arguments.scale, arguments)
         return
-    results = [json.loads(Path(path).read_text()) for path in sorted(arguments.draw, reverse=True)]
+    results = [json.loads(Path(path).read_text()) for path in arguments.draw]
     save_png(figure_of([row for result in results for row in result["rows"]]), arguments.figure)
 
 
