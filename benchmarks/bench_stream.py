@@ -47,7 +47,7 @@ from gazeqwen.video_gazeqwen import Clip, sample_times
 ADAPTER = Path(__file__).parent.parent / "toyworld" / "adapter"
 QUESTION, OPTIONS = "What is the wearer looking at?", ["tomato", "knife", "bowl", "pan"]
 # Per scale: pixels of a frame's side, and the histories in minutes.
-HISTORIES = {"toy": (112, (1, 2, 5, 10, 20, 40, 60)), "3b": (448, (0.25, 0.5, 1)), "7b": (448, (0.5, 1, 2, 5, 10))}
+HISTORIES = {"toy": (112, (1, 2, 5, 10, 20, 40, 60)), "3b": (448, (0.25, 0.5, 1)), "7b": (448, (0.5, 1, 2, 5))}
 TIMED_STEPS = 9  # the last of each history
 STEPS_AT_ONCE = 16  # of the others
 
