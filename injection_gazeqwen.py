@@ -302,7 +302,7 @@ def resampler_inputs(
     """
     scanpaths, fixation_mask, device = gaze["scanpaths"], gaze["scanpath_mask"], features.device
     if fixation_mask is None:
-        fixation_mask = torch.ones(scanpaths.shape[:2], dtype=torch.bool)
+        fixation_mask = torch.ones(scanpaths.shape[:2], dtype=torch.bool, device=scanpaths.device)
     gazed = grids[has_scanpath]
     _, steps, tokens = padded_shape(gazed)
     return (
