@@ -93,7 +93,9 @@ def test_rows_run_are_pooled_and_not_run_again(tmp_path):
     vector = replace(vector, seeds=(0, 1), rates=(1e-9, 0.1), conditions=("gaze", "shuffled"))
     rows = [vector, replace(frozen, conditions=("none",))]
     settings = ["stage1.epochs=1", "stage2.epochs=0"]
-    run(TINY, rows, tmp_path, tmp_path / "results", settings)
+    run(TINY, rows, tmp_path, tmp_path / "results", settings, workers=2)
+    assert list((tmp_path / "cache").glob("embeddings-*/*.safetensors"))
+    assert not any("cache of embeddings" in log.read_text() for log in tmp_path.glob("*/log.txt"))  # filled before
     result = json.loads((tmp_path / "results" / "heatmap-vector.json").read_text())
     assert set(result["seeds"]) == {"0", "1"} and set(result["scores"]) == set(vector.conditions)
     for task, values in result["scores"]["gaze"]["tasks"].items():

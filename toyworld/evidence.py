@@ -17,7 +17,7 @@ import os
 import re
 import subprocess
 import sys
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -27,11 +27,16 @@ from tqdm import tqdm
 
 from gazeqwen.evaluation.scoring import GradedAnswer, read_predictions, score
 from gazeqwen.evaluation.statistics import intervals_over_seeds, paired_difference_over_seeds
+from gazeqwen.pipeline.batches import QuestionDataset
+from gazeqwen.pipeline.clip_cache import ClipCache
+from gazeqwen.pipeline.conditions import Condition
+from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.release import build
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.random_video_encoder import random_dinov2
 from gazeqwen.toyworld.studies import ROOT, STUDIES, Row, Study
 from gazeqwen.training.recipe import Recipe
+from gazeqwen.training.setup import build_accelerator, build_model, build_processor, load_splits
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import atomic_folder, write_bytes, write_json
 from gazeqwen.utils.settings import read_recipe
@@ -58,6 +63,31 @@ def prepare(work: Path, world: dict, rings: bool) -> None:
             random_dinov2().save_pretrained(folder)
 
 
+def fill_cache(study: Study, rows: list[Row], work: Path, overrides: list[str], processes: int) -> None:
+    """
+    Compute what the frozen networks make of each clip that trained rows are shown, once, with so many processes that
+    decode and draw: of runs that start together, all would wait for the one that does it, alone. Clips that are drawn
+    on for evaluation alone are not kept (`AdapterEvaluator`).
+    """
+    filled = set()
+    for row in rows:
+        recipe = read_recipe(Recipe, study.recipe, _settings(row, work, overrides))
+        kind = recipe.adapter.resampler_type, recipe.adapter.resampler_features
+        if row.overrides is None or (clips := repr((recipe.model, recipe.data, kind))) in filled:
+            continue
+        filled.add(clips)
+        accelerator, condition = build_accelerator(recipe), Condition.parse(recipe.data.gaze)
+        model, processor = build_model(recipe, accelerator.device), build_processor(recipe.model)
+        cache = ClipCache.from_model(model, processor, recipe.data.cache, recipe.data.cache_dir)
+        splits = list(load_splits(recipe.data))
+        if not condition.draws:
+            splits.append(load_questions(recipe.data.dataset, "test"))
+        datasets = [QuestionDataset(cache, questions, condition, recipe.seed) for questions in splits]
+        questions = [question for data in datasets for question in data.questions]
+        drawings = [drawing for data in datasets for drawing in data.drawings]
+        cache.fill(accelerator, model, questions, num_workers=processes, drawings=drawings)
+
+
 # ------------------------------------------------------------------ one row with one seed
 def _run(command: list[str], log: Path, threads: int) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
@@ -75,9 +105,12 @@ def run_folder(row: Row, seed: int, work: Path, rate: float | None) -> Path:
     return work / (f"{row.name}-{seed}" if rate is None else f"{row.name}-rate{rate:g}-{seed}")
 
 
-def _settings(row: Row, overrides: list[str]) -> list[str]:
-    """Return the overrides of all rows, and the row's backbone."""
-    return overrides if row.base_model is None else [*overrides, f"model.base_model={row.base_model}"]
+def _settings(row: Row, work: Path, overrides: list[str]) -> list[str]:
+    """Return what a row's runs change of the recipe: where data are, `overrides` of all rows, and the row's own."""
+    settings = [f"data.dataset={work / 'data'}", f"data.cache_dir={work / 'cache'}", *overrides]
+    if row.base_model is not None:
+        settings.append(f"model.base_model={row.base_model}")
+    return [*settings, *(override.replace("=WORK/", f"={work}/") for override in row.overrides or ())]
 
 
 def train(
@@ -88,14 +121,7 @@ def train(
     if (folder / "trained").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    settings = [
-        f"output_dir={folder}",
-        f"seed={seed}",
-        f"data.dataset={work / 'data'}",
-        f"data.cache_dir={work / 'cache'}",
-        *_settings(row, overrides),
-        *(override.replace("=WORK/", f"={work}/") for override in row.overrides),
-    ]
+    settings = [f"output_dir={folder}", f"seed={seed}", *_settings(row, work, overrides)]
     if rate is not None:
         settings.append(f"{row.rate_key}={rate}")
     _run(["train.py", str(study.recipe), *settings], folder / "log.txt", threads)
@@ -112,7 +138,7 @@ def run_seed(study: Study, row: Row, seed: int, work: Path, overrides: list[str]
     if _is_done(row, folder):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    settings = read_recipe(Recipe, study.recipe, _settings(row, overrides))
+    settings = read_recipe(Recipe, study.recipe, _settings(row, work, overrides))
     model = settings.model.base_model
     if row.adapter_of is not None:
         other = study.row(row.adapter_of)
@@ -125,7 +151,8 @@ def run_seed(study: Study, row: Row, seed: int, work: Path, overrides: list[str]
         train(study, row, seed, work, overrides, threads, rate)
         model = folder / "best"
     command = ["eval.py", "--model", str(model), "--data", str(work / ("ringed_data" if row.ringed else "data"))]
-    command += ["--gaze", *row.conditions, "--seed", str(seed), "--batch_size", "64", "--num_workers", "0"]
+    command += ["--gaze", *row.conditions, "--seed", str(seed), "--batch_size", "64"]
+    command += ["--num_workers", str(settings.data.num_workers)]
     command += ["--cache", "embeddings", "--cache_dir", str(work / "cache"), "--name", row.title]
     if row.overrides is None:
         command += ["--num_frames", str(settings.model.num_frames), "--snap_s", str(settings.model.snap_s)]
@@ -253,15 +280,16 @@ def run(
     """
     Run every row with every seed, `workers` at a time, the main table first; before that, the search for the learning
     rates of the rows that name several. A row's result is written when its first seed is done, and again after each
-    further one.
+    further one, and at the end, when the default is there to compare it with.
     """
     work, writing = work.resolve(), Lock()
     prepare(work, study.world, any(row.ringed for row in rows))
-    searches = [(row, rate) for row in rows for rate in row.rates]
     runs = [(row, seed) for row in rows for seed in row.seeds]
-    runs.sort(key=lambda run: (run[0].group != "main", run[1]))
-    own_runs = [job for job in runs if job[0].adapter_of is None]
-    runs_of_others = [job for job in runs if job[0].adapter_of is not None]
+    # The rows with several rates take longest, and may wait for these.
+    runs.sort(key=lambda run: (run[0].adapter_of is not None, run[0].group != "main", not run[0].rates, run[1]))
+    searches = [(row, rate) for row in rows for rate in row.rates]
+    if workers > 1:
+        fill_cache(study, rows, work, overrides, min(workers, os.cpu_count() or 1))
     with ThreadPoolExecutor(workers) as executor, tqdm(total=len(searches) + len(runs), unit="run") as bar:
 
         def try_rate(row: Row, rate: float) -> None:
@@ -269,20 +297,29 @@ def run(
             with writing:
                 bar.update()
 
-        def finish_seed(row: Row, seed: int) -> None:
+        def finish_seed(row: Row, seed: int, before: list[Future]) -> None:
+            for future in before:  # has begun earlier, as jobs begin in order
+                future.result()
             run_seed(study, row, seed, work, overrides, threads)
             with writing:
                 keep_predictions(row, seed, work, results / "predictions")
                 write_json(results / f"{row.name}.json", pool(study, row, work))
                 bar.update()
 
-        for function, jobs in ((try_rate, searches), (finish_seed, own_runs), (finish_seed, runs_of_others)):
-            futures = [executor.submit(function, *job) for job in jobs]
-            done, pending = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in pending:
-                future.cancel()
-            for future in done:
-                future.result()
+        tried = {(row.name, rate): executor.submit(try_rate, row, rate) for row, rate in searches}
+        finished: dict[tuple[str | None, int], Future] = {}
+        for row, seed in runs:
+            before = [tried[row.name, rate] for rate in row.rates]
+            if (row.adapter_of, seed) in finished:
+                before.append(finished[row.adapter_of, seed])
+            finished[row.name, seed] = executor.submit(finish_seed, row, seed, before)
+        done, pending = wait([*tried.values(), *finished.values()], return_when=FIRST_EXCEPTION)
+        for future in pending:
+            future.cancel()
+        for future in done:
+            future.result()
+    for row in rows:
+        write_json(results / f"{row.name}.json", pool(study, row, work))
 
 
 def main() -> None:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +108,12 @@ def streamgaze_entry(name: str, q: ToyQuestion) -> dict:
     }
 
 
+def _write_videos(out: Path, recording: Recording, views: dict[str, View | None]) -> None:
+    """Write what is shown of a recording, videos by name."""
+    for name, view in views.items():
+        _write_video(out, name, recording, view)
+
+
 def _write_video(out: Path, name: str, recording: Recording, view: View | None = None) -> None:
     """
     Write video and scanpath. With a `view`, the video holds that clip's frames alone, at their times, with a ring that
@@ -154,7 +163,8 @@ def generate(
     progress: bool = True,
     kind: str = "shapes",
 ) -> Path:
-    """Write a toy world and return its folder. The same arguments give the same files.
+    """
+    Write a toy world and return its folder, with a process on each core. The same arguments give the same files.
 
     - `videos/original_video/<stem>.mp4`: h264, 4 frames a second, 112x112 (kitchen: 224x224), 10 s to 3 minutes
     - `metadata/toyworld/<stem>/<stem>_fixation_filtered.csv`: the scanpath
@@ -181,9 +191,20 @@ def generate(
 
     names: dict[str, list[str]] = {split: [] for split in SPLITS}
     qa: dict[str, list[dict]] = {task: [] for task in TASK_NAMES}
-    with tqdm(total=sum(counts.values()), desc="toy world", unit="video", disable=not progress) as bar:
-        for split, count in counts.items():
-            made = {f"toy-{split}-{index:04d}.mp4": make_video(seed, split, index, kind) for index in range(count)}
+    # Forked, so that a script needs no guard around its main part; the processes use nothing of torch.
+    processes = min(os.cpu_count() or 1, sum(counts.values()))
+    with (
+        ProcessPoolExecutor(processes, get_context("fork")) as pool,
+        tqdm(total=sum(counts.values()), desc="toy world", unit="video", disable=not progress) as bar,
+    ):
+        recorded = {
+            f"toy-{split}-{index:04d}.mp4": pool.submit(make_video, seed, split, index, kind)
+            for split, count in counts.items()
+            for index in range(count)
+        }
+        written = []
+        for split in SPLITS:
+            made = {name: video.result() for name, video in recorded.items() if name.startswith(f"toy-{split}-")}
             chosen = choose(seed, split, made, per_task, most and most[SPLITS.index(split)])
             for name, (recording, _) in made.items():
                 asked = [q for pairs in chosen.values() for video, q in pairs if video == name]
@@ -192,12 +213,13 @@ def generate(
                     ringed = ringed_clips(name.removesuffix(".mp4"), recording, asked)
                     clips = [(video, q) for video, q, _ in ringed]
                     views = {video: view for video, _, view in ringed}
-                for video, view in views.items():
-                    _write_video(out, video, recording, view)
+                written.append(pool.submit(_write_videos, out, recording, views))
                 names[split] += views
                 for video, q in clips:
                     qa[q.task].append(streamgaze_entry(video, q))
-                bar.update()
+        for video in as_completed(written):
+            video.result()
+            bar.update()
     for task, entries in qa.items():
         (out / "qa" / f"{task}.json").write_text(json.dumps(entries, indent=2) + "\n")
     sync_tree(out)
