@@ -3,13 +3,13 @@ A stream beside re-encoding the clip: time of a temporal step and of a question,
 
     python benchmarks/bench_stream.py --scale toy --output benchmarks/results/stream_toy_cpu.json
     python benchmarks/bench_stream.py --scale 3b --output benchmarks/results/stream_3b_cpu.json
-    python benchmarks/bench_stream.py --scale 7b --threads 8 --output benchmarks/results/stream_7b_h100.json
-    python benchmarks/bench_stream.py --draw benchmarks/results/stream_{toy_cpu,3b_cpu,7b_h100}.json \\
+    python benchmarks/bench_stream.py --scale 7b --threads 8 --output benchmarks/results/stream_7b_h200.json
+    python benchmarks/bench_stream.py --draw benchmarks/results/stream_{toy_cpu,3b_cpu,7b_h200}.json \\
         --figure docs/images/stream.png
 
 `toy` is the toy adapter; `3b` has the widths of Qwen2.5-VL-3B and of V-JEPA 2.1's, random weights, and two layers
 each of decoder, vision tower and video encoder, so that these weigh as they do in the real model; `7b` is the whole
-shape of Qwen2.5-VL-7B and V-JEPA 2.1's, random weights in bfloat16, for a GPU of 80 GB. Frames are noise, a step has
+shape of Qwen2.5-VL-7B and V-JEPA 2.1's, random weights in bfloat16, for a GPU of 80 GB or more. Frames are noise, a step has
 two of them. For each history: the stream's last steps and a question at its end (medians); the same question asked
 anew, from decoded frames (`again`) and from embeddings and features that are kept (`decoder`); and, of the toy
 adapter, a stream that forgets beyond `--budget`. All of a history is measured in one run, one after the other; steps
@@ -225,7 +225,7 @@ def figure_of(rows: list[dict]) -> Figure:
     titles = {
         "toy": "toy adapter, 16 tokens a step",
         "3b": "widths of 3B, two layers, 256 tokens a step",
-        "7b": "7B on a GPU, 256 tokens a step",
+        "7b": "7B on an H200, 256 tokens a step",
     }
     for column, scale in enumerate(scales):
         own = [row for row in rows if row["scale"] == scale]

@@ -34,9 +34,10 @@ def write_space(folder: str | Path, model: str | None = None) -> None:
         package.mkdir()
         for module in _ROOT.glob("*.py"):
             shutil.copy(module, package)
-        ignored = shutil.ignore_patterns("__pycache__", ".*", "state")  # of a pretraining under way
+        ignored = shutil.ignore_patterns("__pycache__", ".*")
         for room in _ROOT.glob("*/__init__.py"):
             shutil.copytree(room.parent, package / room.parent.name, ignore=ignored)
+        shutil.rmtree(package / "toyworld" / "kitchen" / "backbone", ignore_errors=True)  # the page does not ask it
 
 
 def main() -> None:

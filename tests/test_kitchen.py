@@ -1,9 +1,8 @@
 """The kitchen: its pictures, heads, eye tracker and questions, and the pretraining of its backbone."""
 
 import json
-import shutil
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
 
 from gazeqwen.gaze_sources.samples import Status
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.release import build
-from gazeqwen.toyworld.backbone import make_backbone
+from gazeqwen.toyworld.backbone import TOY_BACKBONES, make_backbone
 from gazeqwen.toyworld.generate import generate, make_video
 from gazeqwen.toyworld.highlights import make_clip
 from gazeqwen.toyworld.kitchen import pretrain, sight
@@ -361,42 +361,34 @@ def test_the_tower_is_fitted_to_name_things():
     assert names() > before + 0.2, (before, names(), explained)
 
 
-def test_the_kept_tower_names_what_tables_show():
-    """The embeddings of most tokens that show a thing are nearest to its noun's, on tables drawn here."""
-    model, processor = make_backbone(0, "kitchen")
-    tower, nouns = model.model.visual, model.get_input_embeddings().weight[pretrain.noun_ids(processor)]
-    tower.load_state_dict(load_file(Path(pretrain.__file__).parent / "state" / "tower.safetensors"))
-    batch = sight.SightBatches(7, 0, replace(FULL, tables=2), processor.video_processor)[0]
-    grid = torch.tensor([[1, 2 * sight.GRID, 2 * sight.GRID]] * (2 * FULL.pairs))
-    with torch.no_grad():
-        scores = tower(batch["pixels"], grid_thw=grid).pooler_output @ nouns.T
-    things = batch["labels"][:, 0]
-    shown = (things != sight.NO_THING) & (things != sight.UNCLEAR)
-    assert (scores.argmax(-1) == things)[shown].float().mean() > 0.6 and shown.sum() > 100
-
-
-def test_the_kept_decoder_reads_what_is_visible(tmp_path):
-    """Symbols of clips that it has not seen: which of four objects is visible, and what a noun's thing is."""
-    model, processor = make_backbone(0, "kitchen")
-    shutil.copytree(Path(pretrain.__file__).parent / "state" / "reading", tmp_path / "reading")
-    heads = pretrain.Heads(model.config.text_config.hidden_size)
-    modules = {"decoder": model.model.language_model, "heads": heads}
-    np.save(tmp_path / "no_embeddings.npy", np.zeros((30, VIDEO_TOKENS, 1), np.float32))
-    phase = pretrain.Phase("asked", 1, (pretrain.Lesson((("visible", 1.0),), 16, 4),))
+def test_the_backbone_reads_marked_pictures(tmp_path):
+    """Clips of another seed: what is ringed, and what is visible, in the pictures of the clip and in another's."""
+    folder = TOY_BACKBONES["kitchen"].folder
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    processor, clips, visual = make_backbone(0, "kitchen")[1], 32, tmp_path / "embeddings.npy"
+    pretrain.embed_clips(visual, 9, clips, model.model.visual, processor.video_processor, 0)
+    lessons = (pretrain.Lesson((("which", 1.0), ("visible", 0.3)), 12, 6),)
+    phase = pretrain.Phase("asked", 2, lessons, shown=("own",))
     symbols, nouns = pretrain.symbols_of(0, processor), pretrain.noun_ids(processor)
-    batches = pretrain.QuestionBatches(
-        8, 0, phase, model.config, processor, 30, tmp_path / "no_embeddings.npy", symbols
-    )
+    batches = pretrain.QuestionBatches(9, 0, phase, model.config, processor, clips, visual, symbols)
+    batches.drawn = np.array([number for number in range(clips) if clip_of(9, number)[1].kind == "ring"])
+    drawn = [batches[number] for number in range(len(batches))]
+    heads = pretrain.Heads(model.config.text_config.hidden_size)
 
-    def asked() -> dict[str, float]:
-        return pretrain.accuracies(batches, lambda batch: pretrain.question_loss(model, heads, nouns, batch))
+    def asked(drawn) -> dict[str, float]:
+        return pretrain.accuracies(drawn, lambda batch: pretrain.question_loss(model, heads, nouns, batch))
 
-    before, run = asked(), pretrain.Run(tmp_path / "reading", 0, modules)
-    after = asked()
-    assert before["visible"] < 0.5 < 0.8 < after["visible"] and after["fact: visible"] > 0.8
-    assert run.record["phases"]["all tokens"]["steps"] > 0
-    with pytest.raises(ValueError, match="begun with seed 0, not 1"):
-        pretrain.Run(tmp_path / "reading", 1, modules)
+    own, others = asked(drawn), asked([batch | {"visual": batch["visual"].roll(VIDEO_TOKENS, 0)} for batch in drawn])
+    assert own["which"] > 0.55 and own["visible"] > 0.75, own
+    assert others["which"] < own["which"] - 0.2 and others["visible"] < own["visible"] - 0.2, (own, others)
+
+
+def test_the_script_says_how_the_backbone_was_pretrained():
+    record = json.loads((TOY_BACKBONES["kitchen"].folder / "pretraining.json").read_text())
+    for phase in (*pretrain.SIGHT, *pretrain.PHASES):
+        of_phase = record["phases"][phase.name]
+        assert of_phase["steps"] == phase.steps, phase.name
+        assert of_phase["settings"] == json.loads(json.dumps(asdict(phase))), phase.name
 
 
 def test_heat_grows_with_attention(clips):

@@ -789,6 +789,25 @@ def test_the_documents_table_is_the_committed_result():
     assert ten["times_faster"] >= 20 and max(row["largest_difference"] for row in rows) < 1e-4
 
 
+def test_the_documents_numbers_of_7b_are_the_committed_result():
+    result = json.loads((ROOT / "benchmarks" / "results" / "stream_7b_h200.json").read_text())
+    rows = result["rows"]
+    assert result["provenance"]["device"] == "NVIDIA H200" and [row["minutes"] for row in rows] == [0.5, 1, 2]
+
+    def listed(values, form: str) -> str:
+        *first, last = (format(value, form) for value in values)
+        return f"{', '.join(first)} and {last}"
+
+    text = " ".join((ROOT / "docs" / "streaming.md").read_text().split())
+    assert f"a question took {listed((row['stream']['question_s'] for row in rows), '.2f')} s in the stream" in text
+    assert f"and {listed((row['again_s'] for row in rows), '.1f')} s anew" in text
+    assert f"{listed((row['times_faster'] for row in rows), '.0f')} times as long" in text
+    assert f"took {listed((row['stream']['step_s'] for row in rows), '.2f')} s; tensors" in text
+    for name, where in (("stream_peak_mb", "at most in the stream"), ("again_peak_mb", "anew")):
+        assert f"{max(row[name] for row in rows) / 1000:.1f} GB {where}" in text
+    assert f"differed by {max(row['largest_difference'] for row in rows):.2f} at most" in text
+
+
 def test_the_documents_time_of_a_video_is_the_committed_result():
     result = json.loads((ROOT / "benchmarks" / "results" / "stream_evaluation_cpu.json").read_text())
     times_less, streamed_s, anew_s = result["times_less_cpu"], result["streamed"]["cpu_s"], result["anew"]["cpu_s"]

@@ -12,9 +12,9 @@ decoder learns to read: first to look (below), then to match options in text, th
 phases some tokens of empty ground are left out, at the positions of the others. The learning rate decays over the last
 phase.
 
-So many clips can be learned by heart. Until the last phase a clip therefore shows other things each time that it is
-drawn (`clips.renamed`): by symbols at first, which are what the tower was fitted to, then by tokens of other clips
-that show these.
+So many clips can be learned by heart. A clip therefore shows other things each time that it is drawn
+(`clips.renamed`): in half of the batches by symbols, which are what the tower was fitted to, in the others by tokens
+of other clips that show these. In the last phase half of the batches show clips as they are.
 
 Looking is taught early: video tokens are asked, by heads that are thrown away, which thing was marked in the temporal
 step before their own, and the prompt's last token before the question, which was in each of the six; and options and
@@ -102,7 +102,7 @@ class Phase:
     lessons: tuple[Lesson, ...]
     decay: bool = False  # the learning rate goes to zero over the second half
     lr: float = 0.5
-    shown: tuple[str, ...] = ("symbols",)
+    shown: tuple[str, ...] = ("symbols", "other")
 
 
 TEXT_KINDS = {"match": 3.0, "of noun": 1.0, "word which": 0.1}
@@ -135,18 +135,19 @@ SIGHT = (
     Sight("full tables", 400, tables=6, pairs=4, most_things=20, most_marks=6, decay=True),
     Sight("many marks", 500, tables=10, pairs=2, most_things=16, most_marks=16, heated=0.3, decay=True),
 )
-LOOK, MATCH = Lesson((), 24, 0, (8, 40)), Lesson(TEXT, 8, 12, (1, 1))
-LOOKING_AT_ALL = Lesson((), 8, 0)
-QUESTIONS = (Lesson(SHORT, 10, 8, in_words=True), Lesson(LONG, 8, 8, in_words=True))
-LAST = (Lesson(SHORT, 8, 6, in_words=True), Lesson(LONG, 6, 6, in_words=True))
+LOOK, MATCH = Lesson((), 72, 0, (8, 40)), Lesson(TEXT, 24, 12, (1, 1))
+LOOKING_AT_ALL = Lesson((), 24, 0)
+QUESTIONS = (Lesson(SHORT, 30, 8, in_words=True), Lesson(LONG, 24, 8, in_words=True))
+LAST = (Lesson(SHORT, 24, 6, in_words=True), Lesson(LONG, 18, 6, in_words=True))
+ALL_LESSONS = (LOOKING_AT_ALL, MATCH, *QUESTIONS * 3)
 PHASES = (
-    Phase("looking", 400, (LOOK,)),
-    Phase("first words", 300, (LOOK, MATCH, MATCH)),
-    Phase("first questions", 600, (LOOK, MATCH, *[Lesson(FIRST, 12, 6, (10, 30))] * 4)),
-    Phase("all tokens", 600, (LOOKING_AT_ALL, MATCH, *[Lesson(FIRST, 10, 8)] * 4), lr=0.15),
-    Phase("questions", 600, (MATCH, *QUESTIONS * 3), lr=0.15),
-    Phase("pictures", 400, (LOOKING_AT_ALL, MATCH, *QUESTIONS * 2), lr=0.15, shown=("other",)),
-    Phase("everything", 400, LAST, decay=True, lr=0.15, shown=("own",)),
+    Phase("looking", 116, (LOOK,)),
+    Phase("first words", 185, (LOOK, MATCH, MATCH)),
+    Phase("first questions", 352, (LOOK, MATCH, *[Lesson(FIRST, 36, 6, (10, 30))] * 4)),
+    Phase("all tokens", 377, (LOOKING_AT_ALL, MATCH, *[Lesson(FIRST, 30, 8)] * 4), lr=0.3),
+    Phase("questions", 792, ALL_LESSONS, lr=0.3),
+    Phase("pictures", 419, ALL_LESSONS, lr=0.3, shown=("other",)),
+    Phase("everything", 802, LAST, decay=True, lr=0.3, shown=("own", "other")),
 )
 HELD_OUT = 160  # clips
 LOOKING_WEIGHT, OPTION_WEIGHT = 0.2, 5.0  # of the losses of looking and of options beside those of answers
@@ -544,6 +545,8 @@ def pretrain(
 ):
     """Pretrain a backbone from `seed`, or go on with what `out` holds; write it to `out`/backbone, and return it."""
     torch.set_num_threads(threads)
+    if device != "cpu":
+        torch.set_float32_matmul_precision("high")
     model, processor = make_backbone(seed, "kitchen")
     model.to(device)
     tower, file, named = model.model.visual, out / "tower.safetensors", out / "tower.json"
