@@ -40,6 +40,8 @@ evidence: install
 # The same of the kitchen.
 kitchen: install
 	$(BIN)/python -m gazeqwen.toyworld.evidence --study kitchen
+	$(BIN)/python -m gazeqwen.toyworld.video_encoder_controls --study kitchen
+	$(BIN)/python -m gazeqwen.toyworld.evidence_report
 
 # The page with the toy model, offline.
 app: install

@@ -7,15 +7,15 @@ A stream beside re-encoding the clip: time of a temporal step and of a question,
     python benchmarks/bench_stream.py --draw benchmarks/results/stream_{toy_cpu,3b_cpu,7b_h200}.json \\
         --figure docs/images/stream.png
 
-`toy` is the toy adapter; `3b` has the widths of Qwen2.5-VL-3B and of V-JEPA 2.1's, random weights, and two layers
-each of decoder, vision tower and video encoder, so that these weigh as they do in the real model; `7b` is the whole
-shape of Qwen2.5-VL-7B and V-JEPA 2.1's, random weights in bfloat16, for a GPU of 80 GB or more. Frames are noise, a step has
-two of them. For each history: the stream's last steps and a question at its end (medians); the same question asked
-anew, from decoded frames (`again`) and from embeddings and features that are kept (`decoder`); and, of the toy
-adapter, a stream that forgets beyond `--budget`. All of a history is measured in one run, one after the other; steps
-that are not timed run several at once. Memory is the cache's keys and values, the process's resident set, and on CUDA
-the most that tensors took, weights included: in the last steps and questions, and in asking anew. cuDNN's attention is
-off there: it plans anew for each length of the cache.
+`toy` is the toy adapter; `3b` has the widths of Qwen2.5-VL-3B and of V-JEPA 2.1's, random weights, and two layers each
+of decoder, vision tower and video encoder, so that these weigh as they do in the real model; `7b` is the whole shape
+of Qwen2.5-VL-7B and V-JEPA 2.1's, random weights in bfloat16, for a GPU of 80 GB. Frames are noise, a step has two of
+them. For each history: the stream's last steps and a question at its end (medians); the same question asked anew, from
+decoded frames (`again`) and from embeddings and features that are kept (`decoder`); and, of the toy adapter, a stream
+that forgets beyond `--budget`. All of a history is measured in one run, one after the other; steps that are not timed
+run several at once. Memory is the cache's keys and values, the process's resident set, and on CUDA the most that
+tensors took, weights included: in the last steps and questions, and in asking anew. cuDNN's attention is off there: it
+plans anew for each length of the cache.
 """
 
 import argparse

@@ -311,8 +311,7 @@ def draw_noise(path: Path, evidence: Evidence) -> None:
 def draw_examples(folder: Path, run: Path, data: Path) -> None:
     """
     Draw for each task a question that the trained adapter answers right with its gaze and wrong without a fixation, if
-    there is one: frames, scanpath, and where the foveal latents of the first injection layer look. Of one task also
-    what gaze adds where, and does to the answer.
+    there is one: frames, scanpath, and where the foveal latents of the first injection layer look.
     """
     model, processor = load_model(run / "best"), load_processor(run / "best")
     right = {}
@@ -325,8 +324,13 @@ def draw_examples(folder: Path, run: Path, data: Path) -> None:
         question = of_task[0]
         comparison = explain(model, processor, question)
         save_png(draw_example(comparison, question), folder / "evidence" / f"{TASKS[task].abbreviation}.png")
-        if task == EFFECT_SHOWN:
-            save_png(draw_effect_of(*clear_effect(model, processor, of_task)), folder / "effect.png")
+
+
+def draw_clear_effect(path: Path, run: Path, data: Path) -> None:
+    """Draw what gaze adds where, and does to the answer to a question, of an adapter's `run` on a dataset."""
+    model, processor = load_model(run / "best"), load_processor(run / "best")
+    questions = [question for question in load_questions(data, "test") if question.task == EFFECT_SHOWN]
+    save_png(draw_effect_of(*clear_effect(model, processor, questions)), path)
 
 
 def clear_effect(model, processor, questions: list[Question]) -> tuple[Comparison, Question]:
@@ -433,6 +437,7 @@ def tables(evidence: Evidence, kitchen: Evidence) -> dict[str, Table]:
         "kitchen": condition_table(kitchen, KITCHEN_MAIN),
         "kitchen-rates": rate_table(kitchen, KITCHEN),
         "kitchen-noise": noise_table(kitchen, KITCHEN_NOISE),
+        "kitchen-video-encoder": video_encoder_table(kitchen),
     }
     return {name: table for name, table in of_kitchen.items() if table.rows} | {
         "main": condition_table(evidence, MAIN),
@@ -451,9 +456,11 @@ def main() -> None:
     write_text(README, fill(README.read_text(), {"summary": summary_table(evidence)}))
     draw_conditions(DOCUMENT.parent / "images" / "evidence_conditions.png", evidence)
     draw_noise(DOCUMENT.parent / "images" / "evidence_noise.png", evidence)
-    run = SHAPES.work / "gazeqwen-0"
+    run, in_kitchen = SHAPES.work / "gazeqwen-0", KITCHEN.work / "gazeqwen-0"
     if (run / "results.json").exists():
         draw_examples(DOCUMENT.parent / "images", run, SHAPES.work / "data")
+    if (in_kitchen / "results.json").exists():
+        draw_clear_effect(DOCUMENT.parent / "images" / "effect.png", in_kitchen, KITCHEN.work / "data")
     print(f"written to {DOCUMENT}")
 
 

@@ -1,9 +1,10 @@
 """
-What the video encoder's features contribute to GazeQwen: `python -m gazeqwen.toyworld.video_encoder_controls`.
+What the video encoder's features contribute to GazeQwen:
+`python -m gazeqwen.toyworld.video_encoder_controls [--study kitchen]`.
 
-The trained adapters of the evidence (`runs/evidence/gazeqwen-0` and so on, which `make evidence` trains) answer the
-test questions again, each with its own gaze, while the video encoder's features of its clip are replaced: by those of
-another video, by zeros, and by noise. Written to `results/toyworld/video-encoder.json`.
+The trained adapters of a study (`runs/evidence/gazeqwen-0` and so on, which `make evidence` trains) answer the test
+questions again, each with its own gaze, while the video encoder's features of its clip are replaced: by those of
+another video, by zeros, and by noise. Written to `video-encoder.json` beside the study's results.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.question import Question
 from gazeqwen.toyworld.evidence import pooled
-from gazeqwen.toyworld.studies import ROOT, SHAPES
+from gazeqwen.toyworld.studies import ROOT, STUDIES
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import write_json
 from gazeqwen.utils.provenance import provenance
@@ -125,21 +126,25 @@ def result_of(answers: dict[int, dict[str, list[Prediction]]], settings: dict) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=SHAPES.work, help="where the evidence's runs are kept")
-    parser.add_argument("--output", type=Path, default=SHAPES.results / "video-encoder.json")
+    parser.add_argument("--study", choices=list(STUDIES), default="shapes", help="of which world")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: all of the study's")
+    parser.add_argument("--work", type=Path, help="where the study's runs are kept (default: the study's)")
+    parser.add_argument("--output", type=Path, help="default: video-encoder.json of the study's results")
     args = parser.parse_args()
-    answers = {}
-    for seed in SHAPES.row(SHAPES.default).seeds:
-        best = args.work / f"{SHAPES.default}-{seed}" / "best"
+    study, answers = STUDIES[args.study], {}
+    work, output = args.work or study.work, args.output or study.results / "video-encoder.json"
+    for seed in args.seeds or study.row(study.default).seeds:
+        best = work / f"{study.default}-{seed}" / "best"
         if not best.exists():
             raise FileNotFoundError(
-                f"{best}: not there; train it: python -m gazeqwen.toyworld.evidence --rows gazeqwen"
+                f"{best}: not there; train it: python -m gazeqwen.toyworld.evidence --study {args.study} --rows "
+                f"{study.default}"
             )
-        answers[seed] = answer_with_replaced_features(best, args.work / "data", args.work / "cache", seed)
-    own = json.loads((args.work / f"{SHAPES.default}-0" / "results.json").read_text())["settings"]
+        answers[seed] = answer_with_replaced_features(best, work / "data", work / "cache", seed)
+    own = json.loads((work / f"{study.default}-0" / "results.json").read_text())["settings"]
     settings = json.loads(json.dumps(own).replace(f"{ROOT}/", ""))
-    write_json(args.output, result_of(answers, settings | {"world": SHAPES.world}))
-    print(f"written to {args.output}")
+    write_json(output, result_of(answers, settings | {"world": study.world}))
+    print(f"written to {output}")
 
 
 if __name__ == "__main__":
