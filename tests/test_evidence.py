@@ -28,6 +28,7 @@ from gazeqwen.toyworld.evidence_report import (
     DOCUMENT,
     KITCHEN_MAIN,
     KITCHEN_NOISE,
+    KITCHEN_SUMMARY,
     MAIN,
     README,
     SECOND_FAMILY,
@@ -36,12 +37,12 @@ from gazeqwen.toyworld.evidence_report import (
     _against_default,
     draw_conditions,
     draw_noise,
-    summary_table,
+    summaries,
     tables,
 )
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.questions import SCENE_TASKS
-from gazeqwen.toyworld.studies import DEPTH, KITCHEN, SEEDS, SHAPES
+from gazeqwen.toyworld.studies import DEPTH, KITCHEN, SEEDS, SHAPES, STUDIES
 from gazeqwen.training.recipe import Recipe
 from gazeqwen.training.setup import build_processor
 from gazeqwen.utils.settings import read_recipe
@@ -80,7 +81,9 @@ def test_every_row_can_be_run(study, backbone):
 def test_the_tables_ask_for_conditions_that_rows_have():
     for name, condition in [*MAIN, *SECOND_FAMILY]:
         assert condition in SHAPES.row(name).conditions
-    for name, condition in [*KITCHEN_MAIN, *(cell for cells in KITCHEN_NOISE.values() for cell in cells.values())]:
+    of_summary = [cell for _, *controls in KITCHEN_SUMMARY.values() for cell in controls if cell]
+    noisy = [cell for cells in KITCHEN_NOISE.values() for cell in cells.values()]
+    for name, condition in [*KITCHEN_MAIN, *KITCHEN_SUMMARY, *of_summary, *noisy]:
         assert condition in KITCHEN.row(name).conditions
 
 
@@ -136,8 +139,9 @@ def test_a_failing_run_says_what_failed(tmp_path):
 
 # ------------------------------------------------------------------ the document
 def test_the_document_holds_the_committed_results(evidence):
-    assert fill(DOCUMENT.read_text(), tables(evidence, Evidence.read(KITCHEN.results))) == DOCUMENT.read_text()
-    assert fill(README.read_text(), {"summary": summary_table(evidence)}) == README.read_text()
+    kitchen = Evidence.read(KITCHEN.results)
+    assert fill(DOCUMENT.read_text(), tables(evidence, kitchen)) == DOCUMENT.read_text()
+    assert fill(README.read_text(), summaries(evidence, kitchen)) == README.read_text()
 
 
 def test_sentences_of_the_document_say_what_the_results_say(evidence):
@@ -193,26 +197,33 @@ def test_results_come_from_committed_code():
     if git("rev-parse", "--is-shallow-repository").stdout.strip() == "false":
         assert in_history("HEAD") and not in_history("0" * 40)
         assert [name for name, commit in commits.items() if not in_history(commit)] == []
-    for path in SHAPES.results.glob("*.json"):
-        assert json.loads(path.read_text())["settings"]["world"] == json.loads(json.dumps(SHAPES.world)), path.name
+    for study in STUDIES.values():
+        for row in study.rows:
+            path = study.results / f"{row.name}.json"
+            if path.exists():
+                world = json.loads(path.read_text())["settings"]["world"]
+                assert world == json.loads(json.dumps(study.world)), path
 
 
-def test_committed_predictions_score_as_the_results_say(evidence):
+@pytest.mark.parametrize("study, again", [(SHAPES, "heatmap-vector"), (KITCHEN, "gazeqwen")])
+def test_committed_predictions_score_as_the_results_say(study, again):
     """The runs of every fourth row, scored again; of one row the intervals, too. All rows have theirs."""
-    names = {path.name.split(".")[0] for path in (SHAPES.results / "predictions").iterdir()}
-    assert names == {f"{row.name}-{seed}" for row in SHAPES.rows for seed in evidence.results[row.name]["seeds"]}
-    for row in [*SHAPES.rows[::4], SHAPES.row("heatmap-vector")]:
+    evidence = Evidence.read(study.results)
+    rows = [row for row in study.rows if row.name in evidence.results]
+    names = {path.name.split(".")[0] for path in (study.results / "predictions").iterdir()}
+    assert names == {f"{row.name}-{seed}" for row in rows for seed in evidence.results[row.name]["seeds"]}
+    for row in [*rows[::4], study.row(again)]:
         runs = {
-            seed: read_predictions(SHAPES.results / "predictions" / f"{row.name}-{seed}.jsonl.xz")
+            seed: read_predictions(study.results / "predictions" / f"{row.name}-{seed}.jsonl.xz")
             for seed in map(int, evidence.results[row.name]["seeds"])
         }
         for condition in row.conditions:
             committed = evidence.score(row.name, condition)
             answers = pooled({seed: by_condition[condition] for seed, by_condition in runs.items()})
             assert score(answers)["macro"] == pytest.approx(committed["macro"], abs=1e-9), (row.name, condition)
-            if row.name == "heatmap-vector" and condition == "gaze":
-                again = intervals_over_seeds([by_condition[condition] for by_condition in runs.values()])
-                assert again["macro"] == pytest.approx(committed["intervals"]["macro"], abs=1e-9)
+            if row.name == again and condition == "gaze":
+                intervals = intervals_over_seeds([by_condition[condition] for by_condition in runs.values()])
+                assert intervals["macro"] == pytest.approx(committed["intervals"]["macro"], abs=1e-9)
 
 
 # ------------------------------------------------------------------ what it shows
@@ -275,6 +286,24 @@ def test_the_video_encoder_plays_no_part(evidence):
         low, high = gain["interval"]
         assert -0.01 < low < 0 < high < 0.02, name
     assert macro(evidence, "video-encoder", "own") == pytest.approx(macro(evidence, "gazeqwen"), abs=1e-6)
+
+
+def test_gaze_makes_the_difference_in_the_kitchen():
+    """Its backbone was pretrained on nothing that resembles what GazeQwen adds, and on rings."""
+    kitchen = Evidence.read(KITCHEN.results)
+    none = macro(kitchen, "frozen", "none")
+    assert macro(kitchen, "gazeqwen") > none + 0.3
+    for condition in ("zero", "shuffled", "centre"):
+        assert abs(macro(kitchen, "gazeqwen", condition) - none) < 0.05, condition
+    ring = macro(kitchen, "frozen", "ring")
+    assert ring > none + 0.25 and abs(macro(kitchen, "frozen-controls", "ring+shuffled") - none) < 0.05
+    noisy = [
+        macro(kitchen, "gazeqwen", f"noise{n}") - macro(kitchen, "frozen-noise", f"ring+noise{n}") for n in (5, 10)
+    ]
+    assert noisy[0] > 0.02 > noisy[1]
+    low, high = kitchen.score("gazeqwen", "gaze")["intervals"]["macro"]
+    assert low < ring < high and ring < macro(kitchen, "lora-ring", "ring+model")
+    assert macro(kitchen, "frozen", "saliency") < none + 0.15 and macro(kitchen, "frozen", "text") < none
 
 
 def test_nothing_is_better_than_the_default(evidence):
