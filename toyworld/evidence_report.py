@@ -484,7 +484,7 @@ def tables(evidence: Evidence, kitchen: Evidence) -> dict[str, Table]:
         "kitchen-noise": noise_table(kitchen, KITCHEN_NOISE),
         "kitchen-video-encoder": video_encoder_table(kitchen),
     }
-    return {name: table for name, table in of_kitchen.items() if table.rows} | {
+    of_shapes = {
         "main": condition_table(evidence, MAIN),
         "second-family": condition_table(evidence, SECOND_FAMILY),
         "rates": rate_table(evidence),
@@ -493,6 +493,7 @@ def tables(evidence: Evidence, kitchen: Evidence) -> dict[str, Table]:
         "ablations": ablation_table(evidence),
         "noise": noise_table(evidence, {"GazeQwen": NOISY, "frozen, the ring": NOISY_RING}),
     }
+    return of_shapes | {name: table for name, table in of_kitchen.items() if table.rows}
 
 
 def main() -> None:
