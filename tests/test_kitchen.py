@@ -476,7 +476,7 @@ def tiny_batch():
 
 LESSONS = tuple(pretrain.Lesson(k, 2, 2, (30, 30)) for k in (pretrain.TEXT, pretrain.LONG))
 TINY = (  # so few clips show too few things to stand for others
-    pretrain.Phase("looking", 1, (pretrain.Lesson((), 2, 0, (8, 12)),)),
+    pretrain.Phase("looking", 1, (pretrain.Lesson((), 2, 0, (8, 12)),), shown=("symbols",)),
     pretrain.Phase("questions", 2, LESSONS, shown=("own",)),
     pretrain.Phase("everything", 1, (pretrain.Lesson(pretrain.SHORT, 2, 2),), decay=True, shown=("own",)),
 )
