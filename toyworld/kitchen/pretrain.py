@@ -332,7 +332,6 @@ class Run:
     def __init__(self, folder: Path, seed: int, modules: dict[str, nn.Module], workers: int = 1):
         self.folder, self.seed, self.workers = folder, seed, workers
         self.modules = nn.ModuleDict(modules)
-        self.device = next(self.modules.parameters()).device
         learner, *helpers = self.modules.values()
         matrices, others = split_parameters(learner)
         others += [p for helper in helpers for p in helper.parameters()]
@@ -397,7 +396,7 @@ class Run:
             for optimizer, lr in zip(self.optimizers, (0.01, 2e-3), strict=True):
                 for group in optimizer.param_groups:
                     group["lr"] = lr * factor
-            loss, right = loss_of(send_to_device(batch, self.device))
+            loss, right = loss_of(batch)
             loss.backward()
             nn.utils.clip_grad_norm_(everything, 1.0)
             for optimizer in self.optimizers:
@@ -421,7 +420,7 @@ def see(out: Path, seed: int, phases: tuple[Sight, ...], model, processor, worke
     run = Run(out / "sight", seed, {"tower": tower, "heads": heads}, workers)
     for number, phase in enumerate(phases):
         batches = SightBatches(seed, number, phase, processor.video_processor)
-        run.train(phase, batches, lambda batch: sight_loss(tower, heads, batch))
+        run.train(phase, batches, lambda batch: sight_loss(tower, heads, send_to_device(batch, model.device)))
 
 
 def noun_ids(processor) -> torch.Tensor:
@@ -437,18 +436,20 @@ def read(
     heads = Heads(model.config.text_config.hidden_size).to(model.device)
     nouns, symbols = noun_ids(processor).to(model.device), symbols_of(seed, processor)
     run = Run(out / "reading", seed, {"decoder": model.model.language_model, "heads": heads}, workers)
+
+    def loss_of(batch: dict) -> tuple[torch.Tensor, dict[str, float]]:
+        return question_loss(model, heads, nouns, send_to_device(batch, model.device))
+
     for number, phase in enumerate(phases, 1):
         batches = QuestionBatches(seed, number, phase, model.config, processor, clips, out / "embeddings.npy", symbols)
-        run.train(phase, batches, lambda batch: question_loss(model, heads, nouns, batch))
+        run.train(phase, batches, loss_of)
         of_phase = run.record["phases"][phase.name]
         if "held_out" not in of_phase:
             asked = Phase("held out", 6 * len(phases[-1].lessons), phases[-1].lessons, shown=("own",))
             others = QuestionBatches(
                 seed + 1, 0, asked, model.config, processor, held_out, out / "held_out.npy", symbols
             )
-            of_phase["held_out"] = accuracies(
-                others, lambda batch: question_loss(model, heads, nouns, send_to_device(batch, model.device))
-            )
+            of_phase["held_out"] = accuracies(others, loss_of)
             run.save()
             tqdm.write(f"{phase.name} held out {of_phase['held_out']}")
     return run
