@@ -10,8 +10,10 @@ measured on CUDA devices only.
 """
 
 import argparse
+import json
 import statistics
 import time
+from pathlib import Path
 
 import torch
 from transformers import Qwen2_5_VLConfig
@@ -23,7 +25,15 @@ from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import write_json
 from gazeqwen.utils.provenance import provenance
 
+TOYWORLD = Path(__file__).parent.parent / "toyworld"
 ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
+
+
+def _config_of(folder: Path) -> dict:
+    return json.loads((folder / "config.json").read_text())
+
+
+KITCHEN = _config_of(TOYWORLD / "kitchen" / "backbone")
 # The released models' sizes: text, vision, V-JEPA 2.1, then steps and visual tokens per side of a step.
 SCALES = {
     "tiny": (
@@ -48,6 +58,13 @@ SCALES = {
         },
         {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96},
         (4, 4, 64),
+    ),
+    # The kitchen's backbone with the toy world's video encoder, as its evidence has them.
+    "kitchen": (
+        KITCHEN["text_config"],
+        KITCHEN["vision_config"],
+        _config_of(TOYWORLD / "video_encoder"),
+        (6, 8, 64),
     ),
     "3b": (
         {
@@ -81,7 +98,8 @@ SCALES = {
 }
 
 
-def build(scale: str, device: str, dtype: torch.dtype) -> GazeQwenForConditionalGeneration:
+def build(scale: str, device: str, dtype: torch.dtype, **adapter) -> GazeQwenForConditionalGeneration:
+    """Return a model of the scale with random weights; `adapter`: further arguments of `GazeQwenConfig`."""
     text, vision, encoder, _ = SCALES[scale]
     vocabulary = text["vocab_size"]
     config = GazeQwenConfig(
@@ -89,7 +107,8 @@ def build(scale: str, device: str, dtype: torch.dtype) -> GazeQwenForConditional
             text_config=text, vision_config=vision, video_token_id=vocabulary - 1, image_token_id=vocabulary - 2
         ),
         video_encoder_config=VJEPA21Config(**encoder),
-        latent_dim=48 if scale == "tiny" else 256,
+        latent_dim=48 if scale in ("tiny", "kitchen") else 256,
+        **adapter,
     )
     return random_model(config, device, dtype)
 
@@ -104,7 +123,8 @@ def random_model(config: GazeQwenConfig, device: str, dtype: torch.dtype) -> Gaz
     finally:
         torch.set_default_dtype(before)
     model.resampler.float()
-    torch.nn.init.normal_(model.resampler.proj_out.weight, std=0.02)
+    added = model.resampler.vector if config.resampler_type == "heatmap_vector" else model.resampler.proj_out.weight
+    torch.nn.init.normal_(added, std=0.02)
     return model
 
 
