@@ -61,14 +61,13 @@ def cases(models: dict, scale: str, device: str, dtype: torch.dtype) -> tuple[di
     gaze = {name: full.pop(name) for name in ("scanpaths", "step_spans_s")}
     words = tokens_in_words(gaze["scanpaths"][0])
     pixels, grid = full.pop("pixel_values_videos"), full["video_grid_thw"]
-    embeddings = models["GazeQwen"].embed_video(pixels, grid)
-    seen = {NEW: {"pixel_values_videos": pixels}, KNOWN: {"video_embeds": embeddings}}
     encoded = {
         NEW: {"video_encoder_pixel_values": frames},
         KNOWN: {"video_encoder_features": models["GazeQwen"].encode_video(frames, grid)},
     }
     result = {}
     for way, adapter in WAYS.items():
+        seen = {NEW: {"pixel_values_videos": pixels}, KNOWN: {"video_embeds": models[way].embed_video(pixels, grid)}}
         result[way] = {}
         for when in (NEW, KNOWN):
             case = full | seen[NEW if way == "a mark drawn on the frames" else when]

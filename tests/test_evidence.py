@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from forked import PACKAGE_PYTHON
 from support import BACKBONE, ROOT
 
+from gazeqwen.benchmarks.bench_gaze_ways import KNOWN, NEW
 from gazeqwen.evaluation.predictions import predict
 from gazeqwen.evaluation.scoring import read_predictions, score
 from gazeqwen.evaluation.statistics import intervals_over_seeds
@@ -25,6 +26,7 @@ from gazeqwen.questions.tasks import TASKS
 from gazeqwen.toyworld.backbone import TOY_BACKBONES, make_config, make_processor
 from gazeqwen.toyworld.evidence import pool, pooled, run
 from gazeqwen.toyworld.evidence_report import (
+    COSTS,
     DOCUMENT,
     KITCHEN_MAIN,
     KITCHEN_NOISE,
@@ -306,6 +308,15 @@ def test_gaze_makes_the_difference_in_the_kitchen():
     )
     assert 0.03 < at_5 < 0.04 and at_10 < 0
     assert macro(kitchen, "frozen", "saliency") < none + 0.15 and macro(kitchen, "frozen", "text") < none
+
+
+def test_another_gaze_costs_little_beside_a_drawn_mark():
+    """Measured in one run (benchmarks/bench_gaze_ways.py); a new video costs nearly the same for all but words."""
+    rows = {row["way"]: row for row in json.loads(COSTS.read_text())["rows"]}
+    new, again = ({way: row[when] / rows["no gaze"][when] for way, row in rows.items()} for when in (NEW, KNOWN))
+    for way in ("heatmap times one vector per layer", "GazeQwen on own embeddings", "GazeQwen"):
+        assert max(new[way], again[way]) < 1.25, way
+    assert again["a mark drawn on the frames"] > 2 and min(new["places in words"], again["places in words"]) > 1.4
 
 
 def test_nothing_is_better_than_the_default(evidence):

@@ -255,6 +255,18 @@ def noise_table(evidence: Evidence, lines: dict[str, dict[int, tuple[str, str]]]
     return Table(["noise, % of the frame", *map(str, levels)], rows)
 
 
+COSTS = ROOT / "benchmarks" / "results" / "gaze_ways_kitchen_cpu.json"
+
+
+def cost_table(measured: dict) -> Table:
+    """Show what each way to give gaze costs beside the base model on the same video (`bench_gaze_ways.py`)."""
+    rows, base = [], measured["rows"][0]
+    for row in measured["rows"]:
+        ratios = [f"{row[when] / base[when]:.2f}" for when in ("a new video", "another gaze on a known video")]
+        rows.append([row["way"], f"{row['trained']:,}", str(row["tokens_added"]), *ratios])
+    return Table(["way", "trained", "tokens", "a new video, times", "another gaze on a known video, times"], rows)
+
+
 # ------------------------------------------------------------------ figures
 def draw_conditions(path: Path, evidence: Evidence) -> None:
     """Draw the mean accuracy by condition, with 95 % intervals."""
@@ -477,6 +489,7 @@ def tables(evidence: Evidence, kitchen: Evidence) -> dict[str, Table]:
         "kitchen-rates": rate_table(kitchen, KITCHEN),
         "kitchen-noise": noise_table(kitchen, KITCHEN_NOISE),
         "kitchen-video-encoder": video_encoder_table(kitchen),
+        "kitchen-costs": cost_table(json.loads(COSTS.read_text())),
     }
     of_shapes = {
         "main": condition_table(evidence, MAIN),
