@@ -13,13 +13,17 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from gazeqwen.evaluation.scoring import read_predictions, sorted_tasks
+from gazeqwen.evaluation.scoring import read_predictions, score, sorted_tasks
+from gazeqwen.evaluation.statistics import intervals_over_seeds
 from gazeqwen.inference.answering import Comparison, ask
 from gazeqwen.plots.scanpath import draw_effect, draw_scanpath
 from gazeqwen.plots.style import save_png
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.question import Question
 from gazeqwen.questions.tasks import TASKS, task_info
+from gazeqwen.toyworld.evidence import pooled
+from gazeqwen.toyworld.kitchen.difficulty import SMALL_PX
+from gazeqwen.toyworld.questions import SCENE_TASKS
 from gazeqwen.toyworld.studies import KITCHEN, NOISE, ROOT, SHAPES, Study
 from gazeqwen.utils.adapters import load_model, load_processor
 from gazeqwen.utils.command_line import one_line_errors
@@ -253,6 +257,46 @@ def noise_table(evidence: Evidence, lines: dict[str, dict[int, tuple[str, str]]]
         if any(scores):
             rows.append([title, *(percent(s["macro"], s["intervals"]["macro"]) if s else "" for s in scores)])
     return Table(["noise, % of the frame", *map(str, levels)], rows)
+
+
+# What the kitchen's questions are grouped by: column -> whether a question (see `difficulty.py`) belongs there.
+DIFFICULTY = {
+    f"a thing of up to {SMALL_PX} pixels": lambda task, of: of["size_px"] is not None and of["size_px"] <= SMALL_PX,
+    "a larger thing": lambda task, of: of["size_px"] is not None and of["size_px"] > SMALL_PX,
+    "past, up to 4 things looked at": lambda task, of: _past_gaze(task) and of["looked_at"] <= FEW_THINGS,
+    "past, 5 or more": lambda task, of: _past_gaze(task) and of["looked_at"] > FEW_THINGS,
+}
+FEW_THINGS = 4
+DIFFICULT_ROWS = {
+    "GazeQwen": ("gazeqwen", "gaze"),
+    "heatmap times one vector": ("heatmap-vector", "gaze"),
+    "LoRA, the ring": ("lora-ring", "ring+model"),
+    "frozen, the ring": ("frozen", "ring"),
+    "frozen, no gaze": ("frozen", "none"),
+}
+
+
+def _past_gaze(task: str) -> bool:
+    return TASKS[task].group == "past" and task not in SCENE_TASKS
+
+
+def difficulty_table(evidence: Evidence, study: Study = KITCHEN) -> Table:
+    """Show accuracies by how large the thing asked about is, and how many were looked at, from kept predictions."""
+    questions = evidence.results["questions"]["questions"]
+    counts, rows = dict.fromkeys(DIFFICULTY, 0), []
+    for title, (row, condition) in DIFFICULT_ROWS.items():
+        if evidence.score(row, condition) is None:
+            continue
+        files = [study.results / "predictions" / f"{row}-{seed}.jsonl.xz" for seed in evidence.results[row]["seeds"]]
+        runs, cells = [read_predictions(file)[condition] for file in files], []
+        for column, belongs in DIFFICULTY.items():
+            chosen = [[item for item in run if belongs(item.task, questions[item.key])] for run in runs]
+            counts[column] = len(chosen[0])
+            cells.append(
+                percent(score(pooled(dict(enumerate(chosen))))["micro"], intervals_over_seeds(chosen)["micro"])
+            )
+        rows.append([title, *cells])
+    return Table(["asked about", *(f"{column} ({count})" for column, count in counts.items())], rows)
 
 
 COSTS = ROOT / "benchmarks" / "results" / "gaze_ways_kitchen_cpu.json"
@@ -489,6 +533,7 @@ def tables(evidence: Evidence, kitchen: Evidence) -> dict[str, Table]:
         "kitchen-rates": rate_table(kitchen, KITCHEN),
         "kitchen-noise": noise_table(kitchen, KITCHEN_NOISE),
         "kitchen-video-encoder": video_encoder_table(kitchen),
+        "kitchen-difficulty": difficulty_table(kitchen),
         "kitchen-costs": cost_table(json.loads(COSTS.read_text())),
     }
     of_shapes = {
