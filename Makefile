@@ -41,6 +41,7 @@ evidence: install
 kitchen: install
 	$(BIN)/python -m gazeqwen.toyworld.evidence --study kitchen
 	$(BIN)/python -m gazeqwen.toyworld.video_encoder_controls --study kitchen
+	$(BIN)/python -m gazeqwen.toyworld.kitchen.difficulty
 	$(BIN)/python -m gazeqwen.toyworld.evidence_report
 
 # The page with the toy model, offline.

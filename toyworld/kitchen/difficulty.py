@@ -1,9 +1,9 @@
 """
 What makes the kitchen's questions hard to the eye: `python -m gazeqwen.toyworld.kitchen.difficulty`.
 
-Writes `results/kitchen/questions.json`: of each question of the study's test split, how large the thing is that it asks
-about, if it is one, and how many things were looked at in its clip. The study's dataset has been made (`make kitchen`);
-what its videos show is drawn again from the world's seed. No model is run.
+Writes `results/kitchen/questions.json`: of each question of the study's test split, how large the thing is that it
+asks about, if it is one, and how many things were looked at in its clip. The study's dataset has been made
+(`make kitchen`); what its videos show is drawn again from the world's seed. No model is run.
 """
 
 from __future__ import annotations
