@@ -301,6 +301,8 @@ def test_gaze_makes_the_difference_in_the_kitchen():
     assert ring > none + 0.25 and abs(macro(kitchen, "frozen-controls", "ring+shuffled") - none) < 0.05
     points = 100 * (macro(kitchen, "gazeqwen") - ring)
     assert 4 < points < 6 and abs(macro(kitchen, "lora-ring", "ring+model") - ring) < 0.01  # "some five points"
+    on_validation = [percent(macro(kitchen, "ring-on-validation", name)) for name in ("ring", "ring+model")]
+    assert on_validation == ["72.1", "75.5"]  # the document says so
     own, drawn = (kitchen.score(*cell)["intervals"]["macro"] for cell in (("gazeqwen", "gaze"), ("frozen", "ring")))
     assert own[0] < drawn[1]
     at_5, at_10 = (
