@@ -28,6 +28,7 @@ CORE = ("torch", "torch._dynamo", "torch.distributed.run", "torchvision", "av", 
 LIBRARIES = (
     *CORE,
     *("datasets", "peft", "transformers.models.auto.modeling_auto", "transformers.pipelines"),
+    *("scipy.io", "transformers.optimization", "transformers.trainer_pt_utils"),
     *("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "transformers.models.qwen2_5_vl.processing_qwen2_5_vl"),
 )
 PACKAGE = (
