@@ -442,8 +442,11 @@ def _upright(frame, path: str | PathLike, reformatter=None) -> np.ndarray:
     """
     width, height = _kept_size(frame.width, frame.height)
     interpolation = "AREA" if width < frame.width else None
-    how = {"interpolation": interpolation, "threads": 1 if frame.width * frame.height <= _SMALL_FRAME_PX else 0}
-    rgb = (reformatter or VideoReformatter()).reformat(frame, width, height, format="rgb24", **how).to_ndarray()
+    threads = 1 if frame.width * frame.height <= _SMALL_FRAME_PX else 0
+    reformatter = reformatter or VideoReformatter()
+    rgb = reformatter.reformat(
+        frame, width, height, format="rgb24", interpolation=interpolation, threads=threads
+    ).to_ndarray()
     matrix = frame.side_data.get("DISPLAYMATRIX")
     return rgb if matrix is None else _displayed(rgb, np.frombuffer(matrix, "=i4").reshape(3, 3), path)
 
