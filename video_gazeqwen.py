@@ -32,7 +32,7 @@ SAMPLINGS = ("spread", "grid")
 
 SAME_TIME_S = 1e-6  # rounding of times that are the same
 
-# Up to this size one thread decodes faster than several: starting them costs more than they save.
+# Up to this size one thread decodes and converts faster than several: starting them costs more than they save.
 _SMALL_FRAME_PX = 640 * 480
 
 # Demuxers that read one file alone. Others take a text for video, or open what it names: a playlist, any local file.
@@ -442,8 +442,11 @@ def _upright(frame, path: str | PathLike, reformatter=None) -> np.ndarray:
     """
     width, height = _kept_size(frame.width, frame.height)
     interpolation = "AREA" if width < frame.width else None
+    threads = 1 if frame.width * frame.height <= _SMALL_FRAME_PX else 0
     reformatter = reformatter or VideoReformatter()
-    rgb = reformatter.reformat(frame, width, height, format="rgb24", interpolation=interpolation).to_ndarray()
+    rgb = reformatter.reformat(
+        frame, width, height, format="rgb24", interpolation=interpolation, threads=threads
+    ).to_ndarray()
     matrix = frame.side_data.get("DISPLAYMATRIX")
     return rgb if matrix is None else _displayed(rgb, np.frombuffer(matrix, "=i4").reshape(3, 3), path)
 

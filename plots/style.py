@@ -14,8 +14,9 @@ DPI = 110
 
 def save_png(figure: Figure, path) -> None:
     """Write the figure so that a reader sees no file or the whole file."""
+    figure.set_dpi(DPI)
     with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI)
+        FigureCanvasAgg(figure).print_png(temporary)  # `savefig` draws all twice where there is a layout to find
 
 
 def pixels(figure: Figure, dpi: int = DPI) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Tiny base models of every family, in folders, with their processors and an untrained adapter: for the tests."""
 
+import copy
+
 import numpy as np
 import torch
 from support import VIDEO_ENCODER, perturb, with_positions
@@ -97,15 +99,19 @@ class Base:
         model.save_pretrained(self.folder)
         self.own_processor.save_pretrained(self.folder)
         self.processor = GazeQwenProcessor.from_base(self.folder, video_encoder_size=64)
-        self.model = self.adapter()
-
-    def adapter(self) -> GazeQwenForConditionalGeneration:
         torch.manual_seed(0)
-        return perturb(
+        self._first = perturb(
             GazeQwenForConditionalGeneration.from_base(
                 self.folder, str(VIDEO_ENCODER), latent_dim=16, num_latents=4, injection_layers=[0, 2]
             )
         )
+        self._random_state = torch.get_rng_state()
+        self.model = self.adapter()
+
+    def adapter(self) -> GazeQwenForConditionalGeneration:
+        """Return a model of one's own: a copy, since loading one takes ten times as long."""
+        torch.set_rng_state(self._random_state)  # as after the first was made
+        return copy.deepcopy(self._first)
 
     def prompt(self, question="Which object?", image=False) -> str:
         content = [{"type": "video"}, {"type": "text", "text": question}]

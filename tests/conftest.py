@@ -1,15 +1,16 @@
 """What pytest asks before it imports tests."""
 
-import gc
 import os
 import sys
 
 import pytest
-from fork_server import leave_in_memory, name_configs_alone
+from fork_server import collect_garbage_rarely, draw_no_values_on_meta, leave_in_memory, name_configs_alone
 from forked import SESSION, WORKER_PYTHON
 
 # Before datasets is imported: what tests load is cached where it goes away.
 os.environ["HF_DATASETS_CACHE"] = str(SESSION / "datasets")
+# Threads that load a tiny model's tensors wait for each other most of the time.
+os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
 leave_in_memory()
 
 
@@ -25,6 +26,7 @@ def pytest_configure(config):
         return
     config.pluginmanager.import_plugin("shared_fixtures")
     name_configs_alone()
+    draw_no_values_on_meta()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -41,12 +43,26 @@ LONGEST = (
 )
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """
+    Where assertions have to be rewritten first, each worker does half of the files, and then reads the other's: one
+    begins at the end.
+    """
+    report = yield
+    if os.environ.get("PYTEST_XDIST_WORKER") == "gw1" and isinstance(collector, pytest.Dir):
+        report.result.reverse()
+    return report
+
+
 def pytest_collection_modifyitems(items):
     names = [f"test_{name}.py" for name in LONGEST]
-    items.sort(key=lambda item: names.index(item.path.name) if item.path.name in names else len(names))
+
+    def place(item) -> tuple:
+        return names.index(item.path.name) if item.path.name in names else len(names), item.path
+
+    items.sort(key=place)
 
 
 def pytest_collection_finish():
-    """What has been imported stays: a garbage collection, which ends each training stage, need not look through it."""
-    gc.collect()
-    gc.freeze()
+    collect_garbage_rarely()

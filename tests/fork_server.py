@@ -44,6 +44,28 @@ def name_configs_alone() -> None:
         transformers.PreTrainedConfig.__repr__ = object.__repr__
 
 
+def draw_no_values_on_meta() -> None:
+    """Let nothing be drawn for weights without values: a model is built with such before its files are read."""
+    if init := sys.modules.get("torch.nn.init"):
+        for name in ("uniform_", "normal_", "kaiming_uniform_"):
+            draw = getattr(init, name)
+
+            def unless_on_meta(tensor, *args, draw=draw, **kwargs):
+                return tensor if tensor.is_meta else draw(tensor, *args, **kwargs)
+
+            setattr(init, name, unless_on_meta)
+
+
+def collect_garbage_rarely() -> None:
+    """
+    Let what has been imported stay: garbage collections, one of which ends each training stage, need not look through
+    it, nor so often through what is made meanwhile.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
+
+
 def become(arguments: list[str], folder: str, environment: dict[str, str], limit, executable: str) -> int:
     """Run what stands after `python`: a script, `-m module` or `-c code`. Return the exit code."""
     os.chdir(folder)
@@ -140,10 +162,10 @@ def main(address: str, executable: str, owner: str, *modules: str) -> None:
     main_module.__builtins__ = __builtins__
     sys.modules["__main__"] = main_module
     name_configs_alone()
+    draw_no_values_on_meta()
     for end in list(weakref.finalize._registry):
         end.atexit = False  # torch would take hundreds of operators from its tables as each process ends
-    gc.collect()
-    gc.freeze()
+    collect_garbage_rarely()
     listener = socket.socket(socket.AF_UNIX)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(address)  # of a server that was killed

@@ -21,11 +21,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import certifi
+
 ROOT = Path(__file__).parent.parent
 CORE = ("torch", "torch._dynamo", "torch.distributed.run", "torchvision", "av", "PIL.Image", "jinja2", "yaml")
 LIBRARIES = (
     *CORE,
     *("datasets", "peft", "transformers.models.auto.modeling_auto", "transformers.pipelines"),
+    *("scipy.io", "transformers.optimization", "transformers.trainer_pt_utils"),
     *("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "transformers.models.qwen2_5_vl.processing_qwen2_5_vl"),
 )
 PACKAGE = (
@@ -91,6 +94,10 @@ def _session() -> Path:
             shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(remove)
+    # Each client of a local server would read the certificates of all authorities: one will do where none is needed.
+    first, end, _ = certifi.contents().partition("-----END CERTIFICATE-----\n")
+    (folder / "authority.pem").write_text(first + end)
+    os.environ["SSL_CERT_FILE"] = str(folder / "authority.pem")
     caches = {"HF_DATASETS_CACHE": str(folder / "datasets"), "HF_MODULES_CACHE": str(folder / "modules")}
     python = sys.executable
     servers = {"core": CORE, "libraries": (*LIBRARIES, *PAGE), "package": PACKAGE, "worker": WORKER}

@@ -1,10 +1,14 @@
 """Fixtures shared by the tests, and how they run."""
 
+import fcntl
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from bases import Base
+from forked import SESSION
 from hypothesis import HealthCheck, settings
 from support import BACKBONE, FIXTURES, VIDEO_ENCODER, index_frames, write_video
 from test_baselines import folders as foreign_models  # noqa: F401, a fixture: tiny models of other families
@@ -41,19 +45,30 @@ def toy_processor() -> GazeQwenProcessor:
     return GazeQwenProcessor.from_base(str(BACKBONE), video_encoder_size=64, num_frames=8)
 
 
+def made_once(name: str, make: Callable[[Path], object], folder: Path) -> Path:
+    """Return a copy, `folder`, of what the first worker that asks for `name` makes in the folder that it is given."""
+    made, unfinished = SESSION / name, SESSION / f"{name}-unfinished"
+    with open(SESSION / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            make(unfinished)
+            unfinished.rename(made)
+    shutil.copytree(made, folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
-def toy_data(toy_world) -> Path:
+def toy_data(toy_world, tmp_path_factory) -> Path:
     """The toy world as a dataset that `load_dataset` opens."""
-    build(toy_world, toy_world.parent / "data", progress=False)
-    return toy_world.parent / "data"
+    folder = tmp_path_factory.mktemp("toy") / "data"
+    return made_once("data", lambda made: build(toy_world, made, progress=False), folder)
 
 
 @pytest.fixture(scope="session")
 def toy_world(tmp_path_factory) -> Path:
     """The toy world in StreamGaze's release layout."""
     folder = tmp_path_factory.mktemp("toy") / "world"
-    generate(folder, train=8, val=4, test=4, seed=3, per_task=1)
-    return folder
+    return made_once("world", lambda made: generate(made, train=8, val=4, test=4, seed=3, per_task=1), folder)
 
 
 @pytest.fixture(scope="session")

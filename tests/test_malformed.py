@@ -1485,7 +1485,7 @@ def mutated_json(draw) -> bytes:
 
 
 @given(mutated_json(), st.sampled_from([OI_E, GTA]))
-@KEPT
+@settings(KEPT, max_examples=40)
 def test_any_change_of_questions_is_built_left_out_or_named(film, data, task):
     with tempfile.TemporaryDirectory() as folder:
         release = write_release(Path(folder) / "r", film, {task: data})

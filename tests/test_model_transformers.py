@@ -75,7 +75,7 @@ def test_threads_answer_as_each_alone():
     calls += [lambda inputs=inputs: base(inputs) for inputs in prompts]
     alone = [call() for call in calls]
     assert not torch.equal(alone[0], alone[8])
-    for _ in range(4):
+    for _ in range(2):
         for together, expected in zip(in_threads(calls), alone, strict=True):
             torch.testing.assert_close(together, expected, atol=1e-5, rtol=1e-5)
 
@@ -162,7 +162,7 @@ def test_decoding_compiles_as_one_graph_with_a_static_cache():
     """After the prompt, whose vision tower the plain Qwen2.5-VL cannot compile as one graph either."""
     config = tiny_config(injection_layers=[0])
     text = config.backbone_config.text_config
-    text.num_hidden_layers, text.layer_types = 2, text.layer_types[:2]
+    text.num_hidden_layers, text.layer_types = 1, text.layer_types[:1]  # of which tracing takes long
     torch.manual_seed(0)
     model = GazeQwenForConditionalGeneration(config).eval()
     model.add_lora(rank=2)

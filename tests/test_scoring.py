@@ -407,7 +407,7 @@ def built(rows) -> list[GradedAnswer]:
     ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(RUNS)
 def test_compat_is_the_slow_reading(rows):
     items = built(rows)
@@ -440,7 +440,7 @@ SIMPLE = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([RECALL, ALERT]), st.integers(0, 3), st.none() | SIMPLE, st.just("v"))))
 def test_strict_is_the_slow_reading(rows):
     items = built([(RECALL, 0, "A", "v"), *rows])

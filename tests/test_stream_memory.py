@@ -284,9 +284,9 @@ def test_a_full_range_without_a_budget_is_named(streamed):
 
 
 def test_24_hours(bases):
-    """A step every ten minutes: positions pass the base model's range several times, the memory stays as it is."""
+    """A step every half hour: positions pass the base model's range several times, the memory stays as it is."""
     model, processor = adapter(bases, window=1)
-    budget, every_s = 3 * STEP_TOKENS, 300.0
+    budget, every_s = 3 * STEP_TOKENS, 900.0
     arguments = {"fps": 1 / every_s, "max_gap_s": 2000}
     pictures, _ = recording()
 
@@ -295,7 +295,7 @@ def test_24_hours(bases):
         stream.push_fixation([[0.1 * (number % 10), 0.5, time_s + 100, 80]], until_s=time_s + every_s)
         stream.push(pictures[number % 40], time_s)
 
-    stream, count = GazeStream(model, processor, **arguments, budget=budget), 24 * 12
+    stream, count = GazeStream(model, processor, **arguments, budget=budget), 24 * 4
     moves, lengths, highest = 0, set(), 0
     for number in range(count + 1):
         before = stream.context.place.removed

@@ -1,12 +1,11 @@
 """The benchmark: prompts, windows, and a built dataset -> questions."""
 
 import json
-import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
+from forked import LIBRARIES_PYTHON
 
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.prompts import PROMPT_STYLES, format_alert, format_question
@@ -83,15 +82,11 @@ def test_the_toy_world_comes_back_equal_in_a_fresh_process(toy_world, toy_data, 
     script = """
 import json, sys
 from datasets import load_dataset
-rows = {name: [row for row in part] for name, part in load_dataset(sys.argv[1]).items()}
+rows = {name: [row for row in part] for name, part in load_dataset(sys.argv[1], cache_dir=sys.argv[2]).items()}
 print(json.dumps(rows))
 """
     result = subprocess.run(
-        [sys.executable, "-c", script, str(toy_data)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")},
+        [LIBRARIES_PYTHON, "-c", script, toy_data, tmp_path / "cache"], capture_output=True, text=True, cwd=tmp_path
     )
     assert result.returncode == 0, result.stderr
     rows = json.loads(result.stdout.splitlines()[-1])

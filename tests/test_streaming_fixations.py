@@ -32,7 +32,7 @@ def steady(count: int, rate_hz: float = 100.0, place=(0.5, 0.5)) -> GazeSamples:
     return recorded(np.arange(count) / rate_hz, np.tile(place, (count, 1)))
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(recordings(), st.floats(0.5, 10), st.floats(0.02, 0.3), st.floats(0.01, 0.2), st.integers(0, 2**32 - 1))
 def test_at_each_moment_the_fixations_are_those_of_the_recording_cut_there(samples, dispersion, duration, gap, seed):
     """Pushed in parts of any size, some of them ahead of the time that is asked, some asked for before they come."""

@@ -112,14 +112,14 @@ def test_the_command_prints_alerts_and_answers_with_times_and_latencies(example)
 
 
 def test_the_command_takes_raw_gaze_and_none(example, tmp_path):
-    gaze = tmp_path / "gaze.csv"
+    gaze, video = tmp_path / "gaze.csv", write_video(tmp_path / "v.mp4", *recording(count=60, side=112))
     rows = [f"{1000 * t:.0f},{100 * x},{100 * y}\n" for t, x, y in looks(10)]
     gaze.write_text("".join(["time,x,y\n", *rows, "10000,5"]))  # the last line is half written
     reading = ("--time_unit", "ms", "--coordinates", "pixels", "--origin", "top-left")
     question = f"t=9: {example.question} | box | jar"
-    with_gaze = stream("--video", example.video, "--gaze", gaze, *reading, "--ask", question)
+    with_gaze = stream("--video", video, "--gaze", gaze, *reading, "--ask", question)
     assert "clock of the gaze: the video begins at 0 s of the table's (offset_s)\n" in with_gaze
-    without = stream("--video", example.video, "--ask", question)
+    without = stream("--video", video, "--ask", question)
     answer = r"9.00 s .*box.*jar|9.00 s .* \(([\d.]+) %\)"
     assert re.search(answer, with_gaze)[1] != re.search(answer, without)[1]
     assert re.search(r"\d+ steps did not wait for their gaze any longer", with_gaze)  # it ends before the video does

@@ -268,7 +268,7 @@ def test_it_is_trained_at_drawn_budgets_planned_and_evaluated(toy_data, tmp_path
         peaks[keep_tokens] = estimate_memory(recipe, on_meta, ClipShape(8, 640, 8))["validation"].peak
     assert peaks[0.25] < peaks[None]
     command = ["--model", str(trainer.folder / "best"), "--data", str(toy_data), "--batch_size", "4"]
-    command += ["--conditions", "gaze", "--cache_dir", str(tmp_path / "cache")]
+    command += ["--conditions", "gaze", "--cache_dir", str(tmp_path / "cache"), "--tasks", OI_E]
     results = {}
     for name, more in (("own", []), ("all", ["--keep_tokens", "1"]), ("centre", ["--keep_by", "centre"])):
         run_here("eval.py", *command, *more, "--output", str(tmp_path / f"{name}.json"))

@@ -27,8 +27,8 @@ FILES = {
         0,
     ),
     "one keyframe": ("v.mp4", {"options": {"g": "9999", "sc_threshold": "0"}}, 0),
-    "starts late": ("v.mp4", {"times_s": np.arange(200) / 10 + 1.5}, 0),
-    "starts late, Matroska": ("v.mkv", {"times_s": np.arange(200) / 10 + 1.5}, 0),
+    "starts late": ("v.mp4", {"times_s": np.arange(100) / 10 + 1.5}, 0),
+    "starts late, Matroska": ("v.mkv", {"times_s": np.arange(100) / 10 + 1.5}, 0),
     "no duration, no index": ("v.mkv", {"container_options": {"live": "1"}}, 0),
     "no stream duration": ("v.webm", {"codec": "libvpx", "options": {"deadline": "realtime"}}, 0),
     "transport stream": ("v.ts", {}, 0),
@@ -43,18 +43,18 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory) -> dict[str, tuple[Path, np.ndarray, int]]:
-    """Per kind: a file of 200 frames that carry their number, their times by brute force, and its quarter turns."""
+    """Per kind: a file of 100 frames that carry their number, their times by brute force, and its quarter turns."""
     found = {}
     for kind, (name, arguments, turns) in FILES.items():
         if kind == "variable rate":
-            steps = np.random.default_rng(0).uniform(0.03, 0.25, 200)
+            steps = np.random.default_rng(0).uniform(0.03, 0.25, 100)
             arguments = {"times_s": np.round(np.cumsum(steps) - steps[0], 3)}
         size = (47, 63) if kind == "odd size" else (48, 64)
-        frames = np.rot90(index_frames(200, *size), -turns, axes=(1, 2))
+        frames = np.rot90(index_frames(100, *size), -turns, axes=(1, 2))
         path = write_video(tmp_path_factory.mktemp("kind") / name, frames, **arguments)
         with av.open(str(path)) as container:
             times = np.array([float(frame.pts * frame.time_base) for frame in container.decode(video=0)])
-        assert len(times) == 200
+        assert len(times) == 100
         if "times_s" in arguments:
             np.testing.assert_allclose(times, arguments["times_s"], atol=1e-3)
         found[kind] = path, times, turns

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from forked import PYTHON
+from forked import LIBRARIES_PYTHON
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -217,10 +217,7 @@ with torch.no_grad():
 print((output - io["output.video_wide"]).abs().max().item())
 model.save_pretrained({str(tmp_path / "again")!r})
 """
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [PYTHON, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
-    )
+    result = subprocess.run([LIBRARIES_PYTHON, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert float(result.stdout) < 1e-5
     assert (tmp_path / "again" / "modeling_vjepa2_1.py").exists()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -109,7 +109,8 @@ def until(spans_s: tuple[tuple[float, float], ...], time_s: float) -> tuple[tupl
 def between(waypoints, time_s) -> np.ndarray:
     """Return where something is at `time_s` (...) that moves in straight lines between waypoints: (..., 2)."""
     if len(waypoints) == 1:  # most objects and cameras stay where they are
-        return np.full((*np.shape(time_s), 2), waypoints[0][1:], dtype=float)
+        place = np.array(waypoints[0][1:], dtype=float)
+        return place if isinstance(time_s, float) else np.full((*np.shape(time_s), 2), place)
     times, x, y = zip(*waypoints, strict=True)
     places = np.empty((*np.shape(time_s), 2))
     places[..., 0], places[..., 1] = np.interp(time_s, times, x), np.interp(time_s, times, y)
@@ -306,10 +307,10 @@ def _shape_mask(shape: str, radius_px: int) -> np.ndarray:
     return inside.reshape(CELL_PX, 4, CELL_PX, 4).mean(axis=(1, 3))[..., None].astype(np.float32)
 
 
-def _blend(frame: np.ndarray, mask: np.ndarray, rgb, x_px: float, y_px: float) -> None:
-    """Paint `rgb` through a square `mask` centred at (x_px, y_px), rounded to whole pixels; clips at the border."""
+def _blend(frame: np.ndarray, mask: np.ndarray, rgb, x_px: int, y_px: int) -> None:
+    """Paint `rgb` through a square `mask` centred at (x_px, y_px); clips at the border."""
     size = mask.shape[0]
-    left, top = round(x_px) - size // 2, round(y_px) - size // 2
+    left, top = x_px - size // 2, y_px - size // 2
     x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + size, FRAME_PX), min(top + size, FRAME_PX)
     if x0 >= x1 or y0 >= y1:
         return
@@ -330,22 +331,32 @@ def _highlight_mask(radius_px: float, thickness_px: float, opacity: float, halo:
 
 
 def draw_frame(scene: Scene, time_s: float, highlights: list[tuple[int, Highlight]] = ()) -> np.ndarray:
-    """Return the picture at `time_s`, uint8 (112, 112, 3); `highlights` are (object index, style) to mark."""
+    """
+    Return the picture at `time_s`, uint8 (112, 112, 3), not to be changed; `highlights` are (object index, style) to
+    mark.
+    """
+    places = {i: tuple(map(round, scene.objects[i].position_px(time_s))) for i in scene.visible(time_s)}
+    things = tuple(((thing := scene.objects[i]).shape, thing.radius_px, thing.color, *places[i]) for i in places)
+    marks = tuple((style, *places[i]) for i, style in highlights if i in places)
+    return _picture(scene.background_rgb, things, marks)
+
+
+@lru_cache(maxsize=2)  # in most frames things are where they were in the one before
+def _picture(background_rgb: tuple, things: tuple[tuple, ...], marks: tuple[tuple, ...]) -> np.ndarray:
+    """Return what `draw_frame` does, of (shape, radius, colour, x, y) each and (style, x, y), in whole pixels."""
     frame = np.empty((FRAME_PX, FRAME_PX, 3), dtype=np.float32)
-    frame[:] = scene.background_rgb
-    places = {i: scene.objects[i].position_px(time_s) for i in scene.visible(time_s)}
-    for i, style in highlights:
-        if style.halo and i in places:
-            mask = _highlight_mask(style.radius_px, style.thickness_px, style.opacity, True)
-            _blend(frame, mask, style.rgb, *places[i])
-    for i, place in places.items():
-        thing = scene.objects[i]
-        _blend(frame, _shape_mask(thing.shape, thing.radius_px), COLORS[thing.color], *place)
-    for i, style in highlights:
-        if not style.halo and i in places:
-            mask = _highlight_mask(style.radius_px, style.thickness_px, style.opacity, False)
-            _blend(frame, mask, style.rgb, *places[i])
-    return frame.round().clip(0, 255).astype(np.uint8)
+    frame[:] = background_rgb
+    for style, x, y in marks:
+        if style.halo:
+            _blend(frame, _highlight_mask(style.radius_px, style.thickness_px, style.opacity, True), style.rgb, x, y)
+    for shape, radius_px, color, x, y in things:
+        _blend(frame, _shape_mask(shape, radius_px), COLORS[color], x, y)
+    for style, x, y in marks:
+        if not style.halo:
+            _blend(frame, _highlight_mask(style.radius_px, style.thickness_px, style.opacity, False), style.rgb, x, y)
+    picture = frame.round().clip(0, 255).astype(np.uint8)
+    picture.setflags(write=False)
+    return picture
 
 
 def frame_times_s(scene: Scene) -> np.ndarray:
@@ -370,7 +381,8 @@ def write_video(path: str | Path, frames: list[np.ndarray], times_s=None) -> Non
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = unit_s
         for k, picture in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p", threads=1)
+            if k == 0 or picture is not frames[k - 1]:
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p", threads=1)
             frame.pts, frame.time_base = k if times_s is None else int(times_s[k] / unit_s), unit_s
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
