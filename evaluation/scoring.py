@@ -15,8 +15,6 @@ from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
 
-import numpy as np
-
 from gazeqwen.questions.prompts import OPTION_LETTERS
 from gazeqwen.questions.tasks import TASKS, task_info
 
@@ -74,7 +72,7 @@ class GradedAnswer:
         names, see `named_choice`; None if it names none, or there is neither.
         """
         if self.logits is not None:
-            return int(np.argmax(self.logits))
+            return max(range(len(self.logits)), key=self.logits.__getitem__)
         return None if self.response is None else named_choice(self.response, self.options, self.proactive)
 
     def original(self, index: int | None) -> int | None:

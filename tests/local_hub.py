@@ -357,6 +357,7 @@ _ROUTES = [
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else content waits 40 ms for the client to acknowledge the headers
     hub: LocalHub
 
     def is_user(self) -> bool:

@@ -3,6 +3,7 @@
 import re
 import threading
 import time
+from pathlib import Path
 
 import gradio
 import httpx
@@ -40,10 +41,15 @@ def page(examples, uploads):
     return build(Explorer(ADAPTER_DIR), examples, own_pace=False)
 
 
+def page_client(address: str, downloads: Path) -> Client:
+    """It would read the certificates of all authorities for each of its requests, none of which is encrypted."""
+    return Client(address, verbose=False, download_files=downloads, ssl_verify=False)
+
+
 @pytest.fixture(scope="module")
 def client(page, tmp_path_factory):
     address = serve(page, "127.0.0.1", wait=False)
-    client = Client(address, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
+    client = page_client(address, tmp_path_factory.mktemp("downloads"))
     yield client
     client.close()
     page.close()
@@ -214,7 +220,7 @@ def test_while_one_question_is_answered_others_read_their_files_and_are_told_tha
 
 def test_uploads_are_deleted_when_the_page_stops(examples, uploads, tmp_path):
     page = build(Explorer(ADAPTER_DIR), examples)
-    client = Client(serve(page, "127.0.0.1", wait=False), verbose=False, download_files=tmp_path)
+    client = page_client(serve(page, "127.0.0.1", wait=False), tmp_path)
     video = write_video(tmp_path / "private.mp4", index_frames(30))
     ask(client, examples[0], video=handle_file(video), table=None, time_s=2.0, start_s=None)
     assert list(uploads.rglob("private.mp4"))

@@ -57,7 +57,7 @@ def processes(monkeypatch):
     monkeypatch.setattr(sys, "executable", str(PACKAGE_PYTHON))
 
 
-TINY = replace(SHAPES, world={"train": 6, "val": 3, "test": 3, "seed": 4, "per_task": 1, "most": (4, 2, 2)})
+TINY = replace(SHAPES, world={"train": 6, "val": 3, "test": 3, "seed": 4, "per_task": 1, "most": (2, 2, 2)})
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,13 @@ def test_the_tables_ask_for_conditions_that_rows_have():
         assert condition in KITCHEN.row(name).conditions
 
 
-def test_rows_run_are_pooled_and_not_run_again(tmp_path):
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """Where rows are run; the tiny world is made there once."""
+    return tmp_path_factory.mktemp("work")
+
+
+def test_rows_run_are_pooled_and_not_run_again(work):
     """
     Two seeds of the smallest row, at the better of two learning rates, and the frozen backbone, on a tiny world: then
     the same command does nothing.
@@ -97,11 +103,11 @@ def test_rows_run_are_pooled_and_not_run_again(tmp_path):
     vector, frozen = SHAPES.row("heatmap-vector"), SHAPES.row("frozen")
     vector = replace(vector, seeds=(0, 1), rates=(1e-9, 0.1), conditions=("gaze", "shuffled"))
     rows = [vector, replace(frozen, conditions=("none",))]
-    settings = ["stage1.epochs=1", "stage2.epochs=0"]
-    run(TINY, rows, tmp_path, tmp_path / "results", settings, workers=2)
-    assert list((tmp_path / "cache").glob("embeddings-*/*.safetensors"))
-    assert not any("cache of embeddings" in log.read_text() for log in tmp_path.glob("*/log.txt"))  # filled before
-    result = json.loads((tmp_path / "results" / "heatmap-vector.json").read_text())
+    settings = ["stage1.epochs=1", "stage2.epochs=0", "batch_size=8"]
+    run(TINY, rows, work, work / "results", settings, workers=2)
+    assert list((work / "cache").glob("embeddings-*/*.safetensors"))
+    assert not any("cache of embeddings" in log.read_text() for log in work.glob("*/log.txt"))  # filled before
+    result = json.loads((work / "results" / "heatmap-vector.json").read_text())
     assert set(result["seeds"]) == {"0", "1"} and set(result["scores"]) == set(vector.conditions)
     for task, values in result["scores"]["gaze"]["tasks"].items():
         each = [result["seeds"][seed]["gaze"][task] for seed in ("0", "1")]
@@ -109,34 +115,34 @@ def test_rows_run_are_pooled_and_not_run_again(tmp_path):
     assert result["scores"]["gaze"]["intervals"]["videos"] <= TINY.world["test"]
     search, trained = result["rate_search"], {}
     for rate in ("1e-09", "0.1"):
-        folder = tmp_path / f"heatmap-vector-rate{rate}-0"
+        folder = work / f"heatmap-vector-rate{rate}-0"
         trained[rate] = json.loads((folder / "validation.json").read_text())["macro"]
         assert yaml.safe_load((folder / "recipe.yaml").read_text())["stage1"]["learning_rate"] == float(rate)
     best = max(trained, key=trained.get) if len(set(trained.values())) > 1 else "1e-09"
     assert search["best"] == float(best) and search["validation"] == pytest.approx(trained, abs=1e-4)
-    runs = {path.name for path in tmp_path.glob("heatmap-vector-*-1")}
+    runs = {path.name for path in work.glob("heatmap-vector-*-1")}
     assert runs == {f"heatmap-vector-rate{best}-1"}  # the second seed at the better rate alone
-    folders = [tmp_path / f"heatmap-vector-rate{best}-{seed}" for seed in (0, 1)]
+    folders = [work / f"heatmap-vector-rate{best}-{seed}" for seed in (0, 1)]
     answers = [read_predictions(folder / "results.predictions.jsonl") for folder in folders]
     logits = [np.array([x for item in of["gaze"] for x in item.logits]) for of in answers]
     assert abs(logits[0] - logits[1]).max() > 1e-3  # another seed is another run
-    (tmp_path / "results" / "heatmap-vector.json").unlink()
-    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    run(TINY, rows, tmp_path, tmp_path / "results", settings)
-    assert json.loads((tmp_path / "results" / "heatmap-vector.json").read_text()) == result
+    (work / "results" / "heatmap-vector.json").unlink()
+    written = {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()}
+    run(TINY, rows, work, work / "results", settings)
+    assert json.loads((work / "results" / "heatmap-vector.json").read_text()) == result
     assert all(path.stat().st_mtime_ns == then for path, then in written.items() if "results/" not in str(path))
     (folders[1] / "results.json").unlink()
-    assert set(pool(TINY, rows[0], tmp_path)["seeds"]) == {"0"}
-    kept = read_predictions(tmp_path / "results" / "predictions" / "heatmap-vector-1.jsonl.xz")
+    assert set(pool(TINY, rows[0], work)["seeds"]) == {"0"}
+    kept = read_predictions(work / "results" / "predictions" / "heatmap-vector-1.jsonl.xz")
     assert {name: [item.choice for item in items] for name, items in kept.items()} == {
         name: [item.choice for item in items] for name, items in answers[1].items()
     }
 
 
-def test_a_failing_run_says_what_failed(tmp_path):
-    broken = replace(SHAPES.row("heatmap-vector"), overrides=("lora_rank=0",), seeds=(0,))
+def test_a_failing_run_says_what_failed(work):
+    broken = replace(SHAPES.row("heatmap-vector"), name="broken", overrides=("lora_rank=0",), seeds=(0,))
     with pytest.raises(RuntimeError, match=r"train.py .* failed \(1\)(?s:.*)lora_rank: got 0, expected at least 1"):
-        run(TINY, [broken], tmp_path, tmp_path / "results", [])
+        run(TINY, [broken], work, work / "results", [])
 
 
 # ------------------------------------------------------------------ the document

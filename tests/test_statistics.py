@@ -43,10 +43,10 @@ def simulated_runs(draw, seeds: int, videos: int, of_seeds: float, of_videos: fl
 @pytest.mark.parametrize("seeds, of_seeds", [(3, 0.1), (5, 0.03), (3, 0.0)])
 def test_intervals_hold_the_truth_as_often_as_they_say(seeds, of_seeds):
     """
-    150 experiments with hard and easy videos and good and bad seeds. The old way, all seeds' answers as one run, fails
+    100 experiments with hard and easy videos and good and bad seeds. The old way, all seeds' answers as one run, fails
     as soon as seeds differ.
     """
-    draw, held, held_pooled, count = np.random.default_rng(seeds), 0, 0, 150
+    draw, held, held_pooled, count = np.random.default_rng(seeds), 0, 0, 100
     for _ in range(count):
         runs = simulated_runs(draw, seeds, 20, of_seeds, 0.1)
         low, high = intervals_over_seeds(runs, resamples=300)["micro"]
@@ -61,7 +61,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(seeds, of_seeds):
 
 
 def test_intervals_of_differences_hold_the_truth_where_rows_share_seeds_and_videos():
-    draw, held, held_pooled, count = np.random.default_rng(0), 0, 0, 150
+    draw, held, held_pooled, count = np.random.default_rng(0), 0, 0, 100
     for _ in range(count):
         first = simulated_runs(draw, 3, 20, 0.08, 0.1)
         second = simulated_runs(draw, 3, 20, 0.08, 0.1)

@@ -247,7 +247,7 @@ def test_committed_backbone_answers_with_a_ring(family):
     assert sum(p.stat().st_size for p in folder.iterdir()) < 10e6
     assert report["parameters"] == sum(p.numel() for p in model.parameters())
     about_gaze = [task for task in TASK_NAMES if task not in SCENE_TASKS and not task.startswith("proactive")]
-    result = measure(model, processor, seed=1, videos=12, most=8, tasks=about_gaze, verbs=False)
+    result = measure(model, processor, seed=1, videos=12, most=6, tasks=about_gaze, verbs=False)
     total = sum(row["answers"] for row in result.values())
     ring, plain = (
         sum(row[condition] * row["answers"] for row in result.values()) / total

@@ -150,6 +150,7 @@ PHASES = (
     Phase("everything", 802, LAST, decay=True, lr=0.3, shown=("own", "other")),
 )
 HELD_OUT = 160  # clips
+HELD_OUT_BATCHES = 6  # about them, for each lesson of the last phase
 LOOKING_WEIGHT, OPTION_WEIGHT = 0.2, 5.0  # of the losses of looking and of options beside those of answers
 
 
@@ -445,7 +446,8 @@ def read(
         run.train(phase, batches, loss_of)
         of_phase = run.record["phases"][phase.name]
         if "held_out" not in of_phase:
-            asked = Phase("held out", 6 * len(phases[-1].lessons), phases[-1].lessons, shown=("own",))
+            lessons = phases[-1].lessons
+            asked = Phase("held out", HELD_OUT_BATCHES * len(lessons), lessons, shown=("own",))
             others = QuestionBatches(
                 seed + 1, 0, asked, model.config, processor, held_out, out / "held_out.npy", symbols
             )
