@@ -52,8 +52,9 @@ app: install
 docs: install
 	$(BIN)/mkdocs build --strict
 
+# What pytest makes of the test files, and Python of the package's, is written once and read by every process.
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The model with the oldest transformers: logits of tests/golden_logits.py, and all that stands on its classes.
 test-oldest: .venv-oldest/installed

@@ -63,13 +63,13 @@ def mixed_requests(examples) -> list:
     return [*requests, {}, [], b"no JSON", first | {"scanpath": "../x.csv"}, first | {"video": None}]
 
 
-def test_100_mixed_requests_in_parallel_are_answered_as_one_by_one(server, examples):
+def test_200_mixed_requests_in_parallel_are_answered_as_one_by_one(server, examples):
     kinds = mixed_requests(examples)
     alone = [post(server, request) for request in kinds]
     assert {status for status, _ in alone} == {200, 400}
     assert [status for status, _ in alone].count(200) == 2 * len(examples) + 4
     assert len({json.dumps(answer) for _, answer in alone}) > len(kinds) / 2  # they differ
-    order = [number % len(kinds) for number in range(100)]
+    order = [number % len(kinds) for number in range(200)]
     random.Random(0).shuffle(order)
     with ThreadPoolExecutor(16) as clients:
         together = list(clients.map(lambda number: post(server, kinds[number]), order))
