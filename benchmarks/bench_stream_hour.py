@@ -83,7 +83,7 @@ def watch(
             offset_s = (scene.begin - begin) * STEP_S
             seen = scene.recording.scanpath.clip(0.0, scene.view.time_s)
             stream.push_fixation(seen.table + np.array([0, 0, offset_s, 0]), until_s=offset_s + scene.view.time_s)
-            frames, times_s = scene.frames(), offset_s + scene.view.frame_times_s
+            frames, times_s = scene.frames, offset_s + scene.view.frame_times_s
             for step in range(scene.steps):
                 stream.push(frames[2 * step : 2 * step + 2], times_s[2 * step : 2 * step + 2])
                 stream.wait(offset_s + (step + 1) * STEP_S)
@@ -153,9 +153,9 @@ def measure(model, processor, seed: int, streams: int, scenes: int, asked_scenes
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default=str(STREAM_BACKBONE_DIR))
-    parser.add_argument("--streams", type=int, default=8)
+    parser.add_argument("--streams", type=int, default=6)
     parser.add_argument("--scenes", type=int, default=30, help="of a stream, two minutes each")
-    parser.add_argument("--asked_scenes", type=int, default=5, help="the last ones, about which questions are asked")
+    parser.add_argument("--asked_scenes", type=int, default=8, help="the last ones, about which questions are asked")
     parser.add_argument("--budget", type=int, default=96, help="visual tokens; a step has 16")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--threads", type=int, default=1)

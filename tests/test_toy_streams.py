@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +22,7 @@ from gazeqwen.toyworld.backbone import BACKBONE_DIR, gazeqwen_processor, make_ba
 from gazeqwen.toyworld.pretrain_streams import (
     NEVER,
     STREAM_BACKBONE_DIR,
+    Phase,
     Streams,
     Training,
     stream_forward,
@@ -54,7 +56,7 @@ def test_packed_streams_equal_a_stream(backbone, tmp_path):
     """Questions after each scene, all in memory, and the answers of a `GazeStream` of the same frames."""
     model, processor = backbone
     save_backbone(tmp_path, model, processor)
-    batch = Streams(model, processor, seed=4, scenes=2, questions=3, gaze_wording=True, jumps=False).draw()
+    batch = Streams(model, processor, seed=4, gaze_wording=True, jumps=False).draw(Phase(1, 2, 3, 0.0, False))
     ends = torch.tensor([STEP_TOKENS * scene.end for scene in batch["scenes"]])
     batch["seen"] = torch.where(torch.arange(batch["seen"].shape[1]) < ends[:, None], 0.0, NEVER)
     logits, asked = stream_forward(model, batch)[0], iter(batch["asked"])
@@ -63,7 +65,7 @@ def test_packed_streams_equal_a_stream(backbone, tmp_path):
     answered = []
     with GazeStream(adapter, prompts, fps=FRAMES_PER_SECOND, has_gaze=False) as stream:
         for scene in batch["scenes"]:
-            stream.push(scene.frames(), scene.begin * STEP_S + scene.view.frame_times_s)
+            stream.push(scene.frames, scene.begin * STEP_S + scene.view.frame_times_s)
             stream.wait(scene.end * STEP_S)
             for _ in range(3):
                 q = next(asked)
@@ -92,15 +94,15 @@ def test_what_is_remembered_is_what_a_stream_keeps(policy):
 
 def test_training_goes_on_where_it_was(backbone):
     """The decoder learns, the tower does not; a run that was stopped ends like one that was not."""
-    ends = []
+    ends, phases = [], (Phase(1, 2, 2, 0.5, False), Phase(3, 3, 1, 1.0, True))
     for stops in (False, True):
         model, before = copy.deepcopy(backbone[0]), backbone[0].state_dict()
-        training = Training(model, backbone[1], seed=0, steps=4, scenes=2, questions=2)
+        training = Training(model, backbone[1], seed=0, phases=phases)
         training.step()
         if stops:
             state = copy.deepcopy(training.state())
             model = copy.deepcopy(backbone[0])
-            training = Training(model, backbone[1], seed=0, steps=4, scenes=2, questions=2)
+            training = Training(model, backbone[1], seed=0, phases=phases)
             training.resume(state)
         training.step()
         assert training.done == 2 and training.running
@@ -113,9 +115,8 @@ def test_training_goes_on_where_it_was(backbone):
 
 def test_the_committed_backbone_is_the_scripts():
     record = json.loads((STREAM_BACKBONE_DIR / "pretraining.json").read_text())
-    for name in ("streams", "scenes", "questions", "time_frequencies"):
-        constant = "STEPS" if name == "streams" else name.upper()
-        assert json.loads(json.dumps(getattr(pretrain_streams, constant))) == record[name]
+    assert record["phases"] == [asdict(phase) for phase in pretrain_streams.PHASES]
+    assert record["time_frequencies"] == list(pretrain_streams.TIME_FREQUENCIES)
     assert record["started_from"] == "toyworld/backbone" and record["seed"] == 0
     model, first = (AutoModelForImageTextToText.from_pretrained(path) for path in (STREAM_BACKBONE_DIR, BACKBONE_DIR))
     frequencies = decoder_of(model).rotary_emb.inv_freq

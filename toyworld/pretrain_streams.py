@@ -2,10 +2,10 @@
 Teach the first world's backbone to read streams: `python -m gazeqwen.toyworld.pretrain_streams OUT --seed 0`.
 
 The committed backbone was pretrained on single clips of six steps, and collapses where other scenes come before its
-own. Here it goes on from there, on streams (`streams.py`): six slow scenes come one after the other, with jumps of up
-to 25 minutes between them. After each of them questions are asked about it, of all that was seen until then, or of
-what a budget leaves. Gaze enters as the ring in the frames, and in what a budget keeps; its words do not. The vision
-tower stays as it is.
+own. Here it goes on from there, on streams (`streams.py`): slow scenes come one after the other, with jumps of up to
+25 minutes between them. After each of them questions are asked about it, of all that was seen until then, or of what a
+budget leaves. Gaze enters as the ring in the frames, and in what a budget keeps; its words do not. The vision tower
+stays as it is.
 
 Rotary frequencies: Qwen2.5-VL tells time by the highest. The backbone's (base 100) have waves of 6 to 20 positions, of
 which there are 2 a second, so that they cannot tell a minute from an hour. So time is given the lowest four instead,
@@ -13,8 +13,8 @@ made lower still, up to a wave of 100 minutes; rows and columns get the other ei
 the same way, so that text is read nearly as before. With a base of 3e13, which gives time about the same range, what
 the backbone knew was lost (docs/log.md).
 
-Two devices make it cheap. A stream's video runs once for the questions of all its scenes. And in half of the cases in
-which all stays, each token of earlier scenes counts for several, up to 32: so many times more would be in the memory.
+Two devices make it cheap. A stream's video runs once for the questions of all its scenes. And where all stays, each
+token of earlier scenes often counts for several, up to 32: so many times more would be in the memory.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import argparse
 import json
 import time
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +38,7 @@ from gazeqwen.questions.prompts import OPTION_LETTERS
 from gazeqwen.streaming import POLICIES
 from gazeqwen.toyworld.backbone import BACKBONE_DIR, save_backbone
 from gazeqwen.toyworld.highlights import FACTS, Drawer, facts
-from gazeqwen.toyworld.packing import GRID_THW, Packer, patches_of, prefix_forward
+from gazeqwen.toyworld.packing import GRID_THW, Packer, SharedPrefix, patches_of
 from gazeqwen.toyworld.pretrain import Muon, environment, option_losses, split_parameters
 from gazeqwen.toyworld.questions import GAZE
 from gazeqwen.toyworld.streams import STEP_S, STEP_TOKENS, SlowScene, draw_slow_scene, remembered
@@ -56,8 +58,6 @@ KINDS_ASKED = {
     "match": 0.1,
     "of noun": 0.1,
 }
-STEPS = 500
-SCENES, QUESTIONS = 6, 8
 TIME_FREQUENCIES = (0.046, 0.0215, 0.006, 0.0005)  # radians a position, of which there are 2 a second
 POSITIONS = 2**15
 LONGEST_JUMP = 150  # steps, between two scenes
@@ -66,6 +66,27 @@ MOST_COUNTED = 32  # times that a token of an earlier scene counts
 RATES = (0.007, 0.0014)  # of matrices (`Muon`), and of all else
 SAVE_EVERY = 50
 NEVER = -1e9  # added to a score: not seen
+
+
+@dataclass(frozen=True)
+class Phase:
+    """
+    One phase: how many streams, of how many scenes, with how many questions after each; in what share of the memories
+    that hold all a token of an earlier scene counts for several; and whether a scene's video, too, sees of earlier
+    scenes what its questions see of them (else all, once).
+    """
+
+    streams: int
+    scenes: int
+    questions: int
+    counted: float
+    in_video: bool
+
+
+PHASES = (
+    Phase(250, scenes=6, questions=8, counted=0.5, in_video=False),
+    Phase(160, scenes=12, questions=4, counted=1.0, in_video=True),
+)
 
 
 class Heads(nn.Module):
@@ -108,25 +129,14 @@ def with_slow_time(model):
 
 class Streams:
     """
-    Draws streams of `scenes` scenes with `questions` questions after each, in the words of pretraining or
-    (`gaze_wording`) in those of gaze, as tensors for `stream_forward`. Without `jumps` a stream begins at once, and
-    each scene with the end of the one before.
+    Draws streams with questions in the words of pretraining or (`gaze_wording`) in those of gaze, as tensors for
+    `stream_forward`. Without `jumps` a stream begins at once, and each scene with the end of the one before.
     """
 
-    def __init__(
-        self,
-        model,
-        processor,
-        seed: int,
-        scenes: int = SCENES,
-        questions: int = QUESTIONS,
-        gaze_wording: bool = False,
-        jumps: bool = True,
-    ):
+    def __init__(self, model, processor, seed: int, gaze_wording: bool = False, jumps: bool = True):
         self.rng, self.tower = np.random.default_rng([seed, 79]), model.model.visual
         self.packer = Packer(model.config, processor, Scene, GRID_THW, word_dropout=0.0 if gaze_wording else 0.1)
-        self.images, self.scenes, self.questions = processor.video_processor, scenes, questions
-        self.jumps = jumps
+        self.images, self.jumps = processor.video_processor, jumps
         self.wording = {"wordings": (GAZE,)} if gaze_wording else {}
         self.before, self.after = map(
             processor.tokenizer.encode, ("<|im_start|>user\n<|vision_start|>", "<|vision_end|>")
@@ -134,12 +144,12 @@ class Streams:
         self.video_id = model.config.video_token_id
         self.step_positions = int(STEP_S * model.config.vision_config.tokens_per_second)
 
-    def draw(self) -> dict:
+    def draw(self, phase: Phase) -> dict:
         """
-        Draw a stream of M scenes, V visual tokens, behind P tokens of text, and Q questions. Returns
+        Draw a stream of a phase's M scenes, V visual tokens, behind P tokens of text, and Q questions. Returns
 
-        - what `prefix_forward` takes: visual (V, hidden), prefix_ids and prefix_mask (1, P + V), prefix_position
-          (3, 1, P + V);
+        - the video behind its text: visual (V, hidden), prefix_ids (1, P + V), prefix_position (3, 1, P + V), and what
+          is added to its scores, prefix_seen (P + V, P + V);
         - seen (M, V), what is added to the score of each visual token after each scene;
         - the scenes' questions, one after the other: tail_ids, tail_position and tail_number (M, L), the number of the
           question that a token is of, -1 for padding; last: row and place of each question's last token, (Q,) each;
@@ -147,7 +157,7 @@ class Streams:
         - kinds and memories of the questions, Q names each; the `scenes` and `asked`, the questions.
         """
         rng, begin, scenes = self.rng, int(self.rng.integers(30)) if self.jumps else 0, []
-        for _ in range(self.scenes):
+        for _ in range(phase.scenes):
             scenes.append(draw_slow_scene(rng, begin))
             begin = scenes[-1].end
             if self.jumps and rng.random() < 0.4:
@@ -157,42 +167,50 @@ class Streams:
         offsets = torch.stack([self.step_positions * numbers, cell // GRID, cell % GRID])
         grid = torch.tensor([[len(numbers) // STEP_TOKENS, 2 * GRID, 2 * GRID]])
         with torch.no_grad():
-            pixels = patches_of(np.concatenate([scene.frames() for scene in scenes]), self.images)
+            pixels = patches_of(np.concatenate([scene.frames for scene in scenes]), self.images)
             visual = self.tower(pixels, grid_thw=grid).pooler_output
         ids = torch.tensor([self.before + [self.video_id] * len(numbers)])
         ranks = torch.cat([scene.ranks() for scene in scenes]).flatten()
         memories = [str(rng.choice(["all", *POLICIES], p=[0.5, 0.15, 0.2, 0.15])) for _ in scenes]
-        seen = [self._seen(s, memory, ranks, numbers) for s, memory in zip(scenes, memories, strict=True)]
+        seen = torch.stack(
+            [self._seen(s, memory, ranks, numbers, phase) for s, memory in zip(scenes, memories, strict=True)]
+        )
+        prefix_seen = torch.full((ids.shape[1],) * 2, NEVER).triu(1)
+        for scene, own in zip(scenes, seen, strict=True) if phase.in_video else ():
+            its, earlier = (numbers >= scene.begin) & (numbers < scene.end), numbers < scene.begin
+            prefix_seen[start:, start:][its.nonzero(), earlier.nonzero()[:, 0]] = own[earlier]
         return {
             "visual": visual,
             "prefix_ids": ids,
-            "prefix_mask": torch.ones_like(ids, dtype=torch.bool),
+            "prefix_seen": prefix_seen,
             "prefix_position": torch.cat([torch.arange(start).expand(3, -1), start + offsets], dim=1)[:, None],
-            "seen": torch.stack(seen),
-            "memories": [memory for memory in memories for _ in range(self.questions)],
+            "seen": seen,
+            "memories": [memory for memory in memories for _ in range(phase.questions)],
             "scenes": scenes,
-            **self._tails(scenes),
+            **self._tails(scenes, phase.questions),
         }
 
-    def _seen(self, scene: SlowScene, memory: str, ranks: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    def _seen(
+        self, scene: SlowScene, memory: str, ranks: torch.Tensor, numbers: torch.Tensor, phase: Phase
+    ) -> torch.Tensor:
         """Return what is added to the scores of visual tokens (V,) when a scene ends, see `draw`."""
         seen = torch.where(numbers < scene.end, 0.0, NEVER)
         past = int((numbers < scene.end).sum())
         if memory == "all":
-            counts_for = np.exp(self.rng.uniform(0, np.log(MOST_COUNTED))) if self.rng.random() < 0.5 else 1.0
-            return seen.masked_fill(numbers < scene.begin, float(np.log(counts_for)))
+            more = float(self.rng.uniform(0, np.log(MOST_COUNTED))) if self.rng.random() < phase.counted else 0.0
+            return seen.masked_fill(numbers < scene.begin, more)
         budget = int(self.rng.integers(BUDGETS[0], BUDGETS[1] + 1))
         seen[:past][~remembered(ranks[:past], numbers[:past], budget, memory)] = NEVER
         return seen
 
-    def _tails(self, scenes: list[SlowScene]) -> dict:
+    def _tails(self, scenes: list[SlowScene], questions: int) -> dict:
         """Return the questions of scenes, see `draw`."""
         rows, found = [], defaultdict(list)
         for row, scene in enumerate(scenes):
             drawer, known, tokens = Drawer(self.rng, scene.view, **self.wording), {}, []
             last_step = self.step_positions * (scene.end - 1)
             position = len(self.before) + max(last_step, GRID - 1) + 1
-            for number in range(self.questions):
+            for number in range(questions):
                 q, begin = drawer.question(KINDS_ASKED), len(tokens)
                 ids, places = self.packer._tail(q, self.rng)
                 ids = self.after + ids
@@ -233,15 +251,25 @@ def stream_forward(model, batch: dict) -> tuple[torch.Tensor, list[torch.Tensor]
 
     Returns logits at each question's last token (Q, vocabulary), and hidden states after each layer (M, L, hidden).
     """
-    decoder = decoder_of(model)
-    prefix, *_ = prefix_forward(model, batch)
+    decoder, embed, prefix = decoder_of(model), model.get_input_embeddings(), SharedPrefix()
+    is_video = batch["prefix_ids"] == model.config.video_token_id
+    hidden = embed(batch["prefix_ids"]).masked_scatter(is_video[..., None], batch["visual"])
+    rope = decoder.rotary_emb(hidden, batch["prefix_position"])
+    for layer in decoder.layers:
+        hidden = layer(
+            hidden,
+            attention_mask=batch["prefix_seen"][None, None],
+            position_embeddings=rope,
+            past_key_values=prefix,
+            use_cache=True,
+        )
     number, seen = batch["tail_number"], batch["seen"]
     prefix.copies, length = number.shape
     causal = torch.ones(length, length, dtype=torch.bool).tril() & (number[:, :, None] == number[:, None, :])
     own = torch.where(causal, 0.0, NEVER)  # (M, L, L)
     text = own.new_zeros(prefix.copies, length, batch["prefix_ids"].shape[1] - seen.shape[1])
     mask = torch.cat([text, seen[:, None].expand(-1, length, -1), own], dim=-1)[:, None]
-    hidden, states = model.get_input_embeddings()(batch["tail_ids"]), []
+    hidden, states = embed(batch["tail_ids"]), []
     rope = decoder.rotary_emb(hidden, batch["tail_position"].expand(3, -1, -1))
     for layer in decoder.layers:
         hidden = layer(hidden, attention_mask=mask, position_embeddings=rope, past_key_values=prefix, use_cache=True)
@@ -265,10 +293,11 @@ def loss_of(model, heads: Heads, batch: dict) -> tuple[torch.Tensor, dict[str, f
 class Training:
     """Goes on with pretraining on streams: `step` after step; `state` is all that a later run needs."""
 
-    def __init__(self, model, processor, seed: int, steps: int, scenes: int = SCENES, questions: int = QUESTIONS):
+    def __init__(self, model, processor, seed: int, phases: Sequence[Phase] = PHASES):
         torch.manual_seed(seed)
-        self.model, self.steps, self.done, self.wall_s = model, steps, 0, 0.0
-        self.streams = Streams(model, processor, seed, scenes, questions)
+        self.model, self.done, self.wall_s = model, 0, 0.0
+        self.phases = [phase for phase in phases for _ in range(phase.streams)]  # of each stream
+        self.streams = Streams(model, processor, seed)
         self.heads = Heads(model.config.text_config.hidden_size)
         self.running: dict[str, float] = {}
         model.model.visual.requires_grad_(False)
@@ -279,13 +308,14 @@ class Training:
 
     def step(self) -> float:
         """
-        Train on one more stream, and return its loss. The rate rises over 20 streams, and falls over the last half.
+        Train on one more stream, and return its loss. The rate rises over 20 streams, and falls over the last phase.
         """
         began = time.monotonic()
-        factor = min(1, (self.done + 1) / 20, 2 * (1 - self.done / self.steps))
+        left = len(self.phases) - self.done
+        factor = min(1, (self.done + 1) / 20, left / self.phases[-1].streams)
         for optimizer, rate in zip(self.optimizers, RATES, strict=True):
             optimizer.param_groups[0]["lr"] = rate * factor
-        loss, scores = loss_of(self.model, self.heads, self.streams.draw())
+        loss, scores = loss_of(self.model, self.heads, self.streams.draw(self.phases[self.done]))
         loss.backward()
         nn.utils.clip_grad_norm_(self.trained, 1.0)
         for optimizer in self.optimizers:
@@ -321,7 +351,7 @@ def accuracy_of(model, processor, seed: int, streams: int) -> dict[str, float]:
     """Return how many of the questions about other streams are answered right, in gaze's words, by kind and memory."""
     drawn, right = Streams(model, processor, 10_000 + seed, gaze_wording=True), defaultdict(list)
     for _ in range(streams):
-        batch = drawn.draw()
+        batch = drawn.draw(PHASES[-1])
         answers = (stream_forward(model, batch)[0].argmax(-1) == batch["target"]).tolist()
         for kind, memory, value in zip(batch["kinds"], batch["memories"], answers, strict=True):
             right[kind].append(value)
@@ -334,22 +364,21 @@ def main() -> None:
     parser.add_argument("out", help="folder to write the backbone into; a run that was stopped goes on there")
     parser.add_argument("--start", default=str(BACKBONE_DIR), help="the backbone that goes on")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=STEPS, help="streams to train on")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--held_out", type=int, default=40, help="other streams to measure on")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model = with_slow_time(AutoModelForImageTextToText.from_pretrained(args.start))
     processor = AutoProcessor.from_pretrained(args.start)
-    training = Training(model, processor, args.seed, args.steps)
+    training = Training(model, processor, args.seed)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "training.pt"
     if checkpoint.exists():
         training.resume(torch.load(checkpoint, weights_only=True))
-    while training.done < args.steps:
+    while training.done < len(training.phases):
         loss = training.step()
-        if training.done % SAVE_EVERY == 0 or training.done == args.steps:
+        if training.done % SAVE_EVERY == 0 or training.done == len(training.phases):
             shown = " ".join(f"{name}={value:.2f}" for name, value in sorted(training.running.items()))
             print(f"{training.done} {training.wall_s:.0f}s loss={loss:.3f} {shown}", flush=True)
             torch.save(training.state(), checkpoint)
@@ -361,9 +390,7 @@ def main() -> None:
         "started_from": "toyworld/backbone" if args.start == str(BACKBONE_DIR) else args.start,
         "parameters": sum(p.numel() for p in model.parameters()),
         **environment(args.threads),
-        "streams": args.steps,
-        "scenes": SCENES,
-        "questions": QUESTIONS,
+        "phases": [asdict(phase) for phase in PHASES],
         "time_frequencies": TIME_FREQUENCIES,
         "wall_s": round(training.wall_s, 1),
         "running_accuracy": {name: round(value, 3) for name, value in sorted(training.running.items())},

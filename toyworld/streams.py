@@ -61,6 +61,7 @@ class SlowScene:
         """Return all that is shown of it."""
         return GridView.first_steps(self.recording, self.steps)
 
+    @cached_property
     def frames(self) -> np.ndarray:
         """Return the frames, two for each step, uint8 (2 * steps, 112, 112, 3), with a ring around what gaze is on."""
         view = self.view
