@@ -5,14 +5,15 @@ What a budget costs after an hour of stream, on the toy world's backbone that re
 
 A stream is 30 slow scenes of two minutes (`toyworld/streams.py`), one after the other, 360 steps of ten seconds, with
 a ring around what gaze is on. In the last scenes, after a minute, a minute and a half and two of each, questions are
-asked: about the last minute (what gaze is on, what is visible), and about the scene's past. Each is asked of a memory
-that holds all, of a budget by each policy, and `alone`, of a stream that begins with the scene. There is no gaze
-module: the ring tells the backbone where gaze is, and fixations tell the policy what stays. Intervals are bootstrap
-intervals over scenes.
+asked: about the last minute (what gaze is on, what is visible), and about the scene's past; `long past`: those of these
+that are asked after two minutes. Each is asked of a memory that holds all, of a budget by each policy, and `alone`, of
+a stream that begins with the scene. There is no gaze module: the ring tells the backbone where gaze is, and fixations
+tell the policy what stays. Intervals are bootstrap intervals over scenes.
 """
 
 import argparse
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -38,17 +39,21 @@ from gazeqwen.utils.provenance import provenance
 
 LAST_MINUTE = {"which": EASY, "color": OAR, "shape": OAR, "alert now": GTA, "alert visible": OAA, "not visible": SR}
 PAST = {"order": GSM, "never": NFI, "longest": FAP}
-GROUPS = {"last minute": LAST_MINUTE, "past": PAST}
 MOMENTS = (6, 9, 12)  # steps into a scene
+GROUPS = {"last minute": (LAST_MINUTE, MOMENTS), "past": (PAST, MOMENTS), "long past": (PAST, MOMENTS[-1:])}
+PAST_QUESTIONS = 2  # of each kind at each moment
 
 
 def draw_questions(rng: np.random.Generator, scene: SlowScene) -> dict[int, list[Asked]]:
-    """Return the questions about a scene, one of each kind that it allows, by how many of its steps were seen."""
+    """
+    Return the questions about a scene, of each kind that it allows, by how many of its steps were seen: one about the
+    last minute, two about the past.
+    """
     asked = {}
     for steps in MOMENTS:
         drawer = Drawer(rng, GridView.first_steps(scene.recording, steps), (GAZE,))
         asked[steps] = []
-        for kind in (*LAST_MINUTE, *PAST):
+        for kind in (*LAST_MINUTE, *list(PAST) * PAST_QUESTIONS):
             drawn = getattr(drawer, "draw_" + kind.replace(" ", "_"))(GAZE)
             if drawn:
                 text, options, answer = drawn
@@ -56,8 +61,17 @@ def draw_questions(rng: np.random.Generator, scene: SlowScene) -> dict[int, list
     return asked
 
 
-def ask(stream: GazeStream, scene: str, key: str, asked: Asked) -> tuple[str, GradedAnswer]:
-    """Return the kind of a question and its answer."""
+@dataclass(frozen=True)
+class Answered:
+    """An answer to a question of a kind, asked after `steps` of its scene."""
+
+    kind: str
+    steps: int
+    answer: GradedAnswer
+
+
+def ask(stream: GazeStream, scene: str, steps: int, number: int, asked: Asked) -> Answered:
+    """Return the answer to a question; `number`: of those that are asked then."""
     style = stream.processor.prompt_style
     if asked.options == ["Yes", "No"]:
         prompt, letters = format_alert(asked.text, style)
@@ -67,15 +81,16 @@ def ask(stream: GazeStream, scene: str, key: str, asked: Asked) -> tuple[str, Gr
     logits = list(stream.ask_prompt(prompt, answers).logits.values())
     task = (LAST_MINUTE | PAST)[asked.kind]
     right = asked.options.index(asked.answer)
-    return asked.kind, GradedAnswer(key, scene, task, right, asked.options, logits)
+    answer = GradedAnswer(f"{scene}/{steps}/{number}", scene, task, right, asked.options, logits)
+    return Answered(asked.kind, steps, answer)
 
 
 def watch(
     model, processor, name: str, scenes: list[SlowScene], asked: dict[int, dict[int, list[Asked]]], **memory
-) -> tuple[list, dict]:
+) -> tuple[list[Answered], dict]:
     """
-    Return the answers to what is `asked` (of a scene's number, after how many of its steps), with their kinds, on one
-    stream of scenes; and what it held at the end of each: seconds, MB of keys and values, MB of the resident set.
+    Return the answers to what is `asked` (of a scene's number, after how many of its steps) on one stream of scenes;
+    and what it held at the end of each: seconds, MB of keys and values, MB of the resident set.
     """
     answers, sizes, begin = [], [], scenes[0].begin
     with GazeStream(model, processor, fps=FRAMES_PER_SECOND, **memory) as stream:
@@ -87,27 +102,33 @@ def watch(
             for step in range(scene.steps):
                 stream.push(frames[2 * step : 2 * step + 2], times_s[2 * step : 2 * step + 2])
                 stream.wait(offset_s + (step + 1) * STEP_S)
-                for each in asked.get(number, {}).get(step + 1, []):
-                    key = f"{name}/{scene.begin}"
-                    answers.append(ask(stream, key, f"{key}/{step + 1}/{each.kind}", each))
+                questions = asked.get(number, {}).get(step + 1, [])
+                answers += [ask(stream, f"{name}/{scene.begin}", step + 1, *each) for each in enumerate(questions)]
             sizes.append([offset_s + scene.view.time_s, cache_mb(stream), resident_mb()])
         held = {"visual_tokens": stream.context.video_tokens, "seconds_and_mb": sizes}
     return answers, held
 
 
-def row(name: str, answers: list, reference: list | None, **more) -> dict:
-    """Return a table's row: accuracies by group and kind with intervals, and the differences from a reference."""
+def chosen(answers: list[Answered], group: str) -> list[GradedAnswer]:
+    """Return the answers of a group of questions."""
+    kinds, moments = GROUPS[group]
+    return [each.answer for each in answers if each.kind in kinds and each.steps in moments]
+
+
+def row(name: str, answers: list[Answered], references: dict[str, list[Answered]], **more) -> dict:
+    """Return a table's row: accuracies by group and kind with intervals, and the differences from other rows."""
     result = {"name": name, "questions": len(answers), **more}
-    for group, kinds in GROUPS.items():
-        own = [answer for kind, answer in answers if kind in kinds]
+    for group, (kinds, moments) in GROUPS.items():
+        own = chosen(answers, group)
         result[group] = {"questions": len(own), "accuracy": score(own)["micro"], "interval": intervals(own)["micro"]}
-        result[group]["kinds"] = {
-            kind: score([answer for each, answer in answers if each == kind])["micro"] for kind in kinds
-        }
-        if reference is not None:
-            difference = paired_difference(own, [answer for kind, answer in reference if kind in kinds])
-            result[group]["difference"] = difference["micro"]
-            result[group]["difference_interval"] = difference["intervals"]["micro"]
+        of_kinds = {kind: [a.answer for a in answers if a.kind == kind and a.steps in moments] for kind in kinds}
+        result[group]["kinds"] = {kind: score(own)["micro"] for kind, own in of_kinds.items() if own}
+        for other, theirs in references.items():
+            if other == name:
+                continue
+            difference = paired_difference(own, chosen(theirs, group))
+            bounds = difference["intervals"]["micro"]
+            result[group][f"against {other}"] = {"difference": difference["micro"], "interval": bounds}
     return result
 
 
@@ -115,12 +136,12 @@ def shown(result: dict) -> str:
     """Return a row as a line."""
     parts = [f"{result['name']:12} {result['questions']:5}"]
     for group in GROUPS:
-        cell = result[group]
-        (low, high), text = cell["interval"], f"{group} {100 * cell['accuracy']:.1f}"
+        (low, high), text = result[group]["interval"], f"{group} {100 * result[group]['accuracy']:.1f}"
         text += f" [{100 * low:.1f}, {100 * high:.1f}]"
-        if "difference" in cell:
-            low, high = cell["difference_interval"]
-            text += f" ({100 * cell['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}])"
+        for other, cell in result[group].items():
+            if other.startswith("against "):
+                low, high = cell["interval"]
+                text += f" {other} {100 * cell['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
         parts.append(text)
     return "  ".join(parts)
 
@@ -142,10 +163,8 @@ def measure(model, processor, seed: int, streams: int, scenes: int, asked_scenes
             answers[memory] += own
             held.setdefault(memory, sizes)
             print(f"stream {number}, {memory}: {time.perf_counter() - began:.0f} s", flush=True)
-        rows = [
-            row(name, own, None if name == "all stays" else answers["all stays"], **held.get(name, {}))
-            for name, own in answers.items()
-        ]
+        compared = {each: answers[each] for each in ("alone", "all stays", f"recent {budget}")}
+        rows = [row(each, own, compared, **held.get(each, {})) for each, own in answers.items()]
         print(*map(shown, rows), sep="\n", flush=True)
     return rows
 
