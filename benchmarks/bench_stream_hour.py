@@ -5,10 +5,10 @@ What a budget costs after an hour of stream, on the toy world's backbone that re
 
 A stream is 30 slow scenes of two minutes (`toyworld/streams.py`), one after the other, 360 steps of ten seconds, with
 a ring around what gaze is on. In the last scenes, after a minute, a minute and a half and two of each, questions are
-asked: about the last minute (what gaze is on, what is visible), and about the scene's past; `long past`: those of these
-that are asked after two minutes. Each is asked of a memory that holds all, of a budget by each policy, and `alone`, of
-a stream that begins with the scene. There is no gaze module: the ring tells the backbone where gaze is, and fixations
-tell the policy what stays. Intervals are bootstrap intervals over scenes.
+asked: about the last minute (what gaze is on, what is visible), and about the scene's past; `long past`: those of
+these that are asked after two minutes. Each is asked of a memory that holds all, of a budget by each policy, and
+`alone`, of a stream that begins with the scene. There is no gaze module: the ring tells the backbone where gaze is,
+and fixations tell the policy what stays. Intervals are bootstrap intervals over scenes.
 """
 
 import argparse
