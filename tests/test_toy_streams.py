@@ -92,7 +92,7 @@ def test_what_is_remembered_is_what_a_stream_keeps(policy):
     assert torch.equal(context.tokens.ids, stays.nonzero()[:, 0])
 
 
-def test_training_goes_on_where_it_was(backbone):
+def test_training_goes_on_where_it_was(backbone, tmp_path):
     """The decoder learns, the tower does not; a run that was stopped ends like one that was not."""
     ends, phases = [], (Phase(1, 2, 2, 0.5, False), Phase(3, 3, 1, 1.0, True))
     for stops in (False, True):
@@ -100,10 +100,10 @@ def test_training_goes_on_where_it_was(backbone):
         training = Training(model, backbone[1], seed=0, phases=phases)
         training.step()
         if stops:
-            state = copy.deepcopy(training.state())
+            training.save(tmp_path / "training.safetensors")
             model = copy.deepcopy(backbone[0])
             training = Training(model, backbone[1], seed=0, phases=phases)
-            training.resume(state)
+            training.resume(tmp_path / "training.safetensors")
         training.step()
         assert training.done == 2 and training.running
         ends.append(model.state_dict())

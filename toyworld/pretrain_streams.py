@@ -29,6 +29,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -291,7 +293,7 @@ def loss_of(model, heads: Heads, batch: dict) -> tuple[torch.Tensor, dict[str, f
 
 
 class Training:
-    """Goes on with pretraining on streams: `step` after step; `state` is all that a later run needs."""
+    """Goes on with pretraining on streams, `step` after step; a run that was stopped goes on from what it saved."""
 
     def __init__(self, model, processor, seed: int, phases: Sequence[Phase] = PHASES):
         torch.manual_seed(seed)
@@ -326,24 +328,33 @@ class Training:
         self.done, self.wall_s = self.done + 1, self.wall_s + time.monotonic() - began
         return loss.item()
 
-    def state(self) -> dict:
-        """Return what `resume` takes."""
-        return {
-            "model": self.model.state_dict(),
-            "heads": self.heads.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "drawn": self.streams.rng.bit_generator.state,
-            "plain": [self.done, self.wall_s, self.running],
-        }
+    def save(self, path: Path) -> None:
+        """Write all that `resume` needs."""
+        modules = nn.ModuleDict({"model": self.model, "heads": self.heads})
+        tensors = {f"module.{name}": value.clone() for name, value in modules.state_dict().items()}
+        for number, optimizer in enumerate(self.optimizers):
+            for index, values in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{number}.{index}.{name}": value for name, value in values.items()}
+        rest = [self.done, self.wall_s, self.running, self.streams.rng.bit_generator.state]
+        save_file(tensors, path, {"rest": json.dumps(rest)})
 
-    def resume(self, state: dict) -> None:
+    def resume(self, path: Path) -> None:
         """Go on where another run was."""
-        self.model.load_state_dict(state["model"])
-        self.heads.load_state_dict(state["heads"])
-        for optimizer, own in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(own)
-        self.streams.rng.bit_generator.state = state["drawn"]
-        self.done, self.wall_s, self.running = state["plain"]
+        states: list[dict] = [defaultdict(dict) for _ in self.optimizers]
+        modules = nn.ModuleDict({"model": self.model, "heads": self.heads})
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no dict)
+            rest = json.loads(file.metadata()["rest"])
+        modules.load_state_dict(
+            {name.removeprefix("module."): value for name, value in tensors.items() if name.startswith("module.")}
+        )
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, number, index, key = name.split(".")
+                states[int(number)][int(index)][key] = value
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": dict(state)})
+        self.done, self.wall_s, self.running, self.streams.rng.bit_generator.state = rest
 
 
 @torch.no_grad()
@@ -373,15 +384,15 @@ def main() -> None:
     training = Training(model, processor, args.seed)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / "training.pt"
+    checkpoint = out / "training.safetensors"
     if checkpoint.exists():
-        training.resume(torch.load(checkpoint, weights_only=True))
+        training.resume(checkpoint)
     while training.done < len(training.phases):
         loss = training.step()
         if training.done % SAVE_EVERY == 0 or training.done == len(training.phases):
             shown = " ".join(f"{name}={value:.2f}" for name, value in sorted(training.running.items()))
             print(f"{training.done} {training.wall_s:.0f}s loss={loss:.3f} {shown}", flush=True)
-            torch.save(training.state(), checkpoint)
+            training.save(checkpoint)
     save_backbone(out, model, processor)
     record = {
         "caveat": "goes on from a backbone that was pretrained on a ring that means 'this one': numbers on the toy "
