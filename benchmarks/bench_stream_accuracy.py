@@ -3,12 +3,11 @@ What a stream's memory and the video encoder's window cost in accuracy, on the t
 
     python benchmarks/bench_stream_accuracy.py --output benchmarks/results/stream_accuracy.json
 
-Three tables. `window`: clips as the adapter was trained (12 frames spread over each), the video encoder seeing the
+Two tables. `window`: clips as the adapter was trained (12 frames spread over each), the video encoder seeing the
 whole clip or a window of steps that ends with each; with the time that the encoder takes. `memory`: all questions of a
-video asked on one stream of it, of each budget and policy; beside it the last frames alone, encoded anew. `hour`: the
-same videos one after the other on one stream, again and again until it has seen an hour. The shipped adapter was
-trained neither with windows nor on a grid: what its tables compare are their rows. `--adapter` takes another one.
-Intervals are bootstrap intervals over videos.
+video asked on one stream of it, of each budget and policy; beside it the last frames alone, encoded anew. The
+shipped adapter was trained neither with windows nor on a grid: what its tables compare are their rows. `--adapter`
+takes another one. Intervals are bootstrap intervals over videos. After an hour of stream: `bench_stream_hour.py`.
 """
 
 import argparse
@@ -20,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gazeqwen.benchmarks.bench_stream import cache_mb, resident_mb
 from gazeqwen.evaluation.scoring import GradedAnswer, score
 from gazeqwen.evaluation.statistics import intervals, paired_difference
 from gazeqwen.pipeline.answers import answer_tokens, option_logits
@@ -39,7 +37,7 @@ from gazeqwen.video_gazeqwen import grid_frame_at, grid_times_s, read_clip, read
 
 ADAPTER = Path(__file__).parent.parent / "toyworld" / "adapter"
 STEP_TOKENS = 16
-TABLES = ("window", "memory", "hour")
+TABLES = ("window", "memory")
 
 
 def graded(question: Question, logits: list[float]) -> GradedAnswer:
@@ -68,45 +66,29 @@ def asked_anew(model, processor, question: Question, start_s: float, **frames) -
     return graded(question, logits.tolist()), taken
 
 
-def streamed(
-    model, processor, videos: list[list[Question]], fps: float, before_s: float = 0.0, **memory
-) -> tuple[list[GradedAnswer], dict]:
-    """
-    Return the answers to all questions of videos that come one after the other on one stream, each from the begin of a
-    temporal step on, behind `before_s` seconds of the same videos of which nothing is asked; and what the stream held,
-    at the end of each video: seconds, MB of keys and values, MB of the process's resident set.
-    """
-    answers, sizes, step_s, offset_s = [], [], 2 / fps, 0.0
-    coming = [(questions, True) for questions in videos]
-    while before_s > 0:
-        questions = videos[len(coming) % len(videos)]
-        coming.insert(0, (questions, False))
-        before_s -= step_s * np.ceil(video_info(questions[0].video).end_s / step_s)
-    with GazeStream(model, processor, fps=fps, max_gap_s=4 * step_s, **memory) as stream:
-        for questions, is_asked in coming:
-            path, table = questions[0].video, questions[0].scanpath.table
-            end_s = video_info(path).end_s
-            stream.push_fixation(table + np.array([0, 0, offset_s, 0]), until_s=offset_s + end_s)
-            frames, _ = read_frames(path, grid_times_s(np.arange(grid_frame_at(end_s, fps) + 1), fps))
-            waiting = sorted(questions, key=lambda question: question.end_s) if is_asked else []
-            for number, frame in enumerate(frames):
-                moment_s = grid_times_s(number, fps)
-                while waiting and waiting[0].end_s < moment_s:
-                    answers.append(_ask(stream, waiting.pop(0), offset_s))
-                stream.push(frame, offset_s + moment_s)
-            answers += [_ask(stream, question, offset_s) for question in waiting]
-            offset_s = float(step_s * np.ceil((offset_s + end_s) / step_s))
-            sizes.append([offset_s, cache_mb(stream), resident_mb()])
-        held = {"visual_tokens": stream.context.video_tokens, "seconds_and_mb": sizes}
-    return [answer for answer in answers if answer is not None], held
+def streamed(model, processor, questions: list[Question], fps: float, **memory) -> list[GradedAnswer]:
+    """Return the answers to all questions of a video on one stream of it."""
+    answers, path = [], questions[0].video
+    end_s = video_info(path).end_s
+    waiting = sorted(questions, key=lambda question: question.end_s)
+    with GazeStream(model, processor, fps=fps, max_gap_s=8 / fps, **memory) as stream:
+        stream.push_fixation(questions[0].scanpath, until_s=end_s)
+        frames, _ = read_frames(path, grid_times_s(np.arange(grid_frame_at(end_s, fps) + 1), fps))
+        for number, frame in enumerate(frames):
+            moment_s = grid_times_s(number, fps)
+            while waiting and waiting[0].end_s < moment_s:
+                answers.append(_ask(stream, waiting.pop(0)))
+            stream.push(frame, moment_s)
+        answers += [_ask(stream, question) for question in waiting]
+    return [answer for answer in answers if answer is not None]
 
 
-def _ask(stream: GazeStream, question: Question, offset_s: float) -> GradedAnswer | None:
+def _ask(stream: GazeStream, question: Question) -> GradedAnswer | None:
     """Return the answer at the end of a question's clip; None before the first frame."""
     prompt, answers = question.prompt(stream.processor.prompt_style)
     if stream.now_s is None:
         return None
-    time_s = max(offset_s + question.end_s, stream.now_s)
+    time_s = max(question.end_s, stream.now_s)
     snap_s = snap_of(stream.processor, question)
     answer = stream.ask_prompt(prompt, {each: each for each in answers}, time_s=time_s, snap_s=snap_s)
     return graded(question, list(answer.logits.values()))
@@ -123,7 +105,6 @@ def row(name: str, answers: list[GradedAnswer], reference: list[GradedAnswer] | 
         for group in scores["groups"]:
             bounds = difference["intervals"]["groups"][group]
             result[group] |= {"difference": difference["groups"][group], "difference_interval": bounds}
-    more.pop("seconds_and_mb", None)
     shown = "  ".join(
         f"{group} {100 * result[group]['accuracy']:5.1f} [{100 * result[group]['interval'][0]:5.1f}, "
         f"{100 * result[group]['interval'][1]:5.1f}]"
@@ -183,7 +164,7 @@ def measure(model, processor, questions: list[Question], arguments) -> dict[str,
         memories |= {f"{policy} {budget}": {"budget": budget, "policy": policy} for policy in POLICIES}
     reference, shown = None, "memory" in arguments.tables
     for name, memory in memories.items() if shown else ():
-        answers = [answer for video in videos for answer in streamed(model, processor, [video], fps, **memory)[0]]
+        answers = [answer for video in videos for answer in streamed(model, processor, video, fps, **memory)]
         answers = [answer for answer in answers if answer.key in asked]
         reference = reference or answers
         tables["memory"].append(row(name, answers, reference, **memory))
@@ -192,16 +173,6 @@ def measure(model, processor, questions: list[Question], arguments) -> dict[str,
         sampling = {"fps": fps, "max_frames": frames, "sampling": "grid"}
         answers = [asked_anew(model, processor, q, 0.0, **sampling)[0] for q in questions if q.key in asked]
         tables["memory"].append(row(f"last {frames} frames alone", answers, reference, budget=budget))
-
-    reference, text = None, model.backbone.config.get_text_config()
-    text.max_position_embeddings = 2**15  # so that an hour without a budget can be held
-    length_s = sum(video_info(video[0].video).end_s for video in videos)
-    most = max(arguments.budgets)
-    for name in ("all stays", *(f"{policy} {most}" for policy in POLICIES)) if "hour" in arguments.tables else ():
-        answers, held = streamed(model, processor, videos, fps, max(3600 - length_s, 0.0), **memories[name])
-        answers = [answer for answer in answers if answer.key in asked]
-        reference = reference or answers
-        tables["hour"].append(row(name, answers, reference, **held))
     return tables
 
 

@@ -37,7 +37,8 @@ def write_space(folder: str | Path, model: str | None = None) -> None:
         ignored = shutil.ignore_patterns("__pycache__", ".*")
         for room in _ROOT.glob("*/__init__.py"):
             shutil.copytree(room.parent, package / room.parent.name, ignore=ignored)
-        shutil.rmtree(package / "toyworld" / "kitchen" / "backbone", ignore_errors=True)  # the page does not ask it
+        for unasked in ("kitchen/backbone", "backbone_streams"):  # by the page
+            shutil.rmtree(package / "toyworld" / unasked, ignore_errors=True)
 
 
 def main() -> None:

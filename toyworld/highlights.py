@@ -104,10 +104,10 @@ def _one(rng: np.random.Generator, items):
 
 
 class Drawer:
-    """Draws questions of one clip; a kind's method gives None where the clip does not allow it."""
+    """Draws questions of one clip, in one of the `wordings`; a kind's method gives None where it does not allow it."""
 
-    def __init__(self, rng: np.random.Generator, view: View):
-        self.rng, self.view, self.scene = rng, view, view.scene
+    def __init__(self, rng: np.random.Generator, view: View, wordings: tuple[Wording, ...] = WORDINGS):
+        self.rng, self.view, self.scene, self.wordings = rng, view, view.scene, wordings
         self.visible = view.scene.visible(view.time_s)
         self.now = view.main[-1]
         self.absent = [noun for noun in self.scene.nouns if noun not in {thing.noun for thing in view.scene.objects}]
@@ -121,7 +121,7 @@ class Drawer:
         while True:
             kind = names[int(self.rng.choice(len(names), p=weights / weights.sum()))]
             bare = kind.removeprefix("word ")
-            drawn = getattr(self, "draw_" + bare.replace(" ", "_"))(_one(self.rng, WORDINGS))
+            drawn = getattr(self, "draw_" + bare.replace(" ", "_"))(_one(self.rng, self.wordings))
             if drawn:
                 text, options, answer = drawn
                 return Question(kind, text, options if bare == kind else [], answer)

@@ -90,10 +90,15 @@ class View:
         return sample_times(self.start_s, self.time_s, num_frames=FRAMES)
 
     @cached_property
+    def edges_s(self) -> np.ndarray:
+        """Return when the temporal steps begin, and when the last one ends."""
+        return np.linspace(self.start_s, self.time_s, STEPS + 1)
+
+    @cached_property
     def shares(self) -> np.ndarray:
         """Of each temporal step's span, the share that gaze is on each object: (steps, objects)."""
-        edges = np.linspace(self.start_s, self.time_s, STEPS + 1)
-        shares = np.zeros((STEPS, len(self.scene.objects)))
+        edges = self.edges_s
+        shares = np.zeros((len(edges) - 1, len(self.scene.objects)))
         on_objects = [fixation for fixation in self.path if fixation[2] != NOTHING]
         times_s = np.array(on_objects).reshape(-1, 3)  # (fixations, begin, end and object)
         overlap_s = np.minimum(times_s[:, 1:2], edges[1:]) - np.maximum(times_s[:, :1], edges[:-1])

@@ -232,12 +232,13 @@ def draw_visit_s(rng: np.random.Generator, duration_s: float) -> tuple[tuple[flo
     }[how]
 
 
-def make_scene(rng: np.random.Generator) -> Scene:
+def make_scene(rng: np.random.Generator, duration_s: float | None = None) -> Scene:
     """
-    Draw a scene of 10 to 180 s: 5 to 7 objects that stay in view, and 1 to 3 that appear late, leave early, or leave
-    and return, by themselves or because the camera shifts. Some objects move to a free cell, some of them back again.
+    Draw a scene of 10 to 180 s, or of `duration_s`: 5 to 7 objects that stay in view, and 1 to 3 that appear late,
+    leave early, or leave and return, by themselves or because the camera shifts. Some objects move to a free cell, and
+    some of these back again.
     """
-    duration_s = draw_duration_s(rng)
+    duration_s = draw_duration_s(rng) if duration_s is None else duration_s
     camera, axis, turns = _camera(rng, duration_s)
     stays, guests = int(rng.choice([5, 6, 7], p=[0.25, 0.4, 0.35])), int(rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))
     kinds = _kinds_of_scene(rng, stays + guests)
