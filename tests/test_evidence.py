@@ -315,6 +315,12 @@ def test_gaze_makes_the_difference_in_the_kitchen():
         macro(kitchen, "gazeqwen", f"noise{n}") - macro(kitchen, "frozen-noise", f"ring+noise{n}") for n in (5, 10)
     )
     assert 0.03 < at_5 < 0.04 and at_10 < 0
+    gain = kitchen.results["heatmap-vector"]["against_default"]  # "some five points", "at both some two"
+    assert round(-100 * gain["macro"]) == 5 and gain["interval"][1] < 0
+    assert abs(macro(kitchen, "heatmap-vector") - ring) < 0.01 and macro(kitchen, "heatmap-vector", "shuffled") < 0.4
+    for noise in ("noise5", "noise10"):
+        assert 0.01 < macro(kitchen, "gazeqwen", noise) - macro(kitchen, "heatmap-vector", noise) < 0.025, noise
+    assert kitchen.results["heatmap-vector"]["rate_search"]["validation"]["0.003"] < 0.5
     assert macro(kitchen, "frozen", "saliency") < none + 0.15 and macro(kitchen, "frozen", "text") < none
 
 
@@ -324,6 +330,9 @@ def test_another_gaze_costs_little_beside_a_drawn_mark():
     new, again = ({way: row[when] / rows["no gaze"][when] for way, row in rows.items()} for when in (NEW, KNOWN))
     for way in ("heatmap times one vector per layer", "GazeQwen on own embeddings", "GazeQwen"):
         assert max(new[way], again[way]) < 1.25, way
+    said = f"takes {again['GazeQwen']:.2f} times the base model's time, with a mark drawn "
+    said += f"{again['a mark drawn on the frames']:.2f} times"
+    assert said in " ".join(README.read_text().split())
     assert again["a mark drawn on the frames"] > 2 and min(new["places in words"], again["places in words"]) > 1.4
 
 
