@@ -125,7 +125,8 @@ def test_published_rows_are_all_there_with_their_source(tmp_path):
 def test_statistics_stand_where_predictions_are_at_hand(tmp_path):
     path = write_result(tmp_path)
     written = {file.name for file in write_report([path], tmp_path / "out")}
-    assert {"streamgaze_accuracy.png", "streamgaze_gain.png", "streamgaze_reliability.png"} < written
+    pictures = {"streamgaze_accuracy.png", "streamgaze_gain.png", "streamgaze_reliability.png"}
+    assert pictures < written and all((tmp_path / "out" / name).stat().st_size > 5000 for name in pictures)
     report, items = (tmp_path / "out" / "report.md").read_text(), read_predictions(tmp_path / "ours.jsonl")
     spread, found = intervals(items["gaze"]), score(items["gaze"])
     low, high = (100 * value for value in spread["macro"])
