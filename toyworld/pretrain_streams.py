@@ -33,6 +33,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
+from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from gazeqwen.backbones_gazeqwen import decoder_of
@@ -45,6 +46,7 @@ from gazeqwen.toyworld.pretrain import Muon, environment, option_losses, split_p
 from gazeqwen.toyworld.questions import GAZE
 from gazeqwen.toyworld.streams import STEP_S, STEP_TOKENS, SlowScene, draw_slow_scene, remembered
 from gazeqwen.toyworld.world import GRID, Scene
+from gazeqwen.utils.files import write_json
 
 STREAM_BACKBONE_DIR = Path(__file__).parent / "backbone_streams"
 KINDS_ASKED = {
@@ -387,11 +389,13 @@ def main() -> None:
     checkpoint = out / "training.safetensors"
     if checkpoint.exists():
         training.resume(checkpoint)
+    bar = tqdm(total=len(training.phases), initial=training.done, unit="stream")
     while training.done < len(training.phases):
         loss = training.step()
+        bar.update()
         if training.done % SAVE_EVERY == 0 or training.done == len(training.phases):
             shown = " ".join(f"{name}={value:.2f}" for name, value in sorted(training.running.items()))
-            print(f"{training.done} {training.wall_s:.0f}s loss={loss:.3f} {shown}", flush=True)
+            bar.write(f"{training.done} {training.wall_s:.0f}s loss={loss:.3f} {shown}")
             training.save(checkpoint)
     save_backbone(out, model, processor)
     record = {
@@ -407,7 +411,7 @@ def main() -> None:
         "running_accuracy": {name: round(value, 3) for name, value in sorted(training.running.items())},
         "accuracy": accuracy_of(model, processor, args.seed, args.held_out),
     }
-    (out / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
+    write_json(out / "pretraining.json", record)
     checkpoint.unlink()
     print(json.dumps(record["accuracy"], indent=2))
 
