@@ -12,11 +12,10 @@ out. Times are medians of the repeats, in which all ways take turns. LoRA adds t
 import argparse
 import re
 import statistics
-import time
 
 import torch
 
-from gazeqwen.benchmarks.bench_model import SCALES, build, inputs
+from gazeqwen.benchmarks.bench_model import SCALES, build, inputs, prefill_s
 from gazeqwen.pipeline.overlays import gaze_in_words
 from gazeqwen.scanpath_gazeqwen import Scanpath
 from gazeqwen.utils.command_line import one_line_errors
@@ -47,7 +46,7 @@ def tokens_in_words(scanpath: torch.Tensor) -> int:
 
 
 def with_words(case: dict, count: int) -> dict:
-    """Return the inputs with that many more text tokens before the question."""
+    """Return the inputs with that many more text tokens at their end."""
     ids = case["input_ids"]
     ids = torch.cat([ids, ids[:, -1:].expand(-1, count)], 1)
     types = torch.nn.functional.pad(case["mm_token_type_ids"], (0, count))
@@ -81,16 +80,6 @@ def cases(models: dict, scale: str, device: str, dtype: torch.dtype) -> tuple[di
     return result, words
 
 
-def seconds(model, case: dict, device: str) -> float:
-    """Return how long one prefill takes."""
-    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    synchronize()
-    started = time.perf_counter()
-    model(**case, logits_to_keep=1, use_cache=False)
-    synchronize()
-    return time.perf_counter() - started
-
-
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -111,7 +100,7 @@ def main() -> None:
     for repeat in range(arguments.repeats + 1):
         for way, by_when in measured.items():
             for when, (model, case) in by_when.items():
-                taken = seconds(model, case, arguments.device)
+                taken = prefill_s(model, case, arguments.device)
                 if repeat:  # the first warms up
                     times[way][when].append(taken)
     rows = []

@@ -149,19 +149,21 @@ def inputs(model, scale: str, batch_size: int, device: str, dtype: torch.dtype) 
     }
 
 
+def prefill_s(model, case: dict, device: str) -> float:
+    """Return how long one prefill takes, in seconds."""
+    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    synchronize()
+    started = time.perf_counter()
+    model(**case, logits_to_keep=1, use_cache=False)
+    synchronize()
+    return time.perf_counter() - started
+
+
 def measure(model, case: dict, device: str, repeats: int) -> dict:
-    cuda, times = device.startswith("cuda"), []
+    cuda = device.startswith("cuda")
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    for repeat in range(repeats + 1):
-        if cuda:
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        model(**case, logits_to_keep=1, use_cache=False)
-        if cuda:
-            torch.cuda.synchronize()
-        if repeat:  # the first warms up
-            times.append(time.perf_counter() - started)
+    times = [prefill_s(model, case, device) for _ in range(repeats + 1)][1:]  # the first warms up
     peak = torch.cuda.max_memory_allocated() / 1e9 if cuda else None
     return {"seconds": statistics.median(times), "peak_memory_gb": peak}
 

@@ -76,6 +76,23 @@ class Place:
     in_video: bool = False
 
 
+def forgotten(
+    ranks: torch.Tensor, steps: torch.Tensor, fixated: torch.Tensor, budget: int, policy: str
+) -> torch.Tensor:
+    """
+    Return which of V visual tokens, in the order in which they came, go where more than `budget` are there, as
+    `Context.forget` says: their places (excess,). Of each (V,): its rank by nearness to gaze, the step in which it
+    came, and the last one in which its place was looked at.
+    """
+    excess = len(ranks) - budget
+    if policy == "recent":
+        return torch.arange(excess)
+    if policy == "gaze":
+        return ranks[: len(ranks) - budget // 2].argsort(descending=True, stable=True)[:excess]
+    age = 2 * steps.max() - steps - fixated  # twice
+    return ((ranks + 1) * age).argsort(descending=True, stable=True)[:excess]
+
+
 @dataclass
 class Context:
     """
@@ -225,16 +242,8 @@ class Context:
         excess = len(video) - budget
         if excess <= 0:
             return 0
-        if policy == "recent":
-            gone = video[:excess]
-        elif policy == "gaze":
-            old = video[: len(video) - budget // 2]
-            order = self.tokens.ranks[old].argsort(descending=True, stable=True)
-            gone = old[order[:excess]]
-        else:
-            own = self.tokens.chosen(video)
-            age = 2 * own.steps.max() - own.steps - own.fixated  # twice
-            gone = video[((own.ranks + 1) * age).argsort(descending=True, stable=True)[:excess]]
+        own = self.tokens.chosen(video)
+        gone = video[forgotten(own.ranks, own.steps, own.fixated, budget, policy)]
         stays = torch.ones(len(self.tokens), dtype=torch.bool)
         stays[gone] = False
         steps_left = self.tokens.steps[stays & self.tokens.is_video]

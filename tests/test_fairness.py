@@ -16,7 +16,7 @@ READERS = ("text", "scanpath", "video")
 
 @pytest.fixture(scope="module")
 def questions() -> dict:
-    return make_questions("kitchen", seed=4, videos=160)
+    return make_questions("kitchen", seed=4, videos=250)
 
 
 def at_chance(of: dict) -> bool:

@@ -259,6 +259,7 @@ def noise_table(evidence: Evidence, lines: dict[str, dict[int, tuple[str, str]]]
     return Table(["noise, % of the frame", *map(str, levels)], rows)
 
 
+FEW_THINGS = 4
 # What the kitchen's questions are grouped by: column -> whether a question (see `difficulty.py`) belongs there.
 DIFFICULTY = {
     f"a thing of up to {SMALL_PX} pixels": lambda task, of: of["size_px"] is not None and of["size_px"] <= SMALL_PX,
@@ -266,7 +267,6 @@ DIFFICULTY = {
     "past, up to 4 things looked at": lambda task, of: _past_gaze(task) and of["looked_at"] <= FEW_THINGS,
     "past, 5 or more": lambda task, of: _past_gaze(task) and of["looked_at"] > FEW_THINGS,
 }
-FEW_THINGS = 4
 DIFFICULT_ROWS = {
     "GazeQwen": ("gazeqwen", "gaze"),
     "heatmap times one vector": ("heatmap-vector", "gaze"),

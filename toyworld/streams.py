@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from gazeqwen.streaming.context import forgotten
 from gazeqwen.token_selection_gazeqwen import fixation_ranks
 from gazeqwen.toyworld.questions import View
 from gazeqwen.toyworld.viewer import Recording, make_viewer, simulate_viewer
@@ -91,15 +92,6 @@ def remembered(ranks: torch.Tensor, steps: torch.Tensor, budget: int, policy: st
     again). `ranks` (V,) by their nearness to gaze; `steps` (V,) in which they came, in order.
     """
     stays = torch.ones(len(ranks), dtype=torch.bool)
-    excess = len(ranks) - budget
-    if excess <= 0:
-        return stays
-    if policy == "recent":
-        stays[:excess] = False
-    elif policy == "gaze":
-        old = ranks[: len(ranks) - budget // 2]
-        stays[old.argsort(descending=True, stable=True)[:excess]] = False
-    else:
-        ages = 2 * (steps.max() - steps)
-        stays[((ranks + 1) * ages).argsort(descending=True, stable=True)[:excess]] = False
+    if len(ranks) > budget:
+        stays[forgotten(ranks, steps, steps, budget, policy)] = False
     return stays
