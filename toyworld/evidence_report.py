@@ -244,6 +244,9 @@ NOISY_RING = _with_noise("ring", "ring", "ring-noise")
 KITCHEN_NOISE = {
     "GazeQwen": _with_noise("gazeqwen", "gaze"),
     "heatmap times one vector": _with_noise("heatmap-vector", "gaze"),
+    "GazeQwen, trained with noise": _with_noise("gazeqwen-trained-with-noise", "gaze"),
+    "GazeQwen on own embeddings, trained with noise": _with_noise("own-embeddings-trained-with-noise", "gaze"),
+    "heatmap times one vector, trained with noise": _with_noise("heatmap-vector-trained-with-noise", "gaze"),
     "LoRA, the ring": _with_noise("lora-ring", "ring+model"),
     "frozen, the ring": _with_noise("frozen", "ring", "frozen-noise"),
 }
