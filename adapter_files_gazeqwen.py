@@ -52,8 +52,8 @@ class AdapterFilesMixin(_Model):
         **config_kwargs,
     ) -> "AdapterFilesMixin":
         """
-        A new adapter on a base model and a video encoder, each a Hub id or a folder; the rest configures gaze. With
-        `resampler_type="none"` or `resampler_features="base_model"` no video encoder is needed.
+        A new adapter on a base model and a video encoder, each a Hub id or a folder; the rest configures gaze. Without
+        the resampler, or with `resampler_features="base_model"`, no video encoder is needed.
         """
         config = GazeQwenConfig(
             base_model_name_or_path=absolute_if_folder(base_model),

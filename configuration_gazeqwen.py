@@ -60,8 +60,9 @@ class GazeQwenConfig(PreTrainedConfig):
         video_encoder_name_or_path: Hub id or folder of a V-JEPA 2.1 encoder (see `convert.py`), or of a DINOv2 as timm
             publishes it (`timm/vit_base_patch14_dinov2.lvd142m`), with its `video_encoder_revision`.
         resampler_type: `"attention"`, the resampler, or `"heatmap_vector"`, the baseline without one: a heatmap times
-            one learned vector per layer; or `"none"`: no residuals and no video encoder. With LoRA this is the control
-            of which gaze only switches LoRA on, whatever the scanpath holds; without, the base model.
+            one learned vector per layer, which sees no features, so that there is no video encoder; or `"none"`: no
+            residuals and no video encoder. With LoRA this is the control of which gaze only switches LoRA on, whatever
+            the scanpath holds; without, the base model.
         resampler_features: what the resampler sees of the video: `"video_encoder"`, features of a second network
             (paper), or `"base_model"`, the embeddings that the base model's own vision tower makes of the video. Then
             there is no video encoder to load or to run.
@@ -240,7 +241,7 @@ class GazeQwenConfig(PreTrainedConfig):
     @property
     def has_video_encoder(self) -> bool:
         """Return whether residuals are made from features of a second network."""
-        return self.has_resampler and self.resampler_features == "video_encoder"
+        return self.resampler_type == "attention" and self.resampler_features == "video_encoder"
 
     def sources(self) -> dict[str, str | None]:
         """Return where the frozen models come from, ids or folders, by the name of the setting."""
@@ -282,9 +283,9 @@ class GazeQwenConfig(PreTrainedConfig):
 
     def feature_dim(self) -> int:
         """Return the width of what the resampler sees of a visual token."""
-        if self.resampler_features == "base_model":
-            return self.get_text_config().hidden_size
-        return self.load_video_encoder_config().hidden_size
+        if self.has_video_encoder:
+            return self.load_video_encoder_config().hidden_size
+        return self.get_text_config().hidden_size
 
     def resolved_position_convention(self) -> str:
         """`position_convention`, or that of the base model's config, or "qwen"."""

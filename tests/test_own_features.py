@@ -20,6 +20,7 @@ from gazeqwen.training.recipe import Recipe
 from gazeqwen.training.trainer import Trainer
 from gazeqwen.utils.settings import read_recipe
 
+NO_ENCODER = "model.video_encoder=''"
 SIZES = {"latent_dim": 16, "num_latents": 4, "injection_layers": [0, 2], "resampler_features": "base_model"}
 
 
@@ -116,19 +117,27 @@ def test_settings_that_name_a_video_encoder_are_refused(toy_data, tmp_path):
     recipe.write_text(recipe_text(toy_data, tmp_path / "run"))
     with pytest.raises(ValueError, match="model.video_encoder: got .*expected it empty"):
         read_recipe(Recipe, recipe, ["adapter.resampler_features=base_model"])
+    assert not read_recipe(Recipe, recipe, ["adapter.resampler_type=heatmap_vector", NO_ENCODER]).model.video_encoder
+    with pytest.raises(ValueError, match="model.video_encoder is empty"):
+        read_recipe(Recipe, recipe, [NO_ENCODER])
 
 
-def test_it_is_planned_trained_saved_loaded_and_evaluated(toy_data, tmp_path):
+@pytest.mark.parametrize(
+    "changes",
+    [["adapter.resampler_features=base_model", NO_ENCODER], ["adapter.resampler_type=heatmap_vector"]],
+    ids=["own embeddings", "heatmap"],
+)
+def test_it_is_planned_trained_saved_loaded_and_evaluated(toy_data, tmp_path, changes):
+    """Without a video encoder: the heatmap sees no features, whether its recipe names an encoder or not."""
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe_text(toy_data, tmp_path / "run"))
-    changes = ["adapter.resampler_features=base_model", "model.video_encoder=''"]
     recipe = read_recipe(Recipe, path, [*changes, "data.tasks=[present_object_identification_easy]"])
     planned, trainer = plan(recipe), Trainer(recipe)
     assert planned.parameters["video encoder"] == 0 and planned.memory["stage 1"].peak > 0
     trainer.run()
     assert planned.parameters["resampler"] == sum(p.numel() for p in trainer.model.resampler.parameters())
     config = json.loads((trainer.folder / "best" / "config.json").read_text())
-    assert config["resampler_features"] == "base_model" and not config.get("video_encoder_name_or_path")
+    assert recipe.model.video_encoder or not config.get("video_encoder_name_or_path")
     again = GazeQwenForConditionalGeneration.from_pretrained(trainer.folder / "best")
     assert again.video_encoder is None and again.config.sources().keys() == {"base_model_name_or_path"}
     answers = {

@@ -25,8 +25,7 @@ class ModelSettings:
     """
     Name the frozen models, and how clips, gaze and questions are put to them: arguments of GazeQwenProcessor, with its
     defaults. `dtype`: of the base model, `auto` as it was saved. `load_in_4bit` needs bitsandbytes: the base model in
-    NF4, what is computed in bfloat16. Without a resampler, or with `resampler_features` of the base model, there is no
-    `video_encoder`.
+    NF4, what is computed in bfloat16. Where the adapter has none (`GazeQwenConfig`), `video_encoder` may be empty.
     """
 
     base_model: str = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -194,7 +193,7 @@ class Recipe:
         for share in self.data.keep_tokens or ():
             check_keep_settings(share, self.model.keep_by, "data.")
         try:
-            GazeQwenConfig(**asdict(self.adapter))
+            has_video_encoder = GazeQwenConfig(**asdict(self.adapter)).has_video_encoder
         except ValueError as error:
             raise ValueError(f"adapter.{error}") from None
         if self.stage1.epochs + self.stage2.epochs < 1:
@@ -214,7 +213,7 @@ class Recipe:
                     f"model.video_encoder: got {self.model.video_encoder!r}, expected it empty: with "
                     "adapter.resampler_features 'base_model' there is no video encoder"
                 )
-        elif not self.model.video_encoder:
+        elif has_video_encoder and not self.model.video_encoder:
             raise ValueError("model.video_encoder is empty, expected an id or a folder")
         if not self.data.dataset:
             raise ValueError("data.dataset is empty, expected an id or a folder")
