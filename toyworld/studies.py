@@ -5,7 +5,7 @@ and says where its recipe, its runs and its results are. `evidence.py` makes the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -40,6 +40,13 @@ def _ablation(name: str, title: str, *overrides: str) -> Row:
     return Row(name, title, "ablations", overrides, ("gaze", "shuffled"))
 
 
+def _long(row: Row) -> Row:
+    """Return a row with ten times the training, for what the recipe's may be too short."""
+    more = ("stage1.epochs=10", "stage2.epochs=10")
+    title, overrides = f"{row.title}, ten times the training", (*row.overrides, *more)
+    return replace(row, name=f"{row.name}-long", title=title, group="long", overrides=overrides, seeds=(0,))
+
+
 def _second_family(
     name: str, title: str, overrides: tuple[str, ...] | None, conditions: tuple[str, ...], **more
 ) -> Row:
@@ -50,6 +57,18 @@ def _second_family(
 LORA_ALONE = ("adapter.resampler_type=none", "stage1.epochs=0", "stage2.epochs=2")
 DEPTH = 6  # decoder layers of the toy backbone
 PAPER_LAYERS = [(i + 1) * DEPTH // 4 - 1 for i in range(4)]  # 6, 13, 20, 27 of 28
+
+PAPER = Row(
+    "paper",
+    "Paper: coord_pe after the paper's layers",
+    "main",
+    ("adapter.gaze_encoding=coord_pe", f"adapter.injection_layers={PAPER_LAYERS}"),
+    ("gaze", "shuffled"),
+)
+HEATMAP_DECAY = _ablation("heatmap-decay", "Encoding: heatmap_decay", "adapter.gaze_encoding=heatmap_decay")
+HEATMAP_DURATION = _ablation(
+    "heatmap-duration", "Encoding: heatmap_duration", "adapter.gaze_encoding=heatmap_duration"
+)
 
 SHAPES_ROWS = (
     Row("frozen", "Frozen backbone", "main", None, ("text_only", "none", "text", "overlay", "saliency"), (0,)),
@@ -92,13 +111,7 @@ SHAPES_ROWS = (
         ("overlay+model",),
     ),
     Row("shuffled", "GazeQwen trained on shuffled gaze", "main", ("data.gaze=shuffled",), ("gaze", "shuffled")),
-    Row(
-        "paper",
-        "Paper: coord_pe after the paper's layers",
-        "main",
-        ("adapter.gaze_encoding=coord_pe", f"adapter.injection_layers={PAPER_LAYERS}"),
-        ("gaze", "shuffled"),
-    ),
+    PAPER,
     Row(
         "heatmap-vector",
         "Heatmap times one vector per layer",
@@ -115,8 +128,11 @@ SHAPES_ROWS = (
         adapter_of="heatmap-vector",
     ),
     _ablation("coord-pe", "Encoding: coord_pe", "adapter.gaze_encoding=coord_pe"),
-    _ablation("heatmap-decay", "Encoding: heatmap_decay", "adapter.gaze_encoding=heatmap_decay"),
-    _ablation("heatmap-duration", "Encoding: heatmap_duration", "adapter.gaze_encoding=heatmap_duration"),
+    HEATMAP_DECAY,
+    HEATMAP_DURATION,
+    _long(PAPER),
+    _long(HEATMAP_DECAY),
+    _long(HEATMAP_DURATION),
     _ablation("no-snap", "No snapping", "model.snap_s=0"),
     _ablation(
         "layers-paper",
@@ -187,7 +203,7 @@ OWN_EMBEDDINGS = Row(
     "GazeQwen on the base model's own embeddings, no video encoder",
     "main",
     ("adapter.resampler_features=base_model", "model.video_encoder=''"),
-    ("gaze", "shuffled"),
+    ("gaze", "shuffled", "centre", "noise5", "noise10"),
 )
 KITCHEN_HEATMAP = Row(
     "heatmap-vector",
@@ -232,18 +248,12 @@ KITCHEN_ROWS = (
         "LoRA, gaze drawn as a ring",
         "main",
         (*LORA_ALONE, "data.gaze=ring+model"),
-        ("ring+model", "ring+model+shuffled", "ring+model+noise5", "ring+model+noise10"),
+        ("ring+model", "ring+model+shuffled", "ring+model+centre", "ring+model+noise5", "ring+model+noise10"),
         rates=(2e-4, 5e-4, 2e-3),
         rate_key="stage2.lora_learning_rate",
     ),
     Row("shuffled", "GazeQwen trained on shuffled gaze", "main", ("data.gaze=shuffled",), ("gaze", "shuffled")),
-    Row(
-        "paper",
-        "Paper: coord_pe after the paper's layers",
-        "main",
-        ("adapter.gaze_encoding=coord_pe", f"adapter.injection_layers={PAPER_LAYERS}"),
-        ("gaze", "shuffled"),
-    ),
+    replace(PAPER, conditions=("gaze", "shuffled", "centre")),
     # The heatmap's rate is its best of those above.
     _trained_with_noise(KITCHEN_HEATMAP, "stage1.learning_rate=0.1"),
     _trained_with_noise(OWN_EMBEDDINGS),
