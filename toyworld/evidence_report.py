@@ -552,7 +552,7 @@ def summaries(evidence: Evidence, kitchen: Evidence) -> dict[str, Table]:
 
 
 def tables(evidence: Evidence, kitchen: Evidence) -> dict[str, Table]:
-    """Return the document's tables; the kitchen's as soon as there are results for them."""
+    """Return the document's tables, those that there are results for."""
     of_kitchen = {
         "kitchen": condition_table(kitchen, KITCHEN_MAIN),
         "kitchen-rates": rate_table(kitchen, KITCHEN),
@@ -571,7 +571,7 @@ def tables(evidence: Evidence, kitchen: Evidence) -> dict[str, Table]:
         "long": long_table(evidence),
         "noise": noise_table(evidence, {"GazeQwen": NOISY, "frozen, the ring": NOISY_RING}),
     }
-    return of_shapes | {name: table for name, table in of_kitchen.items() if table.rows}
+    return {name: table for name, table in (of_shapes | of_kitchen).items() if table.rows}
 
 
 def main() -> None:
