@@ -23,6 +23,7 @@ from gazeqwen.pipeline.conditions import Condition
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.release import build
 from gazeqwen.questions.tasks import TASKS
+from gazeqwen.toyworld import evidence as evidence_module
 from gazeqwen.toyworld.backbone import TOY_BACKBONES, make_config, make_processor
 from gazeqwen.toyworld.evidence import pool, pooled, run
 from gazeqwen.toyworld.evidence_report import (
@@ -365,3 +366,16 @@ def test_committed_answers_come_out_again(tmp_path):
     again = predict(Accelerator(), model, ClipCache(build_processor(recipe.model)), questions, "none", 64)
     for found in again:  # sums differ in their last bits by machine and version
         assert found.logits == pytest.approx(committed[found.key], abs=0.02), found.key
+
+
+def test_a_row_says_what_it_needs_and_does_not_make(tmp_path, monkeypatch):
+    """Asked for, it is refused; of all rows, it is left out, and says so (every other one would begin)."""
+    monkeypatch.setattr("sys.argv", ["evidence", "--study", "kitchen", "--rows", "dinov2", "--work", str(tmp_path)])
+    with pytest.raises(FileNotFoundError, match=r"row dinov2 needs .*dinov2_small \(docs/natural-video.md\)"):
+        evidence_module.main()
+    assert not list(tmp_path.iterdir())
+    begun = []
+    monkeypatch.setattr(evidence_module, "run", lambda study, rows, *rest: begun.extend(row.name for row in rows))
+    monkeypatch.setattr("sys.argv", ["evidence", "--study", "kitchen", "--work", str(tmp_path)])
+    evidence_module.main()
+    assert begun == [row.name for row in KITCHEN.rows if row.name != "dinov2"]

@@ -333,8 +333,14 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="of the recipe, for all rows, such as stage1.epochs=1")
     args = parser.parse_intermixed_args()
     study = STUDIES[args.study]
-    rows = list(study.rows) if args.rows is None else [study.row(name) for name in args.rows]
     work, results = args.work or study.work, args.results or study.results
+    rows = list(study.rows) if args.rows is None else [study.row(name) for name in args.rows]
+    for row in [row for row in rows if row.needs and not (work / row.needs).exists()]:
+        missing = f"{work / row.needs} (docs/natural-video.md), which is not there"
+        if args.rows is not None:
+            raise FileNotFoundError(f"row {row.name} needs {missing}")
+        print(f"row {row.name} is left out: it needs {missing}")
+        rows.remove(row)
     run(study, rows, work, results, args.overrides, args.workers, args.threads)
 
 

@@ -77,6 +77,7 @@ SECOND_FAMILY = {
 KITCHEN_MAIN = {
     ("gazeqwen", "gaze"): "**GazeQwen**",
     ("own-embeddings", "gaze"): "GazeQwen on the base model's own embeddings, no video encoder",
+    ("dinov2", "gaze"): "GazeQwen on a pretrained DINOv2-S",
     ("heatmap-vector", "gaze"): "Heatmap times one vector per layer, no resampler",
     ("lora-ring", "ring+model"): "LoRA, gaze drawn as a ring",
     ("frozen", "ring"): "Frozen, gaze drawn as a ring",
@@ -94,6 +95,8 @@ KITCHEN_MAIN = {
     ("heatmap-vector", "centre"): "Heatmap times one vector, gaze in the middle of the frame at test",
     ("own-embeddings", "shuffled"): "GazeQwen on own embeddings, another video's gaze at test",
     ("own-embeddings", "centre"): "GazeQwen on own embeddings, gaze in the middle of the frame at test",
+    ("dinov2", "shuffled"): "GazeQwen on a DINOv2-S, another video's gaze at test",
+    ("dinov2", "centre"): "GazeQwen on a DINOv2-S, gaze in the middle of the frame at test",
     ("paper", "shuffled"): "Paper's formula, another video's gaze at test",
     ("paper", "centre"): "Paper's formula, gaze in the middle of the frame at test",
     ("lora-ring", "ring+model+shuffled"): "LoRA, that ring at another video's gaze",
