@@ -256,12 +256,12 @@ KITCHEN_ROWS = (
     ),
     Row("shuffled", "GazeQwen trained on shuffled gaze", "main", ("data.gaze=shuffled",), ("gaze", "shuffled")),
     replace(PAPER, conditions=("gaze", "shuffled", "centre")),
-    # docs/natural-video.md says where these weights are from, and how they are converted.
+    # At 112 pixels one of its patches is one visual token. docs/natural-video.md says where its weights are from.
     Row(
         "dinov2",
         "GazeQwen on a pretrained DINOv2-S",
         "main",
-        ("model.video_encoder=WORK/video_encoders/dinov2_small", "model.video_encoder_size=168"),
+        ("model.video_encoder=WORK/video_encoders/dinov2_small", "model.video_encoder_size=112"),
         ("gaze", "shuffled", "centre"),
         needs="video_encoders/dinov2_small",
     ),
