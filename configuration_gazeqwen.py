@@ -274,7 +274,10 @@ class GazeQwenConfig(PreTrainedConfig):
         """
         if self.video_encoder_config is None:
             _check(
-                self.video_encoder_name_or_path is not None, "video_encoder_name_or_path", None, "an id or a folder"
+                self.video_encoder_name_or_path is not None,
+                "video_encoder_name_or_path",
+                None,
+                "an id or a folder, or resampler_features 'base_model'",
             )
             source, revision = self.video_encoder_name_or_path, self.video_encoder_revision or "main"
             with errors_name(source):

@@ -86,7 +86,7 @@ def test_the_snippet_runs(tmp_path):
 # ---------------------------------------------------------------- commands
 # What is put in place of the models that cannot be here.
 TINY_MODEL = (
-    f"model.base_model={BACKBONE} model.video_encoder={VIDEO_ENCODER} model.video_encoder_size=64 model.dtype=float32 "
+    f"model.base_model={BACKBONE} model.video_encoder_size=64 model.dtype=float32 "
     "model.max_frames=4 data.num_workers=0 stage1.epochs=1 stage2.epochs=0 tracker="
 )
 ONE_TASK = " data.tasks=[present_object_identification_easy]"
@@ -96,6 +96,7 @@ MORE = {  # by how a command begins: what is said beside it
     "accelerate launch train.py recipes/gazeqwen-7b.yaml data.dataset=data/mine": TINY_MODEL,
     "accelerate launch --config_file": TINY_MODEL + ONE_TASK + " output_dir=runs/two_processes data.cache=none",
     "gazeqwen train": TINY_MODEL,
+    "gazeqwen train recipes/paper-7b.yaml": " adapter.injection_layers=[0,2,3,5]",
     # A 28-layer model, once for each question under each condition.
     "accelerate launch eval.py --model runs/gazeqwen-7b": "tasks=[past_gaze_sequence_matching,past_scene_recall]",
 }

@@ -214,7 +214,9 @@ class Recipe:
                     "adapter.resampler_features 'base_model' there is no video encoder"
                 )
         elif has_video_encoder and not self.model.video_encoder:
-            raise ValueError("model.video_encoder is empty, expected an id or a folder")
+            raise ValueError(
+                "model.video_encoder is empty, expected an id or a folder, or adapter.resampler_features 'base_model'"
+            )
         if not self.data.dataset:
             raise ValueError("data.dataset is empty, expected an id or a folder")
         if self.push_to_hub:
