@@ -273,6 +273,13 @@ def test_without_gaze_the_gaze_tasks_are_at_chance(evidence):
         assert abs(mean - 0.25) <= 0.05, (condition, mean)
 
 
+def test_ten_times_the_training_does_not_wake_the_papers_formula(evidence):
+    """Under a tenth of what gaze is worth in this world, and no better than with another video's gaze."""
+    long = macro(evidence, "paper-long")
+    assert abs(long - macro(evidence, "paper")) < 0.02 and abs(long - macro(evidence, "paper-long", "shuffled")) < 0.02
+    assert evidence.results["paper-long"]["settings"]["seeds"] == [0]
+
+
 def test_the_simpler_ways_were_given_a_fair_chance(evidence):
     """The vector at the rate that was best on the validation split; both with three seeds; and both use gaze alone."""
     search = evidence.results["heatmap-vector"]["rate_search"]
