@@ -38,6 +38,7 @@ from gazeqwen.toyworld.evidence_report import (
     VIDEO_ENCODER,
     Evidence,
     _against_default,
+    _gain,
     draw_conditions,
     draw_noise,
     summaries,
@@ -226,8 +227,7 @@ def test_committed_predictions_score_as_the_results_say(study, again):
             seed: read_predictions(study.results / "predictions" / f"{row.name}-{seed}.jsonl.xz")
             for seed in map(int, evidence.results[row.name]["seeds"])
         }
-        for condition in row.conditions:
-            committed = evidence.score(row.name, condition)
+        for condition, committed in evidence.results[row.name]["scores"].items():
             answers = pooled({seed: by_condition[condition] for seed, by_condition in runs.items()})
             assert score(answers)["macro"] == pytest.approx(committed["macro"], abs=1e-9), (row.name, condition)
             if row.name == again and condition == "gaze":
@@ -325,12 +325,31 @@ def test_gaze_makes_the_difference_in_the_kitchen():
         macro(kitchen, "gazeqwen", f"noise{n}") - macro(kitchen, "frozen-noise", f"ring+noise{n}") for n in (5, 10)
     )
     assert 0.03 < at_5 < 0.04 and at_10 < 0
+    own = kitchen.results["own-embeddings"]["against_default"]
+    assert f"({_gain(own)})" in DOCUMENT.read_text() and own["interval"][0] < 0 < own["interval"][1]
+    assert len(kitchen.results["own-embeddings"]["seeds"]) == 3
+    tasks = [kitchen.score(row, "gaze")["tasks"] for row in ("gazeqwen", "own-embeddings")]
+    assert all(abs(tasks[0][task]["accuracy"] - tasks[1][task]["accuracy"]) < 0.03 for task in tasks[0])
+    for condition in ("noise5", "noise10"):
+        assert abs(macro(kitchen, "gazeqwen", condition) - macro(kitchen, "own-embeddings", condition)) < 0.015
+    for row, condition in (("lora", "gaze"), ("shuffled", "gaze"), ("paper", "gaze"), ("own-embeddings", "shuffled")):
+        assert abs(macro(kitchen, row, condition) - none) < 0.03, row
+    paper = read_predictions(KITCHEN.results / "predictions" / "paper-0.jsonl.xz")
+    chosen = [{item.key: np.argmax(item.logits) for item in paper[name]} for name in ("gaze", "shuffled")]
+    assert chosen[0] == chosen[1]
     gain = kitchen.results["heatmap-vector"]["against_default"]  # "some five points", "at both some two"
     assert round(-100 * gain["macro"]) == 5 and gain["interval"][1] < 0
     assert abs(macro(kitchen, "heatmap-vector") - ring) < 0.01 and macro(kitchen, "heatmap-vector", "shuffled") < 0.4
     for noise in ("noise5", "noise10"):
         assert 0.01 < macro(kitchen, "gazeqwen", noise) - macro(kitchen, "heatmap-vector", noise) < 0.025, noise
     assert kitchen.results["heatmap-vector"]["rate_search"]["validation"]["0.003"] < 0.5
+    present = (
+        "present_object_attribute_recognition",
+        *(f"present_object_identification_{x}" for x in ("easy", "hard")),
+    )
+    by_task = {task: kitchen.score("heatmap-vector", "gaze")["tasks"][task]["accuracy"] for task in tasks[0]}
+    lost = {task: tasks[0][task]["accuracy"] - accuracy for task, accuracy in by_task.items()}
+    assert sum(lost[task] for task in present) > sum(lost.values()) / 2  # "most of them"
     assert macro(kitchen, "frozen", "saliency") < none + 0.15 and macro(kitchen, "frozen", "text") < none
 
 
