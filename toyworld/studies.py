@@ -256,6 +256,14 @@ KITCHEN_ROWS = (
     ),
     Row("shuffled", "GazeQwen trained on shuffled gaze", "main", ("data.gaze=shuffled",), ("gaze", "shuffled")),
     replace(PAPER, conditions=("gaze", "shuffled", "centre")),
+    # The resampler has Gaussians of half, one and two tokens, the heatmap one of one. The rate is its best above.
+    Row(
+        "heatmap-vector-narrow",
+        "Heatmap half as wide times one vector per layer",
+        "main",
+        (*KITCHEN_HEATMAP.overrides, "adapter.heatmap_sigma=0.5", "stage1.learning_rate=0.1"),
+        ("gaze", "shuffled", "centre", "noise5", "noise10"),
+    ),
     # At 112 pixels one of its patches is one visual token. docs/natural-video.md says where its weights are from.
     Row(
         "dinov2",
