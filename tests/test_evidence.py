@@ -353,6 +353,14 @@ def test_gaze_makes_the_difference_in_the_kitchen():
     assert macro(kitchen, "frozen", "saliency") < none + 0.15 and macro(kitchen, "frozen", "text") < none
 
 
+def test_features_play_no_part_in_the_kitchen():
+    gains = Evidence.read(KITCHEN.results).results["video-encoder"]["against_own"]
+    for name in ("other_video", "zeros"):
+        low, high = gains[name]["interval"]
+        assert low < 0 < high and abs(gains[name]["macro"]) < 0.01, name
+    assert -0.025 < gains["noise"]["macro"] < -0.01 and gains["noise"]["interval"][1] < 0  # "some two points"
+
+
 def test_another_gaze_costs_little_beside_a_drawn_mark():
     """Measured in one run (benchmarks/bench_gaze_ways.py); a new video costs nearly the same for all but words."""
     rows = {row["way"]: row for row in json.loads(COSTS.read_text())["rows"]}
