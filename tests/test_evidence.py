@@ -354,7 +354,9 @@ def test_gaze_makes_the_difference_in_the_kitchen():
 
 
 def test_features_play_no_part_in_the_kitchen():
-    gains = Evidence.read(KITCHEN.results).results["video-encoder"]["against_own"]
+    kitchen = Evidence.read(KITCHEN.results)
+    assert round(100 * kitchen.results["dinov2"]["against_default"]["macro"]) == -10  # "ten points"
+    gains = kitchen.results["video-encoder"]["against_own"]
     for name in ("other_video", "zeros"):
         low, high = gains[name]["interval"]
         assert low < 0 < high and abs(gains[name]["macro"]) < 0.01, name
