@@ -349,7 +349,13 @@ def test_gaze_makes_the_difference_in_the_kitchen():
     )
     by_task = {task: kitchen.score("heatmap-vector", "gaze")["tasks"][task]["accuracy"] for task in tasks[0]}
     lost = {task: tasks[0][task]["accuracy"] - accuracy for task, accuracy in by_task.items()}
-    assert sum(lost[task] for task in present) > sum(lost.values()) / 2  # "most of them"
+    assert sum(lost[task] for task in present) > sum(lost.values()) / 2  # "most of these"
+    narrow = kitchen.results["heatmap-vector-narrow"]["against_default"]
+    assert (
+        f"({_gain(narrow)})" in DOCUMENT.read_text()
+        and narrow["interval"][1] > 0
+        and round(-100 * narrow["macro"]) == 2
+    )
     assert macro(kitchen, "frozen", "saliency") < none + 0.15 and macro(kitchen, "frozen", "text") < none
 
 

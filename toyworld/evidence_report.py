@@ -522,6 +522,13 @@ KITCHEN_SUMMARY = {
         KITCHEN_NOISE["heatmap times one vector"][5],
         KITCHEN_NOISE["heatmap times one vector"][10],
     ),
+    ("heatmap-vector-narrow", "gaze"): (
+        "the same, the heatmap half as wide",
+        ("heatmap-vector-narrow", "shuffled"),
+        ("heatmap-vector-narrow", "centre"),
+        KITCHEN_NOISE["heatmap half as wide"][5],
+        KITCHEN_NOISE["heatmap half as wide"][10],
+    ),
     ("lora-ring", "ring+model"): (
         "a ring, drawn, with LoRA",
         ("lora-ring", "ring+model+shuffled"),
