@@ -137,7 +137,8 @@ def test_it_is_planned_trained_saved_loaded_and_evaluated(toy_data, tmp_path, ch
     trainer.run()
     assert planned.parameters["resampler"] == sum(p.numel() for p in trainer.model.resampler.parameters())
     config = json.loads((trainer.folder / "best" / "config.json").read_text())
-    assert recipe.model.video_encoder or not config.get("video_encoder_name_or_path")
+    assert config.get("resampler_features", "video_encoder") == recipe.adapter.resampler_features
+    assert bool(config.get("video_encoder_name_or_path")) == bool(recipe.model.video_encoder)
     again = GazeQwenForConditionalGeneration.from_pretrained(trainer.folder / "best")
     assert again.video_encoder is None and again.config.sources().keys() == {"base_model_name_or_path"}
     answers = {

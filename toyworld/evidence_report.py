@@ -500,42 +500,17 @@ SUMMARY = {
 }
 
 
+def _with_controls(title: str, row: str, gaze: str = "") -> tuple:
+    """Return how a trained row is called, and its (row, condition) by control; `gaze`: how it is drawn, if it is."""
+    return (title, *((row, gaze + control) for control in ("shuffled", "centre", "noise5", "noise10")))
+
+
 KITCHEN_SUMMARY = {
-    ("gazeqwen", "gaze"): (
-        "**GazeQwen**",
-        ("gazeqwen", "shuffled"),
-        ("gazeqwen", "centre"),
-        KITCHEN_NOISE["GazeQwen"][5],
-        KITCHEN_NOISE["GazeQwen"][10],
-    ),
-    ("own-embeddings", "gaze"): (
-        "GazeQwen without a video encoder",
-        ("own-embeddings", "shuffled"),
-        ("own-embeddings", "centre"),
-        KITCHEN_NOISE["GazeQwen on own embeddings"][5],
-        KITCHEN_NOISE["GazeQwen on own embeddings"][10],
-    ),
-    ("heatmap-vector", "gaze"): (
-        "a heatmap times one vector per layer",
-        ("heatmap-vector", "shuffled"),
-        ("heatmap-vector", "centre"),
-        KITCHEN_NOISE["heatmap times one vector"][5],
-        KITCHEN_NOISE["heatmap times one vector"][10],
-    ),
-    ("heatmap-vector-narrow", "gaze"): (
-        "the same, the heatmap half as wide",
-        ("heatmap-vector-narrow", "shuffled"),
-        ("heatmap-vector-narrow", "centre"),
-        KITCHEN_NOISE["heatmap half as wide"][5],
-        KITCHEN_NOISE["heatmap half as wide"][10],
-    ),
-    ("lora-ring", "ring+model"): (
-        "a ring, drawn, with LoRA",
-        ("lora-ring", "ring+model+shuffled"),
-        None,
-        KITCHEN_NOISE["LoRA, the ring"][5],
-        KITCHEN_NOISE["LoRA, the ring"][10],
-    ),
+    ("gazeqwen", "gaze"): _with_controls("**GazeQwen**", "gazeqwen"),
+    ("own-embeddings", "gaze"): _with_controls("GazeQwen without a video encoder", "own-embeddings"),
+    ("heatmap-vector", "gaze"): _with_controls("a heatmap times one vector per layer", "heatmap-vector"),
+    ("heatmap-vector-narrow", "gaze"): _with_controls("the same, the heatmap half as wide", "heatmap-vector-narrow"),
+    ("lora-ring", "ring+model"): _with_controls("a ring, drawn, with LoRA", "lora-ring", "ring+model+"),
     ("frozen", "ring"): (
         "a ring, drawn, nothing trained",
         ("frozen-controls", "ring+shuffled"),

@@ -215,6 +215,7 @@ KITCHEN_HEATMAP = Row(
     ("gaze", "shuffled", "centre", "noise5", "noise10"),
     rates=(3e-3, 3e-2, 1e-1, 3e-1),
 )
+KITCHEN_HEATMAP_RATE = "stage1.learning_rate=0.1"  # the best of these
 # The kitchen's rivals are drawn as its backbone was pretrained on: ring, cross, heat map, places in words.
 KITCHEN_ROWS = (
     Row(
@@ -256,13 +257,13 @@ KITCHEN_ROWS = (
     ),
     Row("shuffled", "GazeQwen trained on shuffled gaze", "main", ("data.gaze=shuffled",), ("gaze", "shuffled")),
     replace(PAPER, conditions=("gaze", "shuffled", "centre")),
-    # The resampler has Gaussians of half, one and two tokens, the heatmap one of one. The rate is its best above.
-    Row(
-        "heatmap-vector-narrow",
-        "Heatmap half as wide times one vector per layer",
-        "main",
-        (*KITCHEN_HEATMAP.overrides, "adapter.heatmap_sigma=0.5", "stage1.learning_rate=0.1"),
-        ("gaze", "shuffled", "centre", "noise5", "noise10"),
+    # The resampler has Gaussians of half, one and two tokens, the heatmap one of one.
+    replace(
+        KITCHEN_HEATMAP,
+        name="heatmap-vector-narrow",
+        title="Heatmap half as wide times one vector per layer",
+        overrides=(*KITCHEN_HEATMAP.overrides, "adapter.heatmap_sigma=0.5", KITCHEN_HEATMAP_RATE),
+        rates=(),
     ),
     # At 112 pixels one of its patches is one visual token. docs/natural-video.md says where its weights are from.
     Row(
@@ -273,8 +274,7 @@ KITCHEN_ROWS = (
         ("gaze", "shuffled", "centre"),
         needs="video_encoders/dinov2_small",
     ),
-    # The heatmap's rate is its best of those above.
-    _trained_with_noise(KITCHEN_HEATMAP, "stage1.learning_rate=0.1"),
+    _trained_with_noise(KITCHEN_HEATMAP, KITCHEN_HEATMAP_RATE),
     _trained_with_noise(OWN_EMBEDDINGS),
     _trained_with_noise(KITCHEN_GAZEQWEN),
 )
