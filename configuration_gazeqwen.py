@@ -66,6 +66,9 @@ class GazeQwenConfig(PreTrainedConfig):
         resampler_features: what the resampler sees of the video: `"video_encoder"`, features of a second network
             (paper), or `"base_model"`, the embeddings that the base model's own vision tower makes of the video. Then
             there is no video encoder to load or to run.
+        normalize_features: whether each token's features are brought to mean 0 and variance 1 before the resampler
+            (LayerNorm without weights), so that their size, which differs a hundredfold between networks, says
+            nothing. The paper does not.
         gaze_encoding: `"foveated"`, position-aware, or `"coord_pe"`, the paper's equation 2, or its Table 2's
             `"heatmap_decay"` and `"heatmap_duration"`. Foveated is the default because equation 2 adds the same
             vector to every visual key, so that gaze cannot favour the tokens near the fixation.
@@ -103,6 +106,7 @@ class GazeQwenConfig(PreTrainedConfig):
     video_encoder_revision: str | None = None
     resampler_type: str = "attention"
     resampler_features: str = "video_encoder"
+    normalize_features: bool = False
     gaze_encoding: str = "foveated"
     fixation_weighting: str | None = None
     gaze_coordinate_scale: float = 1.0
@@ -154,7 +158,7 @@ class GazeQwenConfig(PreTrainedConfig):
             for name in (f"{model}_name_or_path", f"{model}_revision"):
                 value = getattr(self, name)
                 _check(value is None or isinstance(value, (str, PathLike)), name, value, "a text or None")
-        for name in ("share_resampler", "load_in_4bit"):
+        for name in ("normalize_features", "share_resampler", "load_in_4bit"):
             _check(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
         _check(self.has_lora in (None, True, False), "has_lora", self.has_lora, "True, False or None")
 

@@ -357,6 +357,7 @@ class GazeResampler(_Residuals):
         super().__init__()
         self.gaze_encoding = config.gaze_encoding
         self.gaze_coordinate_scale = config.gaze_coordinate_scale
+        self.normalize_features = config.normalize_features
         self.weighting = _fixation_weighting(config)
         self.sigmas = config.foveal_sigmas if self.gaze_encoding == "foveated" else [config.heatmap_sigma]
         self.num_injection_layers = len(config.resolved_injection_layers())
@@ -423,6 +424,8 @@ class GazeResampler(_Residuals):
         with torch.autocast(features.device.type, enabled=False):
             num_videos, steps, tokens, _ = features.shape
             features, scanpaths, step_spans_s = features.float(), scanpaths.float(), step_spans_s.float()
+            if self.normalize_features:
+                features = F.layer_norm(features, features.shape[-1:])
             num_layers, _, dim = self.latents.shape
             # One product for all layers, (V*T*N, L*d): broadcasting over layers would copy the features for each.
             visual = features.flatten(0, 2) @ self.proj_in.weight.flatten(0, 1).mT

@@ -207,6 +207,12 @@ OWN_EMBEDDINGS = Row(
     ("adapter.resampler_features=base_model", "model.video_encoder=''"),
     ("gaze", "shuffled", "centre", "noise5", "noise10"),
 )
+NORMALIZED_EMBEDDINGS = replace(
+    OWN_EMBEDDINGS,
+    name="normalized-embeddings",
+    title=f"{OWN_EMBEDDINGS.title}, normalised",
+    overrides=(*OWN_EMBEDDINGS.overrides, "adapter.normalize_features=true"),
+)
 KITCHEN_HEATMAP = Row(
     "heatmap-vector",
     "Heatmap times one vector per layer",
@@ -244,6 +250,7 @@ KITCHEN_ROWS = (
         adapter_of="gazeqwen",
     ),
     OWN_EMBEDDINGS,
+    NORMALIZED_EMBEDDINGS,
     KITCHEN_HEATMAP,
     Row("lora", "LoRA alone, no gaze", "main", LORA_ALONE),
     Row(
@@ -274,8 +281,21 @@ KITCHEN_ROWS = (
         ("gaze", "shuffled", "centre"),
         needs="video_encoders/dinov2_small",
     ),
+    Row(
+        "dinov2-normalized",
+        "GazeQwen on a pretrained DINOv2-S, normalised",
+        "main",
+        (
+            "model.video_encoder=WORK/video_encoders/dinov2_small",
+            "model.video_encoder_size=112",
+            "adapter.normalize_features=true",
+        ),
+        ("gaze", "shuffled", "centre"),
+        needs="video_encoders/dinov2_small",
+    ),
     _trained_with_noise(KITCHEN_HEATMAP, KITCHEN_HEATMAP_RATE),
     _trained_with_noise(OWN_EMBEDDINGS),
+    _trained_with_noise(NORMALIZED_EMBEDDINGS),
     _trained_with_noise(KITCHEN_GAZEQWEN),
 )
 

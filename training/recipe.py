@@ -56,6 +56,7 @@ class AdapterSettings:
 
     resampler_type: str = GazeQwenConfig.resampler_type
     resampler_features: str = GazeQwenConfig.resampler_features
+    normalize_features: bool = GazeQwenConfig.normalize_features
     gaze_encoding: str = GazeQwenConfig.gaze_encoding
     fixation_weighting: str | None = GazeQwenConfig.fixation_weighting
     gaze_coordinate_scale: float = GazeQwenConfig.gaze_coordinate_scale
