@@ -425,7 +425,7 @@ class GazeResampler(_Residuals):
             num_videos, steps, tokens, _ = features.shape
             features, scanpaths, step_spans_s = features.float(), scanpaths.float(), step_spans_s.float()
             if self.normalize_features:
-                features = F.layer_norm(features, features.shape[-1:])
+                features = F.layer_norm(features, features.shape[-1:], eps=1e-6)
             num_layers, _, dim = self.latents.shape
             # One product for all layers, (V*T*N, L*d): broadcasting over layers would copy the features for each.
             visual = features.flatten(0, 2) @ self.proj_in.weight.flatten(0, 1).mT

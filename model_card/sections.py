@@ -168,7 +168,8 @@ def settings_table(folder: Path, config: GazeQwenConfig) -> Table:
             ["`injection_layers`", "four, evenly spaced from the first on" if layers is None else str(layers)],
         ]
         if config.resampler_type == "attention":
-            rows.append(["`resampler_features`", config.resampler_features])
+            normalized = ", normalised" if config.normalize_features else ""
+            rows.append(["`resampler_features`", config.resampler_features + normalized])
             size = f"{config.num_latents} latents of width {config.latent_dim}, {config.num_blocks} blocks"
             rows.append(
                 ["resampler", size + (", shared by the layers" if config.share_resampler else ", one per layer")]

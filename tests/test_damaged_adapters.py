@@ -68,6 +68,7 @@ CONFIGS = {  # {setting: values}
     "injection_layers": (["a"], "abc", [0.5], 3, [100]),
     "heatmap_sigma": ("x", None),
     "gaze_coordinate_scale": ("x", None),
+    "normalize_features": ("no", None, 3),
     "share_resampler": ("no", None, 3),
     "num_blocks": (True, 10**9, "2"),
     "latent_dim": (10**9, 2.5),

@@ -33,6 +33,7 @@ ENCODINGS = list(GAZE_ENCODINGS)
 def resampler_config(hidden_size=64, feature_dim=48, **kwargs) -> SimpleNamespace:
     settings = {
         "gaze_encoding": "foveated",
+        "normalize_features": False,
         "fixation_weighting": None,
         "gaze_coordinate_scale": 1.0,
         "foveal_sigmas": [0.5, 1.0, 2.0],
@@ -108,6 +109,19 @@ def test_parameter_counts_of_the_reference_configuration():
     with torch.device("meta"):
         resampler = GazeResampler(config)
     assert sum(p.numel() for p in resampler.parameters()) == 10_807_296 + len(LAYERS)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_normalized_features_have_no_size(encoding):
+    plain, normalized = random_resampler(encoding), random_resampler(encoding, normalize_features=True)
+    features = torch.randn(3, 6, 48, generator=torch.Generator().manual_seed(1))
+    clip = torch.tensor([[0.3, 0.6, 0.2, 1.4]]), torch.tensor([[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]]), (2, 3)
+    expected = plain((features - features.mean(-1, keepdim=True)) / features.std(-1, correction=0, keepdim=True), *clip)
+    torch.testing.assert_close(normalized(features, *clip), expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(normalized(50 * features + 3, *clip), expected, atol=1e-3, rtol=0)
+    assert (plain(50 * features + 3, *clip) - expected).abs().max() > 0.1
+    # One that sees nothing, and padding, are finite.
+    assert normalized(torch.zeros_like(features), *clip).isfinite().all()
 
 
 def test_shares_of_steps():
