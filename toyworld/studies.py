@@ -186,6 +186,18 @@ class Study:
         raise ValueError(f"row: got {name!r}, expected one of {[row.name for row in self.rows]}")
 
 
+def _lora_drawn(mark: str, how: str) -> Row:
+    """Return a row of LoRA with gaze given as one mark, at the rate that is the ring's best."""
+    condition = f"{mark}+model"
+    return Row(
+        f"lora-{mark}",
+        f"LoRA, gaze {how}",
+        "main",
+        (*LORA_ALONE, f"data.gaze={condition}", "stage2.lora_learning_rate=0.002"),
+        (condition, f"{condition}+shuffled"),
+    )
+
+
 def _trained_with_noise(row: Row, *overrides: str) -> Row:
     """Return a row that is trained, and chosen on validation, at gaze with noise of 10 % of the frame."""
     return Row(
@@ -262,6 +274,9 @@ KITCHEN_ROWS = (
         rates=(2e-4, 5e-4, 2e-3),
         rate_key="stage2.lora_learning_rate",
     ),
+    _lora_drawn("cross", "drawn as a cross"),
+    _lora_drawn("saliency", "as a heat map"),
+    _lora_drawn("text", "as places in words"),
     Row("shuffled", "GazeQwen trained on shuffled gaze", "main", ("data.gaze=shuffled",), ("gaze", "shuffled")),
     replace(PAPER, conditions=("gaze", "shuffled", "centre")),
     # The resampler has Gaussians of half, one and two tokens, the heatmap one of one.
@@ -269,8 +284,8 @@ KITCHEN_ROWS = (
         KITCHEN_HEATMAP,
         name="heatmap-vector-narrow",
         title="Heatmap half as wide times one vector per layer",
-        overrides=(*KITCHEN_HEATMAP.overrides, "adapter.heatmap_sigma=0.5", KITCHEN_HEATMAP_RATE),
-        rates=(),
+        overrides=(*KITCHEN_HEATMAP.overrides, "adapter.heatmap_sigma=0.5"),
+        rates=(3e-2, 1e-1, 3e-1),
     ),
     # At 112 pixels one of its patches is one visual token. docs/natural-video.md says where its weights are from.
     Row(
