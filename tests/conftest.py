@@ -4,7 +4,13 @@ import os
 import sys
 
 import pytest
-from fork_server import collect_garbage_rarely, draw_no_values_on_meta, leave_in_memory, name_configs_alone
+from fork_server import (
+    collect_garbage_rarely,
+    draw_no_values_on_meta,
+    leave_in_memory,
+    name_configs_alone,
+    read_yaml_in_c,
+)
 from forked import SESSION, WORKER_PYTHON
 
 # Before datasets is imported: what tests load is cached where it goes away.
@@ -27,6 +33,7 @@ def pytest_configure(config):
     config.pluginmanager.import_plugin("shared_fixtures")
     name_configs_alone()
     draw_no_values_on_meta()
+    read_yaml_in_c()
 
 
 @pytest.hookimpl(optionalhook=True)
