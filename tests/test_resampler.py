@@ -116,7 +116,9 @@ def test_normalized_features_have_no_size(encoding):
     plain, normalized = random_resampler(encoding), random_resampler(encoding, normalize_features=True)
     features = torch.randn(3, 6, 48, generator=torch.Generator().manual_seed(1))
     clip = torch.tensor([[0.3, 0.6, 0.2, 1.4]]), torch.tensor([[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]]), (2, 3)
-    expected = plain((features - features.mean(-1, keepdim=True)) / features.std(-1, correction=0, keepdim=True), *clip)
+    expected = plain(
+        (features - features.mean(-1, keepdim=True)) / features.std(-1, correction=0, keepdim=True), *clip
+    )
     torch.testing.assert_close(normalized(features, *clip), expected, atol=1e-3, rtol=0)
     torch.testing.assert_close(normalized(50 * features + 3, *clip), expected, atol=1e-3, rtol=0)
     assert (plain(50 * features + 3, *clip) - expected).abs().max() > 0.1
