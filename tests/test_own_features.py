@@ -124,7 +124,10 @@ def test_settings_that_name_a_video_encoder_are_refused(toy_data, tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [["adapter.resampler_features=base_model", NO_ENCODER], ["adapter.resampler_type=heatmap_vector"]],
+    [
+        ["adapter.resampler_features=base_model", "adapter.normalize_features=true", NO_ENCODER],
+        ["adapter.resampler_type=heatmap_vector"],
+    ],
     ids=["own embeddings", "heatmap"],
 )
 def test_it_is_planned_trained_saved_loaded_and_evaluated(toy_data, tmp_path, changes):
@@ -138,6 +141,7 @@ def test_it_is_planned_trained_saved_loaded_and_evaluated(toy_data, tmp_path, ch
     assert planned.parameters["resampler"] == sum(p.numel() for p in trainer.model.resampler.parameters())
     config = json.loads((trainer.folder / "best" / "config.json").read_text())
     assert config.get("resampler_features", "video_encoder") == recipe.adapter.resampler_features
+    assert config.get("normalize_features", False) == recipe.adapter.normalize_features
     assert bool(config.get("video_encoder_name_or_path")) == bool(recipe.model.video_encoder)
     again = GazeQwenForConditionalGeneration.from_pretrained(trainer.folder / "best")
     assert again.video_encoder is None and again.config.sources().keys() == {"base_model_name_or_path"}
