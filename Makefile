@@ -41,6 +41,8 @@ evidence: install
 kitchen: install
 	$(BIN)/python -m gazeqwen.toyworld.evidence --study kitchen
 	$(BIN)/python -m gazeqwen.toyworld.video_encoder_controls --study kitchen
+	if [ -d runs/kitchen/dinov2-normalized-0 ]; then \
+		$(BIN)/python -m gazeqwen.toyworld.video_encoder_controls --study kitchen --row dinov2-normalized; fi
 	$(BIN)/python -m gazeqwen.toyworld.kitchen.difficulty
 	$(BIN)/python -m gazeqwen.toyworld.evidence_report
 

@@ -251,11 +251,11 @@ VIDEO_ENCODER = {
 }
 
 
-def video_encoder_table(evidence: Evidence) -> Table:
-    """Show GazeQwen with its own gaze, and other features than the video encoder's."""
-    rows, gains = [], evidence.results.get("video-encoder", {}).get("against_own", {})
+def video_encoder_table(evidence: Evidence, result: str = "video-encoder") -> Table:
+    """Show a row with its own gaze, and other features than the video encoder's."""
+    rows, gains = [], evidence.results.get(result, {}).get("against_own", {})
     for name, title in VIDEO_ENCODER.items():
-        score = evidence.score("video-encoder", name)
+        score = evidence.score(result, name)
         if score is None:
             continue
         groups = [percent(score["groups"][group]) for group in ("past", "present", "proactive")]
@@ -563,6 +563,7 @@ def tables(evidence: Evidence, kitchen: Evidence) -> dict[str, Table]:
         "kitchen-rates": rate_table(kitchen, KITCHEN),
         "kitchen-noise": noise_table(kitchen, KITCHEN_NOISE),
         "kitchen-video-encoder": video_encoder_table(kitchen),
+        "kitchen-dinov2": video_encoder_table(kitchen, "video-encoder-dinov2-normalized"),
         "kitchen-difficulty": difficulty_table(kitchen),
         "kitchen-costs": cost_table(json.loads(COSTS.read_text())),
     }

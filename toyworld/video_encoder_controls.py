@@ -1,10 +1,11 @@
 """
 What the video encoder's features contribute to GazeQwen:
-`python -m gazeqwen.toyworld.video_encoder_controls [--study kitchen]`.
+`python -m gazeqwen.toyworld.video_encoder_controls [--study kitchen] [--row dinov2-normalized]`.
 
-The trained adapters of a study (`runs/evidence/gazeqwen-0` and so on, which `make evidence` trains) answer the test
-questions again, each with its own gaze, while the video encoder's features of its clip are replaced: by those of
-another video, by zeros, and by noise. Written to `video-encoder.json` beside the study's results.
+The trained adapters of a study's row (`runs/evidence/gazeqwen-0` and so on, which `make evidence` trains) answer the
+test questions again, each with its own gaze, while the video encoder's features of its clip are replaced: by those of
+another video, by zeros, and by noise. Written to `video-encoder.json` beside the study's results, or of another row
+than its default to `video-encoder-<row>.json`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.question import Question
-from gazeqwen.toyworld.evidence import pooled
+from gazeqwen.toyworld.evidence import best_rate, pooled, run_folder
 from gazeqwen.toyworld.studies import ROOT, STUDIES
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import write_json
@@ -95,26 +96,29 @@ def answer_with_replaced_features(best: Path, data: Path, cache_dir: Path, seed:
     }
 
 
-def result_of(answers: dict[int, dict[str, list[Prediction]]], settings: dict) -> dict:
-    """Return the result of all seeds' predictions, in the other results' form; `against_own`: gains in accuracy."""
-    names = list(next(iter(answers.values())))
-    runs = {name: {seed: by_name[name] for seed, by_name in answers.items()} for name in names}
+def result_of(name: str, title: str, answers: dict[int, dict[str, list[Prediction]]], settings: dict) -> dict:
+    """
+    Return the result, called `name`, of all seeds' predictions, in the other results' form; `title`: of the adapters;
+    `against_own`: gains in accuracy.
+    """
+    shown = list(next(iter(answers.values())))
+    runs = {features: {seed: by_features[features] for seed, by_features in answers.items()} for features in shown}
     scores, against_own = {}, {}
-    for name, by_seed in runs.items():
-        scores[name] = score(pooled(by_seed)) | {"intervals": intervals_over_seeds(list(by_seed.values()))}
-        if name != "own":
+    for features, by_seed in runs.items():
+        scores[features] = score(pooled(by_seed)) | {"intervals": intervals_over_seeds(list(by_seed.values()))}
+        if features != "own":
             gain = paired_difference_over_seeds(list(by_seed.values()), list(runs["own"].values()))
-            against_own[name] = {"macro": gain["macro"], "interval": gain["intervals"]["macro"]}
+            against_own[features] = {"macro": gain["macro"], "interval": gain["intervals"]["macro"]}
     seeds = {
         str(seed): {
-            name: {task: round(values["accuracy"], 4) for task, values in score(predictions)["tasks"].items()}
-            for name, predictions in by_name.items()
+            features: {task: round(values["accuracy"], 4) for task, values in score(predictions)["tasks"].items()}
+            for features, predictions in by_features.items()
         }
-        for seed, by_name in answers.items()
+        for seed, by_features in answers.items()
     }
     return {
-        "name": "GazeQwen, the video encoder's features replaced",
-        "row": "video-encoder",
+        "name": f"{title}, the video encoder's features replaced",
+        "row": name,
         "scorer": "strict",
         "scores": scores,
         "against_own": against_own,
@@ -127,23 +131,27 @@ def result_of(answers: dict[int, dict[str, list[Prediction]]], settings: dict) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", choices=list(STUDIES), default="shapes", help="of which world")
-    parser.add_argument("--seeds", type=int, nargs="+", help="default: all of the study's")
+    parser.add_argument("--row", help="whose adapters (default: the study's default)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: all of the row's")
     parser.add_argument("--work", type=Path, help="where the study's runs are kept (default: the study's)")
-    parser.add_argument("--output", type=Path, help="default: video-encoder.json of the study's results")
+    parser.add_argument("--output", type=Path, help="default: see above")
     args = parser.parse_args()
     study, answers = STUDIES[args.study], {}
-    work, output = args.work or study.work, args.output or study.results / "video-encoder.json"
-    for seed in args.seeds or study.row(study.default).seeds:
-        best = work / f"{study.default}-{seed}" / "best"
+    row, work = study.row(args.row or study.default), args.work or study.work
+    rate = best_rate(row, work)
+    for seed in args.seeds or row.seeds:
+        best = run_folder(row, seed, work, rate) / "best"
         if not best.exists():
             raise FileNotFoundError(
                 f"{best}: not there; train it: python -m gazeqwen.toyworld.evidence --study {args.study} --rows "
-                f"{study.default}"
+                f"{row.name}"
             )
         answers[seed] = answer_with_replaced_features(best, work / "data", work / "cache", seed)
-    own = json.loads((work / f"{study.default}-0" / "results.json").read_text())["settings"]
+    own = json.loads((run_folder(row, next(iter(answers)), work, rate) / "results.json").read_text())["settings"]
     settings = json.loads(json.dumps(own).replace(f"{ROOT}/", ""))
-    write_json(output, result_of(answers, settings | {"world": study.world}))
+    name = "video-encoder" if row.name == study.default else f"video-encoder-{row.name}"
+    output = args.output or study.results / f"{name}.json"
+    write_json(output, result_of(name, row.title, answers, settings | {"world": study.world}))
     print(f"written to {output}")
 
 
