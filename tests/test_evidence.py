@@ -363,6 +363,26 @@ def test_gaze_makes_the_difference_in_the_kitchen():
 def test_features_play_no_part_in_the_kitchen():
     kitchen = Evidence.read(KITCHEN.results)
     assert round(100 * kitchen.results["dinov2"]["against_default"]["macro"]) == -10  # "ten points"
+    normalized = kitchen.results["normalized-embeddings"]
+    assert (
+        f"({_gain(normalized['against_default'])}, three seeds)" in DOCUMENT.read_text()
+        and len(normalized["seeds"]) == 3
+    )
+    for row in ("normalized-embeddings", "dinov2-normalized"):
+        low, high = kitchen.results[row]["against_default"]["interval"]
+        assert low < 0 < high, row
+    trained = {
+        row: f"{row}-trained-with-noise" for row in ("own-embeddings", "normalized-embeddings", "heatmap-vector")
+    }
+    for row, noisy in trained.items():
+        gain = macro(kitchen, noisy, "noise10") - macro(kitchen, row, "noise10")
+        assert (0.01 < gain < 0.015) if row == "heatmap-vector" else (0.03 < gain < 0.04), (
+            row
+        )  # "three to four", "one"
+        assert 0.01 < macro(kitchen, row) - macro(kitchen, noisy) < 0.055, row  # "one to five"
+        if row != "heatmap-vector":
+            same_seed = np.mean(list(kitchen.results[row]["seeds"]["0"]["noise10"].values()))
+            assert abs(macro(kitchen, noisy, "noise10") - same_seed) < 0.005, row
     gains = kitchen.results["video-encoder"]["against_own"]
     for name in ("other_video", "zeros"):
         low, high = gains[name]["interval"]
@@ -421,4 +441,4 @@ def test_a_row_says_what_it_needs_and_does_not_make(tmp_path, monkeypatch):
     monkeypatch.setattr(evidence_module, "run", lambda study, rows, *rest: begun.extend(row.name for row in rows))
     monkeypatch.setattr("sys.argv", ["evidence", "--study", "kitchen", "--work", str(tmp_path)])
     evidence_module.main()
-    assert begun == [row.name for row in KITCHEN.rows if row.name != "dinov2"]
+    assert begun == [row.name for row in KITCHEN.rows if row.needs is None]
