@@ -523,7 +523,9 @@ def _with_controls(title: str, row: str, gaze: str = "") -> tuple:
 
 KITCHEN_SUMMARY = {
     ("gazeqwen", "gaze"): _with_controls("**GazeQwen**", "gazeqwen"),
-    ("own-embeddings", "gaze"): _with_controls("GazeQwen without a video encoder", "own-embeddings"),
+    ("normalized-embeddings", "gaze"): _with_controls(
+        "GazeQwen without a video encoder, as in our recipes", "normalized-embeddings"
+    ),
     ("heatmap-vector", "gaze"): _with_controls("a heatmap times one vector per layer", "heatmap-vector"),
     ("heatmap-vector-narrow", "gaze"): _with_controls("the same, the heatmap half as wide", "heatmap-vector-narrow"),
     ("lora-ring", "ring+model"): _with_controls("a ring, drawn, with LoRA", "lora-ring", "ring+model+"),
