@@ -387,6 +387,11 @@ def test_features_play_no_part_in_the_kitchen():
         low, high = gains[name]["interval"]
         assert low < 0 < high and abs(gains[name]["macro"]) < 0.01, name
     assert -0.025 < gains["noise"]["macro"] < -0.01 and gains["noise"]["interval"][1] < 0  # "some two points"
+    gains = kitchen.results["video-encoder-dinov2-normalized"]["against_own"]
+    assert gains["zeros"]["macro"] < -0.09
+    for name in ("other_video", "noise"):  # "nearly as well"
+        low, high = gains[name]["interval"]
+        assert -0.03 < gains[name]["macro"] < 0 and low < 0 < high, name
 
 
 def test_another_gaze_costs_little_beside_a_drawn_mark():
