@@ -348,6 +348,8 @@ def test_gaze_makes_the_difference_in_the_kitchen():
     for noise in ("noise5", "noise10"):
         assert 0.01 < macro(kitchen, "gazeqwen", noise) - macro(kitchen, "heatmap-vector", noise) < 0.025, noise
     assert kitchen.results["heatmap-vector"]["rate_search"]["validation"]["0.003"] < 0.5
+    best = {kitchen.results[row]["rate_search"]["best"] for row in ("heatmap-vector", "heatmap-vector-narrow")}
+    assert best == {0.1}  # "the same one"
     present = (
         "present_object_attribute_recognition",
         *(f"present_object_identification_{x}" for x in ("easy", "hard")),
