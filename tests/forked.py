@@ -7,14 +7,16 @@ are imported: what sets HF_HOME and the like needs `PYTHON`. They are processes 
 environment, modules and random state, are killed by signals, and what they start by `sys.executable` is forked too.
 
 PYTHON is a small program that sends its command line, folder, environment and open files to the server, which starts
-with the first of them, serves all workers of a test session, and ends with it. It passes signals on; when it is
-killed, so is the process that it stands for. Each server is itself forked from one that has imported less.
+with the first of them, serves all workers of a test session, and ends with it. It passes signals on, and SIGUSR2 as
+SIGKILL; when it is killed itself, so is the process that it stands for, a moment later. Each server is itself forked
+from one that has imported less.
 """
 
 import atexit
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -68,12 +70,22 @@ if connection is None:
                 connection = connect()
 if connection is None:
     sys.exit("the server of forked Pythons did not start: " + open({socket!r} + ".log").read())
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
 limit = resource.getrlimit(resource.RLIMIT_FSIZE)
 request = repr((sys.argv[1:], os.getcwd(), dict(os.environ), limit)).encode()
 socket.send_fds(connection, [len(request).to_bytes(8, "big")], [0, 1, 2])
 connection.sendall(request)
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
     signal.signal(number, lambda number, _: connection.send(bytes([number])))
+
+def kill(*_):
+    try:
+        connection.send(bytes([signal.SIGKILL]))
+    except OSError:  # it has ended
+        pass
+
+signal.signal(signal.SIGUSR2, kill)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
 code = int.from_bytes(connection.recv(8), "big", signed=True)
 if code < 0:
     signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
@@ -151,7 +163,8 @@ class Script:
         return self.process.poll() is None
 
     def kill(self, number: int) -> None:
-        self.process.send_signal(number)
+        """Send a signal; SIGKILL so that what the program stands for has ended, too, when `wait` returns."""
+        self.process.send_signal(signal.SIGUSR2 if number == signal.SIGKILL else number)
 
     def wait(self, timeout: float = 200) -> tuple[str, int]:
         """Return what it printed, on stdout and stderr, and its exit code; -9 if it was killed by signal 9."""
@@ -162,7 +175,8 @@ class Script:
             raise TimeoutError(f"still running after {timeout} s: {Path(self._output).read_text()}") from None
         text = Path(self._output).read_text()
         os.unlink(self._output)
-        return text, self.process.returncode
+        code = self.process.returncode
+        return text, -signal.SIGKILL if code == -signal.SIGUSR2 else code  # killed before it had begun
 
 
 def run(*command, expect: int = 0, **options) -> str:
