@@ -322,6 +322,8 @@ def test_gaze_makes_the_difference_in_the_kitchen():
     assert f"({_gain(with_lora['against_default'])}, three seeds)" in DOCUMENT.read_text()
     assert round(-100 * with_lora["against_default"]["macro"]) == 3 and with_lora["against_default"]["interval"][1] > 0
     assert abs(np.mean(list(with_lora["seeds"]["0"]["ring+model"].values())) - ring) < 0.005
+    assert 0.035 < ring - macro(kitchen, "frozen", "cross") < 0.055  # "four to five"
+    assert 0.035 < macro(kitchen, "lora-ring", "ring+model") - macro(kitchen, "lora-cross", "cross+model") < 0.055
     on_validation = [percent(macro(kitchen, "ring-on-validation", name)) for name in ("ring", "ring+model")]
     assert on_validation == ["72.1", "75.5"]  # the document says so
     own, drawn = (kitchen.score(*cell)["intervals"]["macro"] for cell in (("gazeqwen", "gaze"), ("frozen", "ring")))
