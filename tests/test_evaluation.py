@@ -17,7 +17,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from forked import PACKAGE_PYTHON
+from forked import PACKAGE_PYTHON, Script
 from support import BACKBONE, ROOT, VIDEO_ENCODER, index_frames, perturb, run_here, write_video
 
 from gazeqwen.eval import read_settings
@@ -494,7 +494,7 @@ def test_killed_three_times_or_on_two_processes_the_predictions_are_identical(wh
     assert json.loads((two / "r.json").read_text())["scores"] == scores
 
     killed, rng = folder.parent / "killed", random.Random(0)
-    command = [PACKAGE_PYTHON, *map(str, evaluation(adapter, toy_data, killed, "--permute_options", "2"))]
+    command = evaluation(adapter, toy_data, killed, "--permute_options", "2")
 
     def answered() -> int:
         lines = 0
@@ -505,19 +505,17 @@ def test_killed_three_times_or_on_two_processes_the_predictions_are_identical(wh
 
     kills, seen = 0, [0]
     for _ in range(3):
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        script = Script(*command, OMP_NUM_THREADS="1")
         enough = answered() + rng.randint(1, len(expected) // 8)
-        while process.poll() is None and answered() < enough:
+        while script.is_running() and answered() < enough:
             time.sleep(0.01)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+        if script.is_running():
+            script.kill(signal.SIGKILL)
             kills += 1
-        process.communicate()  # until the process that it stands for has ended, too, and let go of its lock
+        script.wait()
         seen.append(answered())
     assert kills == 3 and seen == sorted(seen) and seen[-1] < len(expected)
-    run(command[1:])
+    run(command)
     assert_same(predictions_of(killed), expected)
     assert json.loads((killed / "r.json").read_text())["scores"] == scores
 
