@@ -42,11 +42,11 @@ def _ablation(name: str, title: str, *overrides: str) -> Row:
     return Row(name, title, "ablations", overrides, ("gaze", "shuffled"))
 
 
-def _long(row: Row) -> Row:
-    """Return a row with ten times the training, for what the recipe's may be too short."""
-    more = ("stage1.epochs=10", "stage2.epochs=10")
-    title, overrides = f"{row.title}, ten times the training", (*row.overrides, *more)
-    return replace(row, name=f"{row.name}-long", title=title, group="long", overrides=overrides, seeds=(0,))
+def _long(row: Row, stage1: int = 10, stage2: int = 10, words: str = "ten times the training", **more) -> Row:
+    """Return a row with more training, for what the recipe's may be too short. `more`: what else differs."""
+    overrides = (*more.pop("overrides", row.overrides), f"stage1.epochs={stage1}", f"stage2.epochs={stage2}")
+    settings = {"title": f"{row.title}, {words}", "overrides": overrides, "group": "long", "seeds": (0,)}
+    return replace(row, name=f"{row.name}-long", **settings | more)
 
 
 def _second_family(
@@ -215,6 +215,12 @@ def _trained_with_noise(row: Row, *overrides: str) -> Row:
     )
 
 
+def _augmented(row: Row) -> Row:
+    """Return a row that is trained at noise of 10 % of the frame that each epoch draws anew, and chosen without."""
+    title, overrides = f"{row.title}, noise drawn anew in each epoch", (*row.overrides, "data.scanpath_noise=0.1")
+    return replace(row, name=f"{row.name}-augmented", title=title, overrides=overrides)
+
+
 KITCHEN_GAZEQWEN = Row(
     "gazeqwen", "GazeQwen", "main", conditions=("gaze", "zero", "shuffled", "centre", "noise5", "noise10")
 )
@@ -244,6 +250,38 @@ KITCHEN_DINOV2 = Row(
     ("gaze", "shuffled", "centre"),
     needs="video_encoders/dinov2_small",
 )
+# The resampler has Gaussians of half, one and two tokens, the first heatmap one of one.
+KITCHEN_NARROW = replace(
+    KITCHEN_HEATMAP,
+    name="heatmap-vector-narrow",
+    title="Heatmap half as wide times one vector per layer",
+    overrides=(*KITCHEN_HEATMAP.overrides, "adapter.heatmap_sigma=0.5"),
+    rates=(3e-2, 1e-1, 3e-1),
+)
+KITCHEN_RING = Row(
+    "lora-ring",
+    "LoRA, gaze drawn as a ring",
+    "main",
+    (*LORA_ALONE, "data.gaze=ring+model"),
+    ("ring+model", "ring+model+shuffled", "ring+model+centre", "ring+model+noise5", "ring+model+noise10"),
+    rates=(2e-4, 5e-4, 2e-3),
+    rate_key="stage2.lora_learning_rate",
+)
+KITCHEN_DINOV2_NORMALIZED = _normalized(KITCHEN_DINOV2, "dinov2-normalized")
+
+
+def _longer(row: Row, *overrides: str) -> Row:
+    """
+    Return a row of which what gives gaze is trained five times as long, asked under noise, too: the resamplers in
+    stage 1, and where gaze is drawn, LoRA. `overrides`: the rate that was found.
+    """
+    gaze, drawn = row.conditions[0], "stage1.epochs=0" in row.overrides
+    others = f"{gaze}+" if drawn else ""
+    conditions = (gaze, *(f"{others}{word}" for word in ("shuffled", "noise5", "noise10")))
+    epochs = (0, 10, "five times as long") if drawn else (5, 1, "stage 1 five times as long")
+    return _long(row, *epochs, overrides=(*row.overrides, *overrides), conditions=conditions, rates=())
+
+
 # The kitchen's rivals are drawn as its backbone was pretrained on: ring, cross, heat map, places in words.
 KITCHEN_ROWS = (
     Row(
@@ -275,34 +313,31 @@ KITCHEN_ROWS = (
     NORMALIZED_EMBEDDINGS,
     KITCHEN_HEATMAP,
     Row("lora", "LoRA alone, no gaze", "main", LORA_ALONE),
-    Row(
-        "lora-ring",
-        "LoRA, gaze drawn as a ring",
-        "main",
-        (*LORA_ALONE, "data.gaze=ring+model"),
-        ("ring+model", "ring+model+shuffled", "ring+model+centre", "ring+model+noise5", "ring+model+noise10"),
-        rates=(2e-4, 5e-4, 2e-3),
-        rate_key="stage2.lora_learning_rate",
-    ),
+    KITCHEN_RING,
     _lora_drawn("cross", "drawn as a cross"),
     _lora_drawn("saliency", "as a heat map"),
     _lora_drawn("text", "as places in words"),
     Row("shuffled", "GazeQwen trained on shuffled gaze", "main", ("data.gaze=shuffled",), ("gaze", "shuffled")),
     replace(PAPER, conditions=("gaze", "shuffled", "centre")),
-    # The resampler has Gaussians of half, one and two tokens, the heatmap one of one.
-    replace(
-        KITCHEN_HEATMAP,
-        name="heatmap-vector-narrow",
-        title="Heatmap half as wide times one vector per layer",
-        overrides=(*KITCHEN_HEATMAP.overrides, "adapter.heatmap_sigma=0.5"),
-        rates=(3e-2, 1e-1, 3e-1),
-    ),
+    KITCHEN_NARROW,
     KITCHEN_DINOV2,
-    _normalized(KITCHEN_DINOV2, "dinov2-normalized"),
+    KITCHEN_DINOV2_NORMALIZED,
     _trained_with_noise(KITCHEN_HEATMAP, KITCHEN_HEATMAP_RATE),
     _trained_with_noise(OWN_EMBEDDINGS),
     _trained_with_noise(NORMALIZED_EMBEDDINGS),
     _trained_with_noise(KITCHEN_GAZEQWEN),
+    *(
+        _longer(row, *overrides)
+        for row, *overrides in (
+            (KITCHEN_DINOV2_NORMALIZED,),
+            (_augmented(KITCHEN_DINOV2_NORMALIZED),),
+            (NORMALIZED_EMBEDDINGS,),
+            (_augmented(NORMALIZED_EMBEDDINGS),),
+            (KITCHEN_NARROW, KITCHEN_HEATMAP_RATE),
+            (_augmented(KITCHEN_NARROW), KITCHEN_HEATMAP_RATE),
+        )
+    ),
+    _longer(KITCHEN_RING, "stage2.lora_learning_rate=0.002"),
 )
 
 SHAPES = Study(
