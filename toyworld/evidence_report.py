@@ -206,15 +206,22 @@ def ablation_table(evidence: Evidence) -> Table:
     )
 
 
-def long_table(evidence: Evidence) -> Table:
-    """Show what ten times the training makes of what the recipe's does not teach: means, and with shuffled gaze."""
-    rows = []
-    for row in (row for row in SHAPES.rows if row.group == "long"):
-        if evidence.score(row.name, "gaze"):
-            scores = [evidence.score(name, "gaze") for name in (row.name.removesuffix("-long"), row.name)]
+# How a condition is called at the head of a column.
+LONG_COLUMNS = {"shuffled": "shuffled gaze", "noise5": "noise of 5 %", "noise10": "of 10 %"}
+
+
+def long_table(evidence: Evidence, study: Study = SHAPES, longer: str = "ten times that") -> Table:
+    """Show what more training makes of what the recipe's may be too short for: means, and under other conditions."""
+    rows, columns = [], []
+    for row in (row for row in study.rows if row.group == "long"):
+        own, *others = row.conditions
+        if evidence.score(row.name, own):
+            columns = [LONG_COLUMNS[condition.split("+")[-1]] for condition in others]
+            shorter = row.name.removesuffix("-long").removesuffix("-augmented")
+            scores = [evidence.score(name, own) for name in (shorter, row.name)]
             means = [percent(score["macro"], score["intervals"]["macro"]) for score in scores]
-            rows.append([row.title, *means, percent(evidence.score(row.name, "shuffled")["macro"])])
-    return Table(["row", "the recipe's training [95 %]", "ten times that [95 %]", "shuffled gaze"], rows)
+            rows.append([row.title, *means, *(percent(evidence.score(row.name, name)["macro"]) for name in others)])
+    return Table(["row", "the recipe's training [95 %]", f"{longer} [95 %]", *columns], rows)
 
 
 def _against_default(evidence: Evidence, row: str) -> str:
@@ -265,29 +272,39 @@ def video_encoder_table(evidence: Evidence, result: str = "video-encoder") -> Ta
 
 
 def _with_noise(
-    row: str, condition: str, noisy_row: str | None = None, levels: tuple[int, ...] = (5, 10)
+    row: str, condition: str, noisy_rows: dict[str | None, tuple[int, ...]] | None = None
 ) -> dict[int, tuple[str, str]]:
-    """Return {noise in percent of the frame: the (row, condition) with it}; noise may stand in a row of its own."""
-    prefix = "" if condition == "gaze" else f"{condition}+"
-    return {0: (row, condition)} | {level: (noisy_row or row, f"{prefix}noise{level}") for level in levels}
+    """
+    Return {noise in percent of the frame: the (row, condition) with it}. `noisy_rows`: the levels by the row that has
+    them, None for `row`; none: 5 and 10 in the row itself.
+    """
+    prefix, cells = "" if condition == "gaze" else f"{condition}+", {0: (row, condition)}
+    for noisy_row, levels in (noisy_rows or {None: (5, 10)}).items():
+        cells |= {level: (noisy_row or row, f"{prefix}noise{level}") for level in levels}
+    return cells
 
 
-NOISY = _with_noise("gazeqwen", "gaze", levels=NOISE)
-NOISY_RING = _with_noise("ring", "ring", "ring-noise")
+def _up_to_20(row: str, condition: str = "gaze") -> dict[int, tuple[str, str]]:
+    """Return the same of a kitchen's row whose adapters are asked under more noise in a row of their own."""
+    return _with_noise(row, condition, {None: (5, 10), f"{row}-more-noise": (15, 20)})
+
+
+NOISY = _with_noise("gazeqwen", "gaze", {None: NOISE})
+NOISY_RING = _with_noise("ring", "ring", {"ring-noise": (5, 10)})
 KITCHEN_NOISE = {
-    "GazeQwen": _with_noise("gazeqwen", "gaze"),
+    "GazeQwen": _up_to_20("gazeqwen"),
     "GazeQwen on own embeddings": _with_noise("own-embeddings", "gaze"),
-    "GazeQwen on own embeddings, normalised": _with_noise("normalized-embeddings", "gaze"),
+    "GazeQwen on own embeddings, normalised": _up_to_20("normalized-embeddings"),
     "heatmap times one vector": _with_noise("heatmap-vector", "gaze"),
-    "heatmap half as wide": _with_noise("heatmap-vector-narrow", "gaze"),
+    "heatmap half as wide": _up_to_20("heatmap-vector-narrow"),
     "GazeQwen, trained with noise": _with_noise("gazeqwen-trained-with-noise", "gaze"),
     "GazeQwen on own embeddings, trained with noise": _with_noise("own-embeddings-trained-with-noise", "gaze"),
     "GazeQwen on own embeddings, normalised, trained with noise": _with_noise(
         "normalized-embeddings-trained-with-noise", "gaze"
     ),
     "heatmap times one vector, trained with noise": _with_noise("heatmap-vector-trained-with-noise", "gaze"),
-    "LoRA, the ring": _with_noise("lora-ring", "ring+model"),
-    "frozen, the ring": _with_noise("frozen", "ring", "frozen-noise"),
+    "LoRA, the ring": _up_to_20("lora-ring", "ring+model"),
+    "frozen, the ring": _with_noise("frozen", "ring", {"frozen-noise": (5, 10), "frozen-more-noise": (15, 20)}),
 }
 
 
@@ -564,6 +581,7 @@ def tables(evidence: Evidence, kitchen: Evidence) -> dict[str, Table]:
         "kitchen": condition_table(kitchen, KITCHEN_MAIN),
         "kitchen-rates": rate_table(kitchen, KITCHEN),
         "kitchen-noise": noise_table(kitchen, KITCHEN_NOISE),
+        "kitchen-long": long_table(kitchen, KITCHEN, "longer"),
         "kitchen-video-encoder": video_encoder_table(kitchen),
         "kitchen-dinov2": video_encoder_table(kitchen, "video-encoder-dinov2-normalized"),
         "kitchen-difficulty": difficulty_table(kitchen),

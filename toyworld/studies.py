@@ -215,6 +215,13 @@ def _trained_with_noise(row: Row, *overrides: str) -> Row:
     )
 
 
+def _more_noise(row: Row) -> Row:
+    """Return the row that asks a row's adapters under more noise."""
+    prefix = "" if row.conditions[0] == "gaze" else f"{row.conditions[0]}+"
+    conditions = tuple(f"{prefix}noise{percent}" for percent in (15, 20))
+    return Row(f"{row.name}-more-noise", f"{row.title}, more noise", "noise", (), conditions, adapter_of=row.name)
+
+
 def _augmented(row: Row) -> Row:
     """Return a row that is trained at noise of 10 % of the frame that each epoch draws anew, and chosen without."""
     title, overrides = f"{row.title}, noise drawn anew in each epoch", (*row.overrides, "data.scanpath_noise=0.1")
@@ -301,6 +308,14 @@ KITCHEN_ROWS = (
         (0,),
     ),
     Row("frozen-noise", "Frozen backbone, ring at noisy gaze", "main", None, ("ring+noise5", "ring+noise10"), (0,)),
+    Row(
+        "frozen-more-noise",
+        "Frozen backbone, ring at noisier gaze",
+        "noise",
+        None,
+        ("ring+noise15", "ring+noise20"),
+        (0,),
+    ),
     KITCHEN_GAZEQWEN,
     Row(
         "gazeqwen-controls",
@@ -322,6 +337,7 @@ KITCHEN_ROWS = (
     KITCHEN_NARROW,
     KITCHEN_DINOV2,
     KITCHEN_DINOV2_NORMALIZED,
+    *(_more_noise(row) for row in (KITCHEN_GAZEQWEN, NORMALIZED_EMBEDDINGS, KITCHEN_NARROW, KITCHEN_RING)),
     _trained_with_noise(KITCHEN_HEATMAP, KITCHEN_HEATMAP_RATE),
     _trained_with_noise(OWN_EMBEDDINGS),
     _trained_with_noise(NORMALIZED_EMBEDDINGS),
