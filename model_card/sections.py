@@ -212,6 +212,8 @@ def training_section(run: Run, on_toy_world: bool) -> dict[str, str]:
         more.append("every task drawn as often as the others")
     if data["scanpath_noise"] or data["fixation_dropout"]:
         more.append(f"noise of {data['scanpath_noise']:g}, {data['fixation_dropout']:g} of the fixations dropped")
+    if start := recipe.get("start_from"):  # of a folder nobody else knows the name
+        more.append("began with a trained adapter" + ("" if Path(start).exists() else f", `{start}`"))
     if recipe["model"]["load_in_4bit"]:
         more.append("base model in 4 bits")
     dataset = f"`{run.dataset if run.dataset_from_hub else Path(run.dataset).name}`"

@@ -23,9 +23,9 @@ from gazeqwen.pipeline.batches import MicroBatchSampler, QuestionDataset
 from gazeqwen.pipeline.clip_cache import ClipCache
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.training.memory import ClipShape, estimate_memory, parameter_counts
-from gazeqwen.training.planning import config_of, model_on_meta, plan
+from gazeqwen.training.planning import model_on_meta, plan
 from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe, StageSettings
-from gazeqwen.training.setup import build_processor, checkpoint_activations
+from gazeqwen.training.setup import build_processor, checkpoint_activations, config_of
 from gazeqwen.utils.settings import read_recipe
 
 RECIPES = sorted(

@@ -23,7 +23,8 @@ from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.streaming.stream import GazeStream
 from gazeqwen.token_selection_gazeqwen import KEEP_RULES, choose_tokens, count_kept, token_changes
 from gazeqwen.training.memory import ClipShape, estimate_memory
-from gazeqwen.training.planning import config_of, model_on_meta
+from gazeqwen.training.planning import model_on_meta
+from gazeqwen.training.setup import config_of
 from gazeqwen.utils.adapters import load_processor
 from gazeqwen.utils.tables import fill
 

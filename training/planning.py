@@ -4,10 +4,7 @@ What a recipe would take, before any weight is loaded: parameters, steps, video 
 Models are built from their configs on the meta device, so only configs, processor and data have to be there.
 """
 
-import dataclasses
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +28,7 @@ from gazeqwen.training.memory import (
     parameter_counts,
 )
 from gazeqwen.training.recipe import Recipe
-from gazeqwen.training.setup import build_processor
+from gazeqwen.training.setup import build_processor, config_of, config_to_start_from, reading
 
 _GB = 1e9
 
@@ -114,8 +111,10 @@ def plan(recipe: Recipe, num_processes: int = 1) -> Plan:
         split: load_questions(data.dataset, split, data.tasks, data.config, data.without_gaze)
         for split in (data.train_split, data.validation_split)
     }
-    with _reading("model.base_model", recipe.model.base_model):
+    with reading("model.base_model", recipe.model.base_model):
         processor = build_processor(recipe.model)
+    if recipe.start_from:
+        config_to_start_from(recipe)
     model = model_on_meta(recipe, config_of(recipe))
     training = splits[data.train_split]
     everything = [question for questions in splits.values() for question in questions]
@@ -174,37 +173,6 @@ def _stage_plans(
 
 
 # ------------------------------------------------------------------ models without weights
-@contextmanager
-def _reading(name: str, value: str) -> Iterator[None]:
-    """Raise the errors of a block that reads a model as ValueError naming the setting `name` and its `value`."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{name}: cannot read {value!r}, expected a folder or an id on the Hub ({first})") from error
-
-
-def config_of(recipe: Recipe) -> GazeQwenConfig:
-    """
-    Return the config of the model that `recipe` trains, with those of base model and video encoder read. Raises
-    ValueError naming the setting that cannot be read.
-    """
-    model = recipe.model
-    config = GazeQwenConfig(
-        base_model_name_or_path=model.base_model,
-        base_model_revision=model.base_model_revision,
-        video_encoder_name_or_path=model.video_encoder or None,
-        video_encoder_revision=model.video_encoder_revision,
-        **dataclasses.asdict(recipe.adapter),
-    )
-    with _reading("model.base_model", model.base_model):
-        config.load_backbone_config()
-    if config.has_video_encoder:
-        with _reading("model.video_encoder", model.video_encoder):
-            config.load_video_encoder_config()
-    return config
-
-
 def model_on_meta(recipe: Recipe, config: GazeQwenConfig) -> GazeQwenForConditionalGeneration:
     """Return the model on the meta device, where parameters have shapes and no memory; with LoRA if stage 2 is run."""
     with torch.device("meta"):
@@ -239,4 +207,4 @@ def _text_tokens(cache: ClipCache, questions: list[Question]) -> int:
     return max(len(ids) - count for ids, count in zip(encoded, steps, strict=True))
 
 
-__all__ = ["Plan", "StagePlan", "config_of", "model_on_meta", "plan"]
+__all__ = ["Plan", "StagePlan", "model_on_meta", "plan"]

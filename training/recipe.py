@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from operator import attrgetter
+from pathlib import Path
 
 from gazeqwen.configuration_gazeqwen import GazeQwenConfig, check_for_hub
 from gazeqwen.pipeline.clip_cache import CACHE_KINDS
@@ -150,12 +151,16 @@ class Recipe:
     Hold all settings of a training run. Defaults are the paper's where it gives them (section 3.1). `checkpoint_every`
     counts optimizer steps; the last `keep_checkpoints` are kept. `compile` names a backend of torch.compile for the
     resampler, such as `inductor`, which needs a C++ compiler; on a CPU it gains nothing
-    (benchmarks/results/resampler_cpu.json). `tracker` names one of Accelerate's; `push_to_hub` a repository for the
+    (benchmarks/results/resampler_cpu.json). `start_from`: a trained adapter, a folder or an id on the Hub (with its
+    revision), which training begins with in place of a new one; its settings, and the models that it was trained on,
+    have to be the recipe's. `tracker` names one of Accelerate's; `push_to_hub` a repository for the
     best adapter. Raises ValueError naming the field, its value and what was expected.
     """
 
     output_dir: str = "runs/gazeqwen"
     seed: int = 0
+    start_from: str | None = None
+    start_from_revision: str | None = None
     model: ModelSettings = field(default_factory=ModelSettings)
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
     data: DataSettings = field(default_factory=DataSettings)
@@ -218,6 +223,8 @@ class Recipe:
             raise ValueError(
                 "model.video_encoder is empty, expected an id or a folder, or adapter.resampler_features 'base_model'"
             )
+        if self.start_from and Path(self.start_from).resolve().is_relative_to(Path(self.output_dir).resolve()):
+            raise ValueError(f"start_from: {self.start_from} is in output_dir, expected another run's adapter")
         if not self.data.dataset:
             raise ValueError("data.dataset is empty, expected an id or a folder")
         if self.push_to_hub:

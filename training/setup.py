@@ -4,17 +4,20 @@ import dataclasses
 import os
 import warnings
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from transformers import PreTrainedModel
 
+from gazeqwen.configuration_gazeqwen import GazeQwenConfig, absolute_if_folder
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.processing_gazeqwen import GazeQwenProcessor
 from gazeqwen.questions.dataset import load_questions
 from gazeqwen.questions.question import Question
-from gazeqwen.training.recipe import DataSettings, ModelSettings, Recipe
+from gazeqwen.training.recipe import AdapterSettings, DataSettings, ModelSettings, Recipe
 from gazeqwen.utils.adapters import four_bit_arguments
 
 
@@ -83,25 +86,116 @@ def build_processor(model: ModelSettings) -> GazeQwenProcessor:
     )
 
 
-def build_model(recipe: Recipe, device: torch.device) -> GazeQwenForConditionalGeneration:
-    """Return a new adapter on the recipe's frozen models, on `device`, set up for training."""
-    settings = recipe.model
-    model = GazeQwenForConditionalGeneration.from_base(
-        settings.base_model,
-        settings.video_encoder,
-        settings.base_model_revision,
-        settings.video_encoder_revision,
-        dtype=settings.dtype,
-        base_kwargs=base_arguments(settings, device),
-        load_in_4bit=settings.load_in_4bit,
+@contextmanager
+def reading(name: str, value: str) -> Iterator[None]:
+    """Raise the errors of a block that reads a model as ValueError naming the setting `name` and its `value`."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{name}: cannot read {value!r}, expected a folder or an id on the Hub ({first})") from error
+
+
+def config_of(recipe: Recipe) -> GazeQwenConfig:
+    """
+    Return the config of the model that `recipe` trains, with those of base model and video encoder read. Raises
+    ValueError naming the setting that cannot be read.
+    """
+    model = recipe.model
+    config = GazeQwenConfig(
+        base_model_name_or_path=model.base_model,
+        base_model_revision=model.base_model_revision,
+        video_encoder_name_or_path=model.video_encoder or None,
+        video_encoder_revision=model.video_encoder_revision,
         **dataclasses.asdict(recipe.adapter),
     )
+    with reading("model.base_model", model.base_model):
+        config.load_backbone_config()
+    if config.has_video_encoder:
+        with reading("model.video_encoder", model.video_encoder):
+            config.load_video_encoder_config()
+    return config
+
+
+def config_to_start_from(recipe: Recipe) -> GazeQwenConfig:
+    """
+    Return the config of the adapter that training begins with, `start_from`. Raises ValueError naming the settings in
+    which it is another adapter than the recipe trains, or stage 1 where the adapter has LoRA, which that leaves alone.
+    """
+    source = recipe.start_from
+    with reading("start_from", source):
+        stored = GazeQwenConfig.from_pretrained(source, revision=recipe.start_from_revision or "main")
+    wanted = config_of(recipe)
+    stored_settings, settings = _trained_as(stored), _trained_as(wanted)
+    differing = [
+        f"{name}: {stored_settings[name]!r} in the adapter, {settings[name]!r} in the recipe"
+        for name in settings
+        if stored_settings[name] != settings[name]
+    ]
+    if differing:
+        lines = "\n  ".join(differing)
+        raise ValueError(f"start_from: {source} is another adapter than the recipe trains:\n  {lines}")
+    if stored.has_lora and recipe.stage1.epochs:
+        raise ValueError(
+            f"stage1.epochs: got {recipe.stage1.epochs}, expected 0: {source} (start_from) has LoRA, so that stage 2 "
+            "goes on with it"
+        )
+    stored.load_in_4bit = wanted.load_in_4bit
+    return stored
+
+
+def _trained_as(config: GazeQwenConfig) -> dict:
+    """Return what an adapter is made of and was trained on; of another one, weights mean something else."""
+    settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(AdapterSettings)}
+    settings["injection_layers"] = config.resolved_injection_layers()
+    for name, source in config.sources().items():
+        revision = getattr(config, name.replace("name_or_path", "revision"))
+        settings[name] = (absolute_if_folder(source), revision or "main")
+    return settings
+
+
+def build_model(recipe: Recipe, device: torch.device) -> GazeQwenForConditionalGeneration:
+    """
+    Return an adapter on the recipe's frozen models, on `device`, set up for training: a new one, or as it is in
+    `start_from`. Raises ValueError as `config_to_start_from` does, and for a LoRA there that is not the recipe's.
+    """
+    settings = recipe.model
+    base_kwargs = base_arguments(settings, device)
+    if recipe.start_from:
+        model = GazeQwenForConditionalGeneration.from_pretrained(
+            recipe.start_from,
+            config=config_to_start_from(recipe),
+            revision=recipe.start_from_revision or "main",
+            dtype=settings.dtype,
+            **base_kwargs,
+        )
+        if model.has_lora:
+            _check_lora(recipe, model)
+    else:
+        model = GazeQwenForConditionalGeneration.from_base(
+            settings.base_model,
+            settings.video_encoder,
+            settings.base_model_revision,
+            settings.video_encoder_revision,
+            dtype=settings.dtype,
+            base_kwargs=base_kwargs,
+            load_in_4bit=settings.load_in_4bit,
+            **dataclasses.asdict(recipe.adapter),
+        )
     place(model, recipe, device)
     if recipe.gradient_checkpointing:
         checkpoint_activations(model.backbone)
     if recipe.compile:
         model.resampler.factors = torch.compile(model.resampler.factors, backend=recipe.compile)
     return model
+
+
+def _check_lora(recipe: Recipe, model: GazeQwenForConditionalGeneration) -> None:
+    """Raise ValueError where the LoRA that training begins with has another rank or strength than the recipe's."""
+    (lora,) = model.backbone.peft_config.values()
+    for name, value in (("lora_rank", lora.r), ("lora_alpha", lora.lora_alpha)):
+        if getattr(recipe, name) != value:
+            raise ValueError(f"{name}: got {getattr(recipe, name)}, expected {value} as in {recipe.start_from}")
 
 
 def checkpoint_activations(backbone: PreTrainedModel) -> None:

@@ -239,7 +239,7 @@ class Trainer:
         """Return what a stage trains with, in the state of the checkpoint if the run goes on from one."""
         recipe, accelerator = self.recipe, self.accelerator
         self.steps_before = sum("loss" in line for line in self.log if line["stage"] < number)
-        if number == 2:
+        if number == 2 and not self.model.has_lora:  # else training began with an adapter that has it
             self.model.add_lora(recipe.lora_rank, recipe.lora_alpha)
             place(self.model, recipe, accelerator.device)
         noise = Augmentation(
