@@ -147,6 +147,13 @@ def test_a_failing_run_says_what_failed(work):
         run(TINY, [broken], work, work / "results", [])
 
 
+@pytest.mark.parametrize("how", ["adapter_of", "start_from"])
+def test_a_row_that_uses_anothers_adapter_waits_for_it_to_be_trained(work, how):
+    row = replace(SHAPES.row("gazeqwen"), name="alone", **{how: "shuffled"})
+    with pytest.raises(FileNotFoundError, match=r"shuffled-0/best: .* run shuffled first"):
+        run(TINY, [row], work, work / "results", [])
+
+
 # ------------------------------------------------------------------ the document
 def test_the_document_holds_the_committed_results(evidence):
     kitchen = Evidence.read(KITCHEN.results)

@@ -122,10 +122,21 @@ def train(
         return
     folder.mkdir(parents=True, exist_ok=True)
     settings = [f"output_dir={folder}", f"seed={seed}", *_settings(row, work, overrides)]
+    if row.start_from is not None:
+        settings.append(f"start_from={_trained_adapter(study, row.start_from, seed, work)}")
     if rate is not None:
         settings.append(f"{row.rate_key}={rate}")
     _run(["train.py", str(study.recipe), *settings], folder / "log.txt", threads)
     (folder / "trained").touch()
+
+
+def _trained_adapter(study: Study, name: str, seed: int, work: Path) -> Path:
+    """Return where the adapter of a row is. Raises FileNotFoundError where it has not been trained."""
+    row = study.row(name)
+    adapter = run_folder(row, seed, work, best_rate(row, work)) / "best"
+    if not adapter.exists():
+        raise FileNotFoundError(f"{adapter}: not there, so that no other row can use it: run {name} first")
+    return adapter
 
 
 def run_seed(study: Study, row: Row, seed: int, work: Path, overrides: list[str], threads: int) -> None:
@@ -141,12 +152,7 @@ def run_seed(study: Study, row: Row, seed: int, work: Path, overrides: list[str]
     settings = read_recipe(Recipe, study.recipe, _settings(row, work, overrides))
     model = settings.model.base_model
     if row.adapter_of is not None:
-        other = study.row(row.adapter_of)
-        model = run_folder(other, seed, work, best_rate(other, work)) / "best"
-        if not model.exists():
-            raise FileNotFoundError(
-                f"{model}: not there, so that row {row.name} has no adapter: run {other.name} first"
-            )
+        model = _trained_adapter(study, row.adapter_of, seed, work)
     elif row.overrides is not None:
         train(study, row, seed, work, overrides, threads, rate)
         model = folder / "best"
@@ -286,7 +292,8 @@ def run(
     prepare(work, study.world, any(row.ringed for row in rows))
     runs = [(row, seed) for row in rows for seed in row.seeds]
     # The rows with several rates take longest, and may wait for these.
-    runs.sort(key=lambda run: (run[0].adapter_of is not None, run[0].group != "main", not run[0].rates, run[1]))
+    uses = {row.name: row.adapter_of or row.start_from for row in rows}
+    runs.sort(key=lambda run: (uses[run[0].name] is not None, run[0].group != "main", not run[0].rates, run[1]))
     searches = [(row, rate) for row in rows for rate in row.rates]
     if workers > 1:
         fill_cache(study, rows, work, overrides, min(workers, os.cpu_count() or 1))
@@ -310,8 +317,8 @@ def run(
         finished: dict[tuple[str | None, int], Future] = {}
         for row, seed in runs:
             before = [tried[row.name, rate] for rate in row.rates]
-            if (row.adapter_of, seed) in finished:
-                before.append(finished[row.adapter_of, seed])
+            if (uses[row.name], seed) in finished:
+                before.append(finished[uses[row.name], seed])
             finished[row.name, seed] = executor.submit(finish_seed, row, seed, before)
         done, pending = wait([*tried.values(), *finished.values()], return_when=FIRST_EXCEPTION)
         for future in pending:

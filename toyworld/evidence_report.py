@@ -303,6 +303,11 @@ KITCHEN_NOISE = {
         "normalized-embeddings-trained-with-noise", "gaze"
     ),
     "heatmap times one vector, trained with noise": _with_noise("heatmap-vector-trained-with-noise", "gaze"),
+    "GazeQwen on a DINOv2-S, normalised, then trained with noise": _with_noise("dinov2-normalized-then-noise", "gaze"),
+    "GazeQwen on own embeddings, normalised, then trained with noise": _with_noise(
+        "normalized-embeddings-then-noise", "gaze"
+    ),
+    "heatmap half as wide, then trained with noise": _with_noise("heatmap-vector-narrow-then-noise", "gaze"),
     "LoRA, the ring": _up_to_20("lora-ring", "ring+model"),
     "frozen, the ring": _with_noise("frozen", "ring", {"frozen-noise": (5, 10), "frozen-more-noise": (15, 20)}),
 }

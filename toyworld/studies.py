@@ -21,7 +21,8 @@ class Row:
     `ringed`: its test videos show a ring around what is fixated. `base_model`: another backbone than the recipe's.
     `rates`: learning rates to choose from by accuracy on the validation split with the first seed, values of the
     recipe's key `rate_key`; none: the recipe's own. `adapter_of`: nothing is trained, the adapters of that row answer.
-    `needs`: what has to be in the folder of all runs before, and is not made by the study.
+    `start_from`: training begins with the adapters of that row. `needs`: what has to be in the folder of all runs
+    before, and is not made by the study.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Row:
     rates: tuple[float, ...] = ()
     rate_key: str = "stage1.learning_rate"
     adapter_of: str | None = None
+    start_from: str | None = None
     needs: str | None = None
 
 
@@ -222,6 +224,21 @@ def _more_noise(row: Row) -> Row:
     return Row(f"{row.name}-more-noise", f"{row.title}, more noise", "noise", (), conditions, adapter_of=row.name)
 
 
+def _then_noise(row: Row) -> Row:
+    """Return a row that goes on with a row's adapters in stage 2, at noise of 10 % of the frame, new in each epoch."""
+    return replace(
+        row,
+        name=f"{row.name}-then-noise",
+        title=f"{row.title}, then trained with noise",
+        group="noise",
+        overrides=(*row.overrides, "stage1.epochs=0", "stage2.epochs=5", "data.scanpath_noise=0.1"),
+        conditions=("gaze", "noise5", "noise10", "noise10+shuffled"),
+        seeds=(0,),
+        rates=(),
+        start_from=row.name,
+    )
+
+
 def _augmented(row: Row) -> Row:
     """Return a row that is trained at noise of 10 % of the frame that each epoch draws anew, and chosen without."""
     title, overrides = f"{row.title}, noise drawn anew in each epoch", (*row.overrides, "data.scanpath_noise=0.1")
@@ -342,6 +359,7 @@ KITCHEN_ROWS = (
     _trained_with_noise(OWN_EMBEDDINGS),
     _trained_with_noise(NORMALIZED_EMBEDDINGS),
     _trained_with_noise(KITCHEN_GAZEQWEN),
+    *(_then_noise(row) for row in (KITCHEN_DINOV2_NORMALIZED, NORMALIZED_EMBEDDINGS, KITCHEN_NARROW)),
     *(
         _longer(row, *overrides)
         for row, *overrides in (
