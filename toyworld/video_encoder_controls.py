@@ -1,11 +1,11 @@
 """
 What the video encoder's features contribute to GazeQwen:
-`python -m gazeqwen.toyworld.video_encoder_controls [--study kitchen] [--row dinov2-normalized]`.
+`python -m gazeqwen.toyworld.video_encoder_controls [--study kitchen] [--row dinov2-normalized] [--gaze noise10]`.
 
 The trained adapters of a study's row (`runs/evidence/gazeqwen-0` and so on, which `make evidence` trains) answer the
 test questions again, each with its own gaze, while the video encoder's features of its clip are replaced: by those of
 another video, by zeros, and by noise. Written to `video-encoder.json` beside the study's results, or of another row
-than its default to `video-encoder-<row>.json`.
+than its default to `video-encoder-<row>.json`, under another condition than the own gaze `...-<condition>.json`.
 """
 
 from __future__ import annotations
@@ -83,15 +83,17 @@ def replacements(cache: ClipCache, questions: list[Question], seed: int) -> dict
     }
 
 
-def answer_with_replaced_features(best: Path, data: Path, cache_dir: Path, seed: int) -> dict[str, list[Prediction]]:
-    """Return the adapter's predictions on the test split by replacement."""
+def answer_with_replaced_features(
+    best: Path, data: Path, cache_dir: Path, seed: int, gaze: str = "gaze"
+) -> dict[str, list[Prediction]]:
+    """Return the adapter's predictions on the test split, under the condition `gaze`, by replacement."""
     model = GazeQwenForConditionalGeneration.from_pretrained(best).eval()
     processor = GazeQwenProcessor.from_pretrained(best)
     accelerator, questions = Accelerator(), load_questions(data, "test")
     cache = ClipCache.from_model(model, processor, "embeddings", cache_dir)
     cache.fill(accelerator, model, questions, 64)
     return {
-        name: predict(accelerator, model, ReplacedFeatures(cache, replacement), questions, "gaze", 64, seed)
+        name: predict(accelerator, model, ReplacedFeatures(cache, replacement), questions, gaze, 64, seed)
         for name, replacement in replacements(cache, questions, seed).items()
     }
 
@@ -132,6 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", choices=list(STUDIES), default="shapes", help="of which world")
     parser.add_argument("--row", help="whose adapters (default: the study's default)")
+    parser.add_argument("--gaze", default="gaze", help="the condition that is asked under (default: gaze)")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: all of the row's")
     parser.add_argument("--work", type=Path, help="where the study's runs are kept (default: the study's)")
     parser.add_argument("--output", type=Path, help="default: see above")
@@ -146,12 +149,13 @@ def main() -> None:
                 f"{best}: not there; train it: python -m gazeqwen.toyworld.evidence --study {args.study} --rows "
                 f"{row.name}"
             )
-        answers[seed] = answer_with_replaced_features(best, work / "data", work / "cache", seed)
+        answers[seed] = answer_with_replaced_features(best, work / "data", work / "cache", seed, args.gaze)
     own = json.loads((run_folder(row, next(iter(answers)), work, rate) / "results.json").read_text())["settings"]
     settings = json.loads(json.dumps(own).replace(f"{ROOT}/", ""))
     name = "video-encoder" if row.name == study.default else f"video-encoder-{row.name}"
+    name += "" if args.gaze == "gaze" else f"-{args.gaze}"
     output = args.output or study.results / f"{name}.json"
-    write_json(output, result_of(name, row.title, answers, settings | {"world": study.world}))
+    write_json(output, result_of(name, row.title, answers, settings | {"world": study.world, "gaze": args.gaze}))
     print(f"written to {output}")
 
 
