@@ -308,6 +308,7 @@ KITCHEN_NOISE = {
         "normalized-embeddings-then-noise", "gaze"
     ),
     "heatmap half as wide, then trained with noise": _with_noise("heatmap-vector-narrow-then-noise", "gaze"),
+    "LoRA, the ring, then trained with noise": _with_noise("lora-ring-then-noise", "ring+model"),
     "LoRA, the ring": _up_to_20("lora-ring", "ring+model"),
     "frozen, the ring": _with_noise("frozen", "ring", {"frozen-noise": (5, 10), "frozen-more-noise": (15, 20)}),
 }

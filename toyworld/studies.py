@@ -224,15 +224,22 @@ def _more_noise(row: Row) -> Row:
     return Row(f"{row.name}-more-noise", f"{row.title}, more noise", "noise", (), conditions, adapter_of=row.name)
 
 
-def _then_noise(row: Row) -> Row:
-    """Return a row that goes on with a row's adapters in stage 2, at noise of 10 % of the frame, new in each epoch."""
+def _then_noise(row: Row, *overrides: str) -> Row:
+    """
+    Return a row that goes on with a row's adapters in stage 2, at noise of 10 % of the frame: new in each epoch, or
+    where gaze is drawn, which is done once, the same in all. `overrides`: the rate that was found.
+    """
+    gaze = row.conditions[0]
+    noise, drawn = "data.scanpath_noise=0.1", ""
+    if gaze != "gaze":
+        noise, drawn = f"data.gaze={gaze}+noise10", f"{gaze}+"
     return replace(
         row,
         name=f"{row.name}-then-noise",
         title=f"{row.title}, then trained with noise",
         group="noise",
-        overrides=(*row.overrides, "stage1.epochs=0", "stage2.epochs=5", "data.scanpath_noise=0.1"),
-        conditions=("gaze", "noise5", "noise10", "noise10+shuffled"),
+        overrides=(*row.overrides, *overrides, "stage1.epochs=0", "stage2.epochs=5", noise),
+        conditions=(gaze, *(f"{drawn}{word}" for word in ("noise5", "noise10", "noise10+shuffled"))),
         seeds=(0,),
         rates=(),
         start_from=row.name,
@@ -291,6 +298,7 @@ KITCHEN_RING = Row(
     rates=(2e-4, 5e-4, 2e-3),
     rate_key="stage2.lora_learning_rate",
 )
+KITCHEN_RING_RATE = "stage2.lora_learning_rate=0.002"  # the best of these
 KITCHEN_DINOV2_NORMALIZED = _normalized(KITCHEN_DINOV2, "dinov2-normalized")
 
 
@@ -359,7 +367,9 @@ KITCHEN_ROWS = (
     _trained_with_noise(OWN_EMBEDDINGS),
     _trained_with_noise(NORMALIZED_EMBEDDINGS),
     _trained_with_noise(KITCHEN_GAZEQWEN),
-    *(_then_noise(row) for row in (KITCHEN_DINOV2_NORMALIZED, NORMALIZED_EMBEDDINGS, KITCHEN_NARROW)),
+    *(_then_noise(row) for row in (KITCHEN_DINOV2_NORMALIZED, NORMALIZED_EMBEDDINGS)),
+    _then_noise(KITCHEN_NARROW, "stage2.learning_rate=0.03"),
+    _then_noise(KITCHEN_RING, KITCHEN_RING_RATE),
     *(
         _longer(row, *overrides)
         for row, *overrides in (
@@ -371,7 +381,7 @@ KITCHEN_ROWS = (
             (_augmented(KITCHEN_NARROW), KITCHEN_HEATMAP_RATE),
         )
     ),
-    _longer(KITCHEN_RING, "stage2.lora_learning_rate=0.002"),
+    _longer(KITCHEN_RING, KITCHEN_RING_RATE),
 )
 
 SHAPES = Study(
