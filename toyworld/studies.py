@@ -240,7 +240,6 @@ def _then_noise(row: Row, *overrides: str) -> Row:
         group="noise",
         overrides=(*row.overrides, *overrides, "stage1.epochs=0", "stage2.epochs=5", noise),
         conditions=(gaze, *(f"{drawn}{word}" for word in ("noise5", "noise10", "noise10+shuffled"))),
-        seeds=(0,),
         rates=(),
         start_from=row.name,
     )
