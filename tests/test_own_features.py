@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -15,6 +16,7 @@ from gazeqwen.inference.answering import ask
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.pipeline.answers import build_prompt
 from gazeqwen.scanpath_gazeqwen import Scanpath
+from gazeqwen.toyworld.video_encoder_controls import ReplacedFeatures, replacements
 from gazeqwen.training.planning import plan
 from gazeqwen.training.recipe import Recipe
 from gazeqwen.training.trainer import Trainer
@@ -145,11 +147,17 @@ def test_it_is_planned_trained_saved_loaded_and_evaluated(toy_data, tmp_path, ch
     assert bool(config.get("video_encoder_name_or_path")) == bool(recipe.model.video_encoder)
     again = GazeQwenForConditionalGeneration.from_pretrained(trainer.folder / "best")
     assert again.video_encoder is None and again.config.sources().keys() == {"base_model_name_or_path"}
-    answers = {
-        name: [p.logits for p in predict(Accelerator(), again, trainer.cache, trainer.validation, name)]
-        for name in ("gaze", "zero")
-    }
+
+    def logits(cache, condition: str) -> list:
+        return [p.logits for p in predict(Accelerator(), again, cache, trainer.validation, condition)]
+
+    answers = {name: logits(trainer.cache, name) for name in ("gaze", "zero")}
     saved = [json.loads(line) for line in (trainer.folder / "validation_predictions.jsonl").read_text().splitlines()]
     assert [row["logits"] for row in saved] == [pytest.approx(logits, abs=1e-4) for logits in answers["gaze"]]
     assert answers["gaze"] != answers["zero"]
     assert not any("video_encoder_features" in trainer.cache.read(question) for question in trainer.questions[:2])
+    by_name = replacements(trainer.cache, [*trainer.questions, *trainer.validation], seed=0)
+    replaced = {name: logits(ReplacedFeatures(trainer.cache, by_name[name]), "gaze") for name in ("own", "zeros")}
+    assert replaced["own"] == [pytest.approx(each, abs=1e-5) for each in answers["gaze"]]
+    changed = max(abs(np.subtract(*pair)).max() for pair in zip(replaced["zeros"], answers["gaze"], strict=True))
+    assert (changed > 1e-4) == (recipe.adapter.resampler_type == "attention")  # a heatmap sees none

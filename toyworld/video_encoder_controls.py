@@ -1,11 +1,12 @@
 """
-What the video encoder's features contribute to GazeQwen:
+What the features that the resampler sees contribute to GazeQwen:
 `python -m gazeqwen.toyworld.video_encoder_controls [--study kitchen] [--row dinov2-normalized] [--gaze noise10]`.
 
 The trained adapters of a study's row (`runs/evidence/gazeqwen-0` and so on, which `make evidence` trains) answer the
-test questions again, each with its own gaze, while the video encoder's features of its clip are replaced: by those of
-another video, by zeros, and by noise. Written to `video-encoder.json` beside the study's results, or of another row
-than its default to `video-encoder-<row>.json`, under another condition than the own gaze `...-<condition>.json`.
+test questions again, each with its own gaze, while the features of its clip are replaced: by those of another video,
+by zeros, and by noise. They are the video encoder's, or where there is none the base model's own embeddings of the
+video. The decoder sees the video as it is. Written to `video-encoder.json` beside the study's results, or of another
+row than its default to `video-encoder-<row>.json`, under another condition than the own gaze `...-<condition>.json`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ Replacement = Callable[[Question, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class ReplacedFeatures:
-    """A clip cache whose clips hold other features of the video encoder than their own."""
+    """A clip cache whose clips hold other features for the resampler than their own."""
 
     cache: ClipCache
     replacement: Replacement
@@ -53,13 +54,21 @@ class ReplacedFeatures:
     def read(self, question: Question, drawing=None) -> dict[str, torch.Tensor]:
         """Return the question's clip with its features replaced."""
         clip = self.cache.read(question, drawing)
-        features = self.replacement(question, clip["video_encoder_features"])
-        if features.shape != clip["video_encoder_features"].shape:
+        own = features_of(clip)
+        features = self.replacement(question, own)
+        if features.shape != own.shape:
             raise ValueError(
-                f"{question.video_name}: features {tuple(clip['video_encoder_features'].shape)} cannot be replaced by "
-                f"{tuple(features.shape)}, expected the same shape"
+                f"{question.video_name}: features {tuple(own.shape)} cannot be replaced by {tuple(features.shape)}, "
+                "expected the same shape"
             )
         return clip | {"video_encoder_features": features}
+
+
+def features_of(clip: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return what the resampler sees of a cached clip, (T, N, D): the video encoder's features, or its embeddings."""
+    if "video_encoder_features" in clip:
+        return clip["video_encoder_features"]
+    return clip["video_embeds"].unflatten(0, (len(clip["step_spans_s"]), -1))
 
 
 def replacements(cache: ClipCache, questions: list[Question], seed: int) -> dict[str, Replacement]:
@@ -72,12 +81,12 @@ def replacements(cache: ClipCache, questions: list[Question], seed: int) -> dict
         question.key: draw.choice([donor for donor in questions if donor.video_name != question.video_name])
         for question in questions
     }
-    features = torch.cat([cache.read(question)["video_encoder_features"].flatten(0, 1) for question in questions])
+    features = torch.cat([features_of(cache.read(question)).flatten(0, 1) for question in questions])
     mean, deviation = features.mean(0), features.std(0)
     generator = torch.Generator().manual_seed(seed)
     return {
         "own": lambda question, own: own,
-        "other_video": lambda question, own: cache.read(donors[question.key])["video_encoder_features"],
+        "other_video": lambda question, own: features_of(cache.read(donors[question.key])),
         "zeros": lambda question, own: torch.zeros_like(own),
         "noise": lambda question, own: mean + deviation * torch.randn(own.shape, generator=generator),
     }
@@ -119,7 +128,7 @@ def result_of(name: str, title: str, answers: dict[int, dict[str, list[Predictio
         for seed, by_features in answers.items()
     }
     return {
-        "name": f"{title}, the video encoder's features replaced",
+        "name": f"{title}, its features replaced",
         "row": name,
         "scorer": "strict",
         "scores": scores,
