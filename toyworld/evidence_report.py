@@ -271,6 +271,30 @@ def video_encoder_table(evidence: Evidence, result: str = "video-encoder") -> Ta
     return Table(["video encoder's features", "past", "present", "proactive", "mean [95 %]", "against its own"], rows)
 
 
+# Of the kitchen, asked at noise of 10 % of the frame: how an adapter is called, and its result.
+FEATURES_UNDER_NOISE = {
+    "DINOv2-S, normalised": "video-encoder-dinov2-normalized-noise10",
+    "DINOv2-S, normalised, stage 1 five times as long": "video-encoder-dinov2-normalized-long-noise10",
+    "DINOv2-S, normalised, then trained with noise": "video-encoder-dinov2-normalized-then-noise-noise10",
+    "own embeddings, normalised": "video-encoder-normalized-embeddings-noise10",
+    "own embeddings, normalised, then trained with noise": "video-encoder-normalized-embeddings-then-noise-noise10",
+}
+
+
+def features_table(evidence: Evidence, results: dict[str, str]) -> Table:
+    """Show what other features than their own cost several rows: the mean with their own, and gains over it."""
+    rows = []
+    for title, result in results.items():
+        own = evidence.score(result, "own")
+        if own is not None:
+            gains = evidence.results[result]["against_own"]
+            seeds = len(evidence.results[result]["seeds"])
+            mean = percent(own["macro"], own["intervals"]["macro"])
+            rows.append([title, str(seeds), mean, *(_gain(gains[name]) for name in VIDEO_ENCODER if name != "own")])
+    others = [name for name in VIDEO_ENCODER.values() if name != "its own"]
+    return Table(["GazeQwen on", "seeds", "its own features [95 %]", *others], rows)
+
+
 def _with_noise(
     row: str, condition: str, noisy_rows: dict[str | None, tuple[int, ...]] | None = None
 ) -> dict[int, tuple[str, str]]:
@@ -590,6 +614,7 @@ def tables(evidence: Evidence, kitchen: Evidence) -> dict[str, Table]:
         "kitchen-long": long_table(kitchen, KITCHEN, "longer"),
         "kitchen-video-encoder": video_encoder_table(kitchen),
         "kitchen-dinov2": video_encoder_table(kitchen, "video-encoder-dinov2-normalized"),
+        "kitchen-features-noise": features_table(kitchen, FEATURES_UNDER_NOISE),
         "kitchen-difficulty": difficulty_table(kitchen),
         "kitchen-costs": cost_table(json.loads(COSTS.read_text())),
     }

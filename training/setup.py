@@ -134,7 +134,10 @@ def config_to_start_from(recipe: Recipe) -> GazeQwenConfig:
     ]
     if differing:
         lines = "\n  ".join(differing)
-        raise ValueError(f"start_from: {source} is another adapter than the recipe trains:\n  {lines}")
+        raise ValueError(
+            f"start_from: {source} is another adapter than the recipe trains; change the recipe, or where the same "
+            f"models have another name, write it into the adapter's config.json:\n  {lines}"
+        )
     if stored.has_lora and recipe.stage1.epochs:
         raise ValueError(
             f"stage1.epochs: got {recipe.stage1.epochs}, expected 0: {source} (start_from) has LoRA, so that stage 2 "
