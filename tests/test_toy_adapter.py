@@ -17,6 +17,7 @@ from gazeqwen.questions.release import build
 from gazeqwen.questions.tasks import TASKS
 from gazeqwen.toyworld.generate import generate
 from gazeqwen.toyworld.questions import SCENE_TASKS
+from gazeqwen.toyworld.residual_places import Step, distinct_clips, measured, steps_of
 from gazeqwen.toyworld.trained import ADAPTER_DIR
 from gazeqwen.toyworld.video_encoder_controls import ReplacedFeatures, replacements
 from gazeqwen.utils.adapters import load_model, load_processor
@@ -97,3 +98,28 @@ def test_the_video_encoders_features_are_replaced_as_the_evidence_says(shipped, 
     zeros = shipped.answers(cache=ReplacedFeatures(cache, by_name["zeros"]))
     difference = [abs(np.subtract(a.logits, b.logits)).max() for a, b in zip(zeros, answers["gaze"], strict=True)]
     assert max(difference) > 1e-3 and accuracy(zeros) >= 0.85
+
+
+def test_where_residuals_are_is_measured_from_what_is_added(shipped):
+    """A step for each fixation that explains one; this adapter adds most where it is told, beside where it was."""
+    steps = list(steps_of(shipped.model, shipped.cache, distinct_clips(shipped.questions)))
+    assert len(steps) > 20 and all(step.added.shape == (4, 4) for step in steps)
+    far = [step for step in steps if np.linalg.norm(step.told - step.looked) > 1]
+    nearer = [np.linalg.norm(step.found - step.told) < np.linalg.norm(step.found - step.looked) for step in far]
+    assert far and np.mean(nearer) > 0.8
+
+
+def test_a_residual_nearer_to_where_was_looked_is_a_gain(shipped):
+    """Half a token nearer in each step of two videos; then none."""
+    questions = distinct_clips(shipped.questions)
+    first, second = questions[0], next(q for q in questions if q.video_name != questions[0].video_name)
+    added = np.zeros((3, 4))
+    added[1, 2] = 1.0
+    assert Step(first, np.zeros(2), np.zeros(2), 0.0, added).found.tolist() == [2.5, 1.5]
+    for told, gain in ((1.5, 0.5), (1.0, 0.0)):
+        looked = np.array([2.5, 2.5])  # one token below where most is added
+        steps = [Step(question, looked, np.add(looked, (0, told)), 1.0, added) for question in (first, first, second)]
+        result = measured(steps)
+        assert (result["steps"], result["videos"], result["nearer"]) == (3, 2, float(gain > 0))
+        assert result["gain"] == pytest.approx(gain) and result["interval"] == [gain, gain]
+        assert (result["told"], result["found"]) == (told, 1.0)
