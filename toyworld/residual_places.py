@@ -44,8 +44,8 @@ NOISE = "noise10"
 SHOWN = {
     "a heatmap": ("heatmap-vector-narrow-then-noise", "own"),
     "GazeQwen": ("dinov2-normalized-then-noise", "own"),
-    "GazeQwen, another video's features": ("dinov2-normalized-then-noise", "other_video"),
-    "GazeQwen, zeros as features": ("dinov2-normalized-then-noise", "zeros"),
+    "other features (another video's)": ("dinov2-normalized-then-noise", "other_video"),
+    "no features (zeros)": ("dinov2-normalized-then-noise", "zeros"),
 }
 PICTURE = ROOT / "docs" / "images" / "residual_places.png"
 EXAMPLES = 3
@@ -129,7 +129,7 @@ def draw(path: Path, columns: dict[str, list[Step]]) -> None:
     beside = [1 <= np.linalg.norm(step.told - step.looked) <= 2 for step in first]
     chosen = {step.question.video_name: index for index, step in reversed(list(enumerate(first))) if beside[index]}
     chosen = sorted(chosen.values())[:EXAMPLES]
-    figure = Figure(figsize=(3 * (1 + len(columns)), 3.1 * len(chosen)), layout="constrained")
+    figure = Figure(figsize=(2.1 * (1 + len(columns)), 2.2 * len(chosen)), layout="constrained")
     for index, axes in zip(chosen, figure.subplots(len(chosen), 1 + len(columns), squeeze=False), strict=True):
         step = first[index]
         frame = read_frames(step.question.video, [step.time_s])[0][0]
@@ -141,11 +141,11 @@ def draw(path: Path, columns: dict[str, list[Step]]) -> None:
             if added is not None:
                 extent = (0, frame.shape[1], frame.shape[0], 0)
                 axis.imshow(added, extent=extent, cmap="inferno", alpha=0.7, interpolation="nearest")
-            axis.plot(*(step.looked * scale), "o", color=GAZE_COLOR, markersize=9, markeredgecolor="white")
-            axis.plot(*(step.told * scale), "X", color=PATH_COLOR, markersize=9, markeredgecolor="black")
+            axis.plot(*(step.looked * scale), "o", color=GAZE_COLOR, markersize=7, markeredgecolor="white")
+            axis.plot(*(step.told * scale), "X", color=PATH_COLOR, markersize=7, markeredgecolor="black")
             axis.axis("off")
             if index == chosen[0]:
-                axis.set_title(name, fontsize=9, **FONT)
+                axis.set_title(name, fontsize=8, **FONT)
     save_png(figure, path)
 
 
