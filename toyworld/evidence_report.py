@@ -7,6 +7,7 @@ Writes the tables into `docs/evidence.md` and `README.md`, between their markers
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from gazeqwen.questions.tasks import TASKS, task_info
 from gazeqwen.toyworld.evidence import pooled
 from gazeqwen.toyworld.kitchen.difficulty import SMALL_PX
 from gazeqwen.toyworld.questions import SCENE_TASKS
-from gazeqwen.toyworld.studies import KITCHEN, NOISE, ROOT, SHAPES, Study
+from gazeqwen.toyworld.studies import KITCHEN, NOISE, ROOT, SEEDS, SHAPES, Study
 from gazeqwen.utils.adapters import load_model, load_processor
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import write_text
@@ -340,12 +341,35 @@ KITCHEN_NOISE = {
 
 def noise_table(evidence: Evidence, lines: dict[str, dict[int, tuple[str, str]]]) -> Table:
     """Show accuracies by the noise of the scanpath: `lines`, title -> noise in % of the frame -> (row, condition)."""
-    levels, rows = sorted({noise for cells in lines.values() for noise in cells}), []
-    for title, cells in lines.items():
-        scores = [evidence.score(*cells[noise]) if noise in cells else None for noise in levels]
-        if any(scores):
-            rows.append([title, *(percent(s["macro"], s["intervals"]["macro"]) if s else "" for s in scores)])
-    return Table(["noise, % of the frame", *map(str, levels)], rows)
+
+    def text(cell: tuple[str, str]) -> str:
+        score = evidence.score(*cell)
+        return percent(score["macro"], score["intervals"]["macro"]) if score else ""
+
+    return _noise_table(lines, text)
+
+
+def same_noise_table(evidence: Evidence, lines: dict[str, dict[int, tuple[str, str]]], seed: str = "0") -> Table:
+    """Show the same of one seed, which draws the same noise for every row: what rows with one seed compare with."""
+
+    def text(cell: tuple[str, str]) -> str:
+        tasks = evidence.results.get(cell[0], {}).get("seeds", {}).get(seed, {}).get(cell[1])
+        return percent(sum(tasks.values()) / len(tasks)) if tasks else ""
+
+    return _noise_table(lines, text)
+
+
+def _noise_table(lines: dict[str, dict[int, tuple[str, str]]], text: Callable[[tuple[str, str]], str]) -> Table:
+    """Return the table of what there are results for, with the `text` of each (row, condition)."""
+    cells = {title: {noise: text(cell) for noise, cell in by_noise.items()} for title, by_noise in lines.items()}
+    levels = sorted({noise for by_noise in cells.values() for noise, value in by_noise.items() if value})
+    rows = [[title, *(by_noise.get(noise, "") for noise in levels)] for title, by_noise in cells.items()]
+    return Table(["noise, % of the frame", *map(str, levels)], [row for row in rows if any(row[1:])])
+
+
+def _seeds(evidence: Evidence, cell: tuple[str, str]) -> int:
+    """Return how many seeds the row of a (row, condition) has results of."""
+    return len(evidence.results.get(cell[0], {}).get("seeds", {}))
 
 
 FEW_THINGS = 4
@@ -610,7 +634,11 @@ def tables(evidence: Evidence, kitchen: Evidence) -> dict[str, Table]:
     of_kitchen = {
         "kitchen": condition_table(kitchen, KITCHEN_MAIN),
         "kitchen-rates": rate_table(kitchen, KITCHEN),
-        "kitchen-noise": noise_table(kitchen, KITCHEN_NOISE),
+        "kitchen-noise": noise_table(
+            kitchen,
+            {title: cells for title, cells in KITCHEN_NOISE.items() if _seeds(kitchen, cells[10]) == len(SEEDS)},
+        ),
+        "kitchen-noise-same": same_noise_table(kitchen, KITCHEN_NOISE),
         "kitchen-long": long_table(kitchen, KITCHEN, "longer"),
         "kitchen-video-encoder": video_encoder_table(kitchen),
         "kitchen-dinov2": video_encoder_table(kitchen, "video-encoder-dinov2-normalized"),
