@@ -398,7 +398,10 @@ def test_features_count_where_gaze_is_not_exact():
     before = percent(np.mean(list(kitchen.results["gazeqwen"]["seeds"]["0"]["noise10"].values())))
     ring = percent(np.mean(list(kitchen.results["frozen-noise"]["seeds"]["0"]["ring+noise10"].values())))
     assert f"features has {before} %, and the frozen ring {ring}" in text
-    said = f"has 60.1 % (one seed; {before} without that), {others} with another video's features, and a heatmap after the same training 50.8"
+    said = (
+        f"has 60.1 % (one seed; {before} without that), {others} with another video's features, and a heatmap after "
+    )
+    said += "the same training 50.8"
     assert said in " ".join(README.read_text().split())
     assert percent(macro(kitchen, "normalized-embeddings-then-noise", "noise10")) == "53.0"
     assert percent(macro(kitchen, "dinov2-normalized-long", "noise10")) == "56.9"
