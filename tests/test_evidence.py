@@ -387,6 +387,14 @@ def test_features_count_where_gaze_is_not_exact():
     gain = paired_difference_over_seeds([answers[row]["noise10"]], [answers[heatmap]["noise10"]])
     assert gain["intervals"]["macro"][0] > 0.04
     assert f"({_gain({'macro': gain['macro'], 'interval': gain['intervals']['macro']})}, the same questions)" in text
+    ring = read_predictions(KITCHEN.results / "predictions" / "lora-ring-then-noise-0.jsonl.xz")["ring+model+noise10"]
+    gain = paired_difference_over_seeds([answers[row]["noise10"]], [ring])
+    assert f"({_gain({'macro': gain['macro'], 'interval': gain['intervals']['macro']})})" in text
+    assert percent(score(ring)["macro"]) == "51.6"
+    low, high = kitchen.results["video-encoder-normalized-embeddings-then-noise-noise10"]["against_own"][
+        "other_video"
+    ]["interval"]
+    assert low < 0 < high  # "cost it nothing"
     means = [percent(score(answers[name][noise])["macro"]) for noise in ("noise10", "noise5") for name in answers]
     assert means == ["60.1", "50.8", "66.3", "62.6"]
     assert "it has 60.1 %, where the heatmap, which cannot look, has 50.8 after" in text
