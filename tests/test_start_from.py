@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from gazeqwen.model_card.card import render_model_card
 from gazeqwen.modeling_gazeqwen import GazeQwenForConditionalGeneration
 from gazeqwen.training.planning import plan
-from gazeqwen.training.setup import build_model
+from gazeqwen.training.setup import build_model, config_to_start_from
 from gazeqwen.training.trainer import Trainer
 
 STEPS = {"data": {"tasks": [OI_E]}, "batch_size": 2, "gradient_accumulation_steps": 1}
@@ -90,6 +90,9 @@ def test_another_adapter_than_the_recipes_is_refused(adapters, toy_data, tmp_pat
     recipe = replace(recipe, start_from=str(adapters[2]))
     plan(recipe)
     adapter, model = recipe.adapter, recipe.model
+    for in_4bit in (True, False):  # what is trained says how its base model was loaded
+        changed = replace(recipe, model=replace(model, load_in_4bit=in_4bit))
+        assert config_to_start_from(changed).load_in_4bit == in_4bit
     stage_1 = replace(recipe, stage1=replace(recipe.stage1, epochs=3))
     for changed, message in (
         (replace(recipe, adapter=replace(adapter, gaze_encoding="coord_pe")), "gaze_encoding: 'foveated' in the adap"),

@@ -125,8 +125,7 @@ def config_to_start_from(recipe: Recipe) -> GazeQwenConfig:
     source = recipe.start_from
     with reading("start_from", source):
         stored = GazeQwenConfig.from_pretrained(source, revision=recipe.start_from_revision or "main")
-    wanted = config_of(recipe)
-    stored_settings, settings = _trained_as(stored), _trained_as(wanted)
+    stored_settings, settings = _trained_as(stored), _trained_as(config_of(recipe))
     differing = [
         f"{name}: {stored_settings[name]!r} in the adapter, {settings[name]!r} in the recipe"
         for name in settings
@@ -143,7 +142,7 @@ def config_to_start_from(recipe: Recipe) -> GazeQwenConfig:
             f"stage1.epochs: got {recipe.stage1.epochs}, expected 0: {source} (start_from) has LoRA, so that stage 2 "
             "goes on with it"
         )
-    stored.load_in_4bit = wanted.load_in_4bit
+    stored.load_in_4bit = recipe.model.load_in_4bit
     return stored
 
 
