@@ -25,7 +25,7 @@ from gazeqwen.questions.tasks import TASKS, task_info
 from gazeqwen.toyworld.evidence import pooled
 from gazeqwen.toyworld.kitchen.difficulty import SMALL_PX
 from gazeqwen.toyworld.questions import SCENE_TASKS
-from gazeqwen.toyworld.studies import KITCHEN, NOISE, ROOT, SEEDS, SHAPES, Study
+from gazeqwen.toyworld.studies import KITCHEN, NOISE, ROOT, SEEDS, SHAPES, Study, under
 from gazeqwen.utils.adapters import load_model, load_processor
 from gazeqwen.utils.command_line import one_line_errors
 from gazeqwen.utils.files import write_text
@@ -303,9 +303,9 @@ def _with_noise(
     Return {noise in percent of the frame: the (row, condition) with it}. `noisy_rows`: the levels by the row that has
     them, None for `row`; none: 5 and 10 in the row itself.
     """
-    prefix, cells = "" if condition == "gaze" else f"{condition}+", {0: (row, condition)}
+    cells = {0: (row, condition)}
     for noisy_row, levels in (noisy_rows or {None: (5, 10)}).items():
-        cells |= {level: (noisy_row or row, f"{prefix}noise{level}") for level in levels}
+        cells |= {level: (noisy_row or row, under(condition, f"noise{level}")) for level in levels}
     return cells
 
 

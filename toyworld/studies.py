@@ -217,10 +217,14 @@ def _trained_with_noise(row: Row, *overrides: str) -> Row:
     )
 
 
+def under(gaze: str, word: str) -> str:
+    """Return the condition of a row that is given gaze as `gaze`, changed by `word`: `ring+model+noise5`."""
+    return word if gaze == "gaze" else f"{gaze}+{word}"
+
+
 def _more_noise(row: Row) -> Row:
     """Return the row that asks a row's adapters under more noise."""
-    prefix = "" if row.conditions[0] == "gaze" else f"{row.conditions[0]}+"
-    conditions = tuple(f"{prefix}noise{percent}" for percent in (15, 20))
+    conditions = tuple(under(row.conditions[0], f"noise{percent}") for percent in (15, 20))
     return Row(f"{row.name}-more-noise", f"{row.title}, more noise", "noise", (), conditions, adapter_of=row.name)
 
 
@@ -230,16 +234,14 @@ def _then_noise(row: Row, *overrides: str) -> Row:
     where gaze is drawn, which is done once, the same in all. `overrides`: the rate that was found.
     """
     gaze = row.conditions[0]
-    noise, drawn = "data.scanpath_noise=0.1", ""
-    if gaze != "gaze":
-        noise, drawn = f"data.gaze={gaze}+noise10", f"{gaze}+"
+    noise = "data.scanpath_noise=0.1" if gaze == "gaze" else f"data.gaze={under(gaze, 'noise10')}"
     return replace(
         row,
         name=f"{row.name}-then-noise",
         title=f"{row.title}, then trained with noise",
         group="noise",
         overrides=(*row.overrides, *overrides, "stage1.epochs=0", "stage2.epochs=5", noise),
-        conditions=(gaze, *(f"{drawn}{word}" for word in ("noise5", "noise10", "noise10+shuffled"))),
+        conditions=(gaze, *(under(gaze, word) for word in ("noise5", "noise10", "noise10+shuffled"))),
         rates=(),
         start_from=row.name,
     )
@@ -307,8 +309,7 @@ def _longer(row: Row, *overrides: str) -> Row:
     stage 1, and where gaze is drawn, LoRA. `overrides`: the rate that was found.
     """
     gaze, drawn = row.conditions[0], "stage1.epochs=0" in row.overrides
-    others = f"{gaze}+" if drawn else ""
-    conditions = (gaze, *(f"{others}{word}" for word in ("shuffled", "noise5", "noise10")))
+    conditions = (gaze, *(under(gaze, word) for word in ("shuffled", "noise5", "noise10")))
     epochs = (0, 10, "five times as long") if drawn else (5, 1, "stage 1 five times as long")
     return _long(row, *epochs, overrides=(*row.overrides, *overrides), conditions=conditions, rates=())
 
