@@ -45,10 +45,10 @@ kitchen: install
 		$(BIN)/python -m gazeqwen.toyworld.video_encoder_controls --study kitchen --row dinov2-normalized; fi
 	if [ -d runs/kitchen/dinov2-normalized-then-noise-0 ]; then \
 		for row in dinov2-normalized dinov2-normalized-long dinov2-normalized-then-noise; do \
-			$(BIN)/python -m gazeqwen.toyworld.video_encoder_controls --study kitchen --row $$row --gaze noise10; done; \
+			$(BIN)/python -m gazeqwen.toyworld.video_encoder_controls --study kitchen --row $$row --gaze noise10 || exit 1; done; \
 		$(BIN)/python -m gazeqwen.toyworld.residual_places; fi
 	for row in normalized-embeddings normalized-embeddings-then-noise; do \
-		$(BIN)/python -m gazeqwen.toyworld.video_encoder_controls --study kitchen --row $$row --gaze noise10; done
+		$(BIN)/python -m gazeqwen.toyworld.video_encoder_controls --study kitchen --row $$row --gaze noise10 || exit 1; done
 	$(BIN)/python -m gazeqwen.toyworld.kitchen.difficulty
 	$(BIN)/python -m gazeqwen.toyworld.evidence_report
 
